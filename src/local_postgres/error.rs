@@ -1,0 +1,68 @@
+//! Everything that can keep the private PostgreSQL from running.
+//! Each message is one line, says what to do and holds no secret, because start-up prints it as it is.
+
+use std::path::PathBuf;
+
+/// Why the private PostgreSQL could not be started or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum LocalPostgresError {
+    #[error(
+        "DATABASE_URL is unset and no usable PostgreSQL was found ({reason}): install PostgreSQL 14 or newer \
+         (for example `apt-get install postgresql`), run the service in a container that has it, or set DATABASE_URL"
+    )]
+    NotFound { reason: String },
+    #[error(
+        "DATA_DIR {} was made by PostgreSQL {needed}, but only {found} was found: \
+         install PostgreSQL {needed}, choose another DATA_DIR or set DATABASE_URL",
+        data_dir.display()
+    )]
+    OtherVersion {
+        data_dir: PathBuf,
+        needed: u32,
+        found: String,
+    },
+    #[error(
+        "DATA_DIR {} is in use by another agentpay-billing: stop that one, choose another DATA_DIR or set DATABASE_URL",
+        data_dir.display()
+    )]
+    InUse { data_dir: PathBuf },
+    #[error(
+        "DATA_DIR {} is not writable ({reason}): make it writable for this user, choose another DATA_DIR or set DATABASE_URL",
+        data_dir.display()
+    )]
+    NotWritable { data_dir: PathBuf, reason: String },
+    #[error(
+        "{} belongs to the user with id {owner}: run the service as that user, choose another DATA_DIR or set DATABASE_URL",
+        path.display()
+    )]
+    OtherOwner { path: PathBuf, owner: u32 },
+    #[error(
+        "{} leads to a directory that is gone: bring it back, or remove the link to begin with an empty database",
+        link.display()
+    )]
+    DataGone { link: PathBuf },
+    #[error(
+        "the user {user}, who runs PostgreSQL, cannot enter {}: open it for that user, choose another DATA_DIR or set DATABASE_URL",
+        path.display()
+    )]
+    Unreachable { path: PathBuf, user: String },
+    #[error(
+        "PostgreSQL refuses to run as root and neither of the users postgres and nobody exists: \
+         run the service as an ordinary user or set DATABASE_URL"
+    )]
+    NoServerUser,
+    #[error(
+        "no directory for the PostgreSQL socket ({reason}): remove what is in the way, choose a shorter DATA_DIR or set DATABASE_URL"
+    )]
+    SocketDirectory { reason: String },
+    #[error(
+        "{program} failed ({reason}): repair that, choose another DATA_DIR or set DATABASE_URL"
+    )]
+    Command { program: String, reason: String },
+    #[error("PostgreSQL did not start ({reason}): look into {}, or set DATABASE_URL", log.display())]
+    StartFailed { reason: String, log: PathBuf },
+    #[error("PostgreSQL did not answer within {limit_s} s: look into {}, or set DATABASE_URL", log.display())]
+    NotReady { limit_s: u64, log: PathBuf },
+    #[error("PostgreSQL runs but the database {database} could not be made: {reason}")]
+    Database { database: String, reason: String },
+}

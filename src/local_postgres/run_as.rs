@@ -1,0 +1,181 @@
+//! Who runs PostgreSQL, and how its programs are run.
+//! PostgreSQL refuses to run as root, so root hands the server and its directories to an unprivileged user.
+//! The programs never see our PG* variables, our standard streams or a directory that user cannot enter.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, lchown};
+use std::path::Path;
+use std::process::Stdio;
+
+use tokio::process::Command;
+
+use super::error::LocalPostgresError;
+
+/// The user PostgreSQL runs as: our own, unless we are root.
+#[derive(Debug)]
+pub(super) struct ServerUser {
+    pub(super) name: String,
+    pub(super) uid: u32,
+    gid: u32,
+    we_are_root: bool,
+}
+
+impl ServerUser {
+    /// Takes the owner of `data` if it exists, because PostgreSQL insists on running as the owner of its data.
+    pub(super) async fn choose(data: &Path) -> Result<ServerUser, LocalPostgresError> {
+        let uid = id(&["-u"]).await.map_err(|error| failed("id -u", error))?;
+        let owner = std::fs::metadata(data)
+            .ok()
+            .map(|metadata| (metadata.uid(), metadata.gid()));
+        if uid != 0 {
+            if let Some((owner, _)) = owner.filter(|(owner, _)| *owner != uid) {
+                return Err(LocalPostgresError::OtherOwner {
+                    path: data.to_owned(),
+                    owner,
+                });
+            }
+            let gid = id(&["-g"]).await.map_err(|error| failed("id -g", error))?;
+            return Ok(ServerUser {
+                name: uid.to_string(),
+                uid,
+                gid,
+                we_are_root: false,
+            });
+        }
+        if let Some((uid, gid)) = owner.filter(|(owner, _)| *owner != 0) {
+            return Ok(ServerUser {
+                name: format!("with id {uid}"),
+                uid,
+                gid,
+                we_are_root: true,
+            });
+        }
+        for name in ["postgres", "nobody"] {
+            if let (Ok(uid), Ok(gid)) = (id(&["-u", name]).await, id(&["-g", name]).await) {
+                return Ok(ServerUser {
+                    name: name.to_owned(),
+                    uid,
+                    gid,
+                    we_are_root: true,
+                });
+            }
+        }
+        Err(LocalPostgresError::NoServerUser)
+    }
+
+    pub(super) fn we_are_root(&self) -> bool {
+        self.we_are_root
+    }
+
+    /// A command of this user with a clean environment and no standard streams: a daemon must not keep our pipes open.
+    pub(super) fn command(&self, program: &Path, current_dir: &Path) -> Command {
+        let mut command = Command::new(program);
+        command
+            .current_dir(current_dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        for (name, _) in std::env::vars_os() {
+            // PGDATA, PGPORT, PGOPTIONS ... of the person who starts the service are meant for another server.
+            if name.as_encoded_bytes().starts_with(b"PG") {
+                command.env_remove(name);
+            }
+        }
+        command.env("LC_ALL", "C");
+        if self.we_are_root {
+            command.uid(self.uid).gid(self.gid);
+        }
+        command
+    }
+
+    /// Runs a command to its end and gives its standard output, or one line that says what went wrong.
+    pub(super) async fn run(
+        &self,
+        program: &Path,
+        current_dir: &Path,
+        arguments: &[&str],
+    ) -> Result<String, LocalPostgresError> {
+        let mut command = self.command(program, current_dir);
+        command
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let name = program
+            .file_name()
+            .unwrap_or(program.as_os_str())
+            .to_string_lossy();
+        let output = command
+            .output()
+            .await
+            .map_err(|error| failed(&name, error))?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let reason = telling_line(&String::from_utf8_lossy(&output.stderr))
+            .unwrap_or(output.status.to_string());
+        Err(LocalPostgresError::Command {
+            program: name.into_owned(),
+            reason,
+        })
+    }
+
+    /// Whether this user can make `dir` its current directory; every parent counts, so only trying it tells.
+    pub(super) async fn can_enter(&self, dir: &Path) -> bool {
+        let status = self.command(Path::new("true"), dir).status().await;
+        status.is_ok_and(|status| status.success())
+    }
+
+    /// Makes sure that `dir` exists, for this user alone.
+    pub(super) fn make_private_dir(&self, dir: &Path) -> io::Result<()> {
+        match DirBuilder::new().mode(0o700).create(dir) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => self.own(dir),
+        }
+    }
+
+    /// Hands `path` itself, not what a link leads to, to this user; only root needs to.
+    pub(super) fn own(&self, path: &Path) -> io::Result<()> {
+        if self.we_are_root {
+            lchown(path, Some(self.uid), Some(self.gid))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// The line of a program's output that names the fault: PostgreSQL's own hints around it do not.
+pub(super) fn telling_line(output: &str) -> Option<String> {
+    let lines = || {
+        output
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+    };
+    let names_fault = |line: &&str| {
+        ["FATAL:", "PANIC:", "error:"]
+            .iter()
+            .any(|mark| line.contains(mark))
+    };
+    lines()
+        .rfind(names_fault)
+        .or_else(|| lines().next_back())
+        .map(str::to_owned)
+}
+
+async fn id(arguments: &[&str]) -> io::Result<u32> {
+    let output = Command::new("id")
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .await?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.trim().parse().map_err(io::Error::other)
+}
+
+fn failed(program: &str, error: io::Error) -> LocalPostgresError {
+    LocalPostgresError::Command {
+        program: program.to_owned(),
+        reason: error.to_string(),
+    }
+}
