@@ -1,0 +1,47 @@
+//! Ids and secrets of our own making, drawn from a source of randomness that the caller owns.
+
+use rand::Rng;
+use sha2::{Digest, Sha256};
+
+/// `prefix` and `bytes` random bytes in lowercase hexadecimal.
+pub fn draw(dice: &mut impl Rng, prefix: &str, bytes: usize) -> String {
+    let mut drawn = vec![0; bytes];
+    dice.fill_bytes(&mut drawn);
+    let mut text = String::with_capacity(prefix.len() + 2 * bytes);
+    text.push_str(prefix);
+    for byte in drawn {
+        for digit in [byte >> 4, byte & 15] {
+            text.push(char::from(b"0123456789abcdef"[usize::from(digit)]));
+        }
+    }
+    text
+}
+
+/// An API key as its owner holds it: `apk_` and 32 hexadecimal digits. Only [`ApiKey::hash`] is ever stored.
+pub struct ApiKey(String);
+
+impl ApiKey {
+    /// `dice` must be a cryptographic source.
+    pub fn draw(dice: &mut impl Rng) -> Self {
+        Self(draw(dice, "apk_", 16))
+    }
+
+    /// The first 12 characters: the key's public name.
+    pub fn prefix(&self) -> &str {
+        &self.0[..12]
+    }
+
+    pub fn hash(&self) -> [u8; 32] {
+        hash_of_key(self.0.as_bytes())
+    }
+
+    /// The secret, to be shown once.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What is stored of an API key: its SHA-256. The keys are 128 random bits, so no slow hash is needed.
+pub fn hash_of_key(presented: &[u8]) -> [u8; 32] {
+    Sha256::digest(presented).into()
+}

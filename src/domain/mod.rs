@@ -1,0 +1,14 @@
+//! Floor 0: the words all other floors share. Pure values: no async, no SQL, no HTTP, no clock, no dice.
+
+pub mod caller;
+pub mod event;
+pub mod fingerprint;
+pub mod identifiers;
+pub mod limits;
+pub mod money;
+pub mod names;
+pub mod refusal;
+pub mod service;
+pub mod settlement;
+pub mod timestamp;
+pub mod usage;

@@ -1,0 +1,88 @@
+//! Money and counts: exact inside, and shown the way a JavaScript client can read without loss.
+
+use std::fmt;
+use std::ops::AddAssign;
+
+use serde::{Serialize, Serializer};
+
+/// The largest integer that an IEEE double holds exactly: 2^53 − 1.
+pub const SAFE_MAX: u64 = 9_007_199_254_740_991;
+
+/// Highest price of one request, in stroops.
+pub const PRICE_MAX: i64 = 9_007_199_254;
+
+/// An amount of money in stroops, the smallest unit.
+/// In JSON a number up to [`SAFE_MAX`], a decimal string above.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Stroops(u128);
+
+impl Stroops {
+    /// What `requests` cost at `price_stroops` each. Both are never negative; 63 bits times 34 bits fit.
+    pub fn bill(requests: i64, price_stroops: i64) -> Self {
+        Self(u128::from(requests.unsigned_abs()) * u128::from(price_stroops.unsigned_abs()))
+    }
+
+    /// Reads the decimal digits PostgreSQL gives for a `numeric` without fraction.
+    pub fn from_digits(digits: &str) -> Option<Self> {
+        digits.parse().ok().map(Self)
+    }
+}
+
+impl AddAssign for Stroops {
+    fn add_assign(&mut self, other: Self) {
+        self.0 += other.0;
+    }
+}
+
+impl fmt::Display for Stroops {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", self.0)
+    }
+}
+
+impl Serialize for Stroops {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match u64::try_from(self.0) {
+            Ok(amount) if amount <= SAFE_MAX => serializer.serialize_u64(amount),
+            _ => serializer.collect_str(&self.0),
+        }
+    }
+}
+
+/// A number of requests: 64 bits inside, shown as a JSON number that saturates at [`SAFE_MAX`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Count(pub i64);
+
+impl Serialize for Count {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_i64(self.0.min(SAFE_MAX as i64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_numbers_up_to_the_safe_maximum_and_text_above() {
+        let shown =
+            |requests, price| serde_json::to_string(&Stroops::bill(requests, price)).expect("JSON");
+        assert_eq!(shown(1_000_000, PRICE_MAX), "9007199254000000");
+        assert_eq!(shown(2_000_000, PRICE_MAX), "\"18014398508000000\"");
+        assert_eq!(shown(SAFE_MAX as i64, 1), "9007199254740991");
+        assert_eq!(shown(SAFE_MAX as i64 + 1, 1), "\"9007199254740992\"");
+        assert_eq!(
+            shown(SAFE_MAX as i64, PRICE_MAX),
+            "\"81129638407932410098420714\""
+        );
+        assert_eq!(shown(0, PRICE_MAX), "0");
+    }
+
+    #[test]
+    fn counts_saturate_only_when_shown() {
+        let shown = |count| serde_json::to_string(&Count(count)).expect("JSON");
+        assert_eq!(shown(SAFE_MAX as i64), "9007199254740991");
+        assert_eq!(shown(i64::MAX), "9007199254740991");
+        assert_eq!(shown(7), "7");
+    }
+}

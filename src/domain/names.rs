@@ -1,0 +1,175 @@
+//! The names clients choose: agents, services and idempotency keys. Parsed once, trusted after.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// Longest agent id, in characters.
+pub const AGENT_ID_MAX: usize = 256;
+/// Longest service id, in characters.
+pub const SERVICE_ID_MAX: usize = 128;
+/// Longest idempotency key, in characters, after unquoting.
+pub const IDEMPOTENCY_KEY_MAX: usize = 255;
+
+/// An agent: 1 to 256 ASCII letters, digits, `.`, `_`, `-`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct AgentId(String);
+
+/// A service: 1 to 128 ASCII letters, digits, `.`, `_`, `-`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct ServiceId(String);
+
+/// An idempotency key: 1 to 255 visible ASCII characters, without the quotes it may have been sent in.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct IdempotencyKey(String);
+
+impl AgentId {
+    pub fn parse(text: &str) -> Option<Self> {
+        is_identifier(text, AGENT_ID_MAX).then(|| Self(text.to_owned()))
+    }
+}
+
+impl ServiceId {
+    pub fn parse(text: &str) -> Option<Self> {
+        is_identifier(text, SERVICE_ID_MAX).then(|| Self(text.to_owned()))
+    }
+}
+
+/// Why a header value is no idempotency key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MalformedKey;
+
+impl IdempotencyKey {
+    /// Reads the value of an `Idempotency-Key` header: raw text, or an RFC 8941 string in double quotes.
+    /// An empty value and `""` are no key at all.
+    pub fn parse(value: &[u8]) -> Result<Option<Self>, MalformedKey> {
+        let value = value.trim_ascii();
+        let key = match value {
+            [] => return Ok(None),
+            [b'"', quoted @ ..] => unquote(quoted)?,
+            raw => raw.to_vec(),
+        };
+        if key.is_empty() {
+            return Ok(None);
+        }
+        if key.len() > IDEMPOTENCY_KEY_MAX || !key.iter().all(u8::is_ascii_graphic) {
+            return Err(MalformedKey);
+        }
+        // Visible ASCII is UTF-8.
+        String::from_utf8(key)
+            .map(|key| Some(Self(key)))
+            .map_err(|_| MalformedKey)
+    }
+}
+
+/// What stands between an opening quote, already taken, and a closing one at the very end.
+fn unquote(quoted: &[u8]) -> Result<Vec<u8>, MalformedKey> {
+    let mut key = Vec::with_capacity(quoted.len());
+    let mut bytes = quoted.iter();
+    loop {
+        match bytes.next() {
+            Some(b'"') if bytes.as_slice().is_empty() => return Ok(key),
+            Some(b'\\') => match bytes.next() {
+                Some(escaped @ (b'"' | b'\\')) => key.push(*escaped),
+                _ => return Err(MalformedKey),
+            },
+            Some(b'"') | None => return Err(MalformedKey),
+            Some(byte) => key.push(*byte),
+        }
+    }
+}
+
+fn is_identifier(text: &str, length_max: usize) -> bool {
+    (1..=length_max).contains(&text.len())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+}
+
+macro_rules! text_of {
+    ($($name:ident),*) => {$(
+        impl $name {
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+
+            /// Takes a value that was checked before it was stored.
+            pub fn from_stored(text: String) -> Self {
+                Self(text)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str(&self.0)
+            }
+        }
+    )*};
+}
+text_of!(AgentId, ServiceId, IdempotencyKey);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(value: &str) -> Result<Option<String>, MalformedKey> {
+        IdempotencyKey::parse(value.as_bytes()).map(|key| key.map(|key| key.0))
+    }
+
+    #[test]
+    fn a_raw_and_a_quoted_key_are_the_same() {
+        for value in ["abc", " abc ", "\"abc\"", "\t\"abc\" "] {
+            assert_eq!(key(value), Ok(Some("abc".to_owned())), "{value}");
+        }
+        for value in ["\"a\\\"b\"", "a\"b"] {
+            assert_eq!(key(value), Ok(Some("a\"b".to_owned())), "{value}");
+        }
+        assert_eq!(key("\"a\\\\b\""), Ok(Some("a\\b".to_owned())));
+    }
+
+    #[test]
+    fn an_empty_key_is_no_key() {
+        for value in ["", "  ", "\"\""] {
+            assert_eq!(key(value), Ok(None), "{value}");
+        }
+    }
+
+    #[test]
+    fn anything_else_is_malformed() {
+        for value in [
+            "\"abc",
+            "\"",
+            "\"abc\";x=1",
+            "\"a b\"",
+            "a b",
+            "é",
+            "\"a\\n\"",
+            "\"a\\",
+            "a\u{7f}",
+            "\"a\"b\"",
+        ] {
+            assert_eq!(key(value), Err(MalformedKey), "{value}");
+        }
+        assert_eq!(key(&"k".repeat(256)), Err(MalformedKey));
+        assert_eq!(key(&"k".repeat(255)), Ok(Some("k".repeat(255))));
+        assert_eq!(
+            key(&format!("\"{}\"", "k".repeat(255))),
+            Ok(Some("k".repeat(255)))
+        );
+    }
+
+    #[test]
+    fn identifiers_are_bounded_and_plain() {
+        assert!(AgentId::parse(&"a".repeat(256)).is_some());
+        assert!(AgentId::parse(&"a".repeat(257)).is_none());
+        assert!(ServiceId::parse(&"s".repeat(128)).is_some());
+        assert!(ServiceId::parse(&"s".repeat(129)).is_none());
+        assert!(ServiceId::parse("Az09._-").is_some());
+        for text in ["", "a b", "a/b", "é", "a\0"] {
+            assert!(AgentId::parse(text).is_none(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Every reason to say no: its status, code and message, in one place.
+//! A refusal is an answer and part of the contract; a fault of ours is not one.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::names::ServiceId;
+
+/// Why a request was not done. The text of [`fmt::Display`] is the message a client sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    // The request itself.
+    MalformedJson,
+    MediaType,
+    Encoding,
+    Charset,
+    Decompression,
+    BodyTooLarge,
+    BodyTimeout,
+    BodyNotObject,
+    NulCharacter,
+    UnexpectedField(String),
+    UnexpectedParameter(String),
+    PathEscape,
+    CursorMalformed,
+    // Its route and its rights.
+    NoRoute { method: String, path: String },
+    MethodNotAllowed { method: String, path: String },
+    AdminKeyForWrites,
+    AdminKeyForReads,
+    ApiKeyForWrites,
+    // Idempotency.
+    KeySyntax,
+    KeyRepeated,
+    KeyConflict,
+    KeyInFlight,
+    KeyUnknown,
+    // Names and numbers.
+    Agent,
+    Service,
+    AgentAndService,
+    Requests,
+    UsageItems { bulk_max_items: i64 },
+    Price,
+    Description,
+    Owner,
+    Label,
+    TenantId,
+    Prefix,
+    // Things that are not there, not allowed, or too many.
+    ServiceNotRegistered(ServiceId),
+    ServiceDisabled(ServiceId),
+    SettlementNotFound(String),
+    TenantNotFound(String),
+    ApiKeyNotFound(String),
+    UsageCapacity,
+    ServiceCapacity,
+    ApiKeyCapacity,
+    // The service's own state.
+    StoreUnavailable,
+    QueueFull,
+    OutcomeUnknown,
+    Internal,
+}
+
+impl Refusal {
+    /// HTTP status and the contract's code.
+    pub fn status_and_code(&self) -> (u16, &'static str) {
+        use Refusal::*;
+        match self {
+            MalformedJson
+            | Decompression
+            | BodyNotObject
+            | NulCharacter
+            | UnexpectedField(_)
+            | UnexpectedParameter(_)
+            | PathEscape
+            | CursorMalformed
+            | Agent
+            | Service
+            | AgentAndService
+            | Requests
+            | UsageItems { .. }
+            | Price
+            | Description
+            | Owner
+            | Label
+            | TenantId
+            | Prefix => (400, "invalid_request"),
+            KeySyntax | KeyRepeated => (400, "invalid_idempotency_key"),
+            AdminKeyForWrites | AdminKeyForReads | ApiKeyForWrites => (401, "unauthorized"),
+            NoRoute { .. }
+            | KeyUnknown
+            | ServiceNotRegistered(_)
+            | SettlementNotFound(_)
+            | TenantNotFound(_)
+            | ApiKeyNotFound(_) => (404, "not_found"),
+            MethodNotAllowed { .. } => (405, "method_not_allowed"),
+            BodyTimeout => (408, "request_timeout"),
+            ServiceDisabled(_) => (409, "service_disabled"),
+            KeyConflict => (409, "idempotency_conflict"),
+            KeyInFlight => (409, "idempotency_in_flight"),
+            BodyTooLarge => (413, "payload_too_large"),
+            MediaType | Encoding | Charset => (415, "unsupported_media_type"),
+            UsageCapacity | ServiceCapacity | ApiKeyCapacity => (429, "store_capacity_exceeded"),
+            Internal => (500, "internal_error"),
+            StoreUnavailable | QueueFull | OutcomeUnknown => (503, "service_unavailable"),
+        }
+    }
+
+    /// Whether `Retry-After: 1` goes with it: the same request may succeed soon.
+    pub fn is_worth_retrying(&self) -> bool {
+        matches!(
+            self,
+            Self::KeyInFlight | Self::StoreUnavailable | Self::QueueFull | Self::OutcomeUnknown
+        )
+    }
+
+    /// Whether the answer is kept under an idempotency key: the request was understood and decided.
+    pub fn is_stored(&self) -> bool {
+        match self.status_and_code() {
+            (400, "invalid_request") | (404, _) => true,
+            (409, code) => code == "service_disabled",
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use Refusal::*;
+        let message = match self {
+            UnexpectedField(name) => return write!(text, "unexpected field: {name}"),
+            UnexpectedParameter(name) => return write!(text, "unexpected query parameter: {name}"),
+            NoRoute { method, path } => return write!(text, "No route for {method} {path}"),
+            MethodNotAllowed { method, path } => {
+                return write!(text, "method {method} is not allowed for {path}");
+            }
+            UsageItems { bulk_max_items } => {
+                return write!(
+                    text,
+                    "items must be a non-empty array of up to {bulk_max_items} entries"
+                );
+            }
+            ServiceNotRegistered(id) => return write!(text, "service {id} is not registered"),
+            ServiceDisabled(id) => return write!(text, "service {id} is currently disabled"),
+            SettlementNotFound(id) => return write!(text, "settlement {id} not found"),
+            TenantNotFound(id) => return write!(text, "no tenant with id {id}"),
+            ApiKeyNotFound(prefix) => return write!(text, "no api key with prefix {prefix}"),
+            MalformedJson => "Malformed JSON in request body",
+            MediaType => "write requests with a body must use Content-Type: application/json",
+            Encoding => "unsupported Content-Encoding",
+            Charset => "request bodies must use UTF-8",
+            Decompression => "request body could not be decompressed",
+            BodyTooLarge => "request body exceeds the 100 KiB limit",
+            BodyTimeout => "request body was not received in time",
+            BodyNotObject => "body must be a JSON object",
+            NulCharacter => "text must not contain U+0000",
+            PathEscape => "request path has an invalid percent-escape",
+            CursorMalformed => "cursor is malformed",
+            AdminKeyForWrites => "valid ADMIN_API_KEY required for privileged writes",
+            AdminKeyForReads => "valid ADMIN_API_KEY required for privileged reads",
+            ApiKeyForWrites => "valid X-API-Key required for write request",
+            KeySyntax => "Idempotency-Key must be 1-255 visible ASCII characters",
+            KeyRepeated => "Idempotency-Key must be sent once",
+            KeyConflict => {
+                "Idempotency-Key was already used with a different request body or route"
+            }
+            KeyInFlight => "a request with this Idempotency-Key is still being processed",
+            KeyUnknown => "no request is recorded under this Idempotency-Key",
+            Agent => "agent must be a safe identifier",
+            Service => {
+                "serviceId must be 1-128 chars using only letters, numbers, dot, underscore, or hyphen"
+            }
+            AgentAndService => "agent and serviceId must be safe identifiers",
+            Requests => "requests must be a positive integer",
+            Price => "priceStroops must be a non-negative integer within supported bounds",
+            Description => "description must be a string up to 256 chars",
+            Owner => "owner must be a non-empty string up to 256 chars",
+            Label => "label must be a non-empty string up to 64 chars",
+            TenantId => "tenantId must be a string of 1-64 chars",
+            Prefix => "prefix must be 1-64 alphanumeric/underscore characters",
+            UsageCapacity => "usage store capacity exceeded",
+            ServiceCapacity => "service store capacity exceeded",
+            ApiKeyCapacity => "api key store capacity exceeded",
+            StoreUnavailable => "the store is unavailable; nothing was changed",
+            QueueFull => "the write queue is full; nothing was changed",
+            OutcomeUnknown => {
+                "the outcome of this write is unknown; \
+                 repeat it with the same Idempotency-Key, or check before repeating it"
+            }
+            Internal => "Unexpected server error",
+        };
+        text.write_str(message)
+    }
+}
+
+/// The contract's error envelope.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Envelope<'a> {
+    error: &'static str,
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    method: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<&'a str>,
+    request_id: &'a str,
+}
+
+impl Refusal {
+    /// The body of the answer. A fault of ours also names the request it happened to.
+    pub fn to_body(&self, method: &str, path: &str, request_id: &str) -> Vec<u8> {
+        let is_fault = *self == Self::Internal;
+        let envelope = Envelope {
+            error: self.status_and_code().1,
+            message: self.to_string(),
+            method: is_fault.then_some(method),
+            path: is_fault.then_some(path),
+            request_id,
+        };
+        serde_json::to_vec(&envelope).expect("an envelope is plain text")
+    }
+}

@@ -1,0 +1,41 @@
+//! Services: what a tenant sells, and at which price.
+
+use serde::Serialize;
+
+use super::names::ServiceId;
+
+/// Longest description, and longest owner, in UTF-16 code units.
+pub const METADATA_TEXT_MAX: usize = 256;
+
+/// Texts for people; both or neither.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Metadata {
+    pub description: String,
+    pub owner: String,
+}
+
+/// A registration, new or repeated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registration {
+    pub service_id: ServiceId,
+    pub price_stroops: i64,
+    pub metadata: Option<Metadata>,
+}
+
+/// A registered service as lists and reads show it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Service {
+    pub service_id: ServiceId,
+    pub price_stroops: i64,
+    pub disabled: bool,
+    #[serde(flatten)]
+    pub metadata: Option<Metadata>,
+}
+
+/// What billing needs to know of a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    pub price_stroops: i64,
+    pub disabled: bool,
+}

@@ -1,0 +1,22 @@
+//! Settlements: the permanent rows of the ledger.
+
+use serde::Serialize;
+
+use super::money::{Count, Stroops};
+use super::names::{AgentId, ServiceId};
+use super::timestamp::Timestamp;
+
+/// One bill: a settlement that drained something. Its JSON is the item of the ledger routes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Settlement {
+    pub id: String,
+    pub agent: AgentId,
+    pub service_id: ServiceId,
+    pub requests: Count,
+    pub price_stroops: i64,
+    pub billed_stroops: Stroops,
+    pub settled_at: Timestamp,
+    pub idempotency_key: Option<String>,
+    pub request_id: String,
+}

@@ -1,0 +1,35 @@
+//! A moment, as the API and the database show it: whole milliseconds since the Unix epoch.
+
+use serde::Serialize;
+use time::{Duration, OffsetDateTime};
+
+/// Milliseconds since the Unix epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct Timestamp(i64);
+
+impl Timestamp {
+    pub const fn from_ms(ms: i64) -> Self {
+        Self(ms)
+    }
+
+    pub const fn as_ms(self) -> i64 {
+        self.0
+    }
+
+    pub const fn plus_ms(self, ms: i64) -> Self {
+        Self(self.0.saturating_add(ms))
+    }
+
+    /// The value as PostgreSQL's `timestamptz` takes it. Moments outside the calendar's range saturate.
+    pub fn to_date_time(self) -> OffsetDateTime {
+        OffsetDateTime::UNIX_EPOCH.saturating_add(Duration::milliseconds(self.0))
+    }
+}
+
+impl From<OffsetDateTime> for Timestamp {
+    fn from(moment: OffsetDateTime) -> Self {
+        // A calendar date always fits: 64 bits of milliseconds span 292 million years.
+        Self((moment.unix_timestamp_nanos() / 1_000_000) as i64)
+    }
+}

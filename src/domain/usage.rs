@@ -1,0 +1,50 @@
+//! Usage: how many requests one agent made of one service.
+
+use serde_json::Value;
+
+use super::names::{AgentId, ServiceId};
+
+/// Most requests one record may hold.
+pub const REQUESTS_MAX: i64 = 1_000_000;
+
+/// One agent's use of one service: what is counted, and what is settled.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Pair {
+    pub agent: AgentId,
+    pub service_id: ServiceId,
+}
+
+/// Requests to be added to a pair: 1 to [`REQUESTS_MAX`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsageRecord {
+    pub pair: Pair,
+    pub requests: i64,
+}
+
+/// The integer a JSON value is, whatever its spelling: `3`, `3.0` and `3e0` are one.
+/// None for anything else, and for integers beyond what a double holds exactly.
+pub fn integer(value: &Value) -> Option<i64> {
+    const EXACT_MAX: f64 = super::money::SAFE_MAX as f64;
+    let double = value.as_f64()?;
+    (double.fract() == 0.0 && double.abs() <= EXACT_MAX).then_some(double as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn integers_are_read_whatever_their_spelling() {
+        let read = |text| integer(&serde_json::from_str(text).expect("JSON"));
+        for text in ["3", "3.0", "3e0", "0.3e1"] {
+            assert_eq!(read(text), Some(3), "{text}");
+        }
+        assert_eq!(read("-0"), Some(0));
+        for text in ["3.5", "1e300", "\"3\"", "true", "null", "[3]"] {
+            assert_eq!(read(text), None, "{text}");
+        }
+        assert_eq!(integer(&json!(u64::MAX)), None);
+    }
+}

@@ -1,0 +1,125 @@
+//! The table `api_keys`: live keys, stored as their SHA-256 only.
+
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+
+use crate::domain::caller::Tenant;
+use crate::domain::timestamp::Timestamp;
+
+use super::StoreError;
+
+/// A live key, as the operator sees it.
+#[derive(Clone, Debug)]
+pub struct ApiKeyRow {
+    pub prefix: String,
+    pub label: String,
+    pub created_at: OffsetDateTime,
+    pub tenant: String,
+}
+
+/// Where a page of the list begins.
+#[derive(Clone, Debug)]
+pub enum Start {
+    Offset(i64),
+    After {
+        created_at: Timestamp,
+        prefix: String,
+    },
+}
+
+/// The tenant of the live key with this hash.
+pub async fn tenant_of(
+    connection: &mut PgConnection,
+    key_hash: &[u8; 32],
+) -> Result<Option<Tenant>, StoreError> {
+    let tenant = sqlx::query_scalar!(
+        "-- api_keys::tenant_of\nSELECT tenant FROM api_keys WHERE key_hash = $1",
+        key_hash.as_slice(),
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(tenant.map(Tenant::from_stored))
+}
+
+/// Live keys of all tenants. Counted, because their number is bounded by `api_key_store_max_keys`.
+pub async fn count(connection: &mut PgConnection) -> Result<i64, StoreError> {
+    let count = sqlx::query_scalar!(
+        r#"-- api_keys::count
+        SELECT count(*) AS "count!" FROM api_keys"#
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(count)
+}
+
+pub async fn prefix_exists(
+    connection: &mut PgConnection,
+    prefix: &str,
+) -> Result<bool, StoreError> {
+    let found = sqlx::query!(
+        "-- api_keys::prefix_exists\nSELECT prefix FROM api_keys WHERE prefix = $1",
+        prefix
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(found.is_some())
+}
+
+pub async fn insert(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    prefix: &str,
+    key_hash: &[u8; 32],
+    label: &str,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "-- api_keys::insert
+        INSERT INTO api_keys (tenant, prefix, key_hash, label, created_at) VALUES ($1, $2, $3, $4, $5)",
+        tenant.as_str(),
+        prefix,
+        key_hash.as_slice(),
+        label,
+        now.to_date_time(),
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Revokes the key with this prefix. False if there is none.
+pub async fn delete(connection: &mut PgConnection, prefix: &str) -> Result<bool, StoreError> {
+    let deleted = sqlx::query!(
+        "-- api_keys::delete\nDELETE FROM api_keys WHERE prefix = $1",
+        prefix
+    )
+    .execute(connection)
+    .await?;
+    Ok(deleted.rows_affected() > 0)
+}
+
+/// Live keys in the order of creation time and prefix, at most `limit`.
+pub async fn list(
+    connection: &mut PgConnection,
+    start: &Start,
+    limit: i64,
+) -> Result<Vec<ApiKeyRow>, StoreError> {
+    let (offset, created_at, prefix) = match start {
+        Start::Offset(offset) => (*offset, Timestamp::from_ms(0), ""),
+        Start::After { created_at, prefix } => (0, *created_at, prefix.as_str()),
+    };
+    let rows = sqlx::query_as!(
+        ApiKeyRow,
+        "-- api_keys::list
+        SELECT prefix, label, created_at, tenant FROM api_keys
+        WHERE (created_at, prefix) > ($1, $2)
+        ORDER BY created_at, prefix LIMIT $3 OFFSET $4",
+        created_at.to_date_time(),
+        prefix,
+        limit,
+        offset,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
+}

@@ -1,0 +1,75 @@
+//! What can go wrong in the database, sorted by what to do about it.
+
+use sqlx::error::DatabaseError;
+
+/// A fault of the store. It is logged, and never shown to a client.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+    #[error("the database holds something the schema forbids: {0}")]
+    Corrupt(&'static str),
+}
+
+/// What a fault before COMMIT calls for. In each case the transaction is rolled back and nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultKind {
+    /// Somebody else inserted the same row first: run again, and see it.
+    KeyTaken,
+    /// Run again.
+    Deadlock,
+    /// Run again.
+    Serialization,
+    /// A row stayed locked by someone else for longer than the lock timeout.
+    Blocked,
+    /// The database does not answer, or refuses to work at all.
+    Unavailable,
+    /// Something about these very commands.
+    Poisoned,
+}
+
+impl StoreError {
+    pub fn kind(&self) -> FaultKind {
+        match self {
+            Self::Database(sqlx::Error::Database(error)) => kind_of_code(error.as_ref()),
+            Self::Database(
+                sqlx::Error::Io(_)
+                | sqlx::Error::Tls(_)
+                | sqlx::Error::Protocol(_)
+                | sqlx::Error::PoolTimedOut
+                | sqlx::Error::PoolClosed
+                | sqlx::Error::WorkerCrashed
+                | sqlx::Error::BeginFailed,
+            ) => FaultKind::Unavailable,
+            Self::Database(_) | Self::Corrupt(_) => FaultKind::Poisoned,
+        }
+    }
+
+    /// Whether an error of COMMIT itself proves that nothing was committed: the server said so and goes on.
+    pub fn refuses_commit(&self) -> bool {
+        match self {
+            Self::Database(sqlx::Error::Database(error)) => {
+                kind_of_code(error.as_ref()) != FaultKind::Unavailable
+            }
+            _ => false,
+        }
+    }
+}
+
+/// PostgreSQL, appendix A: error codes.
+fn kind_of_code(error: &(dyn DatabaseError + 'static)) -> FaultKind {
+    let code = error.code().unwrap_or_default();
+    match code.as_ref() {
+        "23505" => FaultKind::KeyTaken,
+        "40P01" => FaultKind::Deadlock,
+        "40001" => FaultKind::Serialization,
+        "55P03" => FaultKind::Blocked,
+        // A server that turned read-only, as a former primary does.
+        "25006" => FaultKind::Unavailable,
+        // Connection, resources, operator, system: nothing about our commands.
+        other => match other.get(..2) {
+            Some("08" | "28" | "3D" | "53" | "57" | "58") => FaultKind::Unavailable,
+            _ => FaultKind::Poisoned,
+        },
+    }
+}

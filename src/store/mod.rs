@@ -1,0 +1,27 @@
+//! Floor 1: every SQL statement. Functions take a connection and give domain values; they begin and end no transaction.
+//! Lookups by list go through `CROSS JOIN LATERAL (… LIMIT 1)` and writes by list through `ON CONFLICT`:
+//! neither leaves the planner a choice that could go wrong while a table is still empty.
+
+pub mod api_keys;
+pub mod audit;
+pub mod error;
+pub mod events;
+pub mod idempotency;
+pub mod limits;
+pub mod record_counts;
+pub mod server;
+pub mod services;
+pub mod settlements;
+pub mod tenants;
+pub mod totals;
+pub mod usage;
+
+pub use error::{FaultKind, StoreError};
+
+/// All migrations, embedded; sqlx-cli runs the same files.
+pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();
+
+/// The error for a row that breaks a rule the database enforces: someone changed the schema by hand.
+fn corrupt(what: &'static str) -> StoreError {
+    StoreError::Corrupt(what)
+}

@@ -1,0 +1,67 @@
+//! Questions to the PostgreSQL server itself, and the locks and transactions of the house.
+
+use sqlx::{Connection, PgConnection, Postgres, Transaction};
+
+use super::StoreError;
+
+/// Oldest PostgreSQL the service works with.
+pub const VERSION_MIN: i32 = 14;
+
+/// Only the janitor that holds this advisory lock prunes. The number is arbitrary, and the product's own.
+const JANITOR_LOCK: i64 = 0x6167_656e_7470_6179;
+
+/// What a start-up has to know of the server.
+#[derive(Clone, Debug)]
+pub struct ServerFacts {
+    pub major_version: i32,
+    pub synchronous_commit: String,
+}
+
+pub async fn facts(connection: &mut PgConnection) -> Result<ServerFacts, StoreError> {
+    let row = sqlx::query!(
+        r#"-- server::facts
+        SELECT current_setting('server_version_num')::int / 10000 AS "major_version!",
+               current_setting('synchronous_commit') AS "synchronous_commit!""#,
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(ServerFacts {
+        major_version: row.major_version,
+        synchronous_commit: row.synchronous_commit,
+    })
+}
+
+pub async fn ping(connection: &mut PgConnection) -> Result<(), StoreError> {
+    Ok(connection.ping().await?)
+}
+
+/// Begins the transaction of a commit, in one round trip. A row that somebody else keeps locked fails the batch after
+/// half a second instead of holding it up: the committer then serves the others first.
+pub async fn begin_commit(
+    connection: &mut PgConnection,
+) -> Result<Transaction<'_, Postgres>, StoreError> {
+    Ok(connection
+        .begin_with("BEGIN; SET LOCAL lock_timeout = '500ms'")
+        .await?)
+}
+
+/// Begins a transaction that sees the database as of one moment.
+pub async fn begin_snapshot(
+    connection: &mut PgConnection,
+) -> Result<Transaction<'_, Postgres>, StoreError> {
+    Ok(connection
+        .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        .await?)
+}
+
+/// Whether this transaction is now the only janitor, until it ends. It never waits.
+pub async fn try_janitor_lock(connection: &mut PgConnection) -> Result<bool, StoreError> {
+    let locked = sqlx::query_scalar!(
+        r#"-- server::try_janitor_lock
+        SELECT pg_try_advisory_xact_lock($1) AS "locked!""#,
+        JANITOR_LOCK,
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(locked)
+}

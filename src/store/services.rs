@@ -1,0 +1,220 @@
+//! The table `services`: what a tenant sells, and at which price.
+
+use sqlx::PgConnection;
+
+use crate::domain::caller::Tenant;
+use crate::domain::names::ServiceId;
+use crate::domain::service::{Metadata, Registration, Service, Terms};
+use crate::domain::timestamp::Timestamp;
+
+use super::{StoreError, corrupt};
+
+/// Which services a list shows. Each filter that is given must hold.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Start of the id, case-sensitive.
+    pub prefix: Option<String>,
+    /// Part of the id, in any case.
+    pub contains: Option<String>,
+    pub disabled: Option<bool>,
+    pub price_min: Option<i64>,
+    pub price_max: Option<i64>,
+}
+
+struct Row {
+    service_id: String,
+    price_stroops: i64,
+    disabled: bool,
+    description: Option<String>,
+    owner: Option<String>,
+}
+
+impl From<Row> for Service {
+    fn from(row: Row) -> Self {
+        Self {
+            service_id: ServiceId::from_stored(row.service_id),
+            price_stroops: row.price_stroops,
+            disabled: row.disabled,
+            metadata: row
+                .description
+                .zip(row.owner)
+                .map(|(description, owner)| Metadata { description, owner }),
+        }
+    }
+}
+
+/// Price and state of services; the result has the order of `ids`, none for one that is not registered.
+pub async fn terms(
+    connection: &mut PgConnection,
+    ids: &[(&Tenant, &ServiceId)],
+) -> Result<Vec<Option<Terms>>, StoreError> {
+    let tenants: Vec<&str> = ids.iter().map(|(tenant, _)| tenant.as_str()).collect();
+    let services: Vec<&str> = ids.iter().map(|(_, service)| service.as_str()).collect();
+    let rows = sqlx::query!(
+        r#"-- services::terms
+        SELECT wanted.position AS "position!", service.price_stroops AS "price_stroops!",
+               service.disabled AS "disabled!"
+        FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted (tenant, service_id, position)
+        CROSS JOIN LATERAL (
+            SELECT price_stroops, disabled FROM services
+            WHERE services.tenant = wanted.tenant AND services.service_id = wanted.service_id
+            LIMIT 1
+        ) AS service"#,
+        tenants as _,
+        services as _,
+    )
+    .fetch_all(connection)
+    .await?;
+    let mut terms = vec![None; ids.len()];
+    for row in rows {
+        *terms
+            .get_mut(row.position as usize - 1)
+            .ok_or_else(|| corrupt("position"))? = Some(Terms {
+            price_stroops: row.price_stroops,
+            disabled: row.disabled,
+        });
+    }
+    Ok(terms)
+}
+
+/// One service, if it is registered.
+pub async fn find(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    service_id: &ServiceId,
+) -> Result<Option<Service>, StoreError> {
+    let row = sqlx::query_as!(
+        Row,
+        "-- services::find
+        SELECT service_id, price_stroops, disabled, description, owner
+        FROM services WHERE tenant = $1 AND service_id = $2",
+        tenant.as_str(),
+        service_id.as_str(),
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.map(Service::from))
+}
+
+/// Registers a new service.
+pub async fn insert(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    registration: &Registration,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let metadata = registration.metadata.as_ref();
+    sqlx::query!(
+        "-- services::insert
+        INSERT INTO services (tenant, service_id, price_stroops, description, owner, created_at)
+        VALUES ($1, $2, $3, $4, $5, $6)",
+        tenant.as_str(),
+        registration.service_id.as_str(),
+        registration.price_stroops,
+        metadata.map(|metadata| metadata.description.as_str()),
+        metadata.map(|metadata| metadata.owner.as_str()),
+        now.to_date_time(),
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Gives a registered service a new price, and new metadata if there is any. False if it is not registered.
+pub async fn update(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    registration: &Registration,
+) -> Result<bool, StoreError> {
+    let metadata = registration.metadata.as_ref();
+    let updated = sqlx::query!(
+        "-- services::update
+        UPDATE services
+        SET price_stroops = $3, description = coalesce($4, description), owner = coalesce($5, owner)
+        WHERE tenant = $1 AND service_id = $2",
+        tenant.as_str(),
+        registration.service_id.as_str(),
+        registration.price_stroops,
+        metadata.map(|metadata| metadata.description.as_str()),
+        metadata.map(|metadata| metadata.owner.as_str()),
+    )
+    .execute(connection)
+    .await?;
+    Ok(updated.rows_affected() > 0)
+}
+
+/// Disables or enables a service. False if it is not registered.
+pub async fn set_disabled(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    service_id: &ServiceId,
+    disabled: bool,
+) -> Result<bool, StoreError> {
+    let updated = sqlx::query!(
+        "-- services::set_disabled
+        UPDATE services SET disabled = $3 WHERE tenant = $1 AND service_id = $2",
+        tenant.as_str(),
+        service_id.as_str(),
+        disabled,
+    )
+    .execute(connection)
+    .await?;
+    Ok(updated.rows_affected() > 0)
+}
+
+/// Services in the order of their creation, after leaving out `offset`, and how many the whole filtered list has.
+pub async fn list(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    filter: &Filter,
+    limit: i64,
+    offset: i64,
+) -> Result<(Vec<Service>, i64), StoreError> {
+    // A tenant's services are bounded by services_store_max_keys, so filtering reads a bounded range of the index.
+    let rows = sqlx::query!(
+        r#"-- services::list
+        SELECT service_id, price_stroops, disabled, description, owner, count(*) OVER () AS "count!"
+        FROM services
+        WHERE tenant = $1
+          AND ($2::text IS NULL OR starts_with(service_id, $2))
+          AND ($3::text IS NULL OR position(lower($3) IN lower(service_id)) > 0)
+          AND ($4::boolean IS NULL OR disabled = $4)
+          AND ($5::bigint IS NULL OR price_stroops >= $5)
+          AND ($6::bigint IS NULL OR price_stroops <= $6)
+        ORDER BY tenant, list_position
+        LIMIT $7 OFFSET $8"#,
+        tenant.as_str(),
+        filter.prefix,
+        filter.contains,
+        filter.disabled,
+        filter.price_min,
+        filter.price_max,
+        limit,
+        offset,
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let Some(first) = rows.first() else {
+        // Past the end nothing tells how long the list is; only a page beyond the first can be past the end.
+        let count = if offset > 0 {
+            Box::pin(list(connection, tenant, filter, 1, 0)).await?.1
+        } else {
+            0
+        };
+        return Ok((Vec::new(), count));
+    };
+    let count = first.count;
+    let services = rows
+        .into_iter()
+        .map(|row| {
+            Service::from(Row {
+                service_id: row.service_id,
+                price_stroops: row.price_stroops,
+                disabled: row.disabled,
+                description: row.description,
+                owner: row.owner,
+            })
+        })
+        .collect();
+    Ok((services, count))
+}

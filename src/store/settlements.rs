@@ -1,0 +1,197 @@
+//! The table `settlements`: the permanent ledger.
+
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+
+use crate::domain::caller::Tenant;
+use crate::domain::money::{Count, Stroops};
+use crate::domain::names::{AgentId, ServiceId};
+use crate::domain::settlement::Settlement;
+use crate::domain::timestamp::Timestamp;
+
+use super::{StoreError, corrupt};
+
+/// A place in the ledger. Lists go from newer to older.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub settled_at: Timestamp,
+    pub list_position: i64,
+}
+
+/// Which settlements a list shows. Each filter that is given must hold.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    pub agent: Option<AgentId>,
+    pub service_id: Option<ServiceId>,
+    pub since: Option<Timestamp>,
+}
+
+struct Row {
+    settlement_id: String,
+    agent: String,
+    service_id: String,
+    requests: i64,
+    price_stroops: i64,
+    billed_stroops: String,
+    settled_at: OffsetDateTime,
+    idempotency_key: Option<String>,
+    request_id: String,
+    list_position: i64,
+}
+
+impl Row {
+    fn into_settlement(self) -> Result<Settlement, StoreError> {
+        Ok(Settlement {
+            id: self.settlement_id,
+            agent: AgentId::from_stored(self.agent),
+            service_id: ServiceId::from_stored(self.service_id),
+            requests: Count(self.requests),
+            price_stroops: self.price_stroops,
+            billed_stroops: Stroops::from_digits(&self.billed_stroops)
+                .ok_or_else(|| corrupt("billed_stroops"))?,
+            settled_at: self.settled_at.into(),
+            idempotency_key: self.idempotency_key,
+            request_id: self.request_id,
+        })
+    }
+}
+
+pub async fn append(
+    connection: &mut PgConnection,
+    settlements: &[(Tenant, Settlement)],
+) -> Result<(), StoreError> {
+    let text = |read: fn(&Settlement) -> &str| {
+        settlements
+            .iter()
+            .map(|(_, row)| read(row))
+            .collect::<Vec<_>>()
+    };
+    let tenants: Vec<&str> = settlements
+        .iter()
+        .map(|(tenant, _)| tenant.as_str())
+        .collect();
+    let requests: Vec<i64> = settlements.iter().map(|(_, row)| row.requests.0).collect();
+    let prices: Vec<i64> = settlements
+        .iter()
+        .map(|(_, row)| row.price_stroops)
+        .collect();
+    let billed: Vec<String> = settlements
+        .iter()
+        .map(|(_, row)| row.billed_stroops.to_string())
+        .collect();
+    let moments: Vec<OffsetDateTime> = settlements
+        .iter()
+        .map(|(_, row)| row.settled_at.to_date_time())
+        .collect();
+    let keys: Vec<Option<&str>> = settlements
+        .iter()
+        .map(|(_, row)| row.idempotency_key.as_deref())
+        .collect();
+    sqlx::query!(
+        "-- settlements::append
+        INSERT INTO settlements (tenant, settlement_id, agent, service_id, requests, price_stroops, billed_stroops,
+                                 settled_at, idempotency_key, request_id)
+        SELECT tenant, settlement_id, agent, service_id, requests, price_stroops, billed_stroops::numeric,
+               settled_at, idempotency_key, request_id
+        FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::text[],
+                    $8::timestamptz[], $9::text[], $10::text[])
+            AS bill (tenant, settlement_id, agent, service_id, requests, price_stroops, billed_stroops,
+                     settled_at, idempotency_key, request_id)",
+        tenants as _,
+        text(|row| &row.id) as _,
+        text(|row| row.agent.as_str()) as _,
+        text(|row| row.service_id.as_str()) as _,
+        &requests,
+        &prices,
+        &billed,
+        &moments,
+        keys as _,
+        text(|row| &row.request_id) as _,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+pub async fn find(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    settlement_id: &str,
+) -> Result<Option<Settlement>, StoreError> {
+    sqlx::query_as!(
+        Row,
+        r#"-- settlements::find
+        SELECT settlement_id, agent, service_id, requests, price_stroops, billed_stroops::text AS "billed_stroops!",
+               settled_at, idempotency_key, request_id, list_position
+        FROM settlements WHERE tenant = $1 AND settlement_id = $2"#,
+        tenant.as_str(),
+        settlement_id,
+    )
+    .fetch_optional(connection)
+    .await?
+    .map(Row::into_settlement)
+    .transpose()
+}
+
+/// The newest settlements older than `before`, at most `limit`, each with its place.
+pub async fn list(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    filter: &Filter,
+    before: Option<Place>,
+    limit: i64,
+) -> Result<Vec<(Place, Settlement)>, StoreError> {
+    let before = before.unwrap_or(Place {
+        settled_at: Timestamp::from_ms(i64::MAX),
+        list_position: i64::MAX,
+    });
+    let since = filter.since.unwrap_or(Timestamp::from_ms(0));
+    // A filter chooses its own index: one statement for all filters would be planned for none of them.
+    macro_rules! rows {
+        ($name:literal, $condition:literal $(, $argument:expr)*) => {
+            sqlx::query_as!(
+                Row,
+                "-- settlements::list, " + $name + "\n"
+                    + r#"SELECT settlement_id, agent, service_id, requests, price_stroops,
+                           billed_stroops::text AS "billed_stroops!", settled_at, idempotency_key, request_id,
+                           list_position
+                    FROM settlements
+                    WHERE tenant = $1 AND settled_at >= $2 AND (settled_at, list_position) < ($3, $4)"#
+                    + $condition
+                    + "ORDER BY settled_at DESC, list_position DESC LIMIT $5",
+                tenant.as_str(),
+                since.to_date_time(),
+                before.settled_at.to_date_time(),
+                before.list_position,
+                limit
+                $(, $argument)*
+            )
+            .fetch_all(connection)
+            .await?
+        };
+    }
+    let agent = filter.agent.as_ref().map(AgentId::as_str);
+    let service_id = filter.service_id.as_ref().map(ServiceId::as_str);
+    let rows = match (agent, service_id) {
+        (None, None) => rows!("all", " "),
+        (Some(agent), None) => rows!("agent", " AND agent = $6 ", agent),
+        (None, Some(service_id)) => rows!("service", " AND service_id = $6 ", service_id),
+        (Some(agent), Some(service_id)) => {
+            rows!(
+                "pair",
+                " AND agent = $6 AND service_id = $7 ",
+                agent,
+                service_id
+            )
+        }
+    };
+    rows.into_iter()
+        .map(|row| {
+            let place = Place {
+                settled_at: row.settled_at.into(),
+                list_position: row.list_position,
+            };
+            Ok((place, row.into_settlement()?))
+        })
+        .collect()
+}
