@@ -87,10 +87,7 @@ mod tests {
 
     #[test]
     fn a_tenant_and_an_address_are_never_one_caller() {
-        assert_eq!(
-            Caller::Tenant(Tenant::public()).to_string(),
-            "tenant:public"
-        );
+        assert_eq!(Caller::Tenant(Tenant::public()).to_string(), "tenant:public");
         let address = ClientAddress::from("192.0.2.7".parse::<IpAddr>().expect("an address"));
         assert_eq!(Caller::Address(address).to_string(), "ip:192.0.2.7");
     }

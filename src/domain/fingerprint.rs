@@ -18,10 +18,7 @@ impl Fingerprint {
         text.push(b',');
         write_text(&mut text, route);
         text.push(b',');
-        let parameters = parameters
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), Value::from(*value)))
-            .collect();
+        let parameters = parameters.iter().map(|(name, value)| ((*name).to_owned(), Value::from(*value))).collect();
         write_object(&mut text, &parameters);
         text.push(b',');
         write_value(&mut text, body);
@@ -91,34 +88,19 @@ mod tests {
     }
 
     fn hex(fingerprint: Fingerprint) -> String {
-        fingerprint
-            .0
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        fingerprint.0.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     #[test]
     fn the_vectors_of_the_contract() {
-        let body =
-            serde_json::from_str(r#"{"serviceId":"svc-1","requests":5.0,"agent":"agent-1"}"#);
+        let body = serde_json::from_str(r#"{"serviceId":"svc-1","requests":5.0,"agent":"agent-1"}"#);
         assert_eq!(
-            hex(Fingerprint::of(
-                "POST",
-                "/api/v1/usage",
-                &[],
-                &body.expect("JSON")
-            )),
+            hex(Fingerprint::of("POST", "/api/v1/usage", &[], &body.expect("JSON"))),
             "b56d72d27c9cfe7056efd112b7060d998b99ddf4ff3a3db5002dab6376dc676a"
         );
         let empty = Value::Object(Map::new());
         assert_eq!(
-            hex(Fingerprint::of(
-                "POST",
-                "/api/v1/services/:serviceId/disable",
-                &[("serviceId", "svc-1")],
-                &empty
-            )),
+            hex(Fingerprint::of("POST", "/api/v1/services/:serviceId/disable", &[("serviceId", "svc-1")], &empty)),
             "6070df2c799433d7bf70f463a9bc792a2232ce5868aaa7e1f744426a2791a819"
         );
         assert_eq!(
@@ -152,18 +134,13 @@ mod tests {
     fn names_sort_by_utf_16_code_units() {
         // RFC 8785, section 3.2.3: the emoji's surrogates sort before U+FB33.
         let json = r#"{"\u20ac":1,"\r":2,"\ufb33":3,"1":4,"\ud83d\ude00":5,"\u0080":6,"\u00f6":7}"#;
-        assert_eq!(
-            canonical(json),
-            "{\"\\r\":2,\"1\":4,\"\u{80}\":6,\"ö\":7,\"€\":1,\"😀\":5,\"\u{fb33}\":3}"
-        );
+        assert_eq!(canonical(json), "{\"\\r\":2,\"1\":4,\"\u{80}\":6,\"ö\":7,\"€\":1,\"😀\":5,\"\u{fb33}\":3}");
     }
 
     #[test]
     fn numbers_are_doubles() {
         assert_eq!(
-            canonical(
-                "[-0, 0.0, 1e21, 1e20, 9007199254740993, 18446744073709551616, 5e-324, 1.7976931348623157e308]"
-            ),
+            canonical("[-0, 0.0, 1e21, 1e20, 9007199254740993, 18446744073709551616, 5e-324, 1.7976931348623157e308]"),
             "[0,0,1e+21,100000000000000000000,9007199254740992,18446744073709552000,5e-324,1.7976931348623157e+308]"
         );
     }

@@ -65,16 +65,12 @@ mod tests {
 
     #[test]
     fn amounts_are_numbers_up_to_the_safe_maximum_and_text_above() {
-        let shown =
-            |requests, price| serde_json::to_string(&Stroops::bill(requests, price)).expect("JSON");
+        let shown = |requests, price| serde_json::to_string(&Stroops::bill(requests, price)).expect("JSON");
         assert_eq!(shown(1_000_000, PRICE_MAX), "9007199254000000");
         assert_eq!(shown(2_000_000, PRICE_MAX), "\"18014398508000000\"");
         assert_eq!(shown(SAFE_MAX as i64, 1), "9007199254740991");
         assert_eq!(shown(SAFE_MAX as i64 + 1, 1), "\"9007199254740992\"");
-        assert_eq!(
-            shown(SAFE_MAX as i64, PRICE_MAX),
-            "\"81129638407932410098420714\""
-        );
+        assert_eq!(shown(SAFE_MAX as i64, PRICE_MAX), "\"81129638407932410098420714\"");
         assert_eq!(shown(0, PRICE_MAX), "0");
     }
 

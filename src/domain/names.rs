@@ -59,9 +59,7 @@ impl IdempotencyKey {
             return Err(MalformedKey);
         }
         // Visible ASCII is UTF-8.
-        String::from_utf8(key)
-            .map(|key| Some(Self(key)))
-            .map_err(|_| MalformedKey)
+        String::from_utf8(key).map(|key| Some(Self(key))).map_err(|_| MalformedKey)
     }
 }
 
@@ -84,9 +82,7 @@ fn unquote(quoted: &[u8]) -> Result<Vec<u8>, MalformedKey> {
 
 fn is_identifier(text: &str, length_max: usize) -> bool {
     (1..=length_max).contains(&text.len())
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
 }
 
 macro_rules! text_of {
@@ -139,26 +135,13 @@ mod tests {
 
     #[test]
     fn anything_else_is_malformed() {
-        for value in [
-            "\"abc",
-            "\"",
-            "\"abc\";x=1",
-            "\"a b\"",
-            "a b",
-            "é",
-            "\"a\\n\"",
-            "\"a\\",
-            "a\u{7f}",
-            "\"a\"b\"",
-        ] {
+        for value in ["\"abc", "\"", "\"abc\";x=1", "\"a b\"", "a b", "é", "\"a\\n\"", "\"a\\", "a\u{7f}", "\"a\"b\""]
+        {
             assert_eq!(key(value), Err(MalformedKey), "{value}");
         }
         assert_eq!(key(&"k".repeat(256)), Err(MalformedKey));
         assert_eq!(key(&"k".repeat(255)), Ok(Some("k".repeat(255))));
-        assert_eq!(
-            key(&format!("\"{}\"", "k".repeat(255))),
-            Ok(Some("k".repeat(255)))
-        );
+        assert_eq!(key(&format!("\"{}\"", "k".repeat(255))), Ok(Some("k".repeat(255))));
     }
 
     #[test]

@@ -111,10 +111,7 @@ impl Refusal {
 
     /// Whether `Retry-After: 1` goes with it: the same request may succeed soon.
     pub fn is_worth_retrying(&self) -> bool {
-        matches!(
-            self,
-            Self::KeyInFlight | Self::StoreUnavailable | Self::QueueFull | Self::OutcomeUnknown
-        )
+        matches!(self, Self::KeyInFlight | Self::StoreUnavailable | Self::QueueFull | Self::OutcomeUnknown)
     }
 
     /// Whether the answer is kept under an idempotency key: the request was understood and decided.
@@ -138,10 +135,7 @@ impl fmt::Display for Refusal {
                 return write!(text, "method {method} is not allowed for {path}");
             }
             UsageItems { bulk_max_items } => {
-                return write!(
-                    text,
-                    "items must be a non-empty array of up to {bulk_max_items} entries"
-                );
+                return write!(text, "items must be a non-empty array of up to {bulk_max_items} entries");
             }
             ServiceNotRegistered(id) => return write!(text, "service {id} is not registered"),
             ServiceDisabled(id) => return write!(text, "service {id} is currently disabled"),
@@ -164,15 +158,11 @@ impl fmt::Display for Refusal {
             ApiKeyForWrites => "valid X-API-Key required for write request",
             KeySyntax => "Idempotency-Key must be 1-255 visible ASCII characters",
             KeyRepeated => "Idempotency-Key must be sent once",
-            KeyConflict => {
-                "Idempotency-Key was already used with a different request body or route"
-            }
+            KeyConflict => "Idempotency-Key was already used with a different request body or route",
             KeyInFlight => "a request with this Idempotency-Key is still being processed",
             KeyUnknown => "no request is recorded under this Idempotency-Key",
             Agent => "agent must be a safe identifier",
-            Service => {
-                "serviceId must be 1-128 chars using only letters, numbers, dot, underscore, or hyphen"
-            }
+            Service => "serviceId must be 1-128 chars using only letters, numbers, dot, underscore, or hyphen",
             AgentAndService => "agent and serviceId must be safe identifiers",
             Requests => "requests must be a positive integer",
             Price => "priceStroops must be a non-negative integer within supported bounds",

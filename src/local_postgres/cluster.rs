@@ -75,16 +75,10 @@ impl Cluster {
             "--locale=C",
             "--data-checksums",
         ];
-        if self
-            .settings
-            .iter()
-            .any(|(name, value)| name == "fsync" && value == "off")
-        {
+        if self.settings.iter().any(|(name, value)| name == "fsync" && value == "off") {
             arguments.push("--no-sync");
         }
-        self.user
-            .run(&self.binaries.dir.join("initdb"), &self.home, &arguments)
-            .await?;
+        self.user.run(&self.binaries.dir.join("initdb"), &self.home, &arguments).await?;
         fs::rename(self.home.join(&name), &data)
             .map_err(|error| step_failed("naming the new data directory", error))?;
         // Without this a power failure could undo the rename after the first payments were acknowledged.
@@ -105,14 +99,11 @@ impl Cluster {
         let mut lines = pid_file.lines();
         let pid = lines.next().unwrap_or_default().trim().to_owned();
         if !self.is_our_postgres(&pid).await {
-            self.remove_stale_pid_files()
-                .map_err(|error| step_failed("removing a stale postmaster.pid", error))?;
+            self.remove_stale_pid_files().map_err(|error| step_failed("removing a stale postmaster.pid", error))?;
             return Ok(ServerState::Stopped);
         }
         match lines.nth(3).map(str::trim) {
-            Some(dir) if !dir.is_empty() && Path::new(dir) != self.socket_dir => {
-                Ok(ServerState::AliveElsewhere)
-            }
+            Some(dir) if !dir.is_empty() && Path::new(dir) != self.socket_dir => Ok(ServerState::AliveElsewhere),
             _ => Ok(ServerState::Alive),
         }
     }
@@ -126,25 +117,14 @@ impl Cluster {
         }
         let old_log_bytes = fs::metadata(&log).map_or(0, |metadata| metadata.len());
         let options = self.server_options();
-        let arguments = [
-            "start",
-            "-w",
-            "-t",
-            PG_CTL_LIMIT_S,
-            "-l",
-            "server.log",
-            "-o",
-            &options,
-        ];
+        let arguments = ["start", "-w", "-t", PG_CTL_LIMIT_S, "-l", "server.log", "-o", &options];
         if self.pg_ctl(&arguments).await?.success() {
             return Ok(());
         }
         let written = fs::read(&log).unwrap_or_default();
-        let written = written
-            .get(usize::try_from(old_log_bytes).unwrap_or(0)..)
-            .unwrap_or_default();
-        let reason = telling_line(&String::from_utf8_lossy(written))
-            .unwrap_or("it wrote nothing to its log".to_owned());
+        let written = written.get(usize::try_from(old_log_bytes).unwrap_or(0)..).unwrap_or_default();
+        let reason =
+            telling_line(&String::from_utf8_lossy(written)).unwrap_or("it wrote nothing to its log".to_owned());
         Err(LocalPostgresError::StartFailed { reason, log })
     }
 
@@ -153,42 +133,25 @@ impl Cluster {
         if self.state().await? == ServerState::Stopped {
             return Ok(());
         }
-        let status = self
-            .pg_ctl(&["stop", "-w", "-t", PG_CTL_LIMIT_S, "-m", mode])
-            .await?;
+        let status = self.pg_ctl(&["stop", "-w", "-t", PG_CTL_LIMIT_S, "-m", mode]).await?;
         if status.success() || self.state().await? == ServerState::Stopped {
             return Ok(());
         }
-        Err(step_failed(
-            "pg_ctl stop",
-            io::Error::other(status.to_string()),
-        ))
+        Err(step_failed("pg_ctl stop", io::Error::other(status.to_string())))
     }
 
     /// Runs pg_ctl without pipes: the server inherits what pg_ctl has open, and would keep a pipe open for ever.
-    async fn pg_ctl(
-        &self,
-        arguments: &[&str],
-    ) -> Result<std::process::ExitStatus, LocalPostgresError> {
+    async fn pg_ctl(&self, arguments: &[&str]) -> Result<std::process::ExitStatus, LocalPostgresError> {
         // Relative to its home, because pg_ctl hands these paths to a shell without quoting them properly.
-        let mut command = self
-            .user
-            .command(&self.binaries.dir.join("pg_ctl"), &self.home);
+        let mut command = self.user.command(&self.binaries.dir.join("pg_ctl"), &self.home);
         command.arg("-D").arg("data").args(arguments);
-        command
-            .status()
-            .await
-            .map_err(|error| step_failed("pg_ctl", error))
+        command.status().await.map_err(|error| step_failed("pg_ctl", error))
     }
 
     /// Removes what a crash in the middle of initdb left; should that fail, it takes up space and nothing else.
     fn clear_unfinished(&self) {
         for entry in fs::read_dir(&self.home).into_iter().flatten().flatten() {
-            if entry
-                .file_name()
-                .as_encoded_bytes()
-                .starts_with(b"data.new.")
-            {
+            if entry.file_name().as_encoded_bytes().starts_with(b"data.new.") {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
@@ -220,14 +183,8 @@ impl Cluster {
             ("max_connections", "200".to_owned()),
         ];
         let own = own.iter().map(|(name, value)| (*name, value.as_str()));
-        let extra = self
-            .settings
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()));
-        let options: Vec<String> = own
-            .chain(extra)
-            .map(|(name, value)| shell_setting(name, value))
-            .collect();
+        let extra = self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let options: Vec<String> = own.chain(extra).map(|(name, value)| shell_setting(name, value)).collect();
         options.join(" ")
     }
 
@@ -238,24 +195,14 @@ impl Cluster {
             fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()
         } else {
             let mut command = self.user.command(Path::new("ps"), &self.home);
-            command
-                .args(["-o", "command=", "-p", pid])
-                .stdout(Stdio::piped());
-            command
-                .output()
-                .await
-                .map(|output| output.stdout)
-                .unwrap_or_default()
+            command.args(["-o", "command=", "-p", pid]).stdout(Stdio::piped());
+            command.output().await.map(|output| output.stdout).unwrap_or_default()
         };
         let command_line = String::from_utf8_lossy(&command_line);
-        let program = command_line
-            .split(['\0', ' ', '\n'])
-            .next()
-            .unwrap_or_default();
+        let program = command_line.split(['\0', ' ', '\n']).next().unwrap_or_default();
         let is_postgres = program.ends_with("postgres") || program.ends_with("postmaster");
         // The server works in its data directory; where that cannot be read, the name has to do.
-        let in_our_data = fs::read_link(format!("/proc/{pid}/cwd"))
-            .map_or(true, |dir| dir == Self::data(&self.home));
+        let in_our_data = fs::read_link(format!("/proc/{pid}/cwd")).map_or(true, |dir| dir == Self::data(&self.home));
         is_postgres && in_our_data
     }
 }
@@ -265,10 +212,7 @@ fn shell_setting(name: &str, value: &str) -> String {
 }
 
 fn step_failed(program: &str, error: io::Error) -> LocalPostgresError {
-    LocalPostgresError::Command {
-        program: program.to_owned(),
-        reason: error.to_string(),
-    }
+    LocalPostgresError::Command { program: program.to_owned(), reason: error.to_string() }
 }
 
 #[cfg(test)]
@@ -278,9 +222,6 @@ mod tests {
     #[test]
     fn a_setting_reaches_the_server_through_the_shell_unchanged() {
         assert_eq!(shell_setting("fsync", "off"), "-c 'fsync=off'");
-        assert_eq!(
-            shell_setting("cluster_name", "it's $HOME"),
-            r"-c 'cluster_name=it'\''s $HOME'"
-        );
+        assert_eq!(shell_setting("cluster_name", "it's $HOME"), r"-c 'cluster_name=it'\''s $HOME'");
     }
 }

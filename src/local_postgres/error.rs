@@ -16,11 +16,7 @@ pub enum LocalPostgresError {
          install PostgreSQL {needed}, choose another DATA_DIR or set DATABASE_URL",
         data_dir.display()
     )]
-    OtherVersion {
-        data_dir: PathBuf,
-        needed: u32,
-        found: String,
-    },
+    OtherVersion { data_dir: PathBuf, needed: u32, found: String },
     #[error(
         "DATA_DIR {} is in use by another agentpay-billing: stop that one, choose another DATA_DIR or set DATABASE_URL",
         data_dir.display()
@@ -55,9 +51,7 @@ pub enum LocalPostgresError {
         "no directory for the PostgreSQL socket ({reason}): remove what is in the way, choose a shorter DATA_DIR or set DATABASE_URL"
     )]
     SocketDirectory { reason: String },
-    #[error(
-        "{program} failed ({reason}): repair that, choose another DATA_DIR or set DATABASE_URL"
-    )]
+    #[error("{program} failed ({reason}): repair that, choose another DATA_DIR or set DATABASE_URL")]
     Command { program: String, reason: String },
     #[error("PostgreSQL did not start ({reason}): look into {}, or set DATABASE_URL", log.display())]
     StartFailed { reason: String, log: PathBuf },

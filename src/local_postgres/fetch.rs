@@ -26,38 +26,22 @@ const DOWNLOAD_LIMIT_S: u64 = 180;
 
 /// Downloads a server into `server_dir`, readable by the user who runs it.
 pub(super) async fn fetch(server_dir: &Path, user: &ServerUser) -> Result<(), LocalPostgresError> {
-    download(server_dir, user)
-        .await
-        .map_err(|reason| LocalPostgresError::NotFound {
-            reason: format!("none installed, and fetching one failed: {reason}"),
-        })
+    download(server_dir, user).await.map_err(|reason| LocalPostgresError::NotFound {
+        reason: format!("none installed, and fetching one failed: {reason}"),
+    })
 }
 
 async fn download(server_dir: &Path, user: &ServerUser) -> Result<(), String> {
     let versions = VersionReq::parse(VERSIONS).map_err(one_line)?;
-    let listing = timeout(
-        Duration::from_secs(LIST_LIMIT_S),
-        get_version(theseus::URL, &versions),
-    );
-    let version = listing
-        .await
-        .map_err(|_| "the list of releases took too long".to_owned())?
-        .map_err(one_line)?;
+    let listing = timeout(Duration::from_secs(LIST_LIMIT_S), get_version(theseus::URL, &versions));
+    let version = listing.await.map_err(|_| "the list of releases took too long".to_owned())?.map_err(one_line)?;
     // The exact version saves the second look through all releases.
     let version = version.exact_version_req().map_err(one_line)?;
-    let downloading = timeout(
-        Duration::from_secs(DOWNLOAD_LIMIT_S),
-        get_archive(theseus::URL, &version),
-    );
-    let (_, archive) = downloading
-        .await
-        .map_err(|_| "the download took too long".to_owned())?
-        .map_err(one_line)?;
+    let downloading = timeout(Duration::from_secs(DOWNLOAD_LIMIT_S), get_archive(theseus::URL, &version));
+    let (_, archive) = downloading.await.map_err(|_| "the download took too long".to_owned())?.map_err(one_line)?;
     let target = server_dir.to_owned();
     // Unpacking blocks, though the function is declared async. It unpacks beside the target and renames.
-    let unpacking = spawn_blocking(move || {
-        Handle::current().block_on(extract(theseus::URL, &archive, &target))
-    });
+    let unpacking = spawn_blocking(move || Handle::current().block_on(extract(theseus::URL, &archive, &target)));
     unpacking.await.map_err(one_line)?.map_err(one_line)?;
     own_all(server_dir, user).map_err(one_line)
 }

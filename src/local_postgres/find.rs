@@ -11,14 +11,14 @@ const MAJOR_MIN: u32 = 14;
 
 /// Where packages put the programs: every `<parent>/<prefix>*<suffix>`.
 const USUAL_PLACES: [(&str, &str, &str); 9] = [
-    ("/usr/lib/postgresql", "", "bin"),         // Debian, Ubuntu
-    ("/usr", "pgsql-", "bin"),                  // the PostgreSQL project's RPMs
-    ("/usr/libexec", "postgresql", ""),         // Alpine
-    ("/opt/homebrew/opt", "postgresql", "bin"), // Homebrew on Apple silicon
-    ("/usr/local/opt", "postgresql", "bin"),    // Homebrew on Intel
-    ("/opt/homebrew", "bin", ""),               // a linked Homebrew formula
-    ("/usr/local", "bin", ""),                  // the same on Intel
-    ("/usr/local", "pgsql", "bin"),             // built from source
+    ("/usr/lib/postgresql", "", "bin"),                          // Debian, Ubuntu
+    ("/usr", "pgsql-", "bin"),                                   // the PostgreSQL project's RPMs
+    ("/usr/libexec", "postgresql", ""),                          // Alpine
+    ("/opt/homebrew/opt", "postgresql", "bin"),                  // Homebrew on Apple silicon
+    ("/usr/local/opt", "postgresql", "bin"),                     // Homebrew on Intel
+    ("/opt/homebrew", "bin", ""),                                // a linked Homebrew formula
+    ("/usr/local", "bin", ""),                                   // the same on Intel
+    ("/usr/local", "pgsql", "bin"),                              // built from source
     ("/Applications/Postgres.app/Contents/Versions", "", "bin"), // Postgres.app
 ];
 
@@ -55,23 +55,13 @@ pub(super) async fn newest(
 
 async fn candidates(user: &ServerUser, fetched: &Path) -> Vec<PathBuf> {
     let mut dirs = vec![fetched.join("bin")];
-    dirs.extend(
-        std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
-            .filter(|dir| dir.is_absolute()),
-    );
-    if let Ok(output) = user
-        .run(Path::new("pg_config"), Path::new("/"), &["--bindir"])
-        .await
-    {
+    dirs.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).filter(|dir| dir.is_absolute()));
+    if let Ok(output) = user.run(Path::new("pg_config"), Path::new("/"), &["--bindir"]).await {
         dirs.push(PathBuf::from(output.trim()));
     }
     for (parent, prefix, suffix) in USUAL_PLACES {
         for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
-            if entry
-                .file_name()
-                .as_encoded_bytes()
-                .starts_with(prefix.as_bytes())
-            {
+            if entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes()) {
                 dirs.push(entry.path().join(suffix));
             }
         }
@@ -85,54 +75,37 @@ async fn candidates(user: &ServerUser, fetched: &Path) -> Vec<PathBuf> {
 /// The directory the programs in `dir` really live in, where they are often only links; initdb looks for postgres there.
 fn real_dir(dir: &Path) -> Option<PathBuf> {
     let postgres = std::fs::canonicalize(dir.join("postgres")).ok()?;
-    let complete = |dir: &Path| {
-        ["initdb", "pg_ctl", "postgres"]
-            .iter()
-            .all(|name| dir.join(name).is_file())
-    };
+    let complete = |dir: &Path| ["initdb", "pg_ctl", "postgres"].iter().all(|name| dir.join(name).is_file());
     let real = postgres.parent().filter(|real| complete(real));
-    real.or(Some(dir).filter(|dir| complete(dir)))
-        .map(Path::to_owned)
+    real.or(Some(dir).filter(|dir| complete(dir))).map(Path::to_owned)
 }
 
 async fn inspect(user: &ServerUser, dir: PathBuf) -> Option<Binaries> {
     // Run by the server's user: a server this user cannot run is of no use.
-    let output = user
-        .run(&dir.join("postgres"), Path::new("/"), &["--version"])
-        .await
-        .ok()?;
+    let output = user.run(&dir.join("postgres"), Path::new("/"), &["--version"]).await.ok()?;
     let (major, minor) = parse_version(&output)?;
     Some(Binaries { dir, major, minor })
 }
 
 /// Reads `postgres (PostgreSQL) 15.18 (Debian 15.18-1)`. Betas (`18beta1`) are left out: a release cannot open their data.
 fn parse_version(output: &str) -> Option<(u32, u32)> {
-    let version = output
-        .split_whitespace()
-        .find(|word| word.starts_with(|first: char| first.is_ascii_digit()))?;
+    let version = output.split_whitespace().find(|word| word.starts_with(|first: char| first.is_ascii_digit()))?;
     let (major, rest) = version.split_once('.')?;
     let minor = rest.split('.').next()?;
     Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 fn not_found(found: &[Binaries], data_dir: &Path, wanted_major: Option<u32>) -> LocalPostgresError {
-    let mut versions: Vec<String> = found
-        .iter()
-        .map(|binaries| format!("PostgreSQL {}", binaries.major))
-        .collect();
+    let mut versions: Vec<String> = found.iter().map(|binaries| format!("PostgreSQL {}", binaries.major)).collect();
     versions.dedup();
     match wanted_major {
-        Some(needed) if !found.is_empty() => LocalPostgresError::OtherVersion {
-            data_dir: data_dir.to_owned(),
-            needed,
-            found: versions.join(", "),
-        },
-        _ if found.is_empty() => LocalPostgresError::NotFound {
-            reason: "searched PATH, pg_config and the usual directories".to_owned(),
-        },
-        _ => LocalPostgresError::NotFound {
-            reason: format!("only {}, which is too old", versions.join(", ")),
-        },
+        Some(needed) if !found.is_empty() => {
+            LocalPostgresError::OtherVersion { data_dir: data_dir.to_owned(), needed, found: versions.join(", ") }
+        }
+        _ if found.is_empty() => {
+            LocalPostgresError::NotFound { reason: "searched PATH, pg_config and the usual directories".to_owned() }
+        }
+        _ => LocalPostgresError::NotFound { reason: format!("only {}, which is too old", versions.join(", ")) },
     }
 }
 
@@ -142,15 +115,9 @@ mod tests {
 
     #[test]
     fn the_version_is_read_from_what_postgres_prints() {
-        assert_eq!(
-            parse_version("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n"),
-            Some((15, 18))
-        );
+        assert_eq!(parse_version("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n"), Some((15, 18)));
         assert_eq!(parse_version("postgres (PostgreSQL) 17.0\n"), Some((17, 0)));
-        assert_eq!(
-            parse_version("postgres (PostgreSQL) 9.6.24\n"),
-            Some((9, 6))
-        );
+        assert_eq!(parse_version("postgres (PostgreSQL) 9.6.24\n"), Some((9, 6)));
     }
 
     #[test]

@@ -50,39 +50,21 @@ impl LocalPostgres {
     /// Starts the PostgreSQL of `data_dir`, or takes over the one a killed service left running, and waits until it answers.
     ///
     /// `settings` are further server settings, such as `("fsync", "off")`; a server that is taken over keeps its own.
-    pub async fn start(
-        data_dir: &Path,
-        settings: &[(&str, &str)],
-    ) -> Result<LocalPostgres, LocalPostgresError> {
+    pub async fn start(data_dir: &Path, settings: &[(&str, &str)]) -> Result<LocalPostgres, LocalPostgresError> {
         let user = ServerUser::choose(&Cluster::data(&data_dir.join("postgres"))).await?;
         let (data_dir, lock) = directories::open_data_dir(data_dir, user.we_are_root())?;
         let home = directories::open_home(&data_dir, &user).await?;
         let socket_dir = directories::open_socket_dir(&home, &user).await?;
         let binaries = find_binaries(&data_dir, &home, &user).await?;
-        let settings = settings
-            .iter()
-            .map(|(name, value)| (name.to_string(), value.to_string()))
-            .collect();
-        let cluster = Cluster {
-            home,
-            socket_dir,
-            binaries,
-            user,
-            settings,
-        };
+        let settings = settings.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let cluster = Cluster { home, socket_dir, binaries, user, settings };
         cluster.initialise_once().await?;
-        let postgres = LocalPostgres {
-            cluster,
-            _lock: lock,
-        };
+        let postgres = LocalPostgres { cluster, _lock: lock };
         postgres.start_again().await?;
         if let Err(error) = postgres.create_database_once().await {
             // The first error is the one to report.
             let _ = postgres.stop().await;
-            return Err(LocalPostgresError::Database {
-                database: DATABASE.to_owned(),
-                reason: one_line(&error),
-            });
+            return Err(LocalPostgresError::Database { database: DATABASE.to_owned(), reason: one_line(&error) });
         }
         Ok(postgres)
     }
@@ -101,10 +83,7 @@ impl LocalPostgres {
     /// The same as a URL, for psql, sqlx and sqlx-cli: `postgres://agentpay@localhost:5432/agentpay?host=%2F...&sslmode=disable`.
     pub fn url(&self, database: &str) -> String {
         let database = percent_encode(database.as_bytes(), NON_ALPHANUMERIC);
-        let host = percent_encode(
-            self.cluster.socket_dir.as_os_str().as_encoded_bytes(),
-            NON_ALPHANUMERIC,
-        );
+        let host = percent_encode(self.cluster.socket_dir.as_os_str().as_encoded_bytes(), NON_ALPHANUMERIC);
         format!("postgres://{SUPERUSER}@localhost:{PORT}/{database}?host={host}&sslmode=disable")
     }
 
@@ -128,10 +107,7 @@ impl LocalPostgres {
         let limit = Duration::from_secs(READY_LIMIT_S);
         match tokio::time::timeout(limit, self.bring_up()).await {
             Ok(result) => result,
-            Err(_) => Err(LocalPostgresError::NotReady {
-                limit_s: READY_LIMIT_S,
-                log: self.cluster.log(),
-            }),
+            Err(_) => Err(LocalPostgresError::NotReady { limit_s: READY_LIMIT_S, log: self.cluster.log() }),
         }
     }
 
@@ -170,19 +146,11 @@ impl LocalPostgres {
 
     async fn create_database_once(&self) -> Result<(), sqlx::Error> {
         let url = self.url(DATABASE);
-        if Postgres::database_exists(&url).await? {
-            Ok(())
-        } else {
-            Postgres::create_database(&url).await
-        }
+        if Postgres::database_exists(&url).await? { Ok(()) } else { Postgres::create_database(&url).await }
     }
 }
 
-async fn find_binaries(
-    data_dir: &Path,
-    home: &Path,
-    user: &ServerUser,
-) -> Result<Binaries, LocalPostgresError> {
+async fn find_binaries(data_dir: &Path, home: &Path, user: &ServerUser) -> Result<Binaries, LocalPostgresError> {
     let fetched: PathBuf = home.join("server");
     let version = std::fs::read_to_string(Cluster::data(home).join("PG_VERSION")).ok();
     let wanted_major = version.and_then(|version| version.trim().parse().ok());

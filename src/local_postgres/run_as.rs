@@ -25,40 +25,20 @@ impl ServerUser {
     /// Takes the owner of `data` if it exists, because PostgreSQL insists on running as the owner of its data.
     pub(super) async fn choose(data: &Path) -> Result<ServerUser, LocalPostgresError> {
         let uid = id(&["-u"]).await.map_err(|error| failed("id -u", error))?;
-        let owner = std::fs::metadata(data)
-            .ok()
-            .map(|metadata| (metadata.uid(), metadata.gid()));
+        let owner = std::fs::metadata(data).ok().map(|metadata| (metadata.uid(), metadata.gid()));
         if uid != 0 {
             if let Some((owner, _)) = owner.filter(|(owner, _)| *owner != uid) {
-                return Err(LocalPostgresError::OtherOwner {
-                    path: data.to_owned(),
-                    owner,
-                });
+                return Err(LocalPostgresError::OtherOwner { path: data.to_owned(), owner });
             }
             let gid = id(&["-g"]).await.map_err(|error| failed("id -g", error))?;
-            return Ok(ServerUser {
-                name: uid.to_string(),
-                uid,
-                gid,
-                we_are_root: false,
-            });
+            return Ok(ServerUser { name: uid.to_string(), uid, gid, we_are_root: false });
         }
         if let Some((uid, gid)) = owner.filter(|(owner, _)| *owner != 0) {
-            return Ok(ServerUser {
-                name: format!("with id {uid}"),
-                uid,
-                gid,
-                we_are_root: true,
-            });
+            return Ok(ServerUser { name: format!("with id {uid}"), uid, gid, we_are_root: true });
         }
         for name in ["postgres", "nobody"] {
             if let (Ok(uid), Ok(gid)) = (id(&["-u", name]).await, id(&["-g", name]).await) {
-                return Ok(ServerUser {
-                    name: name.to_owned(),
-                    uid,
-                    gid,
-                    we_are_root: true,
-                });
+                return Ok(ServerUser { name: name.to_owned(), uid, gid, we_are_root: true });
             }
         }
         Err(LocalPostgresError::NoServerUser)
@@ -71,11 +51,7 @@ impl ServerUser {
     /// A command of this user with a clean environment and no standard streams: a daemon must not keep our pipes open.
     pub(super) fn command(&self, program: &Path, current_dir: &Path) -> Command {
         let mut command = Command::new(program);
-        command
-            .current_dir(current_dir)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+        command.current_dir(current_dir).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         for (name, _) in std::env::vars_os() {
             // PGDATA, PGPORT, PGOPTIONS ... of the person who starts the service are meant for another server.
             if name.as_encoded_bytes().starts_with(b"PG") {
@@ -97,27 +73,14 @@ impl ServerUser {
         arguments: &[&str],
     ) -> Result<String, LocalPostgresError> {
         let mut command = self.command(program, current_dir);
-        command
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let name = program
-            .file_name()
-            .unwrap_or(program.as_os_str())
-            .to_string_lossy();
-        let output = command
-            .output()
-            .await
-            .map_err(|error| failed(&name, error))?;
+        command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let name = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy();
+        let output = command.output().await.map_err(|error| failed(&name, error))?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
-        let reason = telling_line(&String::from_utf8_lossy(&output.stderr))
-            .unwrap_or(output.status.to_string());
-        Err(LocalPostgresError::Command {
-            program: name.into_owned(),
-            reason,
-        })
+        let reason = telling_line(&String::from_utf8_lossy(&output.stderr)).unwrap_or(output.status.to_string());
+        Err(LocalPostgresError::Command { program: name.into_owned(), reason })
     }
 
     /// Whether this user can make `dir` its current directory; every parent counts, so only trying it tells.
@@ -136,46 +99,23 @@ impl ServerUser {
 
     /// Hands `path` itself, not what a link leads to, to this user; only root needs to.
     pub(super) fn own(&self, path: &Path) -> io::Result<()> {
-        if self.we_are_root {
-            lchown(path, Some(self.uid), Some(self.gid))
-        } else {
-            Ok(())
-        }
+        if self.we_are_root { lchown(path, Some(self.uid), Some(self.gid)) } else { Ok(()) }
     }
 }
 
 /// The line of a program's output that names the fault: PostgreSQL's own hints around it do not.
 pub(super) fn telling_line(output: &str) -> Option<String> {
-    let lines = || {
-        output
-            .lines()
-            .map(str::trim)
-            .filter(|line| !line.is_empty())
-    };
-    let names_fault = |line: &&str| {
-        ["FATAL:", "PANIC:", "error:"]
-            .iter()
-            .any(|mark| line.contains(mark))
-    };
-    lines()
-        .rfind(names_fault)
-        .or_else(|| lines().next_back())
-        .map(str::to_owned)
+    let lines = || output.lines().map(str::trim).filter(|line| !line.is_empty());
+    let names_fault = |line: &&str| ["FATAL:", "PANIC:", "error:"].iter().any(|mark| line.contains(mark));
+    lines().rfind(names_fault).or_else(|| lines().next_back()).map(str::to_owned)
 }
 
 async fn id(arguments: &[&str]) -> io::Result<u32> {
-    let output = Command::new("id")
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .await?;
+    let output = Command::new("id").args(arguments).stdin(Stdio::null()).output().await?;
     let text = String::from_utf8_lossy(&output.stdout);
     text.trim().parse().map_err(io::Error::other)
 }
 
 fn failed(program: &str, error: io::Error) -> LocalPostgresError {
-    LocalPostgresError::Command {
-        program: program.to_owned(),
-        reason: error.to_string(),
-    }
+    LocalPostgresError::Command { program: program.to_owned(), reason: error.to_string() }
 }

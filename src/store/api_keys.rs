@@ -21,17 +21,11 @@ pub struct ApiKeyRow {
 #[derive(Clone, Debug)]
 pub enum Start {
     Offset(i64),
-    After {
-        created_at: Timestamp,
-        prefix: String,
-    },
+    After { created_at: Timestamp, prefix: String },
 }
 
 /// The tenant of the live key with this hash.
-pub async fn tenant_of(
-    connection: &mut PgConnection,
-    key_hash: &[u8; 32],
-) -> Result<Option<Tenant>, StoreError> {
+pub async fn tenant_of(connection: &mut PgConnection, key_hash: &[u8; 32]) -> Result<Option<Tenant>, StoreError> {
     let tenant = sqlx::query_scalar!(
         "-- api_keys::tenant_of\nSELECT tenant FROM api_keys WHERE key_hash = $1",
         key_hash.as_slice(),
@@ -52,16 +46,10 @@ pub async fn count(connection: &mut PgConnection) -> Result<i64, StoreError> {
     Ok(count)
 }
 
-pub async fn prefix_exists(
-    connection: &mut PgConnection,
-    prefix: &str,
-) -> Result<bool, StoreError> {
-    let found = sqlx::query!(
-        "-- api_keys::prefix_exists\nSELECT prefix FROM api_keys WHERE prefix = $1",
-        prefix
-    )
-    .fetch_optional(connection)
-    .await?;
+pub async fn prefix_exists(connection: &mut PgConnection, prefix: &str) -> Result<bool, StoreError> {
+    let found = sqlx::query!("-- api_keys::prefix_exists\nSELECT prefix FROM api_keys WHERE prefix = $1", prefix)
+        .fetch_optional(connection)
+        .await?;
     Ok(found.is_some())
 }
 
@@ -89,21 +77,13 @@ pub async fn insert(
 
 /// Revokes the key with this prefix. False if there is none.
 pub async fn delete(connection: &mut PgConnection, prefix: &str) -> Result<bool, StoreError> {
-    let deleted = sqlx::query!(
-        "-- api_keys::delete\nDELETE FROM api_keys WHERE prefix = $1",
-        prefix
-    )
-    .execute(connection)
-    .await?;
+    let deleted =
+        sqlx::query!("-- api_keys::delete\nDELETE FROM api_keys WHERE prefix = $1", prefix).execute(connection).await?;
     Ok(deleted.rows_affected() > 0)
 }
 
 /// Live keys in the order of creation time and prefix, at most `limit`.
-pub async fn list(
-    connection: &mut PgConnection,
-    start: &Start,
-    limit: i64,
-) -> Result<Vec<ApiKeyRow>, StoreError> {
+pub async fn list(connection: &mut PgConnection, start: &Start, limit: i64) -> Result<Vec<ApiKeyRow>, StoreError> {
     let (offset, created_at, prefix) = match start {
         Start::Offset(offset) => (*offset, Timestamp::from_ms(0), ""),
         Start::After { created_at, prefix } => (0, *created_at, prefix.as_str()),

@@ -9,10 +9,7 @@ use super::StoreError;
 pub type Finding = String;
 
 /// Calls `report` for each pair whose counters or ledger rows do not add up. Returns how many pairs there are.
-pub async fn pairs(
-    connection: &mut PgConnection,
-    report: &mut dyn FnMut(Finding),
-) -> Result<u64, StoreError> {
+pub async fn pairs(connection: &mut PgConnection, report: &mut dyn FnMut(Finding)) -> Result<u64, StoreError> {
     let mut pairs = 0;
     let mut rows = sqlx::query!(
         r#"-- audit::pairs
@@ -37,20 +34,14 @@ pub async fn pairs(
             ));
         }
         if row.settled != row.billed {
-            report(format!(
-                "{name}: settled {} but the ledger bills {}",
-                row.settled, row.billed
-            ));
+            report(format!("{name}: settled {} but the ledger bills {}", row.settled, row.billed));
         }
     }
     Ok(pairs)
 }
 
 /// Calls `report` for each bill that is not requests times price, and for each without a pair.
-pub async fn settlements(
-    connection: &mut PgConnection,
-    report: &mut dyn FnMut(Finding),
-) -> Result<(), StoreError> {
+pub async fn settlements(connection: &mut PgConnection, report: &mut dyn FnMut(Finding)) -> Result<(), StoreError> {
     let mut rows = sqlx::query!(
         r#"-- audit::settlements
         SELECT bill.tenant, bill.settlement_id, bill.requests, bill.price_stroops,
@@ -62,11 +53,7 @@ pub async fn settlements(
     )
     .fetch(connection);
     while let Some(row) = rows.try_next().await? {
-        let problem = if row.orphan {
-            "no such pair"
-        } else {
-            "billed is not requests times price"
-        };
+        let problem = if row.orphan { "no such pair" } else { "billed is not requests times price" };
         report(format!(
             "{} {}: {problem} ({} requests at {}, billed {})",
             row.tenant, row.settlement_id, row.requests, row.price_stroops, row.billed_stroops
@@ -76,10 +63,7 @@ pub async fn settlements(
 }
 
 /// Calls `report` for each tenant whose kept totals are not what its rows add up to.
-pub async fn totals(
-    connection: &mut PgConnection,
-    report: &mut dyn FnMut(Finding),
-) -> Result<(), StoreError> {
+pub async fn totals(connection: &mut PgConnection, report: &mut dyn FnMut(Finding)) -> Result<(), StoreError> {
     let mut rows = sqlx::query!(
         r#"-- audit::totals
         WITH kept AS (

@@ -7,6 +7,8 @@ use sqlx::error::DatabaseError;
 pub enum StoreError {
     #[error(transparent)]
     Database(#[from] sqlx::Error),
+    #[error("the database did not answer in time")]
+    TimedOut,
     #[error("the database holds something the schema forbids: {0}")]
     Corrupt(&'static str),
 }
@@ -41,6 +43,7 @@ impl StoreError {
                 | sqlx::Error::WorkerCrashed
                 | sqlx::Error::BeginFailed,
             ) => FaultKind::Unavailable,
+            Self::TimedOut => FaultKind::Unavailable,
             Self::Database(_) | Self::Corrupt(_) => FaultKind::Poisoned,
         }
     }
@@ -48,9 +51,7 @@ impl StoreError {
     /// Whether an error of COMMIT itself proves that nothing was committed: the server said so and goes on.
     pub fn refuses_commit(&self) -> bool {
         match self {
-            Self::Database(sqlx::Error::Database(error)) => {
-                kind_of_code(error.as_ref()) != FaultKind::Unavailable
-            }
+            Self::Database(sqlx::Error::Database(error)) => kind_of_code(error.as_ref()) != FaultKind::Unavailable,
             _ => false,
         }
     }

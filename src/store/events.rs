@@ -17,10 +17,8 @@ pub async fn append(
 ) -> Result<(), StoreError> {
     let tenants: Vec<&str> = events.iter().map(|(tenant, _)| tenant.as_str()).collect();
     let types: Vec<&str> = events.iter().map(|(_, event)| event.type_name()).collect();
-    let payloads: Vec<String> = events
-        .iter()
-        .map(|(_, event)| serde_json::to_string(event).expect("an event is plain data"))
-        .collect();
+    let payloads: Vec<String> =
+        events.iter().map(|(_, event)| serde_json::to_string(event).expect("an event is plain data")).collect();
     sqlx::query!(
         "-- events::append
         INSERT INTO events (tenant, recorded_at, type, payload)
@@ -37,11 +35,7 @@ pub async fn append(
 }
 
 /// Deletes a tenant's `events_max` oldest events. Returns how many there were to delete.
-pub async fn delete_oldest(
-    connection: &mut PgConnection,
-    tenant: &str,
-    events_max: i64,
-) -> Result<i64, StoreError> {
+pub async fn delete_oldest(connection: &mut PgConnection, tenant: &str, events_max: i64) -> Result<i64, StoreError> {
     let deleted = sqlx::query!(
         "-- events::delete_oldest
         DELETE FROM events WHERE ctid = ANY (ARRAY(

@@ -75,33 +75,28 @@ pub async fn recall(
     .await?;
     let mut replies = vec![None; wanted.len()];
     for row in rows {
-        let hash: [u8; 32] = row
-            .request_hash
-            .try_into()
-            .map_err(|_| corrupt("request_hash"))?;
+        let hash: [u8; 32] = row.request_hash.try_into().map_err(|_| corrupt("request_hash"))?;
         let reply = StoredReply {
             fingerprint: Fingerprint(hash),
             status: u16::try_from(row.status).map_err(|_| corrupt("status"))?,
             response: row.response,
             expires_at: row.expires_at.into(),
         };
-        *replies
-            .get_mut(row.position as usize - 1)
-            .ok_or_else(|| corrupt("position"))? = Some(reply);
+        *replies.get_mut(row.position as usize - 1).ok_or_else(|| corrupt("position"))? = Some(reply);
     }
     Ok(replies)
 }
 
-/// Removes those of `ids` that have expired, to make room for their successors. Returns how many.
-pub async fn remove_expired(
+/// Removes those of `ids` that have expired, to make room for their successors. Returns those removed.
+pub async fn remove_expired<'a>(
     connection: &mut PgConnection,
-    ids: &[&CallerKey],
+    ids: &[&'a CallerKey],
     now: Timestamp,
-) -> Result<u64, StoreError> {
-    let mut removed = 0;
+) -> Result<Vec<&'a CallerKey>, StoreError> {
+    let mut removed = Vec::new();
     // Rare, and each by primary key: not worth a statement by list.
     for id in ids {
-        removed += sqlx::query!(
+        let deleted = sqlx::query!(
             "-- idempotency::remove_expired
             DELETE FROM idempotency_keys WHERE caller = $1 AND key = $2 AND expires_at <= $3",
             id.caller,
@@ -109,44 +104,28 @@ pub async fn remove_expired(
             now.to_date_time(),
         )
         .execute(&mut *connection)
-        .await?
-        .rows_affected();
+        .await?;
+        if deleted.rows_affected() > 0 {
+            removed.push(*id);
+        }
     }
     Ok(removed)
 }
 
 /// Stores all records, which must be sorted by id. A record stored meanwhile by someone else is
 /// [`KeyTaken`](super::FaultKind::KeyTaken).
-pub async fn insert(
-    connection: &mut PgConnection,
-    records: &[NewRecord<'_>],
-) -> Result<(), StoreError> {
+pub async fn insert(connection: &mut PgConnection, records: &[NewRecord<'_>]) -> Result<(), StoreError> {
     let column = |read: fn(&NewRecord<'_>) -> String| records.iter().map(read).collect::<Vec<_>>();
-    let callers: Vec<&str> = records
-        .iter()
-        .map(|record| record.id.caller.as_str())
-        .collect();
-    let keys: Vec<&str> = records
-        .iter()
-        .map(|record| record.id.key.as_str())
-        .collect();
+    let callers: Vec<&str> = records.iter().map(|record| record.id.caller.as_str()).collect();
+    let keys: Vec<&str> = records.iter().map(|record| record.id.key.as_str()).collect();
     let methods: Vec<&str> = records.iter().map(|record| record.method).collect();
     let paths: Vec<&str> = records.iter().map(|record| record.path).collect();
-    let hashes: Vec<&[u8]> = records
-        .iter()
-        .map(|record| record.fingerprint.0.as_slice())
-        .collect();
+    let hashes: Vec<&[u8]> = records.iter().map(|record| record.fingerprint.0.as_slice()).collect();
     let statuses: Vec<i16> = records.iter().map(|record| record.status as i16).collect();
     let responses: Vec<Option<&str>> = records.iter().map(|record| record.response).collect();
     let request_ids: Vec<String> = column(|record| record.request_id.to_owned());
-    let created: Vec<OffsetDateTime> = records
-        .iter()
-        .map(|record| record.created_at.to_date_time())
-        .collect();
-    let expires: Vec<OffsetDateTime> = records
-        .iter()
-        .map(|record| record.expires_at.to_date_time())
-        .collect();
+    let created: Vec<OffsetDateTime> = records.iter().map(|record| record.created_at.to_date_time()).collect();
+    let expires: Vec<OffsetDateTime> = records.iter().map(|record| record.expires_at.to_date_time()).collect();
     sqlx::query!(
         "-- idempotency::insert
         INSERT INTO idempotency_keys
@@ -172,11 +151,7 @@ pub async fn insert(
 }
 
 /// The caller's own record under `key`, unless it has expired.
-pub async fn find(
-    connection: &mut PgConnection,
-    id: &CallerKey,
-    now: Timestamp,
-) -> Result<Option<Record>, StoreError> {
+pub async fn find(connection: &mut PgConnection, id: &CallerKey, now: Timestamp) -> Result<Option<Record>, StoreError> {
     let record = sqlx::query_as!(
         Record,
         "-- idempotency::find
@@ -277,10 +252,7 @@ pub async fn evict_oldest(
 }
 
 /// When the longest expired record expired, if any is left.
-pub async fn oldest_expiry(
-    connection: &mut PgConnection,
-    now: Timestamp,
-) -> Result<Option<Timestamp>, StoreError> {
+pub async fn oldest_expiry(connection: &mut PgConnection, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
     let oldest = sqlx::query_scalar!(
         "-- idempotency::oldest_expiry
         SELECT expires_at FROM idempotency_keys WHERE expires_at <= $1 ORDER BY expires_at LIMIT 1",

@@ -21,8 +21,6 @@ pub async fn read(connection: &mut PgConnection) -> Result<Limits, StoreError> {
 
 /// Makes the transaction the only one that counts things of all tenants, until it ends.
 pub async fn lock(connection: &mut PgConnection) -> Result<(), StoreError> {
-    sqlx::query!("-- limits::lock\nSELECT only_row FROM limits FOR NO KEY UPDATE")
-        .fetch_one(connection)
-        .await?;
+    sqlx::query!("-- limits::lock\nSELECT only_row FROM limits FOR NO KEY UPDATE").fetch_one(connection).await?;
     Ok(())
 }

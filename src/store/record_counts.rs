@@ -38,10 +38,7 @@ pub struct Owner {
     pub records: i64,
 }
 
-pub async fn append(
-    connection: &mut PgConnection,
-    changes: &[Change<'_>],
-) -> Result<(), StoreError> {
+pub async fn append(connection: &mut PgConnection, changes: &[Change<'_>]) -> Result<(), StoreError> {
     let kinds: Vec<&str> = changes.iter().map(|change| change.kind.name()).collect();
     let owners: Vec<&str> = changes.iter().map(|change| change.owner).collect();
     let amounts: Vec<i64> = changes.iter().map(|change| change.change).collect();
@@ -117,10 +114,7 @@ pub async fn all_replies(connection: &mut PgConnection) -> Result<i64, StoreErro
 }
 
 /// Forgets at most `owners_max` owners that have nothing left.
-pub async fn forget_empty(
-    connection: &mut PgConnection,
-    owners_max: i64,
-) -> Result<(), StoreError> {
+pub async fn forget_empty(connection: &mut PgConnection, owners_max: i64) -> Result<(), StoreError> {
     sqlx::query!(
         "-- record_counts::forget_empty
         DELETE FROM record_counts WHERE ctid = ANY (ARRAY(

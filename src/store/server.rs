@@ -25,33 +25,38 @@ pub async fn facts(connection: &mut PgConnection) -> Result<ServerFacts, StoreEr
     )
     .fetch_one(connection)
     .await?;
-    Ok(ServerFacts {
-        major_version: row.major_version,
-        synchronous_commit: row.synchronous_commit,
-    })
+    Ok(ServerFacts { major_version: row.major_version, synchronous_commit: row.synchronous_commit })
 }
 
 pub async fn ping(connection: &mut PgConnection) -> Result<(), StoreError> {
     Ok(connection.ping().await?)
 }
 
-/// Begins the transaction of a commit, in one round trip. A row that somebody else keeps locked fails the batch after
-/// half a second instead of holding it up: the committer then serves the others first.
+/// How long a transaction waits for a row that somebody else keeps locked, before it gives up as
+/// [`Blocked`](super::FaultKind::Blocked) and lets the others go first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// For a batch: longer than a commit takes, so that replicas simply take turns.
+    Batch,
+    /// For one request that is known to be blocked.
+    Single,
+}
+
+/// Begins the transaction of a commit, in one round trip.
 pub async fn begin_commit(
     connection: &mut PgConnection,
+    patience: Patience,
 ) -> Result<Transaction<'_, Postgres>, StoreError> {
-    Ok(connection
-        .begin_with("BEGIN; SET LOCAL lock_timeout = '500ms'")
-        .await?)
+    let begin = match patience {
+        Patience::Batch => "BEGIN; SET LOCAL lock_timeout = '500ms'",
+        Patience::Single => "BEGIN; SET LOCAL lock_timeout = '50ms'",
+    };
+    Ok(connection.begin_with(begin).await?)
 }
 
 /// Begins a transaction that sees the database as of one moment.
-pub async fn begin_snapshot(
-    connection: &mut PgConnection,
-) -> Result<Transaction<'_, Postgres>, StoreError> {
-    Ok(connection
-        .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        .await?)
+pub async fn begin_snapshot(connection: &mut PgConnection) -> Result<Transaction<'_, Postgres>, StoreError> {
+    Ok(connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)
 }
 
 /// Whether this transaction is now the only janitor, until it ends. It never waits.

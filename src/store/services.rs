@@ -35,10 +35,7 @@ impl From<Row> for Service {
             service_id: ServiceId::from_stored(row.service_id),
             price_stroops: row.price_stroops,
             disabled: row.disabled,
-            metadata: row
-                .description
-                .zip(row.owner)
-                .map(|(description, owner)| Metadata { description, owner }),
+            metadata: row.description.zip(row.owner).map(|(description, owner)| Metadata { description, owner }),
         }
     }
 }
@@ -67,12 +64,8 @@ pub async fn terms(
     .await?;
     let mut terms = vec![None; ids.len()];
     for row in rows {
-        *terms
-            .get_mut(row.position as usize - 1)
-            .ok_or_else(|| corrupt("position"))? = Some(Terms {
-            price_stroops: row.price_stroops,
-            disabled: row.disabled,
-        });
+        *terms.get_mut(row.position as usize - 1).ok_or_else(|| corrupt("position"))? =
+            Some(Terms { price_stroops: row.price_stroops, disabled: row.disabled });
     }
     Ok(terms)
 }
@@ -196,11 +189,7 @@ pub async fn list(
     .await?;
     let Some(first) = rows.first() else {
         // Past the end nothing tells how long the list is; only a page beyond the first can be past the end.
-        let count = if offset > 0 {
-            Box::pin(list(connection, tenant, filter, 1, 0)).await?.1
-        } else {
-            0
-        };
+        let count = if offset > 0 { Box::pin(list(connection, tenant, filter, 1, 0)).await?.1 } else { 0 };
         return Ok((Vec::new(), count));
     };
     let count = first.count;

@@ -47,8 +47,7 @@ impl Row {
             service_id: ServiceId::from_stored(self.service_id),
             requests: Count(self.requests),
             price_stroops: self.price_stroops,
-            billed_stroops: Stroops::from_digits(&self.billed_stroops)
-                .ok_or_else(|| corrupt("billed_stroops"))?,
+            billed_stroops: Stroops::from_digits(&self.billed_stroops).ok_or_else(|| corrupt("billed_stroops"))?,
             settled_at: self.settled_at.into(),
             idempotency_key: self.idempotency_key,
             request_id: self.request_id,
@@ -56,37 +55,14 @@ impl Row {
     }
 }
 
-pub async fn append(
-    connection: &mut PgConnection,
-    settlements: &[(Tenant, Settlement)],
-) -> Result<(), StoreError> {
-    let text = |read: fn(&Settlement) -> &str| {
-        settlements
-            .iter()
-            .map(|(_, row)| read(row))
-            .collect::<Vec<_>>()
-    };
-    let tenants: Vec<&str> = settlements
-        .iter()
-        .map(|(tenant, _)| tenant.as_str())
-        .collect();
+pub async fn append(connection: &mut PgConnection, settlements: &[(Tenant, Settlement)]) -> Result<(), StoreError> {
+    let text = |read: fn(&Settlement) -> &str| settlements.iter().map(|(_, row)| read(row)).collect::<Vec<_>>();
+    let tenants: Vec<&str> = settlements.iter().map(|(tenant, _)| tenant.as_str()).collect();
     let requests: Vec<i64> = settlements.iter().map(|(_, row)| row.requests.0).collect();
-    let prices: Vec<i64> = settlements
-        .iter()
-        .map(|(_, row)| row.price_stroops)
-        .collect();
-    let billed: Vec<String> = settlements
-        .iter()
-        .map(|(_, row)| row.billed_stroops.to_string())
-        .collect();
-    let moments: Vec<OffsetDateTime> = settlements
-        .iter()
-        .map(|(_, row)| row.settled_at.to_date_time())
-        .collect();
-    let keys: Vec<Option<&str>> = settlements
-        .iter()
-        .map(|(_, row)| row.idempotency_key.as_deref())
-        .collect();
+    let prices: Vec<i64> = settlements.iter().map(|(_, row)| row.price_stroops).collect();
+    let billed: Vec<String> = settlements.iter().map(|(_, row)| row.billed_stroops.to_string()).collect();
+    let moments: Vec<OffsetDateTime> = settlements.iter().map(|(_, row)| row.settled_at.to_date_time()).collect();
+    let keys: Vec<Option<&str>> = settlements.iter().map(|(_, row)| row.idempotency_key.as_deref()).collect();
     sqlx::query!(
         "-- settlements::append
         INSERT INTO settlements (tenant, settlement_id, agent, service_id, requests, price_stroops, billed_stroops,
@@ -141,10 +117,7 @@ pub async fn list(
     before: Option<Place>,
     limit: i64,
 ) -> Result<Vec<(Place, Settlement)>, StoreError> {
-    let before = before.unwrap_or(Place {
-        settled_at: Timestamp::from_ms(i64::MAX),
-        list_position: i64::MAX,
-    });
+    let before = before.unwrap_or(Place { settled_at: Timestamp::from_ms(i64::MAX), list_position: i64::MAX });
     let since = filter.since.unwrap_or(Timestamp::from_ms(0));
     // A filter chooses its own index: one statement for all filters would be planned for none of them.
     macro_rules! rows {
@@ -177,20 +150,12 @@ pub async fn list(
         (Some(agent), None) => rows!("agent", " AND agent = $6 ", agent),
         (None, Some(service_id)) => rows!("service", " AND service_id = $6 ", service_id),
         (Some(agent), Some(service_id)) => {
-            rows!(
-                "pair",
-                " AND agent = $6 AND service_id = $7 ",
-                agent,
-                service_id
-            )
+            rows!("pair", " AND agent = $6 AND service_id = $7 ", agent, service_id)
         }
     };
     rows.into_iter()
         .map(|row| {
-            let place = Place {
-                settled_at: row.settled_at.into(),
-                list_position: row.list_position,
-            };
+            let place = Place { settled_at: row.settled_at.into(), list_position: row.list_position };
             Ok((place, row.into_settlement()?))
         })
         .collect()

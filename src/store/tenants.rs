@@ -7,11 +7,7 @@ use crate::domain::timestamp::Timestamp;
 
 use super::StoreError;
 
-pub async fn insert(
-    connection: &mut PgConnection,
-    tenant: &Tenant,
-    now: Timestamp,
-) -> Result<(), StoreError> {
+pub async fn insert(connection: &mut PgConnection, tenant: &Tenant, now: Timestamp) -> Result<(), StoreError> {
     sqlx::query!(
         "-- tenants::insert\nINSERT INTO tenants (tenant, created_at) VALUES ($1, $2)",
         tenant.as_str(),

@@ -33,10 +33,7 @@ pub async fn add(
 ) -> Result<(), StoreError> {
     let tenants: Vec<&str> = changes.keys().map(Tenant::as_str).collect();
     let column = |read: fn(&Change) -> i64| changes.values().map(read).collect::<Vec<_>>();
-    let settled: Vec<String> = changes
-        .values()
-        .map(|change| change.settled_stroops.to_string())
-        .collect();
+    let settled: Vec<String> = changes.values().map(|change| change.settled_stroops.to_string()).collect();
     sqlx::query!(
         "-- totals::add
         INSERT INTO tenant_totals AS total
@@ -69,10 +66,7 @@ pub async fn add(
 }
 
 /// How many pairs each tenant has above zero; the result has the order of `tenants`.
-pub async fn pairs_above_zero(
-    connection: &mut PgConnection,
-    tenants: &[&Tenant],
-) -> Result<Vec<i64>, StoreError> {
+pub async fn pairs_above_zero(connection: &mut PgConnection, tenants: &[&Tenant]) -> Result<Vec<i64>, StoreError> {
     let names: Vec<&str> = tenants.iter().map(|tenant| tenant.as_str()).collect();
     let rows = sqlx::query!(
         r#"-- totals::pairs_above_zero

@@ -31,11 +31,7 @@ struct Columns<'a> {
 
 impl<'a> Columns<'a> {
     fn of(ids: impl Iterator<Item = &'a CounterId>) -> Self {
-        let mut columns = Self {
-            tenants: Vec::new(),
-            agents: Vec::new(),
-            services: Vec::new(),
-        };
+        let mut columns = Self { tenants: Vec::new(), agents: Vec::new(), services: Vec::new() };
         for id in ids {
             columns.tenants.push(id.tenant.as_str());
             columns.agents.push(id.pair.agent.as_str());
@@ -47,10 +43,7 @@ impl<'a> Columns<'a> {
 
 /// Adds requests to counters, which must be sorted and distinct, and makes those that do not exist.
 /// The result has the order of `added`.
-pub async fn add(
-    connection: &mut PgConnection,
-    added: &[(&CounterId, i64)],
-) -> Result<Vec<Counter>, StoreError> {
+pub async fn add(connection: &mut PgConnection, added: &[(&CounterId, i64)]) -> Result<Vec<Counter>, StoreError> {
     let columns = Columns::of(added.iter().map(|(id, _)| *id));
     let requests: Vec<i64> = added.iter().map(|(_, requests)| *requests).collect();
     let rows = sqlx::query!(
@@ -79,21 +72,12 @@ pub async fn add(
     if !in_order {
         return Err(corrupt("counters came back in another order"));
     }
-    Ok(rows
-        .iter()
-        .map(|row| Counter {
-            outstanding: row.outstanding,
-            lifetime: row.lifetime,
-        })
-        .collect())
+    Ok(rows.iter().map(|row| Counter { outstanding: row.outstanding, lifetime: row.lifetime }).collect())
 }
 
 /// Locks counters, which must be sorted, until the transaction ends.
 /// The result has the order of `ids` and holds what is outstanding; none for a pair never seen.
-pub async fn lock(
-    connection: &mut PgConnection,
-    ids: &[&CounterId],
-) -> Result<Vec<Option<i64>>, StoreError> {
+pub async fn lock(connection: &mut PgConnection, ids: &[&CounterId]) -> Result<Vec<Option<i64>>, StoreError> {
     let columns = Columns::of(ids.iter().copied());
     let rows = sqlx::query!(
         r#"-- usage::lock
@@ -114,18 +98,13 @@ pub async fn lock(
     .await?;
     let mut outstanding = vec![None; ids.len()];
     for row in rows {
-        *outstanding
-            .get_mut(row.position as usize - 1)
-            .ok_or_else(|| corrupt("position"))? = Some(row.outstanding);
+        *outstanding.get_mut(row.position as usize - 1).ok_or_else(|| corrupt("position"))? = Some(row.outstanding);
     }
     Ok(outstanding)
 }
 
 /// Moves requests from outstanding to settled, on counters that are sorted, distinct and locked.
-pub async fn drain(
-    connection: &mut PgConnection,
-    drained: &[(&CounterId, i64)],
-) -> Result<(), StoreError> {
+pub async fn drain(connection: &mut PgConnection, drained: &[(&CounterId, i64)]) -> Result<(), StoreError> {
     let columns = Columns::of(drained.iter().map(|(id, _)| *id));
     let requests: Vec<i64> = drained.iter().map(|(_, requests)| *requests).collect();
     // An upsert that always finds its row: unlike UPDATE … FROM it cannot be planned as a scan of the table.
@@ -152,10 +131,7 @@ pub async fn drain(
 }
 
 /// Which of `ids` have something outstanding; the result has their order.
-pub async fn above_zero(
-    connection: &mut PgConnection,
-    ids: &[&CounterId],
-) -> Result<Vec<bool>, StoreError> {
+pub async fn above_zero(connection: &mut PgConnection, ids: &[&CounterId]) -> Result<Vec<bool>, StoreError> {
     let columns = Columns::of(ids.iter().copied());
     let positions = sqlx::query_scalar!(
         r#"-- usage::above_zero
@@ -176,9 +152,7 @@ pub async fn above_zero(
     .await?;
     let mut above = vec![false; ids.len()];
     for position in positions {
-        *above
-            .get_mut(position as usize - 1)
-            .ok_or_else(|| corrupt("position"))? = true;
+        *above.get_mut(position as usize - 1).ok_or_else(|| corrupt("position"))? = true;
     }
     Ok(above)
 }
@@ -201,11 +175,7 @@ pub async fn services_of_agent(
 }
 
 /// What is outstanding of one pair; 0 if it was never seen.
-pub async fn outstanding(
-    connection: &mut PgConnection,
-    tenant: &Tenant,
-    pair: &Pair,
-) -> Result<i64, StoreError> {
+pub async fn outstanding(connection: &mut PgConnection, tenant: &Tenant, pair: &Pair) -> Result<i64, StoreError> {
     let outstanding = sqlx::query_scalar!(
         "-- usage::outstanding
         SELECT outstanding FROM usage_counters WHERE tenant = $1 AND agent = $2 AND service_id = $3",

@@ -1,0 +1,170 @@
+//! The way in: a request is put into the lane of what it locks, and waits there until it is committed or its deadline
+//! passes. Lanes run side by side; within one lane whoever arrives during a commit forms the next batch.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, PgConnection};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::{Semaphore, TryAcquireError};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::clock::Clock;
+use crate::domain::refusal::Refusal;
+use crate::domain::timestamp::Timestamp;
+use crate::live_limits::LiveLimits;
+use crate::store::StoreError;
+use crate::store::totals::SHARDS;
+
+use super::in_flight::InFlight;
+use super::job::Job;
+use super::worker::Worker;
+use super::{Answer, Command, Request};
+
+/// How the committer is set up.
+#[derive(Clone, Debug)]
+pub struct CommitterSettings {
+    /// Lanes, each with a connection of its own.
+    pub lanes: usize,
+    /// Most commands of one commit.
+    pub batch_max: usize,
+    /// Most commands waiting, over all lanes.
+    pub queue_max: usize,
+    /// Lifetime of an idempotency record.
+    pub ttl_ms: i64,
+}
+
+/// What all lanes share.
+pub struct Shared {
+    pub connect_options: PgConnectOptions,
+    pub clock: Clock,
+    pub limits: LiveLimits,
+    pub batch_max: usize,
+    pub ttl_ms: i64,
+}
+
+impl Shared {
+    pub async fn connect(&self, limit: Duration) -> Result<PgConnection, StoreError> {
+        match tokio::time::timeout(limit, self.connect_options.connect()).await {
+            Ok(connection) => Ok(connection?),
+            Err(_) => Err(StoreError::TimedOut),
+        }
+    }
+
+    /// When a record made at `moment` expires.
+    pub fn expiry_of(&self, moment: Timestamp) -> Timestamp {
+        moment.plus_ms(self.ttl_ms)
+    }
+}
+
+/// The entrance to all lanes. When its last clone is dropped, the lanes finish what was sent, and end.
+#[derive(Clone, Debug)]
+pub struct Committer {
+    lanes: Arc<[UnboundedSender<Job>]>,
+    queue: Arc<Semaphore>,
+    queue_max: usize,
+    in_flight: InFlight,
+}
+
+/// Where requests wait that somebody else's row lock keeps from committing, so that they hold up nobody in their lane.
+#[derive(Clone, Debug)]
+pub struct WaitingRoom {
+    entrance: UnboundedSender<Job>,
+    queue: Arc<Semaphore>,
+}
+
+impl WaitingRoom {
+    pub fn admit(&self, mut job: Job) {
+        match self.queue.clone().try_acquire_owned() {
+            Ok(place) => {
+                job.place = Some(place);
+                if let Err(returned) = self.entrance.send(job) {
+                    returned.0.refuse(Refusal::StoreUnavailable);
+                }
+            }
+            Err(_) => job.refuse(Refusal::QueueFull),
+        }
+    }
+}
+
+impl Committer {
+    /// Starts the lanes. The tasks end after the last clone of the committer was dropped, and not before.
+    pub fn start(
+        settings: &CommitterSettings,
+        connect_options: PgConnectOptions,
+        clock: Clock,
+        limits: LiveLimits,
+    ) -> (Self, JoinSet<()>) {
+        let shared =
+            Arc::new(Shared { connect_options, clock, limits, batch_max: settings.batch_max, ttl_ms: settings.ttl_ms });
+        let queue = Arc::new(Semaphore::new(settings.queue_max));
+        let mut tasks = JoinSet::new();
+        // Replicas begin at different shards, so that they seldom meet in one.
+        let first_shard = rand::random_range(0..SHARDS);
+        let mut start = |number: usize, waiting_room| {
+            let (entrance, arrivals) = unbounded_channel();
+            let worker = Worker {
+                shared: shared.clone(),
+                arrivals,
+                waiting_room,
+                shard: (first_shard + (number % usize::from(SHARDS.unsigned_abs())) as i16) % SHARDS,
+                dice: rand::make_rng(),
+                connection: None,
+            };
+            tasks.spawn(worker.run());
+            entrance
+        };
+        let waiting_room = WaitingRoom { entrance: start(settings.lanes, None), queue: queue.clone() };
+        let lanes = (0..settings.lanes).map(|number| start(number, Some(waiting_room.clone()))).collect();
+        let committer = Self { lanes, queue, queue_max: settings.queue_max, in_flight: InFlight::default() };
+        (committer, tasks)
+    }
+
+    /// Executes a request exactly once, or finds what came of it earlier. Returns at the request's deadline at the latest.
+    pub async fn submit(&self, request: Request) -> Answer {
+        let place = match self.queue.clone().try_acquire_owned() {
+            Ok(place) => place,
+            Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => return Answer::Refused(Refusal::QueueFull),
+        };
+        let deadline = Instant::from_std(request.deadline);
+        let lane = self.lane_of(&request);
+        let entered = request.keyed.as_ref().map(|keyed| self.in_flight.enter(&keyed.id));
+        let (presence, met_twin) = entered.map_or((None, false), |(presence, met)| (Some(presence), met));
+        let (job, answered) = Job::new(request, place, presence);
+        let progress = job.progress.clone();
+        if met_twin {
+            progress.meet_twin();
+        }
+        if self.lanes[lane].send(job).is_err() {
+            return Answer::Refused(Refusal::StoreUnavailable);
+        }
+        match tokio::time::timeout_at(deadline, answered).await {
+            Ok(Ok(answer)) => answer,
+            // The deadline passed, or the lane let go of the job for the same reason.
+            Ok(Err(_)) | Err(_) => Answer::Refused(progress.withdraw()),
+        }
+    }
+
+    /// Commands that wait for a lane.
+    pub fn queue_depth(&self) -> usize {
+        self.queue_max - self.queue.available_permits()
+    }
+
+    /// The lane of what the request locks: twins meet in one, as do all requests for a hot pair, while a large tenant
+    /// still uses them all.
+    fn lane_of(&self, request: &Request) -> usize {
+        let agent = match &request.command {
+            Command::RecordUsage(record) => Some(&record.pair.agent),
+            Command::RecordUsageBulk(items) => items.iter().flatten().next().map(|record| &record.pair.agent),
+            Command::Settle(pair) => Some(&pair.agent),
+            Command::SettleAgent(agent) => Some(agent),
+            _ => None,
+        };
+        let mut hasher = DefaultHasher::new();
+        (&request.tenant, agent).hash(&mut hasher);
+        (hasher.finish() % self.lanes.len() as u64) as usize
+    }
+}

@@ -1,0 +1,92 @@
+//! A request on its way through a lane, and the one question its two ends must agree on: is it still wanted?
+//! Until the moment before COMMIT its handler can withdraw it, and then knows that nothing was changed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use crate::domain::refusal::Refusal;
+use crate::domain::timestamp::Timestamp;
+
+use super::in_flight::Presence;
+use super::{Answer, Request};
+
+const WAITING: u8 = 0;
+const COMMITTING: u8 = 1;
+const WITHDRAWN: u8 = 2;
+
+/// What handler and lane share.
+#[derive(Debug, Default)]
+pub struct Progress {
+    state: AtomicU8,
+    /// Another request with the same key is, or was, under way.
+    met_twin: AtomicBool,
+}
+
+impl Progress {
+    pub fn meet_twin(&self) {
+        self.met_twin.store(true, Ordering::Release);
+    }
+
+    /// Gives up at the deadline. The refusal says as much as is certain.
+    pub fn withdraw(&self) -> Refusal {
+        let withdrawn =
+            self.state.compare_exchange(WAITING, WITHDRAWN, Ordering::AcqRel, Ordering::Acquire) != Err(COMMITTING);
+        match (self.met_twin.load(Ordering::Acquire), withdrawn) {
+            (true, _) => Refusal::KeyInFlight,
+            (false, true) => Refusal::StoreUnavailable,
+            (false, false) => Refusal::OutcomeUnknown,
+        }
+    }
+}
+
+/// A request in a lane.
+#[derive(Debug)]
+pub struct Job {
+    pub request: Request,
+    pub progress: Arc<Progress>,
+    /// When the record of a COMMIT with unknown outcome would expire: by this it is known again as our own.
+    pub unsettled: Option<Timestamp>,
+    /// A place in the queue, until a lane takes the job.
+    pub place: Option<OwnedSemaphorePermit>,
+    answer: oneshot::Sender<Answer>,
+    _presence: Option<Presence>,
+}
+
+impl Job {
+    pub fn new(
+        request: Request,
+        place: OwnedSemaphorePermit,
+        presence: Option<Presence>,
+    ) -> (Self, oneshot::Receiver<Answer>) {
+        let (answer, answered) = oneshot::channel();
+        let progress = Arc::default();
+        (Self { request, progress, unsettled: None, place: Some(place), answer, _presence: presence }, answered)
+    }
+
+    /// From here on the job may count, whatever its handler does. False if it was withdrawn.
+    pub fn begin_commit(&self) -> bool {
+        self.progress.state.compare_exchange(WAITING, COMMITTING, Ordering::AcqRel, Ordering::Acquire) != Err(WITHDRAWN)
+    }
+
+    /// The COMMIT did not happen, for certain. A job that is unsettled from an earlier one stays so.
+    pub fn end_commit(&self) {
+        if self.unsettled.is_none() {
+            let _ = self.progress.state.compare_exchange(COMMITTING, WAITING, Ordering::AcqRel, Ordering::Acquire);
+        }
+    }
+
+    pub fn is_withdrawn(&self) -> bool {
+        self.progress.state.load(Ordering::Acquire) == WITHDRAWN
+    }
+
+    /// A handler that is gone no longer listens; the answer is then only in the database.
+    pub fn answer(self, answer: Answer) {
+        let _ = self.answer.send(answer);
+    }
+
+    pub fn refuse(self, refusal: Refusal) {
+        self.answer(Answer::Refused(refusal));
+    }
+}

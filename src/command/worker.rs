@@ -1,0 +1,258 @@
+//! A lane: takes whatever waits, commits it, answers it, and begins again. What goes wrong is sorted here: which
+//! requests run again, which fail, and which outcome nobody can know.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use sqlx::PgConnection;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::Instant;
+use tracing::{error, warn};
+
+use crate::domain::refusal::Refusal;
+use crate::domain::timestamp::Timestamp;
+use crate::store::server::Patience;
+use crate::store::{FaultKind, StoreError};
+
+use super::Answer;
+use super::batch::{Attempt, Phase, Setback};
+use super::committer::{Shared, WaitingRoom};
+use super::job::Job;
+
+/// Runs of one batch after deadlocks, taken keys and withdrawals, before its members are tried one by one.
+const RERUNS_MAX: u32 = 8;
+
+/// Pause before what could not be done now is tried again.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a connection may take to be made.
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+
+pub struct Worker {
+    pub shared: Arc<Shared>,
+    pub arrivals: UnboundedReceiver<Job>,
+    /// Where blocked requests go. None: this is the waiting room itself.
+    pub waiting_room: Option<WaitingRoom>,
+    pub shard: i16,
+    pub dice: StdRng,
+    pub connection: Option<PgConnection>,
+}
+
+/// Requests that run together.
+struct Group {
+    jobs: Vec<Job>,
+    patience: Patience,
+    reruns: u32,
+    reconnects: u32,
+    /// The moment of its latest attempt.
+    began_at: Timestamp,
+}
+
+impl Group {
+    fn of(jobs: Vec<Job>) -> Self {
+        Self { jobs, patience: Patience::Batch, reruns: 0, reconnects: 0, began_at: Timestamp::from_ms(0) }
+    }
+
+    /// The members, each by itself.
+    fn apart(self) -> impl Iterator<Item = Self> {
+        self.jobs.into_iter().map(|job| Self { patience: Patience::Single, ..Self::of(vec![job]) })
+    }
+}
+
+impl Worker {
+    /// Runs until all senders are gone and everything that was sent is answered.
+    pub async fn run(mut self) {
+        let mut carried: Vec<Job> = Vec::new();
+        loop {
+            let mut jobs = carried;
+            if jobs.is_empty() {
+                if self.arrivals.recv_many(&mut jobs, self.shared.batch_max).await == 0 {
+                    return;
+                }
+            } else {
+                while jobs.len() < self.shared.batch_max {
+                    let Ok(job) = self.arrivals.try_recv() else { break };
+                    jobs.push(job);
+                }
+            }
+            for job in &mut jobs {
+                job.place = None;
+            }
+            carried = self.commit(jobs).await;
+        }
+    }
+
+    /// Commits and answers `jobs`. Returns those that have to be tried again.
+    async fn commit(&mut self, jobs: Vec<Job>) -> Vec<Job> {
+        let mut carried = Vec::new();
+        let mut pause = false;
+        let mut groups = VecDeque::from([Group::of(jobs)]);
+        while let Some(mut group) = groups.pop_front() {
+            drop_given_up(&mut group.jobs);
+            if group.jobs.is_empty() {
+                continue;
+            }
+            let mut phase = Phase::Apply;
+            let setback = match self.attempt(&mut group, &mut phase).await {
+                Ok(answers) => {
+                    carried.extend(deliver(group.jobs, answers));
+                    continue;
+                }
+                Err(setback) => setback,
+            };
+            let Setback::Store(fault) = setback else {
+                group.jobs.iter().for_each(Job::end_commit);
+                groups.push_front(group);
+                continue;
+            };
+            if phase == Phase::Commit && !fault.refuses_commit() {
+                warn!(error = %fault, "the outcome of a COMMIT is unknown");
+                self.connection = None;
+                carried.extend(unsettle(group.jobs, self.shared.expiry_of(group.began_at)));
+                pause = true;
+                continue;
+            }
+            group.jobs.iter().for_each(Job::end_commit);
+            match fault.kind() {
+                FaultKind::KeyTaken | FaultKind::Deadlock | FaultKind::Serialization => {
+                    carried.extend(again(&mut groups, group));
+                }
+                FaultKind::Unavailable => {
+                    self.connection = None;
+                    group.reconnects += 1;
+                    if group.reconnects == 1 {
+                        groups.push_front(group);
+                    } else {
+                        warn!(error = %fault, requests = group.jobs.len(), "the database is unavailable");
+                        carried.extend(refuse_unless_unsettled(group.jobs));
+                        // The rest would meet the same fate, one connection attempt after the other.
+                        for group in groups.drain(..) {
+                            carried.extend(refuse_unless_unsettled(group.jobs));
+                        }
+                        pause = true;
+                    }
+                }
+                FaultKind::Blocked if group.jobs.len() > 1 => prepend(&mut groups, group.apart()),
+                FaultKind::Blocked => {
+                    if phase == Phase::Remember {
+                        group.jobs.iter().for_each(|job| job.progress.meet_twin());
+                    }
+                    match &self.waiting_room {
+                        Some(waiting_room) => group.jobs.into_iter().for_each(|job| waiting_room.admit(job)),
+                        None => carried.extend(group.jobs),
+                    }
+                }
+                FaultKind::Poisoned if group.jobs.len() > 1 => prepend(&mut groups, group.apart()),
+                FaultKind::Poisoned => fail(group.jobs, &fault),
+            }
+        }
+        if pause {
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+        carried
+    }
+
+    /// One attempt, which ends at the latest when nobody waits any more.
+    async fn attempt(&mut self, group: &mut Group, phase: &mut Phase) -> Result<Vec<Option<Answer>>, Setback> {
+        let shared = self.shared.clone();
+        if self.connection.is_none() {
+            self.connection = Some(shared.connect(CONNECT_LIMIT).await?);
+        }
+        let connection = self.connection.as_mut().expect("it was just made");
+        let latest = group.jobs.iter().map(|job| job.request.deadline).max().expect("a group is never empty");
+        group.began_at = shared.clock.now();
+        let attempt = Attempt {
+            now: group.began_at,
+            limits: shared.limits.now(),
+            ttl_ms: shared.ttl_ms,
+            shard: self.shard,
+            patience: group.patience,
+            dice: &mut self.dice,
+            phase,
+        };
+        let run = attempt.run(connection, &group.jobs);
+        match tokio::time::timeout_at(Instant::from_std(latest), run).await {
+            Ok(result) => result,
+            Err(_) => {
+                // Whatever it still does, this connection is not in step with us any more.
+                self.connection = None;
+                Err(StoreError::TimedOut.into())
+            }
+        }
+    }
+}
+
+/// After a COMMIT of unknown outcome. Keyed requests are carried until the database tells; of the others nobody can ever
+/// know.
+fn unsettle(jobs: Vec<Job>, expiry: Timestamp) -> Vec<Job> {
+    let mut keyed = Vec::new();
+    for mut job in jobs {
+        if job.request.keyed.is_none() {
+            job.refuse(Refusal::OutcomeUnknown);
+        } else {
+            job.unsettled = Some(expiry);
+            keyed.push(job);
+        }
+    }
+    keyed
+}
+
+/// Forgets jobs whose handlers gave up, and those nobody waits for any more.
+fn drop_given_up(jobs: &mut Vec<Job>) {
+    let now = std::time::Instant::now();
+    jobs.retain(|job| !job.is_withdrawn() && job.request.deadline > now);
+}
+
+/// Hands out the answers. Returns the twins that still have to run.
+fn deliver(jobs: Vec<Job>, answers: Vec<Option<Answer>>) -> Vec<Job> {
+    let mut left = Vec::new();
+    for (job, answer) in jobs.into_iter().zip(answers) {
+        match answer {
+            Some(answer) => job.answer(answer),
+            None => {
+                job.end_commit();
+                left.push(job);
+            }
+        }
+    }
+    left
+}
+
+/// Runs a group again that lost against somebody else, for a while. Returns what is left when that never ends.
+fn again(groups: &mut VecDeque<Group>, mut group: Group) -> Vec<Job> {
+    group.reruns += 1;
+    if group.reruns <= RERUNS_MAX {
+        groups.push_front(group);
+    } else if group.jobs.len() > 1 {
+        prepend(groups, group.apart());
+    } else {
+        warn!("a request was rolled back {RERUNS_MAX} times in a row");
+        return refuse_unless_unsettled(group.jobs);
+    }
+    Vec::new()
+}
+
+fn prepend(groups: &mut VecDeque<Group>, first: impl Iterator<Item = Group>) {
+    let rest = std::mem::take(groups);
+    groups.extend(first.chain(rest));
+}
+
+/// Nothing of this attempt was committed, and it ends here. Only jobs with an earlier COMMIT in doubt go on.
+fn refuse_unless_unsettled(jobs: Vec<Job>) -> Vec<Job> {
+    let (unsettled, settled): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| job.unsettled.is_some());
+    settled.into_iter().for_each(|job| job.refuse(Refusal::StoreUnavailable));
+    unsettled
+}
+
+/// One request alone breaks something: our fault, or a database that was changed by hand.
+fn fail(jobs: Vec<Job>, fault: &StoreError) {
+    for job in jobs {
+        let request = &job.request;
+        error!(requestId = request.request_id, method = request.method, path = request.path, error = %fault,
+            "a request could not be executed");
+        let outcome = if job.unsettled.is_some() { Refusal::OutcomeUnknown } else { Refusal::Internal };
+        job.refuse(outcome);
+    }
+}
