@@ -8,6 +8,7 @@ pub mod error;
 pub mod events;
 pub mod idempotency;
 pub mod limits;
+pub mod migrations;
 pub mod record_counts;
 pub mod server;
 pub mod services;

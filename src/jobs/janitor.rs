@@ -1,0 +1,236 @@
+//! The janitor prunes idempotency records: the expired, then the oldest of callers over their cap, then the oldest of
+//! all over the total cap; and events beyond the log's length. It deletes in small transactions, one replica at a time,
+//! and leaves alone what a writer holds. Its cost follows what it deletes: the counts are kept, not recounted.
+
+use std::time::Duration;
+
+use sqlx::{Connection, PgConnection, PgPool};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::clock::Clock;
+use crate::domain::timestamp::Timestamp;
+use crate::live_limits::LiveLimits;
+use crate::store::idempotency::{self, Removed};
+use crate::store::record_counts::{self, Change, Kind, Owner};
+use crate::store::{StoreError, events, server};
+
+/// Rows one transaction deletes at most, so that none is long.
+const ROWS_MAX: i64 = 1000;
+/// Count changes one transaction folds at most.
+const CHANGES_MAX: i64 = 10_000;
+/// Owners over their cap that one step looks at.
+const OWNERS_MAX: i64 = 100;
+/// Transactions one run may take for each of its tasks; what is left waits for the next.
+const STEPS_MAX: u32 = 1000;
+
+/// How the janitor is set up.
+#[derive(Clone, Debug)]
+pub struct JanitorSettings {
+    pub pause: Duration,
+    /// Records in total.
+    pub records_max: i64,
+    /// Records of one caller.
+    pub records_of_caller_max: i64,
+}
+
+/// What one run removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// False if another replica's janitor was at work.
+    pub was_alone: bool,
+    pub expired: i64,
+    /// Records removed for their caller's cap, and those of them that had not expired.
+    pub over_caller_cap: i64,
+    pub live_over_caller_cap: i64,
+    /// The same for the total cap.
+    pub over_total_cap: i64,
+    pub live_over_total_cap: i64,
+    pub events: i64,
+}
+
+#[derive(Clone, Debug)]
+pub struct Janitor {
+    pub settings: JanitorSettings,
+    pub pool: PgPool,
+    pub clock: Clock,
+    pub limits: LiveLimits,
+}
+
+impl Janitor {
+    pub async fn run(self, stop: CancellationToken) {
+        while super::pause(self.settings.pause, &stop).await {
+            // A run may be cut anywhere: each of its transactions is whole.
+            match stop.run_until_cancelled(self.run_once()).await {
+                Some(Ok(report)) => log(&report, &self.settings),
+                Some(Err(error)) => warn!(%error, "the janitor could not finish"),
+                None => return,
+            }
+        }
+    }
+
+    /// Prunes everything there is to prune.
+    pub async fn run_once(&self) -> Result<Report, StoreError> {
+        let mut connection = self.pool.acquire().await?;
+        let now = self.clock.now();
+        let mut report = Report::default();
+        let mut steps = 0;
+        while let Some(removed) = expired(&mut connection, now).await? {
+            report.was_alone = true;
+            report.expired += removed;
+            steps += 1;
+            if removed < ROWS_MAX || steps == STEPS_MAX {
+                break;
+            }
+        }
+        if !report.was_alone {
+            return Ok(report);
+        }
+        for _ in 0..STEPS_MAX {
+            if fold(&mut connection).await?.is_none_or(|folded| folded < CHANGES_MAX) {
+                break;
+            }
+        }
+        for _ in 0..STEPS_MAX {
+            let Some((removed, live)) = self.over_caller_cap(&mut connection, now).await? else { break };
+            report.over_caller_cap += removed;
+            report.live_over_caller_cap += live;
+        }
+        for _ in 0..STEPS_MAX {
+            let Some((removed, live)) = self.over_total_cap(&mut connection, now).await? else { break };
+            report.over_total_cap += removed;
+            report.live_over_total_cap += live;
+        }
+        for _ in 0..STEPS_MAX {
+            let Some(removed) = self.old_events(&mut connection).await? else { break };
+            report.events += removed;
+        }
+        Ok(report)
+    }
+
+    /// One step. None when nobody is over the cap, or nothing could be removed.
+    async fn over_caller_cap(
+        &self,
+        connection: &mut PgConnection,
+        now: Timestamp,
+    ) -> Result<Option<(i64, i64)>, StoreError> {
+        let mut transaction = connection.begin().await?;
+        if !server::try_janitor_lock(&mut transaction).await? {
+            return Ok(None);
+        }
+        let cap = self.settings.records_of_caller_max;
+        let mut removed = Vec::new();
+        let mut room = ROWS_MAX;
+        for Owner { owner, records } in
+            record_counts::over_cap(&mut transaction, Kind::CallerReplies, cap, OWNERS_MAX).await?
+        {
+            let surplus = (records - cap).min(room);
+            removed.extend(idempotency::evict_oldest_of_caller(&mut transaction, &owner, now, surplus).await?);
+            room -= surplus;
+            if room == 0 {
+                break;
+            }
+        }
+        let sums = note(&mut transaction, &removed).await?;
+        transaction.commit().await?;
+        Ok((sums.0 > 0).then_some(sums))
+    }
+
+    /// One step. None when the total is within the cap, or nothing could be removed.
+    async fn over_total_cap(
+        &self,
+        connection: &mut PgConnection,
+        now: Timestamp,
+    ) -> Result<Option<(i64, i64)>, StoreError> {
+        let mut transaction = connection.begin().await?;
+        if !server::try_janitor_lock(&mut transaction).await? {
+            return Ok(None);
+        }
+        let surplus = record_counts::all_replies(&mut transaction).await? - self.settings.records_max;
+        if surplus <= 0 {
+            return Ok(None);
+        }
+        let removed = idempotency::evict_oldest(&mut transaction, now, surplus.min(ROWS_MAX)).await?;
+        let sums = note(&mut transaction, &removed).await?;
+        transaction.commit().await?;
+        Ok((sums.0 > 0).then_some(sums))
+    }
+
+    /// One step over the tenants whose log is too long. None when there is none.
+    async fn old_events(&self, connection: &mut PgConnection) -> Result<Option<i64>, StoreError> {
+        let mut transaction = connection.begin().await?;
+        if !server::try_janitor_lock(&mut transaction).await? {
+            return Ok(None);
+        }
+        let cap = self.limits.now().event_log_cap;
+        let mut deleted = 0;
+        for Owner { owner, records } in
+            record_counts::over_cap(&mut transaction, Kind::TenantEvents, cap, OWNERS_MAX).await?
+        {
+            let surplus = (records - cap).min(ROWS_MAX - deleted);
+            let removed = events::delete_oldest(&mut transaction, &owner, surplus).await?;
+            let change = Change { kind: Kind::TenantEvents, owner: &owner, change: -removed };
+            if removed > 0 {
+                record_counts::append(&mut transaction, &[change]).await?;
+            }
+            deleted += removed;
+            if deleted >= ROWS_MAX {
+                break;
+            }
+        }
+        record_counts::fold(&mut transaction, CHANGES_MAX).await?;
+        record_counts::forget_empty(&mut transaction, ROWS_MAX).await?;
+        transaction.commit().await?;
+        Ok((deleted > 0).then_some(deleted))
+    }
+}
+
+/// One step. None if another janitor is at work, else how many records were removed.
+async fn expired(connection: &mut PgConnection, now: Timestamp) -> Result<Option<i64>, StoreError> {
+    let mut transaction = connection.begin().await?;
+    if !server::try_janitor_lock(&mut transaction).await? {
+        return Ok(None);
+    }
+    let removed = idempotency::prune_expired(&mut transaction, now, ROWS_MAX).await?;
+    let (records, _) = note(&mut transaction, &removed).await?;
+    transaction.commit().await?;
+    Ok(Some(records))
+}
+
+async fn fold(connection: &mut PgConnection) -> Result<Option<i64>, StoreError> {
+    let mut transaction = connection.begin().await?;
+    if !server::try_janitor_lock(&mut transaction).await? {
+        return Ok(None);
+    }
+    let folded = record_counts::fold(&mut transaction, CHANGES_MAX).await?;
+    transaction.commit().await?;
+    Ok(Some(folded))
+}
+
+/// Corrects the counts by what was removed, in the same transaction. Returns the records removed, and the live of them.
+async fn note(connection: &mut PgConnection, removed: &[Removed]) -> Result<(i64, i64), StoreError> {
+    if removed.is_empty() {
+        return Ok((0, 0));
+    }
+    let changes: Vec<Change<'_>> = removed
+        .iter()
+        .map(|removed| Change { kind: Kind::CallerReplies, owner: &removed.caller, change: -removed.records })
+        .collect();
+    record_counts::append(connection, &changes).await?;
+    record_counts::fold(connection, CHANGES_MAX).await?;
+    Ok((removed.iter().map(|removed| removed.records).sum(), removed.iter().map(|removed| removed.live).sum()))
+}
+
+fn log(report: &Report, settings: &JanitorSettings) {
+    let evicted = report.over_caller_cap + report.over_total_cap;
+    if report.expired + evicted + report.events > 0 {
+        info!(expired = report.expired, evicted, events = report.events, "the janitor pruned");
+    }
+    if report.live_over_caller_cap > 0 {
+        let cap = settings.records_of_caller_max;
+        warn!(cap, count = report.live_over_caller_cap, "live idempotency records evicted");
+    }
+    if report.live_over_total_cap > 0 {
+        warn!(cap = settings.records_max, count = report.live_over_total_cap, "live idempotency records evicted");
+    }
+}
