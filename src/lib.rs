@@ -1,9 +1,18 @@
 //! AgentPay Billing: exactly-once metering and settlement on PostgreSQL.
+//!
+//! A write travels from [`api`] through [`command`] and [`store`] to COMMIT; a read from [`api`] to [`store`];
+//! [`jobs`] work in the background. [`domain`] holds the words they share. [`app`] puts them together.
 
+pub mod api;
+pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod command;
 pub mod domain;
 pub mod jobs;
 pub mod live_limits;
 pub mod local_postgres;
+pub mod settings;
+pub mod shutdown;
 pub mod store;
+pub mod telemetry;

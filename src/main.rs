@@ -1,13 +1,18 @@
-//! Starts the private local PostgreSQL, and stops it on Ctrl-C.
+//! Parses the command line, runs it, and exits.
 
-use std::path::Path;
+use std::process::ExitCode;
 
-use agentpay_billing::local_postgres::LocalPostgres;
+use agentpay_billing::cli::Cli;
+use clap::Parser;
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let postgres = LocalPostgres::start(Path::new("./.agentpay"), &[]).await?;
-    println!("{}", postgres.url("agentpay"));
-    tokio::signal::ctrl_c().await?;
-    Ok(postgres.stop().await?)
+async fn main() -> ExitCode {
+    match Cli::parse().run().await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -1,0 +1,19 @@
+//! What strict bodies have in common.
+
+use serde_json::Value;
+
+use crate::domain::refusal::Refusal;
+
+/// A strict body is an object without unknown members.
+pub fn check(body: &Value, known: &[&str]) -> Result<(), Refusal> {
+    let members = body.as_object().ok_or(Refusal::BodyNotObject)?;
+    match members.keys().find(|name| !known.contains(&name.as_str())) {
+        Some(name) => Err(Refusal::UnexpectedField(name.clone())),
+        None => Ok(()),
+    }
+}
+
+/// Length in UTF-16 code units, as the contract counts.
+pub fn length(text: &str) -> usize {
+    text.encode_utf16().count()
+}

@@ -1,0 +1,43 @@
+//! The headers every response has.
+
+use std::time::Instant;
+
+use axum::http::Method;
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderMap, HeaderName, HeaderValue, REFERRER_POLICY,
+    STRICT_TRANSPORT_SECURITY, VARY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+
+const CSP: &str = "default-src 'none'; base-uri 'none'; connect-src 'none'; font-src 'none'; form-action 'none'; \
+    frame-ancestors 'none'; img-src 'none'; manifest-src 'none'; media-src 'none'; object-src 'none'; \
+    script-src 'none'; script-src-attr 'none'; style-src 'none'; worker-src 'none'";
+
+const FIXED: [(HeaderName, &str); 6] = [
+    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (X_FRAME_OPTIONS, "DENY"),
+    (REFERRER_POLICY, "no-referrer"),
+    (STRICT_TRANSPORT_SECURITY, "max-age=63072000; includeSubDomains; preload"),
+    (HeaderName::from_static("permissions-policy"), "geolocation=(), camera=(), microphone=()"),
+    (CONTENT_SECURITY_POLICY, CSP),
+];
+
+pub fn add(headers: &mut HeaderMap, method: &Method, path: &str, request_id: &str, began: Instant) {
+    for (name, value) in FIXED {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    if let Ok(value) = HeaderValue::from_str(request_id) {
+        headers.insert("x-request-id", value);
+    }
+    let timing = format!("app;dur={:.1}", began.elapsed().as_secs_f64() * 1000.0);
+    headers.insert("server-timing", HeaderValue::from_str(&timing).expect("a number"));
+    let is_api = path.starts_with("/api/v1");
+    if method == Method::OPTIONS {
+        return;
+    }
+    if is_api || path == "/health" || path == "/health/" {
+        headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("private, no-cache"));
+    }
+    if is_api {
+        headers.append(VARY, HeaderValue::from_static("X-API-Key"));
+    }
+}

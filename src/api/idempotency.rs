@@ -1,0 +1,45 @@
+//! What became of an idempotency key.
+
+use axum::extract::State;
+use axum::response::Response;
+use serde::Serialize;
+
+use crate::domain::names::IdempotencyKey;
+use crate::domain::refusal::Refusal;
+use crate::domain::timestamp::Timestamp;
+use crate::store::idempotency;
+
+use super::exchange::{Failure, Read, check_query, json};
+use super::state::{ApiState, read_refusal};
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Found<'a> {
+    key: &'a str,
+    method: &'a str,
+    path: &'a str,
+    status: i16,
+    created_at: Timestamp,
+    expires_at: Timestamp,
+    request_id: &'a str,
+}
+
+pub async fn find(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    check_query(&exchange, &[])?;
+    let key = IdempotencyKey::parse(exchange.parameter("key").as_bytes()).ok().flatten().ok_or(Refusal::KeySyntax)?;
+    let id = exchange.caller_key(key.as_str().to_owned());
+    let mut connection = state.connection().await?;
+    let record = idempotency::find(&mut connection, &id, state.clock.now())
+        .await
+        .map_err(|error| read_refusal(&error))?
+        .ok_or(Refusal::KeyUnknown)?;
+    Ok(json(&Found {
+        key: key.as_str(),
+        method: &record.method,
+        path: &record.path,
+        status: record.status,
+        created_at: record.created_at.into(),
+        expires_at: record.expires_at.into(),
+        request_id: &record.request_id,
+    }))
+}

@@ -1,0 +1,100 @@
+//! Query parameters and cursors. Values are read leniently, as the contract's table of kinds says.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use percent_encoding::percent_decode_str;
+
+use crate::domain::refusal::Refusal;
+
+/// Pairs that are read; the rest is ignored.
+const PAIRS_MAX: usize = 1000;
+
+#[derive(Clone, Debug, Default)]
+pub struct Query(Vec<(String, String)>);
+
+impl Query {
+    pub fn parse(text: &str) -> Self {
+        let decode = |text: &str| {
+            let text = text.replace('+', " ");
+            percent_decode_str(&text).decode_utf8_lossy().into_owned()
+        };
+        let pairs = text.split('&').filter(|pair| !pair.is_empty()).take(PAIRS_MAX);
+        Self(
+            pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(n, v)| (decode(n), decode(v))).collect(),
+        )
+    }
+
+    pub fn first_unknown(&self, known: &[&str]) -> Option<&str> {
+        self.0.iter().map(|(name, _)| name.as_str()).find(|name| !known.contains(name))
+    }
+
+    pub fn has_nul(&self) -> bool {
+        self.0.iter().any(|(name, value)| name.contains('\0') || value.contains('\0'))
+    }
+
+    /// A text: repeated counts as absent.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        let mut values = self.0.iter().filter(|(own, _)| own == name).map(|(_, value)| value.as_str());
+        let value = values.next()?;
+        values.next().is_none().then_some(value)
+    }
+
+    /// A bounded integer: the first value, truncated and clamped; the default for anything that is no number.
+    pub fn bounded(&self, name: &str, default: i64, min: i64, max: i64) -> i64 {
+        let value = self.0.iter().find(|(own, _)| own == name).and_then(|(_, value)| number(value));
+        // A clamped double fits: all bounds are far below 2^53.
+        value.map_or(default, |value| value.trunc().clamp(min as f64, max as f64) as i64)
+    }
+
+    /// An integer filter; anything else is ignored.
+    pub fn integer(&self, name: &str) -> Option<i64> {
+        let value = self.text(name).and_then(number)?;
+        (value.fract() == 0.0).then_some(value as i64)
+    }
+
+    pub fn flag(&self, name: &str) -> Option<bool> {
+        match self.text(name)? {
+            "true" => Some(true),
+            "false" => Some(false),
+            _ => None,
+        }
+    }
+
+    /// The decoded cursor, if one was sent.
+    pub fn cursor(&self) -> Result<Option<String>, Refusal> {
+        let Some(text) = self.text("cursor") else { return Ok(None) };
+        let decoded = URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+        decoded.filter(|text| !text.is_empty()).map(Some).ok_or(Refusal::CursorMalformed)
+    }
+}
+
+pub fn encode_cursor(text: &str) -> String {
+    URL_SAFE_NO_PAD.encode(text)
+}
+
+/// A decimal with optional sign, fraction and exponent.
+fn number(text: &str) -> Option<f64> {
+    let text = text.trim();
+    let is_decimal = text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte));
+    text.parse::<f64>().ok().filter(|value| is_decimal && value.is_finite())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers_are_truncated_and_clamped() {
+        let read = |value: &str| Query::parse(&format!("limit={value}")).bounded("limit", 50, 1, 100);
+        for value in ["abc", "NaN", "Infinity", "0x10", "1e999", "", "%20"] {
+            assert_eq!(read(value), 50, "{value}");
+        }
+        for (value, expected) in [("0", 1), ("-5", 1), ("250", 100), ("3.7", 3), ("1e2", 100), ("%2B7", 7)] {
+            assert_eq!(read(value), expected, "{value}");
+        }
+        assert_eq!(Query::parse("a=1&a=2").text("a"), None);
+        assert_eq!(Query::parse("a=x+y%21").text("a"), Some("x y!"));
+        assert_eq!(Query::parse("p=1.5").integer("p"), None);
+        assert_eq!(Query::parse("p=1e2").integer("p"), Some(100));
+    }
+}

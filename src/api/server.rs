@@ -1,0 +1,73 @@
+//! The HTTP server: accepts connections, bounds how long a head may take, and drains when told.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::Uri;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+use tracing::warn;
+
+use super::Peer;
+use super::pipeline::OriginalPath;
+
+/// Serves until `stop`; then no new connections, idle ones close and running requests finish. False if some were still
+/// running after `drain_limit`, and were cut off.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    headers_timeout: Duration,
+    drain_limit: Duration,
+    stop: CancellationToken,
+) -> bool {
+    let graceful = GracefulShutdown::new();
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(headers_timeout);
+    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file descriptors, most likely: those in use have to end first.
+                warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let _ = stream.set_nodelay(true);
+        let router = router.clone();
+        let service =
+            service_fn(move |request: hyper::Request<Incoming>| router.clone().oneshot(prepare(request, Peer(peer))));
+        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+        // A connection ends in an error when the client breaks it; nobody is left to be told.
+        tokio::spawn(async move { drop(connection.await) });
+    }
+    drop(listener);
+    tokio::time::timeout(drain_limit, graceful.shutdown()).await.is_ok()
+}
+
+/// Notes the peer, and takes one optional trailing slash off the path.
+fn prepare(request: hyper::Request<Incoming>, peer: Peer) -> Request {
+    let mut request = request.map(Body::new);
+    let path = request.uri().path().to_owned();
+    if path.len() > 1 && path.ends_with('/') {
+        let bare = &path[..path.len() - 1];
+        let target = match request.uri().query() {
+            Some(query) => format!("{bare}?{query}"),
+            None => bare.to_owned(),
+        };
+        if let Ok(uri) = target.parse::<Uri>() {
+            *request.uri_mut() = uri;
+        }
+    }
+    request.extensions_mut().insert(OriginalPath(path));
+    request.extensions_mut().insert(peer);
+    request
+}

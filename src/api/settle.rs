@@ -1,0 +1,30 @@
+//! Settling one pair, or all pairs of an agent.
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+use serde_json::Value;
+
+use crate::command::Command;
+use crate::domain::names::{AgentId, ServiceId};
+use crate::domain::refusal::Refusal;
+use crate::domain::usage::Pair;
+
+use super::exchange::{Failure, Write};
+use super::state::ApiState;
+
+pub async fn settle(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
+    let write = Write::read(request, &[]).await?;
+    let text = |name: &str| write.body.get(name).and_then(Value::as_str);
+    let agent = text("agent").and_then(AgentId::parse);
+    let service_id = text("serviceId").and_then(ServiceId::parse);
+    let pair = agent.zip(service_id).map(|(agent, service_id)| Pair { agent, service_id });
+    let command = pair.map(Command::Settle).ok_or(Refusal::AgentAndService);
+    write.submit(&state, command).await
+}
+
+pub async fn settle_agent(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
+    let write = Write::read(request, &[]).await?;
+    let agent = write.body.get("agent").and_then(Value::as_str).and_then(AgentId::parse);
+    let command = agent.map(Command::SettleAgent).ok_or(Refusal::Agent);
+    write.submit(&state, command).await
+}

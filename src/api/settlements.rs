@@ -1,0 +1,67 @@
+//! The ledger: settlements, newest first.
+
+use axum::extract::State;
+use axum::response::Response;
+use serde::Serialize;
+
+use crate::domain::money::SAFE_MAX;
+use crate::domain::names::{AgentId, ServiceId};
+use crate::domain::refusal::Refusal;
+use crate::domain::settlement::Settlement;
+use crate::domain::timestamp::Timestamp;
+use crate::store::settlements::{self, Filter, Place};
+
+use super::exchange::{Failure, Read, check_query, json};
+use super::query::encode_cursor;
+use super::state::{ApiState, read_refusal};
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct List {
+    items: Vec<Settlement>,
+    next_cursor: Option<String>,
+}
+
+pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    check_query(&exchange, &["agent", "serviceId", "since", "limit", "cursor"])?;
+    let query = &exchange.query;
+    let text = |name: &str| query.text(name).filter(|text| !text.is_empty());
+    let since = query.bounded("since", 0, 0, SAFE_MAX as i64);
+    let filter = Filter {
+        agent: text("agent").map(|text| AgentId::parse(text).ok_or(Refusal::Agent)).transpose()?,
+        service_id: text("serviceId").map(|text| ServiceId::parse(text).ok_or(Refusal::Service)).transpose()?,
+        since: Some(Timestamp::from_ms(since)),
+    };
+    let limit = query.bounded("limit", 100, 1, 1000);
+    let before = match query.cursor()? {
+        Some(cursor) => Some(parse_cursor(&cursor).ok_or(Refusal::CursorMalformed)?),
+        None => None,
+    };
+    let mut connection = state.connection().await?;
+    let mut rows = settlements::list(&mut connection, &exchange.identity.tenant, &filter, before, limit + 1)
+        .await
+        .map_err(|error| read_refusal(&error))?;
+    let has_more = rows.len() as i64 > limit;
+    rows.truncate(limit as usize);
+    let next_cursor = rows
+        .last()
+        .filter(|_| has_more)
+        .map(|(place, _)| encode_cursor(&format!("{}:{}", place.settled_at.as_ms(), place.list_position)));
+    let items = rows.into_iter().map(|(_, settlement)| settlement).collect();
+    Ok(json(&List { items, next_cursor }))
+}
+
+pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    check_query(&exchange, &[])?;
+    let id = exchange.parameter("id");
+    let mut connection = state.connection().await?;
+    let settlement = settlements::find(&mut connection, &exchange.identity.tenant, id)
+        .await
+        .map_err(|error| read_refusal(&error))?;
+    Ok(json(&settlement.ok_or_else(|| Refusal::SettlementNotFound(id.to_owned()))?))
+}
+
+fn parse_cursor(cursor: &str) -> Option<Place> {
+    let (settled_at, list_position) = cursor.split_once(':')?;
+    Some(Place { settled_at: Timestamp::from_ms(settled_at.parse().ok()?), list_position: list_position.parse().ok()? })
+}

@@ -1,0 +1,70 @@
+//! Usage: recording it, one record or many, and reading what is outstanding.
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::command::Command;
+use crate::domain::money::Count;
+use crate::domain::names::{AgentId, ServiceId};
+use crate::domain::refusal::Refusal;
+use crate::domain::usage::{Pair, REQUESTS_MAX, UsageRecord, integer};
+use crate::store::usage;
+
+use super::exchange::{Exchange, Failure, Read, Write, json};
+use super::state::{ApiState, read_refusal};
+
+pub async fn record(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
+    let write = Write::read(request, &[]).await?;
+    let command = parse_record(&write.body).map(Command::RecordUsage);
+    write.submit(&state, command).await
+}
+
+pub async fn record_bulk(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
+    let write = Write::read(request, &[]).await?;
+    let command = parse_items(&write.body, state.limits.now().bulk_max_items).map(Command::RecordUsageBulk);
+    write.submit(&state, command).await
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Outstanding<'a> {
+    agent: &'a AgentId,
+    service_id: &'a ServiceId,
+    total: Count,
+}
+
+pub async fn outstanding(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    let pair = path_pair(&exchange)?;
+    let mut connection = state.connection().await?;
+    let total = usage::outstanding(&mut connection, &exchange.identity.tenant, &pair)
+        .await
+        .map_err(|error| read_refusal(&error))?;
+    Ok(json(&Outstanding { agent: &pair.agent, service_id: &pair.service_id, total: Count(total) }))
+}
+
+/// The pair a path names.
+pub fn path_pair(exchange: &Exchange) -> Result<Pair, Refusal> {
+    let agent = AgentId::parse(exchange.parameter("agent"));
+    let service_id = ServiceId::parse(exchange.parameter("serviceId"));
+    agent.zip(service_id).map(|(agent, service_id)| Pair { agent, service_id }).ok_or(Refusal::AgentAndService)
+}
+
+fn parse_record(body: &Value) -> Result<UsageRecord, Refusal> {
+    let text = |name: &str| body.get(name).and_then(Value::as_str);
+    let agent = text("agent").and_then(AgentId::parse).ok_or(Refusal::Agent)?;
+    let service_id = text("serviceId").and_then(ServiceId::parse).ok_or(Refusal::Service)?;
+    let requests = body.get("requests").and_then(integer).filter(|requests| (1..=REQUESTS_MAX).contains(requests));
+    Ok(UsageRecord { pair: Pair { agent, service_id }, requests: requests.ok_or(Refusal::Requests)? })
+}
+
+fn parse_items(body: &Value, bulk_max_items: i64) -> Result<Vec<Option<UsageRecord>>, Refusal> {
+    super::fields::check(body, &["items"])?;
+    match body.get("items").and_then(Value::as_array) {
+        Some(items) if (1..=bulk_max_items).contains(&(items.len() as i64)) => {
+            Ok(items.iter().map(|item| parse_record(item).ok()).collect())
+        }
+        _ => Err(Refusal::UsageItems { bulk_max_items }),
+    }
+}

@@ -1,0 +1,218 @@
+//! Builds every part from the settings, starts them, and stops them in order.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions, PgConnection, PgPool};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::api::{self, state::ApiState};
+use crate::clock::Clock;
+use crate::command::Committer;
+use crate::jobs::{janitor::Janitor, refresh_limits};
+use crate::live_limits::LiveLimits;
+use crate::local_postgres::{LocalPostgres, LocalPostgresError};
+use crate::settings::Settings;
+use crate::store::{StoreError, limits, migrations, server};
+
+/// How long a start waits for the database.
+const REACH_LIMIT: Duration = Duration::from_secs(30);
+/// How long a stop waits for running requests.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+/// How long a read waits for a connection.
+const ACQUIRE_LIMIT: Duration = Duration::from_secs(2);
+
+/// Why the service did not start. One line, without secrets.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("{address} cannot be listened on: {error}")]
+    Listen { address: SocketAddr, error: std::io::Error },
+    #[error("the database {database} on {host} cannot be reached: {error}")]
+    Unreachable { host: String, database: String, error: String },
+    #[error("the database on {host} is PostgreSQL {found}; {} or newer is needed", server::VERSION_MIN)]
+    TooOld { host: String, found: i32 },
+    #[error("pending migrations: {0}; run `agentpay-billing migrate` or set MIGRATE_ON_START=true")]
+    Pending(String),
+    #[error("the database has migrations this program does not know: {0}; run a newer program")]
+    Unknown(String),
+    #[error(transparent)]
+    Migration(#[from] sqlx::migrate::MigrateError),
+    #[error(transparent)]
+    LocalPostgres(#[from] LocalPostgresError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A database to work with, and the server that has to be stopped with us if it is our own.
+pub struct Database {
+    pub options: PgConnectOptions,
+    pub local: Option<LocalPostgres>,
+}
+
+impl Database {
+    pub async fn open(settings: &Settings) -> Result<Self, StartError> {
+        if let Some(options) = &settings.database {
+            return Ok(Self { options: options.clone().application_name("agentpay-billing"), local: None });
+        }
+        let local = LocalPostgres::start(&settings.data_dir, &[]).await?;
+        Ok(Self { options: local.connect_options("agentpay"), local: Some(local) })
+    }
+
+    pub async fn close(self) {
+        if let Some(local) = self.local
+            && let Err(error) = local.stop().await
+        {
+            warn!(%error, "the private PostgreSQL did not stop");
+        }
+    }
+}
+
+/// Waits until the database answers, and checks that it is one we can work with.
+pub async fn reach(options: &PgConnectOptions) -> Result<PgConnection, StartError> {
+    let began = tokio::time::Instant::now();
+    let unreachable = |error: String| StartError::Unreachable {
+        host: options.get_host().to_owned(),
+        database: options.get_database().unwrap_or_default().to_owned(),
+        error: error.replace('\n', " "),
+    };
+    loop {
+        let error = match tokio::time::timeout_at(began + REACH_LIMIT, options.connect()).await {
+            Err(_) => return Err(unreachable("no answer within 30 s".to_owned())),
+            Ok(Ok(mut connection)) => {
+                let facts = server::facts(&mut connection).await?;
+                if facts.major_version < server::VERSION_MIN {
+                    return Err(StartError::TooOld { host: options.get_host().to_owned(), found: facts.major_version });
+                }
+                if facts.synchronous_commit == "off" {
+                    warn!("synchronous_commit is off: a crash of the database can lose acknowledged writes");
+                }
+                return Ok(connection);
+            }
+            Ok(Err(error)) => error,
+        };
+        // A wrong password or a missing database does not heal by waiting.
+        let is_refusal = matches!(&error, sqlx::Error::Database(refusal)
+            if !refusal.code().is_some_and(|code| code.starts_with("57") || code.starts_with("53")));
+        if is_refusal || began.elapsed() > REACH_LIMIT {
+            return Err(unreachable(error.to_string()));
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Brings the schema up to date, or insists that it is.
+pub async fn prepare_schema(connection: &mut PgConnection, migrate: bool) -> Result<(), StartError> {
+    let difference = migrations::compare(connection).await?;
+    if !difference.unknown.is_empty() {
+        let list: Vec<String> = difference.unknown.iter().map(ToString::to_string).collect();
+        return Err(StartError::Unknown(list.join(", ")));
+    }
+    if migrate {
+        return Ok(migrations::apply(connection).await?);
+    }
+    if difference.pending.is_empty() { Ok(()) } else { Err(StartError::Pending(difference.pending.join(", "))) }
+}
+
+/// A running service.
+pub struct App {
+    pub address: SocketAddr,
+    pub janitor: Janitor,
+    pub limits: LiveLimits,
+    draining: CancellationToken,
+    serving: tokio::task::JoinHandle<bool>,
+    jobs: JoinSet<()>,
+    stop_jobs: CancellationToken,
+    lanes: JoinSet<()>,
+    pool: PgPool,
+}
+
+impl App {
+    /// Starts the service on a reachable database. `clock` is the wall clock; tests keep a clone to move it.
+    pub async fn start(settings: &Settings, options: PgConnectOptions, clock: Clock) -> Result<Self, StartError> {
+        let address = SocketAddr::new(settings.host, settings.port);
+        let listener = TcpListener::bind(address).await.map_err(|error| StartError::Listen { address, error })?;
+        let address = listener.local_addr().map_err(|error| StartError::Listen { address, error })?;
+        let mut connection = reach(&options).await?;
+        prepare_schema(&mut connection, settings.migrate_on_start).await?;
+        let live = LiveLimits::new(limits::read(&mut connection).await?);
+        drop(connection);
+        let pool = PgPoolOptions::new()
+            .max_connections(settings.pool_max)
+            .acquire_timeout(ACQUIRE_LIMIT)
+            .connect_lazy_with(options.clone());
+        let (committer, lanes) = Committer::start(&settings.committer, options, clock.clone(), live.clone());
+        let janitor = Janitor {
+            settings: settings.janitor.clone(),
+            pool: pool.clone(),
+            clock: clock.clone(),
+            limits: live.clone(),
+        };
+        let stop_jobs = CancellationToken::new();
+        let mut jobs = JoinSet::new();
+        jobs.spawn(janitor.clone().run(stop_jobs.clone()));
+        jobs.spawn(refresh_limits::run(pool.clone(), live.clone(), stop_jobs.clone()));
+        let draining = CancellationToken::new();
+        let router = api::router(ApiState {
+            settings: Arc::new(settings.api.clone()),
+            pool: pool.clone(),
+            committer,
+            clock,
+            limits: live.clone(),
+            draining: draining.clone(),
+            known_keys: Arc::default(),
+        });
+        let stop_serving = CancellationToken::new();
+        let (drain, grace, stop) = (draining.clone(), settings.shutdown_grace, stop_serving.clone());
+        tokio::spawn(async move {
+            drain.cancelled().await;
+            tokio::time::sleep(grace).await;
+            stop.cancel();
+        });
+        let serving =
+            tokio::spawn(api::server::serve(listener, router, settings.headers_timeout, DRAIN_LIMIT, stop_serving));
+        info!(host = %address.ip(), port = address.port(), "server started");
+        Ok(Self { address, janitor, limits: live, draining, serving, jobs, stop_jobs, lanes, pool })
+    }
+
+    /// Cancel it to begin a drain.
+    pub fn draining(&self) -> CancellationToken {
+        self.draining.clone()
+    }
+
+    /// Serves until a drain begins or a background task dies, and then stops: HTTP first, then the lanes, which commit
+    /// what they were sent, then the rest. True if everything went well and in time.
+    pub async fn run(mut self) -> bool {
+        let mut is_well = tokio::select! {
+            () = self.draining.cancelled() => true,
+            _ = self.jobs.join_next() => false,
+            _ = self.lanes.join_next() => false,
+        };
+        if !is_well {
+            error!("a background task died");
+            self.draining.cancel();
+        }
+        match self.serving.await {
+            Ok(true) => {}
+            Ok(false) => {
+                error!(timeoutMs = DRAIN_LIMIT.as_millis() as u64, "forced exit after drain timeout");
+                return false;
+            }
+            Err(_) => is_well = false,
+        }
+        // All senders went with the router, so the lanes end when their queues are empty.
+        while let Some(lane) = self.lanes.join_next().await {
+            is_well &= lane.is_ok();
+        }
+        self.stop_jobs.cancel();
+        while let Some(job) = self.jobs.join_next().await {
+            is_well &= job.is_ok();
+        }
+        self.pool.close().await;
+        is_well
+    }
+}

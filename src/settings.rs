@@ -1,0 +1,206 @@
+//! The environment: typed and bounded. Empty counts as unset; anything not accepted is a start-up error.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+
+use crate::api::state::ApiSettings;
+use crate::command::committer::CommitterSettings;
+use crate::jobs::janitor::JanitorSettings;
+
+/// A setting that is not accepted. One line, without secrets.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SettingsError(String);
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub host: IpAddr,
+    pub port: u16,
+    /// None: the private local PostgreSQL of `data_dir`.
+    pub database: Option<PgConnectOptions>,
+    pub data_dir: PathBuf,
+    pub pool_max: u32,
+    pub migrate_on_start: bool,
+    pub api: ApiSettings,
+    pub committer: CommitterSettings,
+    pub janitor: JanitorSettings,
+    pub headers_timeout: Duration,
+    pub shutdown_grace: Duration,
+    pub log_level: String,
+    /// JSON lines; lines for people otherwise.
+    pub log_json: bool,
+}
+
+impl Settings {
+    /// `read` gives a variable of the environment. `is_terminal`: whether the log goes to one.
+    pub fn read(read: impl Fn(&str) -> Option<String>, is_terminal: bool) -> Result<Self, SettingsError> {
+        let env = Environment { read: &read };
+        let host = match env.text("HOST").as_deref() {
+            None | Some("localhost") => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            Some(text) => text.parse().map_err(|_| refuse("HOST", "an IP address or localhost", text))?,
+        };
+        let require = env.text("REQUIRE_API_KEY").map(|text| text.to_ascii_lowercase());
+        let require_api_key = match require.as_deref() {
+            Some("true") => true,
+            None | Some("false") => false,
+            Some(text) => return Err(refuse("REQUIRE_API_KEY", "true or false", text)),
+        };
+        let admin_api_key = env.text("ADMIN_API_KEY");
+        if require_api_key && admin_api_key.is_none() {
+            return Err(SettingsError("REQUIRE_API_KEY=true needs ADMIN_API_KEY to be set".to_owned()));
+        }
+        if !host.is_loopback() && require.is_none() {
+            let text =
+                format!("HOST {host} is not a loopback address: set REQUIRE_API_KEY to true, or to false explicitly");
+            return Err(SettingsError(text));
+        }
+        let log_level = env.text("LOG_LEVEL").unwrap_or("info".to_owned()).to_ascii_lowercase();
+        if !["fatal", "error", "warn", "info", "debug", "trace", "silent"].contains(&log_level.as_str()) {
+            return Err(refuse("LOG_LEVEL", "fatal, error, warn, info, debug, trace or silent", &log_level));
+        }
+        let log_json = match env.text("LOG_FORMAT").as_deref() {
+            None => !is_terminal,
+            Some("json") => true,
+            Some("pretty") => false,
+            Some(text) => return Err(refuse("LOG_FORMAT", "json or pretty", text)),
+        };
+        let ms = |name, default, max| env.int(name, default, 1..=max).map(Duration::from_millis);
+        let keepalive = ms("KEEPALIVE_TIMEOUT_MS", 5000, 3_600_000)?;
+        Ok(Self {
+            host,
+            port: port(&env)?,
+            database: database(&env)?,
+            data_dir: env.text("DATA_DIR").unwrap_or("./.agentpay".to_owned()).into(),
+            pool_max: env.int("DATABASE_POOL_MAX", 16, 2..=1000)? as u32,
+            migrate_on_start: env.switch("MIGRATE_ON_START", true)?,
+            api: ApiSettings {
+                require_api_key,
+                admin_api_key,
+                trust_proxy: trust_proxy(&env)?,
+                request_timeout: ms("REQUEST_TIMEOUT_MS", 30_000, 3_600_000)?,
+            },
+            committer: CommitterSettings {
+                lanes: env.int("COMMIT_LANES", 2, 1..=64)? as usize,
+                batch_max: env.int("COMMIT_BATCH_MAX", 512, 1..=10_000)? as usize,
+                queue_max: env.int("COMMIT_QUEUE_MAX", 10_000, 1..=1_000_000)? as usize,
+                ttl_ms: env.int("IDEMPOTENCY_CACHE_TTL_MS", 86_400_000, 1..=31_536_000_000)? as i64,
+            },
+            janitor: JanitorSettings {
+                pause: Duration::from_millis(env.int("JANITOR_INTERVAL_MS", 5000, 10..=3_600_000)?),
+                records_max: env.int("IDEMPOTENCY_CACHE_MAX_ENTRIES", 10_000_000, 1..=1_000_000_000_000)? as i64,
+                records_of_caller_max: env.int(
+                    "IDEMPOTENCY_MAX_ENTRIES_PER_CALLER",
+                    1_000_000,
+                    1..=1_000_000_000_000,
+                )? as i64,
+            },
+            headers_timeout: ms("HEADERS_TIMEOUT_MS", 10_000, 3_600_000)?.max(keepalive),
+            shutdown_grace: Duration::from_millis(env.int("SHUTDOWN_GRACE_MS", 0, 0..=600_000)?),
+            log_level,
+            log_json,
+        })
+    }
+}
+
+struct Environment<'a> {
+    read: &'a dyn Fn(&str) -> Option<String>,
+}
+
+impl Environment<'_> {
+    fn text(&self, name: &str) -> Option<String> {
+        (self.read)(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
+    }
+
+    fn int(&self, name: &str, default: u64, range: RangeInclusive<u64>) -> Result<u64, SettingsError> {
+        let Some(text) = self.text(name) else { return Ok(default) };
+        let accepted = || format!("an integer between {}-{}", range.start(), range.end());
+        let is_digits = text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse()
+            .ok()
+            .filter(|value| is_digits && range.contains(value))
+            .ok_or_else(|| refuse(name, &accepted(), &text))
+    }
+
+    fn switch(&self, name: &str, default: bool) -> Result<bool, SettingsError> {
+        let Some(text) = self.text(name) else { return Ok(default) };
+        match text.to_ascii_lowercase().as_str() {
+            "true" | "1" | "yes" | "on" => Ok(true),
+            "false" | "0" | "no" | "off" => Ok(false),
+            _ => Err(refuse(name, "true, 1, yes, on, false, 0, no or off", &text)),
+        }
+    }
+}
+
+fn refuse(name: &str, accepted: &str, value: &str) -> SettingsError {
+    SettingsError(format!("{name} must be {accepted}, got \"{value}\""))
+}
+
+fn port(env: &Environment<'_>) -> Result<u16, SettingsError> {
+    let Some(text) = env.text("PORT") else { return Ok(3001) };
+    if text.starts_with('0') {
+        return Err(refuse("PORT", "an integer between 1-65535", &text));
+    }
+    env.int("PORT", 3001, 1..=65_535).map(|port| port as u16)
+}
+
+fn trust_proxy(env: &Environment<'_>) -> Result<usize, SettingsError> {
+    let Some(text) = env.text("TRUST_PROXY") else { return Ok(0) };
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" => Ok(1),
+        "false" | "no" | "off" => Ok(0),
+        _ => env.int("TRUST_PROXY", 0, 0..=100).map(|hops| hops as usize),
+    }
+}
+
+/// The URL may hold a password, so it is never repeated in the error.
+fn database(env: &Environment<'_>) -> Result<Option<PgConnectOptions>, SettingsError> {
+    let Some(url) = env.text("DATABASE_URL") else { return Ok(None) };
+    let accepted = || SettingsError("DATABASE_URL must be a postgres:// or postgresql:// URL".to_owned());
+    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+        return Err(accepted());
+    }
+    PgConnectOptions::from_str(&url).map(Some).map_err(|_| accepted())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(pairs: &[(&str, &str)]) -> Result<Settings, String> {
+        let read = |name: &str| pairs.iter().find(|(own, _)| *own == name).map(|(_, value)| (*value).to_owned());
+        Settings::read(read, false).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn defaults_serve_on_loopback() {
+        let settings = with(&[("PORT", " "), ("HOST", "")]).expect("defaults");
+        assert_eq!((settings.port, settings.host.to_string().as_str()), (3001, "127.0.0.1"));
+        assert!(settings.database.is_none() && settings.log_json && !settings.api.require_api_key);
+    }
+
+    #[test]
+    fn what_is_not_accepted_is_named() {
+        for text in ["0", "65536", "3001.0", "03001", "abc"] {
+            let expected = format!("PORT must be an integer between 1-65535, got \"{text}\"");
+            assert_eq!(with(&[("PORT", text)]).err(), Some(expected));
+        }
+        for pairs in [
+            [("REQUIRE_API_KEY", "true"), ("ADMIN_API_KEY", "")],
+            [("HOST", "0.0.0.0"), ("PORT", "3001")],
+            [("MIGRATE_ON_START", "maybe"), ("PORT", "3001")],
+            [("LOG_LEVEL", "loud"), ("PORT", "3001")],
+            [("COMMIT_LANES", "65"), ("PORT", "3001")],
+        ] {
+            let error = with(&pairs).expect_err("a refusal");
+            assert!(error.contains(pairs[0].0), "{error}");
+        }
+        let error = with(&[("DATABASE_URL", "mysql://user:secret@host/db")]).expect_err("a refusal");
+        assert!(error.contains("DATABASE_URL") && !error.contains("secret"), "{error}");
+        assert!(with(&[("HOST", "0.0.0.0"), ("REQUIRE_API_KEY", "false")]).is_ok());
+    }
+}
