@@ -1,3 +1,8 @@
-//! All integration tests in one binary, against real PostgreSQL servers.
+//! The service as its users meet it: real sockets, a real PostgreSQL.
 
+mod billing;
+mod faults;
+mod idempotency;
+mod janitor;
 mod local_postgres;
+mod support;

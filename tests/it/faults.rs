@@ -1,0 +1,199 @@
+//! The real binary, killed and stopped under load: nothing acknowledged is lost, nothing is billed twice.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+
+use crate::support::{Client, Service, new_database, url, usage, verify};
+
+/// A service in a process of its own; killed when dropped.
+struct Process {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Process {
+    /// Starts the binary, and waits for its line that it serves. `port` 0: any free one.
+    fn start(database: &PgConnectOptions, port: u16) -> Self {
+        let port = if port == 0 { free_port() } else { port };
+        let mut child = Command::new(env!("CARGO_BIN_EXE_agentpay-billing"))
+            .env("DATABASE_URL", url(database))
+            .env("PORT", port.to_string())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the binary");
+        let mut lines = BufReader::new(child.stdout.take().expect("stdout")).lines();
+        let started = lines.by_ref().map_while(Result::ok).any(|line| line.contains("server started"));
+        assert!(started, "the service did not start");
+        // Its log has to be read on, or its pipe fills up.
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+        Self { child, address: SocketAddr::from(([127, 0, 0, 1], port)) }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("its address").port()
+}
+
+/// Clients that send keyed usage and repeat each request until it is acknowledged.
+struct Load {
+    stop: Arc<AtomicBool>,
+    acknowledged: Arc<AtomicU64>,
+    clients: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Load {
+    fn start(address: SocketAddr) -> Self {
+        let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let clients = (0..16).map(|number| {
+            let (stop, acknowledged) = (stop.clone(), acknowledged.clone());
+            tokio::spawn(async move {
+                let client = Client::new(address);
+                for round in 0.. {
+                    if stop.load(Ordering::Acquire) {
+                        return;
+                    }
+                    send_until_acknowledged(&client.key(&format!("{number}-{round}")), number % 4).await;
+                    acknowledged.fetch_add(1, Ordering::AcqRel);
+                }
+            })
+        });
+        let clients = clients.collect();
+        Self { stop, acknowledged, clients }
+    }
+
+    async fn reach(&self, more: u64) {
+        let goal = self.acknowledged.load(Ordering::Acquire) + more;
+        let limit = Instant::now() + Duration::from_secs(60);
+        while self.acknowledged.load(Ordering::Acquire) < goal {
+            assert!(Instant::now() < limit, "the service did not recover");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Every acknowledged request counts exactly once, and nothing else does.
+    async fn settle(self, pool: &PgPool) {
+        self.stop.store(true, Ordering::Release);
+        for client in self.clients {
+            client.await.expect("a client");
+        }
+        let acknowledged = self.acknowledged.load(Ordering::Acquire) as i64;
+        let count = |sql: &'static str| sqlx::query_scalar::<_, i64>(sql).fetch_one(pool);
+        assert_eq!(count("SELECT sum(lifetime)::bigint FROM usage_counters").await.expect("sum"), acknowledged);
+        assert_eq!(count("SELECT count(*) FROM idempotency_keys").await.expect("count"), acknowledged);
+        verify(pool).await;
+    }
+}
+
+async fn send_until_acknowledged(client: &Client, agent: u64) {
+    let body = usage(&format!("agent-{agent}"), "s", 1).to_string().into_bytes();
+    loop {
+        match client.try_send("POST", "/api/v1/usage", Some(body.clone())).await {
+            Ok(answer) if answer.status == 201 => return,
+            Ok(answer) => assert!(matches!(answer.status, 503 | 409), "{answer:?}"),
+            Err(_) => tokio::task::yield_now().await,
+        }
+    }
+}
+
+fn pool(database: &PgConnectOptions) -> PgPool {
+    PgPoolOptions::new().max_connections(4).connect_lazy_with(database.clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_killed_under_load_loses_and_doubles_nothing() {
+    let database = new_database().await;
+    let mut process = Process::start(&database, 0);
+    let (address, load) = (process.address, Load::start(process.address));
+    for round in 0..4 {
+        load.reach(100 + 37 * round).await;
+        drop(process);
+        process = Process::start(&database, address.port());
+    }
+    load.reach(50).await;
+    load.settle(&pool(&database)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn terminated_backends_lose_and_double_nothing() {
+    let database = new_database().await;
+    let service = Service::start_on(database, &[]).await;
+    let load = Load::start(service.address);
+    for _ in 0..20 {
+        load.reach(20).await;
+        sqlx::query(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+             WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        )
+        .execute(&service.pool)
+        .await
+        .expect("terminate");
+    }
+    load.reach(20).await;
+    load.settle(&service.pool).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_finishes_what_was_acknowledged_and_exits_with_0() {
+    let database = new_database().await;
+    let mut process = Process::start(&database, 0);
+    let load = Load::start(process.address);
+    load.reach(200).await;
+    let pid = process.child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
+    let began = Instant::now();
+    let child = &mut process.child;
+    let status = tokio::task::block_in_place(|| child.wait()).expect("exit");
+    assert_eq!((status.code(), began.elapsed() < Duration::from_secs(10)), (Some(0), true));
+    // The clients go on against the next process.
+    let next = Process::start(&database, process.address.port());
+    load.reach(20).await;
+    load.settle(&pool(&database)).await;
+    drop(next);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn opposite_orders_of_pairs_in_two_services_end_in_no_deadlock() {
+    let database = new_database().await;
+    let services = [Service::start_on(database.clone(), &[]).await, Service::start_on(database.clone(), &[]).await];
+    let tasks = (0..2_usize).map(|number| {
+        let client = services[number].client();
+        let mut items: Vec<_> = (0..50).map(|pair| usage(&format!("agent-{pair}"), "s", 1)).collect();
+        if number == 1 {
+            items.reverse();
+        }
+        tokio::spawn(async move {
+            for round in 0..40 {
+                let key = format!("{number}-{round}");
+                let answer = client.key(&key).post("/api/v1/usage/bulk", &serde_json::json!({ "items": items })).await;
+                assert_eq!(answer.status, 201, "{answer:?}");
+            }
+        })
+    });
+    let tasks: Vec<_> = tasks.collect();
+    for task in tasks {
+        task.await.expect("a client");
+    }
+    let counts: BTreeMap<i64, i64> = sqlx::query_as("SELECT lifetime, count(*) FROM usage_counters GROUP BY lifetime")
+        .fetch_all(&services[0].pool)
+        .await
+        .expect("counts")
+        .into_iter()
+        .collect();
+    assert_eq!(counts, BTreeMap::from([(80, 50)]));
+    services[0].verify().await;
+}

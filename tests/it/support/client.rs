@@ -1,0 +1,93 @@
+//! An HTTP client that tells what tests look at.
+
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    base: String,
+    headers: Vec<(String, String)>,
+}
+
+/// An answer. Two are equal when status and bytes are.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub replayed: bool,
+    pub text: String,
+    pub headers: reqwest::header::HeaderMap,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("JSON: {}", self.text))
+    }
+
+    /// Status, code and message of an error.
+    pub fn error(&self) -> (u16, String, String) {
+        let body = self.json();
+        let text = |name: &str| body[name].as_str().unwrap_or_default().to_owned();
+        assert_eq!(body["requestId"], self.headers["x-request-id"].to_str().expect("an id"), "{body}");
+        (self.status, text("error"), text("message"))
+    }
+
+    pub fn same(&self, other: &Answer) -> bool {
+        self.status == other.status && self.text == other.text
+    }
+}
+
+pub fn usage(agent: &str, service: &str, requests: i64) -> Value {
+    json!({ "agent": agent, "serviceId": service, "requests": requests })
+}
+
+impl Client {
+    pub fn new(address: SocketAddr) -> Self {
+        // All tests talk plain HTTP; a second installation is refused, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Self { http: reqwest::Client::new(), base: format!("http://{address}"), headers: Vec::new() }
+    }
+
+    /// The same client, with one more header.
+    pub fn with(&self, name: &str, value: &str) -> Self {
+        let mut client = self.clone();
+        client.headers.push((name.to_owned(), value.to_owned()));
+        client
+    }
+
+    pub fn key(&self, key: &str) -> Self {
+        self.with("idempotency-key", key)
+    }
+
+    pub async fn try_send(&self, method: &str, path: &str, body: Option<Vec<u8>>) -> Result<Answer, reqwest::Error> {
+        let method = reqwest::Method::from_bytes(method.as_bytes()).expect("method");
+        let mut request = self.http.request(method, format!("{}{path}", self.base));
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        if let Some(body) = body {
+            if !self.headers.iter().any(|(name, _)| name == "content-type") {
+                request = request.header("content-type", "application/json");
+            }
+            request = request.body(body);
+        }
+        let response = request.send().await?;
+        let status = response.status().as_u16();
+        let headers = response.headers().clone();
+        let replayed = headers.get("idempotency-replayed").is_some_and(|value| value == "true");
+        Ok(Answer { status, replayed, text: response.text().await?, headers })
+    }
+
+    pub async fn send(&self, method: &str, path: &str, body: Option<&str>) -> Answer {
+        self.try_send(method, path, body.map(|body| body.as_bytes().to_vec())).await.expect("an answer")
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.send("POST", path, Some(&body.to_string())).await
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send("GET", path, None).await
+    }
+}

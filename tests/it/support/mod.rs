@@ -1,0 +1,67 @@
+//! What tests stand on: one PostgreSQL for all of them, a database for each, the service on a real socket, a client.
+
+mod client;
+mod postgres;
+
+use std::net::SocketAddr;
+
+use agentpay_billing::app::App;
+use agentpay_billing::clock::Clock;
+use agentpay_billing::jobs::janitor::Janitor;
+use agentpay_billing::settings::Settings;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+
+pub use client::{Answer, Client, usage};
+pub use postgres::{new_database, url};
+
+/// A service in this process.
+pub struct Service {
+    pub address: SocketAddr,
+    pub clock: Clock,
+    pub janitor: Janitor,
+    pub limits: agentpay_billing::live_limits::LiveLimits,
+    pub pool: PgPool,
+}
+
+impl Service {
+    /// On a database of its own.
+    pub async fn start(environment: &[(&str, &str)]) -> Self {
+        Self::start_on(new_database().await, environment).await
+    }
+
+    pub async fn start_on(database: PgConnectOptions, environment: &[(&str, &str)]) -> Self {
+        let read = |name: &str| environment.iter().find(|(own, _)| *own == name).map(|(_, value)| (*value).to_owned());
+        let mut settings = Settings::read(read, false).expect("settings");
+        settings.port = 0;
+        let clock = Clock::default();
+        let app = App::start(&settings, database.clone(), clock.clone()).await.expect("the service starts");
+        let (address, janitor, limits) = (app.address, app.janitor.clone(), app.limits.clone());
+        tokio::spawn(app.run());
+        let pool = PgPoolOptions::new().max_connections(4).connect_lazy_with(database);
+        Self { address, clock, janitor, limits, pool }
+    }
+
+    pub fn client(&self) -> Client {
+        Client::new(self.address)
+    }
+
+    /// One number from the database.
+    pub async fn number(&self, sql: &'static str) -> i64 {
+        sqlx::query_scalar(sql).fetch_one(&self.pool).await.expect(sql)
+    }
+
+    /// Everything in the database adds up.
+    pub async fn verify(&self) {
+        verify(&self.pool).await;
+    }
+}
+
+pub async fn verify(pool: &PgPool) {
+    use agentpay_billing::store::audit;
+    let mut connection = pool.acquire().await.expect("connection");
+    let mut findings = Vec::new();
+    audit::pairs(&mut connection, &mut |finding| findings.push(finding)).await.expect("audit");
+    audit::settlements(&mut connection, &mut |finding| findings.push(finding)).await.expect("audit");
+    audit::totals(&mut connection, &mut |finding| findings.push(finding)).await.expect("audit");
+    assert_eq!(findings, Vec::<String>::new());
+}
