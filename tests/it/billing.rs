@@ -162,5 +162,5 @@ async fn migrations_go_up_down_and_up_again() {
                   AND relname <> '_sqlx_migrations'";
     assert_eq!(service.number(tables).await, 0);
     MIGRATOR.run(&service.pool).await.expect("up");
-    assert_eq!(service.number(tables).await, 13);
+    assert_eq!(service.number(tables).await, 14);
 }
