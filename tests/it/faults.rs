@@ -197,3 +197,53 @@ async fn opposite_orders_of_pairs_in_two_services_end_in_no_deadlock() {
     assert_eq!(counts, BTreeMap::from([(80, 50)]));
     services[0].verify().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_locked_by_somebody_else_holds_up_nobody_but_who_needs_it() {
+    let service = Service::start(&[("COMMIT_LANES", "1"), ("REQUEST_TIMEOUT_MS", "3000")]).await;
+    let client = service.client();
+    client.post("/api/v1/usage", &usage("locked", "s", 1)).await;
+    let mut holder = service.pool.begin().await.expect("transaction");
+    sqlx::query("SELECT 1 FROM usage_counters WHERE agent = 'locked' FOR UPDATE")
+        .execute(&mut *holder)
+        .await
+        .expect("lock");
+    let gives_up = client.post("/api/v1/usage", &usage("locked", "s", 10)).await.error();
+    assert_eq!((gives_up.0, gives_up.2.as_str()), (503, "the store is unavailable; nothing was changed"));
+    let blocked = tokio::spawn({
+        let client = client.clone();
+        async move { client.post("/api/v1/usage", &usage("locked", "s", 100)).await }
+    });
+    for _ in 0..5 {
+        assert_eq!(client.post("/api/v1/usage", &usage("free", "s", 1)).await.status, 201);
+    }
+    assert!(!blocked.is_finished());
+    holder.rollback().await.expect("rollback");
+    let answer = blocked.await.expect("an answer");
+    assert_eq!(answer.text, r#"{"agent":"locked","serviceId":"s","total":101}"#);
+    service.verify().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_request_that_breaks_its_batch_fails_alone() {
+    let service = Service::start(&[("COMMIT_LANES", "1")]).await;
+    // A rule the program does not know of, as a DBA might add it.
+    sqlx::query("ALTER TABLE usage_counters ADD CONSTRAINT no_poison CHECK (agent <> 'poison')")
+        .execute(&service.pool)
+        .await
+        .expect("constraint");
+    let tasks: Vec<_> = (0..50_u64)
+        .map(|number| {
+            let client = service.client().key(&format!("k{number}"));
+            let agent = if number == 25 { "poison".to_owned() } else { format!("agent-{number}") };
+            tokio::spawn(async move { client.post("/api/v1/usage", &usage(&agent, "s", 1)).await })
+        })
+        .collect();
+    let mut statuses = BTreeMap::new();
+    for task in tasks {
+        *statuses.entry(task.await.expect("a client").status).or_insert(0) += 1;
+    }
+    assert_eq!(statuses, BTreeMap::from([(201, 49), (500, 1)]));
+    assert_eq!(service.number("SELECT count(*) FROM idempotency_keys").await, 49);
+    service.verify().await;
+}

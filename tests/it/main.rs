@@ -5,4 +5,6 @@ mod faults;
 mod idempotency;
 mod janitor;
 mod local_postgres;
+mod model;
+mod readme;
 mod support;
