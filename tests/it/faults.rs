@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use agentpay_billing::local_postgres::LocalPostgres;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 use crate::support::{Client, Service, new_database, url, usage, verify};
@@ -126,6 +127,30 @@ async fn a_service_killed_under_load_loses_and_doubles_nothing() {
     }
     load.reach(50).await;
     load.settle(&pool(&database)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_crashes_under_load_is_found_again() {
+    let dir = std::env::temp_dir().join(format!("agentpay-crash-{}", uuid::Uuid::new_v4()));
+    // fsync stays on: this server really crashes, again and again.
+    let postgres = LocalPostgres::start(&dir, &[]).await.expect("a PostgreSQL");
+    let service = Service::start_on(postgres.connect_options("agentpay"), &[]).await;
+    let load = Load::start(service.address);
+    for _ in 0..3 {
+        load.reach(100).await;
+        postgres.stop_immediately().await.expect("stop");
+        let ready = service.client().get("/api/v1/health/ready").await;
+        assert_eq!((ready.status, ready.text.as_str()), (503, r#"{"ready":false}"#));
+        assert_eq!(service.client().get("/health").await.status, 200);
+        let read = service.client().get("/api/v1/usage/a/s").await.error();
+        assert_eq!((read.0, read.2.as_str()), (503, "the store is unavailable; nothing was changed"));
+        postgres.start_again().await.expect("start");
+    }
+    load.reach(100).await;
+    load.settle(&service.pool).await;
+    service.pool.close().await;
+    postgres.stop().await.expect("stop");
+    std::fs::remove_dir_all(&dir).expect("remove");
 }
 
 #[tokio::test(flavor = "multi_thread")]

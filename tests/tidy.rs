@@ -1,0 +1,83 @@
+//! The architecture as a test: what may stand where. It reads the sources, and needs no database.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn sources(dir: &Path) -> Vec<(PathBuf, String)> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            files.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).expect("a source");
+            files.push((path, text));
+        }
+    }
+    files
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Files under `src` whose path does not start with one of `homes` and that hold `text`.
+fn strays(text: &str, homes: &[&str]) -> Vec<PathBuf> {
+    let src = root().join("src");
+    sources(&src)
+        .into_iter()
+        .filter(|(path, source)| {
+            let own = path.strip_prefix(&src).expect("under src");
+            source.contains(text) && !homes.iter().any(|home| own.starts_with(home))
+        })
+        .map(|(path, _)| path)
+        .collect()
+}
+
+#[test]
+fn sql_stands_in_the_store_and_axum_in_the_api() {
+    for text in ["query!(", "query_as!(", "query_scalar!(", "sqlx::query("] {
+        assert_eq!(strays(text, &["store"]), Vec::<PathBuf>::new(), "{text}");
+    }
+    assert_eq!(strays("axum", &["api"]), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn imports_point_down() {
+    for (floor, above) in [
+        ("domain", ["store", "command", "jobs", "api"].as_slice()),
+        ("store", ["command", "jobs", "api"].as_slice()),
+        ("command", ["jobs", "api"].as_slice()),
+        ("jobs", ["command", "api"].as_slice()),
+    ] {
+        for (path, source) in sources(&root().join("src").join(floor)) {
+            for upper in above {
+                assert!(!source.contains(&format!("use crate::{upper}")), "{} imports {upper}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    for dir in ["src", "tests"] {
+        for (path, source) in sources(&root().join(dir)) {
+            assert!(source.starts_with("//!"), "{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn every_table_is_in_the_data_model() {
+    let document = fs::read_to_string(root().join("docs/data-model.md")).expect("docs/data-model.md");
+    let mut tables = 0;
+    for entry in fs::read_dir(root().join("migrations")).expect("migrations") {
+        let text = fs::read_to_string(entry.expect("an entry").path()).expect("a migration");
+        for line in text.lines().filter_map(|line| line.strip_prefix("CREATE TABLE ")) {
+            let table = line.split(' ').next().expect("a name");
+            assert!(document.contains(&format!("`{table}`")), "{table}");
+            tables += 1;
+        }
+    }
+    assert!(tables > 0);
+}
