@@ -2,6 +2,7 @@
 
 mod billing;
 mod faults;
+mod growth;
 mod idempotency;
 mod janitor;
 mod local_postgres;
