@@ -11,7 +11,7 @@ use crate::domain::money::Count;
 use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::refusal::Refusal;
 use crate::domain::usage::{Pair, UsageRecord};
-use crate::store::usage::CounterId;
+use crate::store::usage::{Addition, CounterId};
 use crate::store::{StoreError, services, totals, usage};
 
 use super::reply::Reply;
@@ -143,9 +143,9 @@ impl Admission {
     }
 
     /// One verdict for each record, in order, and the sum that each pair gets.
-    fn decide(mut self, requests: &[Numbered<'_>]) -> (Vec<Verdict>, BTreeMap<CounterId, i64>) {
+    fn decide(mut self, requests: &[Numbered<'_>]) -> (Vec<Verdict>, BTreeMap<CounterId, Addition>) {
         let mut verdicts = Vec::new();
-        let mut added: BTreeMap<CounterId, i64> = BTreeMap::new();
+        let mut added: BTreeMap<CounterId, Addition> = BTreeMap::new();
         for (_, request) in requests {
             for record in records_of(request) {
                 verdicts.push(match record {
@@ -157,15 +157,15 @@ impl Admission {
         (verdicts, added)
     }
 
-    fn admit(&mut self, request: &Request, record: &UsageRecord, added: &mut BTreeMap<CounterId, i64>) -> Verdict {
+    fn admit(&mut self, request: &Request, record: &UsageRecord, added: &mut BTreeMap<CounterId, Addition>) -> Verdict {
         let is_disabled = !self.disabled.is_empty()
             && self.disabled.contains(&(request.tenant.clone(), record.pair.service_id.clone()));
         if is_disabled {
             return Err(Rejection::Disabled);
         }
         let id = counter_id(&request.tenant, &record.pair);
-        if let Some(sum) = added.get_mut(&id) {
-            *sum += record.requests;
+        if let Some(addition) = added.get_mut(&id) {
+            addition.requests += record.requests;
             return Ok(());
         }
         if !self.above_zero.contains(&id) {
@@ -175,20 +175,24 @@ impl Admission {
             }
             *room -= 1;
         }
-        added.insert(id, record.requests);
+        let arrival = added.len() as i64 + 1;
+        added.insert(id, Addition { requests: record.requests, arrival });
         Ok(())
     }
 }
 
 /// Writes the sums. Returns what was outstanding of each pair before.
-async fn add(work: &mut Work<'_>, added: BTreeMap<CounterId, i64>) -> Result<BTreeMap<CounterId, i64>, StoreError> {
+async fn add(
+    work: &mut Work<'_>,
+    added: BTreeMap<CounterId, Addition>,
+) -> Result<BTreeMap<CounterId, i64>, StoreError> {
     if added.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let list: Vec<(&CounterId, i64)> = added.iter().map(|(id, requests)| (id, *requests)).collect();
+    let list: Vec<(&CounterId, Addition)> = added.iter().map(|(id, addition)| (id, *addition)).collect();
     let counters = usage::add(work.connection, &list).await?;
     let mut before = BTreeMap::new();
-    for ((id, requests), counter) in added.iter().zip(counters) {
+    for ((id, Addition { requests, .. }), counter) in added.iter().zip(counters) {
         let totals = work.totals_of(&id.tenant);
         totals.outstanding += requests;
         totals.lifetime += requests;

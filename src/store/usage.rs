@@ -41,16 +41,31 @@ impl<'a> Columns<'a> {
     }
 }
 
+/// What a batch adds to one counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addition {
+    pub requests: i64,
+    /// Rank of the pair's first record in the batch, from 1: new pairs are listed in this order, not in that of locking.
+    pub arrival: i64,
+}
+
 /// Adds requests to counters, which must be sorted and distinct, and makes those that do not exist.
 /// The result has the order of `added`.
-pub async fn add(connection: &mut PgConnection, added: &[(&CounterId, i64)]) -> Result<Vec<Counter>, StoreError> {
+pub async fn add(connection: &mut PgConnection, added: &[(&CounterId, Addition)]) -> Result<Vec<Counter>, StoreError> {
     let columns = Columns::of(added.iter().map(|(id, _)| *id));
-    let requests: Vec<i64> = added.iter().map(|(_, requests)| *requests).collect();
+    let requests: Vec<i64> = added.iter().map(|(_, addition)| addition.requests).collect();
+    let arrivals: Vec<i64> = added.iter().map(|(_, addition)| addition.arrival).collect();
     let rows = sqlx::query!(
         "-- usage::add
-        INSERT INTO usage_counters AS counter (tenant, agent, service_id, outstanding, lifetime)
-        SELECT tenant, agent, service_id, requests, requests
-        FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) AS added (tenant, agent, service_id, requests)
+        INSERT INTO usage_counters AS counter (tenant, agent, service_id, outstanding, lifetime, list_position)
+        OVERRIDING SYSTEM VALUE
+        SELECT tenant, agent, service_id, requests, requests, positions.drawn[arrival]
+        FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[])
+            AS added (tenant, agent, service_id, requests, arrival)
+        CROSS JOIN (
+            SELECT ARRAY(SELECT nextval(pg_get_serial_sequence('usage_counters', 'list_position'))
+                         FROM generate_series(1, cardinality($1::text[]))) AS drawn
+        ) AS positions
         ON CONFLICT (tenant, agent, service_id) DO UPDATE
         SET outstanding = counter.outstanding + excluded.outstanding,
             lifetime = counter.lifetime + excluded.lifetime
@@ -59,6 +74,7 @@ pub async fn add(connection: &mut PgConnection, added: &[(&CounterId, i64)]) -> 
         columns.agents as _,
         columns.services as _,
         &requests,
+        &arrivals,
     )
     .fetch_all(connection)
     .await?;

@@ -88,6 +88,17 @@ async fn a_bulk_request_answers_each_item_in_its_place() {
 }
 
 #[tokio::test]
+async fn new_pairs_of_one_request_are_listed_in_its_order() {
+    let service = Service::start(&[]).await;
+    let client = service.client();
+    let items = json!({ "items": [usage("a", "z", 1), usage("a", "b", 1), usage("a", "z", 1), usage("a", "m", 1)] });
+    client.post("/api/v1/usage/bulk", &items).await;
+    let settled = client.post("/api/v1/settle/bulk", &json!({ "agent": "a" })).await.json();
+    let listed = settled["items"].as_array().expect("items").iter().map(|item| item["serviceId"].clone());
+    assert_eq!(listed.collect::<Vec<_>>(), ["z", "b", "m"]);
+}
+
+#[tokio::test]
 async fn every_refusal_of_a_body_has_its_exact_words() {
     let service = Service::start(&[]).await;
     let client = service.client();
