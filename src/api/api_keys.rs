@@ -14,7 +14,7 @@ use crate::store::api_keys::{self, ApiKeyRow, Start};
 use super::exchange::{Failure, Read, Write, check_query, json};
 use super::fields;
 use super::query::encode_cursor;
-use super::state::{ApiState, read_refusal};
+use super::state::ApiState;
 
 /// Longest label and longest tenant id, in UTF-16 code units.
 const TEXT_MAX: usize = 64;
@@ -69,8 +69,8 @@ pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result
         None => Start::Offset(query.bounded("offset", 0, 0, 1 << 40)),
     };
     let mut connection = state.connection().await?;
-    let mut rows = api_keys::list(&mut connection, &start, limit + 1).await.map_err(|error| read_refusal(&error))?;
-    let total = api_keys::count(&mut connection).await.map_err(|error| read_refusal(&error))?;
+    let mut rows = api_keys::list(&mut connection, &start, limit + 1).await?;
+    let total = api_keys::count(&mut connection).await?;
     let has_more = rows.len() as i64 > limit;
     rows.truncate(limit as usize);
     let next_cursor = rows

@@ -10,7 +10,7 @@ use crate::domain::refusal::Refusal;
 use crate::store::{services, usage};
 
 use super::exchange::{Failure, Read, json};
-use super::state::{ApiState, read_refusal};
+use super::state::ApiState;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -26,10 +26,9 @@ pub async fn quote(State(state): State<ApiState>, Read(exchange): Read) -> Resul
     let pair = super::usage::path_pair(&exchange)?;
     let tenant = &exchange.identity.tenant;
     let mut connection = state.connection().await?;
-    let service =
-        services::find(&mut connection, tenant, &pair.service_id).await.map_err(|error| read_refusal(&error))?;
+    let service = services::find(&mut connection, tenant, &pair.service_id).await?;
     let service = service.ok_or_else(|| Refusal::ServiceNotRegistered(pair.service_id.clone()))?;
-    let requests = usage::outstanding(&mut connection, tenant, &pair).await.map_err(|error| read_refusal(&error))?;
+    let requests = usage::outstanding(&mut connection, tenant, &pair).await?;
     Ok(json(&Quote {
         agent: &pair.agent,
         service_id: &pair.service_id,

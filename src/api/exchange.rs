@@ -17,13 +17,14 @@ use crate::command::{self, Answer, Command, Keyed, Reply};
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::names::IdempotencyKey;
 use crate::domain::refusal::Refusal;
+use crate::store::StoreError;
 use crate::store::idempotency::CallerKey;
 
 use super::body;
 use super::caller::Identity;
 use super::query::Query;
 use super::routes::Route;
-use super::state::ApiState;
+use super::state::{ApiState, read_refusal};
 
 /// The peer of the connection.
 #[derive(Clone, Copy, Debug)]
@@ -157,6 +158,13 @@ pub struct Failure(pub Refusal);
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         Self(refusal)
+    }
+}
+
+/// A read that the store failed.
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self(read_refusal(&error))
     }
 }
 

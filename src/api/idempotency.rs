@@ -10,7 +10,7 @@ use crate::domain::timestamp::Timestamp;
 use crate::store::idempotency;
 
 use super::exchange::{Failure, Read, check_query, json};
-use super::state::{ApiState, read_refusal};
+use super::state::ApiState;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -29,10 +29,7 @@ pub async fn find(State(state): State<ApiState>, Read(exchange): Read) -> Result
     let key = IdempotencyKey::parse(exchange.parameter("key").as_bytes()).ok().flatten().ok_or(Refusal::KeySyntax)?;
     let id = exchange.caller_key(key.as_str().to_owned());
     let mut connection = state.connection().await?;
-    let record = idempotency::find(&mut connection, &id, state.clock.now())
-        .await
-        .map_err(|error| read_refusal(&error))?
-        .ok_or(Refusal::KeyUnknown)?;
+    let record = idempotency::find(&mut connection, &id, state.clock.now()).await?.ok_or(Refusal::KeyUnknown)?;
     Ok(json(&Found {
         key: key.as_str(),
         method: &record.method,

@@ -27,31 +27,13 @@ pub async fn run(State(state): State<ApiState>, mut request: Request, next: Next
     let original = request.extensions().get::<OriginalPath>().map(|path| path.0.clone());
     let path = original.unwrap_or_else(|| request.uri().path().to_owned());
     let request_id = request_id(&request);
-    let outcome = if method == Method::OPTIONS {
-        Ok(StatusCode::NO_CONTENT.into_response())
+    let response = if method == Method::OPTIONS {
+        StatusCode::NO_CONTENT.into_response()
     } else {
-        pass(&state, &mut request, &path, &request_id, began).await
-    };
-    let response = match outcome {
-        Ok(response) => response,
-        Err(failure) => failure.into_response(),
-    };
-    let response = match response.extensions().get::<Failure>().is_some() || response.status().is_success() {
-        _ if method == Method::OPTIONS => response,
-        // The request passed: run it, unless step 8 or an earlier one ended it.
-        true if response.extensions().get::<Pass>().is_some() => {
-            let is_read = method == Method::GET || method == Method::HEAD;
-            let deadline = (began + state.settings.request_timeout).into();
-            let run = next.run(request);
-            if is_read {
-                tokio::time::timeout_at(deadline, run)
-                    .await
-                    .unwrap_or_else(|_| Failure(Refusal::StoreUnavailable).into_response())
-            } else {
-                run.await
-            }
+        match pass(&state, &mut request, &path, &request_id, began).await {
+            Ok(()) => execute(request, next, began + state.settings.request_timeout).await,
+            Err(ended) => ended,
         }
-        _ => response,
     };
     let mut response = render(response, &method, &path, &request_id);
     headers::add(response.headers_mut(), &method, &path, &request_id, began);
@@ -63,37 +45,44 @@ pub async fn run(State(state): State<ApiState>, mut request: Request, next: Next
 #[derive(Clone, Debug)]
 pub struct OriginalPath(pub String);
 
-/// Marks that the request passed all steps before its handler.
-#[derive(Clone, Copy)]
-struct Pass;
+/// Runs the handler. Reads are bounded here; writes bound themselves, because only they know what is certain.
+async fn execute(request: Request, next: Next, deadline: Instant) -> Response {
+    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+    let run = next.run(request);
+    if !is_read {
+        return run.await;
+    }
+    let in_time = tokio::time::timeout_at(deadline.into(), run).await;
+    in_time.unwrap_or_else(|_| Failure(Refusal::StoreUnavailable).into_response())
+}
 
-/// Steps 3 to 8. Puts the [`Exchange`] into the request.
+/// Steps 3 to 8. Puts the [`Exchange`] into the request, or gives the response that ends it.
 async fn pass(
     state: &ApiState,
     request: &mut Request,
     path: &str,
     request_id: &str,
     began: Instant,
-) -> Result<Response, Failure> {
+) -> Result<(), Response> {
     let method = request.method().as_str().to_owned();
     let matched = request.extensions().get::<MatchedPath>().map(|matched| matched.as_str().to_owned());
     let route = matched.as_deref().and_then(|matched| routes::find(&method, matched));
-    let peer = request.extensions().get::<Peer>().copied().ok_or(Failure(Refusal::Internal))?;
-    let identity = identify(state, request.headers(), peer.0, route).await?;
+    let peer = request.extensions().get::<Peer>().copied().ok_or_else(|| ended(Refusal::Internal))?;
+    let identity = identify(state, request.headers(), peer.0, route).await.map_err(ended)?;
     if let Some(route) = route {
-        authorise(route, &identity, state.settings.require_api_key)?;
+        authorise(route, &identity, state.settings.require_api_key).map_err(ended)?;
     }
     if !has_valid_escapes(path) {
-        return Err(Failure(Refusal::PathEscape));
+        return Err(ended(Refusal::PathEscape));
     }
     let Some(matched) = matched else {
-        return Err(Failure(Refusal::NoRoute { method, path: path.to_owned() }));
+        return Err(ended(Refusal::NoRoute { method, path: path.to_owned() }));
     };
     let Some(route) = route else {
-        let mut response = Failure(Refusal::MethodNotAllowed { method, path: path.to_owned() }).into_response();
+        let mut response = ended(Refusal::MethodNotAllowed { method, path: path.to_owned() });
         let allow = HeaderValue::from_str(&routes::allow(&matched)).expect("method names");
         response.headers_mut().insert(header::ALLOW, allow);
-        return Ok(response);
+        return Err(response);
     };
     let exchange = Exchange {
         request_id: request_id.to_owned(),
@@ -105,12 +94,14 @@ async fn pass(
         deadline: began + state.settings.request_timeout,
     };
     if route.method == "GET" && !route.strict_query {
-        exchange::check_query(&exchange, &[])?;
+        exchange::check_query(&exchange, &[]).map_err(ended)?;
     }
     request.extensions_mut().insert(Arc::new(exchange));
-    let mut response = StatusCode::OK.into_response();
-    response.extensions_mut().insert(Pass);
-    Ok(response)
+    Ok(())
+}
+
+fn ended(refusal: Refusal) -> Response {
+    Failure(refusal).into_response()
 }
 
 /// Writes the envelope of a refusal.

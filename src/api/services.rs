@@ -17,7 +17,7 @@ use crate::store::services;
 
 use super::exchange::{Exchange, Failure, Read, Write, json, respond};
 use super::fields;
-use super::state::{ApiState, read_refusal};
+use super::state::ApiState;
 
 pub async fn register(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
@@ -42,9 +42,7 @@ async fn switch(state: &ApiState, request: Request, disabled: bool) -> Result<Re
 pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let service_id = path_service(&exchange)?;
     let mut connection = state.connection().await?;
-    let service = services::find(&mut connection, &exchange.identity.tenant, &service_id)
-        .await
-        .map_err(|error| read_refusal(&error))?;
+    let service = services::find(&mut connection, &exchange.identity.tenant, &service_id).await?;
     Ok(json(&service.ok_or(Refusal::ServiceNotRegistered(service_id))?))
 }
 
@@ -76,9 +74,7 @@ pub async fn list(
     let page = text("page").map(|_| query.bounded("page", 1, 1, 1 << 40));
     let offset = page.map_or(0, |page| (page - 1) * limit);
     let mut connection = state.connection().await?;
-    let (services, count) = services::list(&mut connection, &exchange.identity.tenant, &filter, limit, offset)
-        .await
-        .map_err(|error| read_refusal(&error))?;
+    let (services, count) = services::list(&mut connection, &exchange.identity.tenant, &filter, limit, offset).await?;
     let page_count = page.map(|_| ((count + limit - 1) / limit).max(1));
     Ok(with_etag(&headers, Reply::json(200, &List { services, page, page_count })))
 }

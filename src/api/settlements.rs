@@ -13,7 +13,7 @@ use crate::store::settlements::{self, Filter, Place};
 
 use super::exchange::{Failure, Read, check_query, json};
 use super::query::encode_cursor;
-use super::state::{ApiState, read_refusal};
+use super::state::ApiState;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -38,9 +38,7 @@ pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result
         None => None,
     };
     let mut connection = state.connection().await?;
-    let mut rows = settlements::list(&mut connection, &exchange.identity.tenant, &filter, before, limit + 1)
-        .await
-        .map_err(|error| read_refusal(&error))?;
+    let mut rows = settlements::list(&mut connection, &exchange.identity.tenant, &filter, before, limit + 1).await?;
     let has_more = rows.len() as i64 > limit;
     rows.truncate(limit as usize);
     let next_cursor = rows
@@ -55,9 +53,7 @@ pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result
     check_query(&exchange, &[])?;
     let id = exchange.parameter("id");
     let mut connection = state.connection().await?;
-    let settlement = settlements::find(&mut connection, &exchange.identity.tenant, id)
-        .await
-        .map_err(|error| read_refusal(&error))?;
+    let settlement = settlements::find(&mut connection, &exchange.identity.tenant, id).await?;
     Ok(json(&settlement.ok_or_else(|| Refusal::SettlementNotFound(id.to_owned()))?))
 }
 

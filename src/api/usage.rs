@@ -13,7 +13,7 @@ use crate::domain::usage::{Pair, REQUESTS_MAX, UsageRecord, integer};
 use crate::store::usage;
 
 use super::exchange::{Exchange, Failure, Read, Write, json};
-use super::state::{ApiState, read_refusal};
+use super::state::ApiState;
 
 pub async fn record(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
@@ -38,9 +38,7 @@ struct Outstanding<'a> {
 pub async fn outstanding(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let pair = path_pair(&exchange)?;
     let mut connection = state.connection().await?;
-    let total = usage::outstanding(&mut connection, &exchange.identity.tenant, &pair)
-        .await
-        .map_err(|error| read_refusal(&error))?;
+    let total = usage::outstanding(&mut connection, &exchange.identity.tenant, &pair).await?;
     Ok(json(&Outstanding { agent: &pair.agent, service_id: &pair.service_id, total: Count(total) }))
 }
 
