@@ -14,7 +14,7 @@ pub enum Auth {
     Operator,
 }
 
-/// One operation.
+/// One operation: what the pipeline has to know of it, and who answers it.
 #[derive(Clone, Copy, Debug)]
 pub struct Route {
     pub method: &'static str,
@@ -23,80 +23,98 @@ pub struct Route {
     pub auth: Auth,
     /// Honours `Idempotency-Key`.
     pub idempotent: bool,
+    /// Counted by the rate limiter.
+    pub limited: bool,
+    /// Refused while the service is paused.
+    pub pausable: bool,
     /// Refuses unknown query parameters.
     pub strict_query: bool,
     /// Works without a database, so an API key that cannot be looked up counts as unknown.
     pub works_alone: bool,
+    handler: fn() -> MethodRouter<ApiState>,
 }
 
-const fn read(pattern: &'static str, strict_query: bool) -> Route {
-    Route { method: "GET", pattern, auth: Auth::Open, idempotent: false, strict_query, works_alone: false }
-}
+impl Route {
+    const fn new(
+        method: &'static str,
+        pattern: &'static str,
+        auth: Auth,
+        handler: fn() -> MethodRouter<ApiState>,
+    ) -> Self {
+        Self {
+            method,
+            pattern,
+            auth,
+            idempotent: false,
+            limited: true,
+            pausable: false,
+            strict_query: false,
+            works_alone: false,
+            handler,
+        }
+    }
 
-const fn probe(pattern: &'static str, strict_query: bool) -> Route {
-    Route { works_alone: true, ..read(pattern, strict_query) }
-}
+    const fn strict(self) -> Self {
+        Self { strict_query: true, ..self }
+    }
 
-const fn write(method: &'static str, pattern: &'static str) -> Route {
-    Route { method, pattern, auth: Auth::Tenant, idempotent: true, strict_query: false, works_alone: false }
-}
+    const fn unlimited(self) -> Self {
+        Self { limited: false, ..self }
+    }
 
-const fn operator(method: &'static str, pattern: &'static str, strict_query: bool) -> Route {
-    Route { method, pattern, auth: Auth::Operator, idempotent: false, strict_query, works_alone: false }
-}
+    const fn alone(self) -> Self {
+        Self { works_alone: true, ..self }
+    }
 
-pub const ROUTES: &[Route] = &[
-    probe("/health", true),
-    probe("/api/v1/health/ready", true),
-    probe("/api/v1/version", false),
-    write("POST", "/api/v1/usage"),
-    write("POST", "/api/v1/usage/bulk"),
-    write("POST", "/api/v1/settle"),
-    write("POST", "/api/v1/settle/bulk"),
-    read("/api/v1/usage/:agent/:serviceId", false),
-    read("/api/v1/billing/:agent/:serviceId", false),
-    write("POST", "/api/v1/services"),
-    read("/api/v1/services", false),
-    read("/api/v1/services/:serviceId", false),
-    write("POST", "/api/v1/services/:serviceId/disable"),
-    write("POST", "/api/v1/services/:serviceId/enable"),
-    operator("POST", "/api/v1/api-keys", false),
-    operator("GET", "/api/v1/api-keys", true),
-    operator("DELETE", "/api/v1/api-keys/:prefix", false),
-    read("/api/v1/settlements", true),
-    read("/api/v1/settlements/:id", true),
-    read("/api/v1/idempotency/:key", true),
-];
+    const fn idempotent(self) -> Self {
+        Self { idempotent: true, ..self }
+    }
 
-fn handler(route: &Route) -> MethodRouter<ApiState> {
-    match (route.method, route.pattern) {
-        ("GET", "/health") => get(health::alive),
-        ("GET", "/api/v1/health/ready") => get(health::ready),
-        ("GET", "/api/v1/version") => get(health::version),
-        ("POST", "/api/v1/usage") => post(usage::record),
-        ("POST", "/api/v1/usage/bulk") => post(usage::record_bulk),
-        ("GET", "/api/v1/usage/:agent/:serviceId") => get(usage::outstanding),
-        ("POST", "/api/v1/settle") => post(settle::settle),
-        ("POST", "/api/v1/settle/bulk") => post(settle::settle_agent),
-        ("GET", "/api/v1/billing/:agent/:serviceId") => get(billing::quote),
-        ("POST", "/api/v1/services") => post(services::register),
-        ("GET", "/api/v1/services") => get(services::list),
-        ("GET", "/api/v1/services/:serviceId") => get(services::show),
-        ("POST", "/api/v1/services/:serviceId/disable") => post(services::disable),
-        ("POST", "/api/v1/services/:serviceId/enable") => post(services::enable),
-        ("POST", "/api/v1/api-keys") => post(api_keys::create),
-        ("GET", "/api/v1/api-keys") => get(api_keys::list),
-        ("DELETE", "/api/v1/api-keys/:prefix") => delete(api_keys::revoke),
-        ("GET", "/api/v1/settlements") => get(settlements::list),
-        ("GET", "/api/v1/settlements/:id") => get(settlements::show),
-        ("GET", "/api/v1/idempotency/:key") => get(idempotency::find),
-        (method, pattern) => unreachable!("no handler for {method} {pattern}"),
+    const fn pausable(self) -> Self {
+        Self { pausable: true, ..self }
     }
 }
 
+const fn read(pattern: &'static str, handler: fn() -> MethodRouter<ApiState>) -> Route {
+    Route::new("GET", pattern, Auth::Open, handler)
+}
+
+/// A tenant's write.
+const fn write(method: &'static str, pattern: &'static str, handler: fn() -> MethodRouter<ApiState>) -> Route {
+    Route::new(method, pattern, Auth::Tenant, handler).pausable()
+}
+
+const fn operator(method: &'static str, pattern: &'static str, handler: fn() -> MethodRouter<ApiState>) -> Route {
+    Route::new(method, pattern, Auth::Operator, handler)
+}
+
+/// In the order of the contract's table.
+pub const ROUTES: &[Route] = &[
+    read("/health", || get(health::alive)).strict().unlimited().alone(),
+    read("/api/v1/health/ready", || get(health::ready)).strict().unlimited().alone(),
+    read("/api/v1/version", || get(health::version)).alone(),
+    write("POST", "/api/v1/usage", || post(usage::record)).idempotent(),
+    write("POST", "/api/v1/usage/bulk", || post(usage::record_bulk)).idempotent(),
+    write("POST", "/api/v1/settle", || post(settle::settle)).idempotent(),
+    write("POST", "/api/v1/settle/bulk", || post(settle::settle_agent)).idempotent(),
+    read("/api/v1/usage/:agent/:serviceId", || get(usage::outstanding)),
+    read("/api/v1/billing/:agent/:serviceId", || get(billing::quote)),
+    write("POST", "/api/v1/services", || post(services::register)).idempotent(),
+    read("/api/v1/services", || get(services::list)),
+    read("/api/v1/services/:serviceId", || get(services::show)),
+    write("POST", "/api/v1/services/:serviceId/disable", || post(services::disable)).idempotent(),
+    write("POST", "/api/v1/services/:serviceId/enable", || post(services::enable)).idempotent(),
+    operator("POST", "/api/v1/api-keys", || post(api_keys::create)).pausable(),
+    operator("GET", "/api/v1/api-keys", || get(api_keys::list)).strict(),
+    operator("DELETE", "/api/v1/api-keys/:prefix", || delete(api_keys::revoke)).pausable(),
+    read("/api/v1/settlements", || get(settlements::list)).strict(),
+    read("/api/v1/settlements/:id", || get(settlements::show)).strict(),
+    read("/api/v1/idempotency/:key", || get(idempotency::find)).strict(),
+];
+
 /// All routes of the table. Their path parameters are named as in the table.
 pub fn mount() -> Router<ApiState> {
-    ROUTES.iter().fold(Router::new(), |router, route| router.route(&braced(route.pattern), handler(route)))
+    ROUTES.iter().fold(Router::new(), |router, route| router.route(&braced(route.pattern), (route.handler)()))
 }
 
 /// The route of a request, by the pattern that matched; HEAD is answered as GET.

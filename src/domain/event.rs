@@ -1,9 +1,11 @@
 //! Events: what happened to a tenant, as told to its log and its webhooks.
 
 use serde::Serialize;
+use uuid::{Builder, Uuid};
 
 use super::money::{Count, Stroops};
 use super::names::{AgentId, ServiceId};
+use super::timestamp::Timestamp;
 
 /// One event's facts. The JSON of a variant is the event's payload, members in the contract's order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -27,8 +29,43 @@ pub enum Event {
         #[serde(skip_serializing_if = "is_false")]
         bulk: bool,
     },
+    #[serde(rename_all = "camelCase")]
+    UsageReset {
+        agent: AgentId,
+        service_id: ServiceId,
+        cleared_total: Count,
+    },
     ServiceDisabled(ServiceChange),
     ServiceEnabled(ServiceChange),
+    #[serde(rename_all = "camelCase")]
+    ServiceDeleted {
+        service_id: ServiceId,
+    },
+    WebhookTest {
+        id: String,
+        url: String,
+    },
+}
+
+/// The public id of an event: a UUID of version 8 (RFC 9562, section 5.8) made of its moment and its place in the log.
+/// Ids of one tenant sort as its log does, as long as the clock does not step back.
+pub fn event_id(recorded_at: Timestamp, position: i64) -> Uuid {
+    let ms = recorded_at.as_ms().unsigned_abs();
+    let position = position.unsigned_abs();
+    // 48 bits of milliseconds, 12 bits of position, and the other 62 bits of it. Version and variant are added.
+    let mut bytes = [0; 16];
+    bytes[..6].copy_from_slice(&ms.to_be_bytes()[2..]);
+    bytes[6..8].copy_from_slice(&((position >> 62) as u16).to_be_bytes());
+    bytes[8..].copy_from_slice(&(position & (u64::MAX >> 2)).to_be_bytes());
+    Builder::from_custom_bytes(bytes).into_uuid()
+}
+
+/// Moment and place of the event that has this id; none if no event can have it.
+pub fn place_of(id: Uuid) -> Option<(Timestamp, i64)> {
+    let (high, low) = id.as_u64_pair();
+    let position = i64::try_from((high & 0xfff) << 62 | low & (u64::MAX >> 2)).ok()?;
+    let recorded_at = Timestamp::from_ms(i64::try_from(high >> 16).ok()?);
+    (event_id(recorded_at, position) == id).then_some((recorded_at, position))
 }
 
 /// Payload of the events that switch a service.
@@ -45,12 +82,30 @@ impl Event {
         match self {
             Self::UsageRecorded { .. } => "usage.recorded",
             Self::UsageSettled { .. } => "usage.settled",
+            Self::UsageReset { .. } => "usage.reset",
             Self::ServiceDisabled(_) => "service.disabled",
             Self::ServiceEnabled(_) => "service.enabled",
+            Self::ServiceDeleted { .. } => "service.deleted",
+            Self::WebhookTest { .. } => "webhook.test",
         }
     }
 }
 
 fn is_false(flag: &bool) -> bool {
     !flag
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_tells_moment_and_place_of_its_event() {
+        for (ms, position) in [(0, 1), (1_767_225_600_000, 42), ((1 << 48) - 1, i64::MAX)] {
+            let id = event_id(Timestamp::from_ms(ms), position);
+            assert_eq!(id.get_version_num(), 8);
+            assert_eq!(place_of(id), Some((Timestamp::from_ms(ms), position)));
+        }
+        assert_eq!(place_of(Uuid::from_u128(u128::MAX)), None);
+    }
 }

@@ -6,6 +6,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::names::ServiceId;
+use super::usage::Pair;
 
 /// Why a request was not done. The text of [`fmt::Display`] is the message a client sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,12 +25,25 @@ pub enum Refusal {
     UnexpectedParameter(String),
     PathEscape,
     CursorMalformed,
+    CursorExpired,
     // Its route and its rights.
-    NoRoute { method: String, path: String },
-    MethodNotAllowed { method: String, path: String },
+    NoRoute {
+        method: String,
+        path: String,
+    },
+    MethodNotAllowed {
+        method: String,
+        path: String,
+    },
     AdminKeyForWrites,
     AdminKeyForReads,
     ApiKeyForWrites,
+    Paused,
+    /// More than `limit` requests within `window_ms`.
+    RateLimited {
+        limit: i64,
+        window_ms: i64,
+    },
     // Idempotency.
     KeySyntax,
     KeyRepeated,
@@ -41,22 +55,48 @@ pub enum Refusal {
     Service,
     AgentAndService,
     Requests,
-    UsageItems { bulk_max_items: i64 },
+    UsageItems {
+        bulk_max_items: i64,
+    },
     Price,
+    ServiceItems {
+        bulk_max_items: i64,
+    },
     Description,
     Owner,
+    Disabled,
     Label,
     TenantId,
     Prefix,
+    WebhookUrl,
+    WebhookTarget,
+    WebhookEvents,
+    WebhookEventType(String),
+    WebhookNothing,
+    ConfigKeys(Vec<String>),
+    ConfigValue {
+        key: &'static str,
+        max: i64,
+    },
     // Things that are not there, not allowed, or too many.
     ServiceNotRegistered(ServiceId),
     ServiceDisabled(ServiceId),
+    NoMetadata(ServiceId),
+    NoUsage(Pair),
     SettlementNotFound(String),
     TenantNotFound(String),
     ApiKeyNotFound(String),
+    WebhookNotFound(String),
+    AdminResetDisabled,
     UsageCapacity,
     ServiceCapacity,
+    WebhookCapacity,
     ApiKeyCapacity,
+    /// A test delivery was not accepted; `reason` is `status <n>`, `timeout`, `connection failed` or `private address`.
+    WebhookFailed {
+        id: String,
+        reason: String,
+    },
     // The service's own state.
     StoreUnavailable,
     QueueFull,
@@ -77,25 +117,39 @@ impl Refusal {
             | UnexpectedParameter(_)
             | PathEscape
             | CursorMalformed
+            | CursorExpired
             | Agent
             | Service
             | AgentAndService
             | Requests
             | UsageItems { .. }
             | Price
+            | ServiceItems { .. }
             | Description
             | Owner
+            | Disabled
             | Label
             | TenantId
-            | Prefix => (400, "invalid_request"),
+            | Prefix
+            | WebhookUrl
+            | WebhookTarget
+            | WebhookEvents
+            | WebhookEventType(_)
+            | WebhookNothing
+            | ConfigKeys(_)
+            | ConfigValue { .. } => (400, "invalid_request"),
             KeySyntax | KeyRepeated => (400, "invalid_idempotency_key"),
             AdminKeyForWrites | AdminKeyForReads | ApiKeyForWrites => (401, "unauthorized"),
             NoRoute { .. }
             | KeyUnknown
             | ServiceNotRegistered(_)
+            | NoMetadata(_)
+            | NoUsage(_)
             | SettlementNotFound(_)
             | TenantNotFound(_)
-            | ApiKeyNotFound(_) => (404, "not_found"),
+            | ApiKeyNotFound(_)
+            | WebhookNotFound(_)
+            | AdminResetDisabled => (404, "not_found"),
             MethodNotAllowed { .. } => (405, "method_not_allowed"),
             BodyTimeout => (408, "request_timeout"),
             ServiceDisabled(_) => (409, "service_disabled"),
@@ -103,8 +157,11 @@ impl Refusal {
             KeyInFlight => (409, "idempotency_in_flight"),
             BodyTooLarge => (413, "payload_too_large"),
             MediaType | Encoding | Charset => (415, "unsupported_media_type"),
-            UsageCapacity | ServiceCapacity | ApiKeyCapacity => (429, "store_capacity_exceeded"),
+            RateLimited { .. } => (429, "rate_limited"),
+            UsageCapacity | ServiceCapacity | WebhookCapacity | ApiKeyCapacity => (429, "store_capacity_exceeded"),
             Internal => (500, "internal_error"),
+            WebhookFailed { .. } => (502, "webhook_failed"),
+            Paused => (503, "service_paused"),
             StoreUnavailable | QueueFull | OutcomeUnknown => (503, "service_unavailable"),
         }
     }
@@ -137,6 +194,20 @@ impl fmt::Display for Refusal {
             UsageItems { bulk_max_items } => {
                 return write!(text, "items must be a non-empty array of up to {bulk_max_items} entries");
             }
+            ServiceItems { bulk_max_items } => return write!(text, "items must be 1-{bulk_max_items} entries"),
+            ConfigKeys(keys) => return write!(text, "unknown config keys: {}", keys.join(", ")),
+            ConfigValue { key, max } => return write!(text, "{key} must be an integer between 1 and {max}"),
+            RateLimited { limit, window_ms } => {
+                // Seconds as the shortest decimal: 60, 2.5, 0.001.
+                return write!(text, "more than {limit} requests per {}s", *window_ms as f64 / 1000.0);
+            }
+            NoMetadata(id) => return write!(text, "no metadata for service {id}"),
+            NoUsage(pair) => return write!(text, "no usage recorded for {}/{}", pair.agent, pair.service_id),
+            WebhookEventType(name) => return write!(text, "unknown event type: {name}"),
+            WebhookNotFound(id) => return write!(text, "webhook {id} not registered"),
+            WebhookFailed { id, reason } => {
+                return write!(text, "webhook {id} did not accept the test delivery: {reason}");
+            }
             ServiceNotRegistered(id) => return write!(text, "service {id} is not registered"),
             ServiceDisabled(id) => return write!(text, "service {id} is currently disabled"),
             SettlementNotFound(id) => return write!(text, "settlement {id} not found"),
@@ -153,9 +224,11 @@ impl fmt::Display for Refusal {
             NulCharacter => "text must not contain U+0000",
             PathEscape => "request path has an invalid percent-escape",
             CursorMalformed => "cursor is malformed",
+            CursorExpired => "cursor is invalid or expired",
             AdminKeyForWrites => "valid ADMIN_API_KEY required for privileged writes",
             AdminKeyForReads => "valid ADMIN_API_KEY required for privileged reads",
             ApiKeyForWrites => "valid X-API-Key required for write request",
+            Paused => "AgentPay backend is paused; only admin/unpause and reads are accepted",
             KeySyntax => "Idempotency-Key must be 1-255 visible ASCII characters",
             KeyRepeated => "Idempotency-Key must be sent once",
             KeyConflict => "Idempotency-Key was already used with a different request body or route",
@@ -168,6 +241,13 @@ impl fmt::Display for Refusal {
             Price => "priceStroops must be a non-negative integer within supported bounds",
             Description => "description must be a string up to 256 chars",
             Owner => "owner must be a non-empty string up to 256 chars",
+            Disabled => "disabled must be a boolean",
+            WebhookUrl => "url must be an http(s) URL up to 2048 chars",
+            WebhookTarget => "url must not target a private, loopback or link-local address",
+            WebhookEvents => "events must be a non-empty array of strings",
+            WebhookNothing => "at least one of url or events is required",
+            AdminResetDisabled => "admin reset is disabled",
+            WebhookCapacity => "webhook store capacity exceeded",
             Label => "label must be a non-empty string up to 64 chars",
             TenantId => "tenantId must be a string of 1-64 chars",
             Prefix => "prefix must be 1-64 alphanumeric/underscore characters",
@@ -193,6 +273,8 @@ struct Envelope<'a> {
     error: &'static str,
     message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    unknown_keys: Option<&'a [String]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     method: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<&'a str>,
@@ -206,6 +288,10 @@ impl Refusal {
         let envelope = Envelope {
             error: self.status_and_code().1,
             message: self.to_string(),
+            unknown_keys: match self {
+                Self::ConfigKeys(keys) => Some(keys),
+                _ => None,
+            },
             method: is_fault.then_some(method),
             path: is_fault.then_some(path),
             request_id,
