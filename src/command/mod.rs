@@ -1,15 +1,17 @@
 //! Floor 2: every change of billing state. A [`Command`] says what is wanted; the committer runs it, together with all
-//! others that wait, in one transaction: recall, apply, remember, COMMIT. Nothing is answered before that.
+//! others that wait, in one transaction: read, decide, write. Nothing is answered before it is committed.
 
 mod batch;
 pub mod committer;
 mod idempotency;
 mod in_flight;
 mod job;
+mod ledger;
 mod manage_api_key;
 mod record_usage;
 mod register_service;
 pub mod reply;
+mod reset_usage;
 mod settle;
 mod switch_service;
 mod work;
@@ -36,6 +38,8 @@ pub enum Command {
     RecordUsageBulk(Vec<Option<UsageRecord>>),
     Settle(Pair),
     SettleAgent(AgentId),
+    /// Clears what is outstanding, without billing it.
+    ResetUsage(Pair),
     RegisterService(Registration),
     SwitchService {
         service_id: ServiceId,
@@ -53,8 +57,18 @@ pub enum Command {
 }
 
 impl Command {
-    fn records_usage(&self) -> bool {
-        matches!(self, Self::RecordUsage(_) | Self::RecordUsageBulk(_))
+    /// Whether it is applied in memory, together with all others of its batch. The rare commands are not: each runs
+    /// statements of its own, in a transaction.
+    fn is_set_wise(&self) -> bool {
+        matches!(
+            self,
+            Self::RecordUsage(_)
+                | Self::RecordUsageBulk(_)
+                | Self::Settle(_)
+                | Self::SettleAgent(_)
+                | Self::ResetUsage(_)
+                | Self::Refuse(_)
+        )
     }
 }
 

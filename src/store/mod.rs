@@ -4,6 +4,7 @@
 
 pub mod api_keys;
 pub mod audit;
+pub mod batch;
 pub mod error;
 pub mod events;
 pub mod idempotency;

@@ -4,10 +4,10 @@ use sqlx::PgConnection;
 
 use crate::domain::caller::Tenant;
 use crate::domain::names::ServiceId;
-use crate::domain::service::{Metadata, Registration, Service, Terms};
+use crate::domain::service::{Metadata, Registration, Service};
 use crate::domain::timestamp::Timestamp;
 
-use super::{StoreError, corrupt};
+use super::StoreError;
 
 /// Which services a list shows. Each filter that is given must hold.
 #[derive(Clone, Debug, Default)]
@@ -38,36 +38,6 @@ impl From<Row> for Service {
             metadata: row.description.zip(row.owner).map(|(description, owner)| Metadata { description, owner }),
         }
     }
-}
-
-/// Price and state of services; the result has the order of `ids`, none for one that is not registered.
-pub async fn terms(
-    connection: &mut PgConnection,
-    ids: &[(&Tenant, &ServiceId)],
-) -> Result<Vec<Option<Terms>>, StoreError> {
-    let tenants: Vec<&str> = ids.iter().map(|(tenant, _)| tenant.as_str()).collect();
-    let services: Vec<&str> = ids.iter().map(|(_, service)| service.as_str()).collect();
-    let rows = sqlx::query!(
-        r#"-- services::terms
-        SELECT wanted.position AS "position!", service.price_stroops AS "price_stroops!",
-               service.disabled AS "disabled!"
-        FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted (tenant, service_id, position)
-        CROSS JOIN LATERAL (
-            SELECT price_stroops, disabled FROM services
-            WHERE services.tenant = wanted.tenant AND services.service_id = wanted.service_id
-            LIMIT 1
-        ) AS service"#,
-        tenants as _,
-        services as _,
-    )
-    .fetch_all(connection)
-    .await?;
-    let mut terms = vec![None; ids.len()];
-    for row in rows {
-        *terms.get_mut(row.position as usize - 1).ok_or_else(|| corrupt("position"))? =
-            Some(Terms { price_stroops: row.price_stroops, disabled: row.disabled });
-    }
-    Ok(terms)
 }
 
 /// One service, if it is registered.
