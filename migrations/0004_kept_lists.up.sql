@@ -20,6 +20,8 @@ COMMENT ON COLUMN agents.agent IS 'The agent''s id.';
 COMMENT ON COLUMN agents.list_position IS 'Lists show agents in this order: the order in which they were first seen.';
 INSERT INTO agents (tenant, agent)
 SELECT tenant, agent FROM usage_counters GROUP BY tenant, agent ORDER BY min(list_position);
+ALTER TABLE usage_counters ADD CONSTRAINT usage_counters_agent_fkey FOREIGN KEY (tenant, agent)
+    REFERENCES agents (tenant, agent);
 
 CREATE TABLE service_totals (
     tenant           text COLLATE "C" NOT NULL,

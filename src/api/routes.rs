@@ -99,6 +99,7 @@ pub const ROUTES: &[Route] = &[
     write("POST", "/api/v1/settle/bulk", || post(settle::settle_agent)).idempotent(),
     read("/api/v1/usage/:agent/:serviceId", || get(usage::outstanding)),
     write("DELETE", "/api/v1/usage/:agent/:serviceId", || delete(usage::reset)).idempotent(),
+    read("/api/v1/billing/total", || get(billing::total)),
     read("/api/v1/billing/:agent/:serviceId", || get(billing::quote)),
     write("POST", "/api/v1/services", || post(services::register)).idempotent(),
     read("/api/v1/services", || get(services::list)),

@@ -63,8 +63,9 @@ impl StoreError {
 fn kind_of_code(error: &(dyn DatabaseError + 'static)) -> FaultKind {
     let code = error.code().unwrap_or_default();
     match code.as_ref() {
-        // Another batch brought the same new agent.
+        // Another batch brought the same new agent, or a reset removed the known one.
         "23505" if error.constraint() == Some("agents_pkey") => FaultKind::Moved,
+        "23503" if error.constraint() == Some("usage_counters_agent_fkey") => FaultKind::Moved,
         "23505" => FaultKind::KeyTaken,
         // How `batch::write` takes itself back: nothing else of ours divides.
         "22012" => FaultKind::Moved,

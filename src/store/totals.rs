@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 use crate::domain::caller::Tenant;
 use crate::domain::money::Stroops;
 
-use super::StoreError;
+use super::{StoreError, corrupt};
 
 /// Rows that the totals of one tenant or service are spread over.
 pub const SHARDS: i16 = 16;
@@ -69,6 +69,134 @@ pub async fn subtract_events(connection: &mut PgConnection, tenant: &str, events
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// A tenant's totals, or those of all tenants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub pairs: i64,
+    pub outstanding: i64,
+    pub lifetime: i64,
+    pub settlements: i64,
+    pub settled_stroops: Stroops,
+    pub services: i64,
+    pub agents: i64,
+    pub events: i64,
+    pub webhooks: i64,
+    pub api_keys: i64,
+}
+
+/// The totals of `owner`: a tenant's id, or [`ALL_TENANTS`]. Zeros for one that has nothing.
+pub async fn of(connection: &mut PgConnection, owner: &str) -> Result<Totals, StoreError> {
+    let row = sqlx::query!(
+        r#"-- totals::of
+        SELECT coalesce(sum(pairs), 0)::bigint AS "pairs!", coalesce(sum(outstanding), 0)::bigint AS "outstanding!",
+               coalesce(sum(lifetime), 0)::bigint AS "lifetime!", coalesce(sum(settlements), 0)::bigint AS "settlements!",
+               coalesce(sum(settled_stroops), 0)::text AS "settled_stroops!",
+               coalesce(sum(services), 0)::bigint AS "services!", coalesce(sum(agents), 0)::bigint AS "agents!",
+               coalesce(sum(events), 0)::bigint AS "events!", coalesce(sum(webhooks), 0)::bigint AS "webhooks!",
+               coalesce(sum(api_keys), 0)::bigint AS "api_keys!"
+        FROM tenant_totals WHERE tenant = $1"#,
+        owner,
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(Totals {
+        pairs: row.pairs,
+        outstanding: row.outstanding,
+        lifetime: row.lifetime,
+        settlements: row.settlements,
+        settled_stroops: Stroops::from_digits(&row.settled_stroops).ok_or_else(|| corrupt("settled_stroops"))?,
+        services: row.services,
+        agents: row.agents,
+        events: row.events,
+        webhooks: row.webhooks,
+        api_keys: row.api_keys,
+    })
+}
+
+/// What a tenant's outstanding requests would be billed now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Due {
+    /// The part of disabled services included.
+    pub total_stroops: Stroops,
+    pub disabled_stroops: Stroops,
+    /// Requests of services that are not registered.
+    pub unpriced_requests: i64,
+}
+
+/// Sums over the tenant's services, not over its pairs.
+pub async fn due(connection: &mut PgConnection, tenant: &Tenant) -> Result<Due, StoreError> {
+    let row = sqlx::query!(
+        r#"-- totals::due
+        SELECT coalesce(sum(used.outstanding * service.price_stroops), 0)::text AS "total!",
+               coalesce(sum(used.outstanding * service.price_stroops) FILTER (WHERE service.disabled), 0)::text
+                   AS "disabled!",
+               coalesce(sum(used.outstanding) FILTER (WHERE service.price_stroops IS NULL), 0)::bigint AS "unpriced!"
+        FROM (
+            SELECT service_id, sum(outstanding) AS outstanding
+            FROM service_totals WHERE tenant = $1 GROUP BY service_id
+        ) AS used
+        LEFT JOIN LATERAL (
+            SELECT price_stroops, disabled FROM services
+            WHERE services.tenant = $1 AND services.service_id = used.service_id
+            LIMIT 1
+        ) AS service ON true"#,
+        tenant.as_str(),
+    )
+    .fetch_one(connection)
+    .await?;
+    let amount = |digits: &str| Stroops::from_digits(digits).ok_or_else(|| corrupt("an amount"));
+    Ok(Due {
+        total_stroops: amount(&row.total)?,
+        disabled_stroops: amount(&row.disabled)?,
+        unpriced_requests: row.unpriced,
+    })
+}
+
+/// A registered service of a tenant with what is outstanding of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceLine {
+    pub tenant: String,
+    pub service_id: String,
+    pub price_stroops: i64,
+    pub outstanding: i64,
+}
+
+/// Registered services by tenant and id, of one tenant or of all, beginning after `after`, at most `limit`.
+pub async fn service_lines(
+    connection: &mut PgConnection,
+    tenant: Option<&Tenant>,
+    after: (&str, &str),
+    limit: i64,
+) -> Result<Vec<ServiceLine>, StoreError> {
+    macro_rules! lines {
+        ($condition:literal $(, $argument:expr)*) => {
+            sqlx::query_as!(
+                ServiceLine,
+                r#"-- totals::service_lines
+                SELECT tenant, service_id, price_stroops, used.outstanding AS "outstanding!"
+                FROM services
+                CROSS JOIN LATERAL (
+                    SELECT coalesce(sum(outstanding), 0)::bigint AS outstanding FROM service_totals
+                    WHERE service_totals.tenant = services.tenant AND service_totals.service_id = services.service_id
+                ) AS used
+                WHERE (tenant, service_id) > ($1, $2) "#
+                    + $condition
+                    + " ORDER BY tenant, service_id LIMIT $3",
+                after.0,
+                after.1,
+                limit
+                $(, $argument)*
+            )
+            .fetch_all(connection)
+            .await?
+        };
+    }
+    Ok(match tenant {
+        None => lines!(""),
+        Some(tenant) => lines!("AND tenant = $4", tenant.as_str()),
+    })
 }
 
 /// How many services a tenant has.

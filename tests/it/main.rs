@@ -1,5 +1,6 @@
 //! The service as its users meet it: real sockets, a real PostgreSQL.
 
+mod batch;
 mod billing;
 mod faults;
 mod growth;
