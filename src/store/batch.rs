@@ -67,9 +67,7 @@ pub async fn read(connection: &mut PgConnection, wanted: &Wanted<'_>) -> Result<
         ) AS stored
         UNION ALL
         SELECT 1, wanted.position, counter.outstanding, counter.settled, counter.reset, counter.version,
-               counter.version IS NULL AND EXISTS (
-                   SELECT FROM agents WHERE agents.tenant = wanted.tenant AND agents.agent = wanted.agent),
-               NULL, NULL, NULL
+               agent.is_known, NULL, NULL, NULL
         FROM unnest($3::text[], $4::text[], $5::text[]) WITH ORDINALITY AS wanted (tenant, agent, service_id, position)
         LEFT JOIN LATERAL (
             SELECT outstanding, settled, reset, version FROM usage_counters
@@ -77,6 +75,11 @@ pub async fn read(connection: &mut PgConnection, wanted: &Wanted<'_>) -> Result<
               AND usage_counters.service_id = wanted.service_id
             LIMIT 1
         ) AS counter ON true
+        LEFT JOIN LATERAL (
+            SELECT true AS is_known FROM agents
+            WHERE counter.version IS NULL AND agents.tenant = wanted.tenant AND agents.agent = wanted.agent
+            LIMIT 1
+        ) AS agent ON true
         UNION ALL
         SELECT 2, wanted.position, service.price_stroops, NULL, NULL, NULL, service.disabled, NULL, NULL, NULL
         FROM unnest($6::text[], $7::text[]) WITH ORDINALITY AS wanted (tenant, service_id, position)
