@@ -15,7 +15,8 @@ use crate::store::{StoreError, idempotency as records};
 use super::idempotency::{self, Verdict};
 use super::job::Job;
 use super::work::{Numbered, Outcome, Work};
-use super::{Answer, Command, manage_api_key, record_usage, register_service, settle, switch_service};
+use super::{Answer, Command, change_service, delete_service, manage_api_key, record_usage};
+use super::{register_service, register_services, settle, switch_service};
 
 /// How far an attempt got: what a failure means depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +143,11 @@ async fn apply(work: &mut Work<'_>, running: &[Numbered<'_>], jobs: usize) -> Re
                 continue;
             }
             Command::RegisterService(registration) => register_service::apply(work, request, registration).await?,
+            Command::RegisterServices(items) => register_services::apply(work, request, items).await?,
+            Command::ChangeService { service_id, edit } => {
+                change_service::apply(work, request, service_id, edit).await?
+            }
+            Command::DeleteService(service_id) => delete_service::apply(work, request, service_id).await?,
             Command::SwitchService { service_id, disabled } => {
                 switch_service::apply(work, request, service_id, *disabled).await?
             }

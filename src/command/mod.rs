@@ -2,13 +2,16 @@
 //! others that wait, in one transaction: recall, apply, remember, COMMIT. Nothing is answered before that.
 
 mod batch;
+mod change_service;
 pub mod committer;
+mod delete_service;
 mod idempotency;
 mod in_flight;
 mod job;
 mod manage_api_key;
 mod record_usage;
 mod register_service;
+mod register_services;
 pub mod reply;
 mod settle;
 mod switch_service;
@@ -21,7 +24,7 @@ use crate::domain::caller::Tenant;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::refusal::Refusal;
-use crate::domain::service::Registration;
+use crate::domain::service::{PricedService, Registration, ServiceEdit};
 use crate::domain::usage::{Pair, UsageRecord};
 use crate::store::idempotency::CallerKey;
 
@@ -37,6 +40,14 @@ pub enum Command {
     Settle(Pair),
     SettleAgent(AgentId),
     RegisterService(Registration),
+    /// An item that is no valid registration is answered `invalid_item` in its place.
+    RegisterServices(Vec<Option<PricedService>>),
+    /// A service that is not registered is refused before what is wrong with the edit.
+    ChangeService {
+        service_id: ServiceId,
+        edit: Result<ServiceEdit, Refusal>,
+    },
+    DeleteService(ServiceId),
     SwitchService {
         service_id: ServiceId,
         disabled: bool,
