@@ -1,6 +1,9 @@
 //! The service as its users meet it: real sockets, a real PostgreSQL.
 
+mod agents;
 mod billing;
+mod events;
+mod exports;
 mod faults;
 mod growth;
 mod idempotency;
@@ -8,4 +11,5 @@ mod janitor;
 mod local_postgres;
 mod model;
 mod readme;
+mod services;
 mod support;
