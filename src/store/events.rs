@@ -92,7 +92,9 @@ pub async fn first_visible(connection: &mut PgConnection, tenant: &Tenant, cap: 
 pub async fn count_visible(connection: &mut PgConnection, tenant: &Tenant, cap: i64) -> Result<i64, StoreError> {
     let events = sqlx::query_scalar!(
         r#"-- events::count_visible
-        SELECT count(*) AS "events!" FROM (SELECT FROM events WHERE tenant = $1 LIMIT $2) AS visible"#,
+        SELECT count(*) AS "events!" FROM (
+            SELECT FROM events WHERE tenant = $1 ORDER BY tenant DESC, position DESC LIMIT $2
+        ) AS visible"#,
         tenant.as_str(),
         cap,
     )
