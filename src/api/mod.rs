@@ -1,10 +1,15 @@
 //! Floor 3: HTTP, the only home of axum. Handlers parse and submit writes, and answer reads from the store.
 
+mod agents;
 mod api_keys;
 mod billing;
 mod body;
 mod caller;
+mod changelog;
+mod etag;
+mod events;
 mod exchange;
+mod exports;
 mod fields;
 mod headers;
 mod health;
@@ -13,6 +18,7 @@ mod pipeline;
 mod query;
 pub mod routes;
 pub mod server;
+mod service_usage;
 mod services;
 mod settle;
 mod settlements;

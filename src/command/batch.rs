@@ -25,9 +25,8 @@ use super::idempotency::{self, Verdict};
 use super::job::Job;
 use super::ledger::{self, Ledger};
 use super::work::{Outcome, Work};
-use super::{
-    Answer, Command, Request, manage_api_key, record_usage, register_service, reset_usage, settle, switch_service,
-};
+use super::{Answer, Command, Request, change_service, delete_service, manage_api_key, record_usage};
+use super::{register_service, register_services, reset_usage, settle, switch_service};
 
 /// How far an attempt got: what a failure means depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -290,6 +289,9 @@ async fn apply(
 async fn apply_rare(work: &mut Work<'_>, request: &Request) -> Result<Outcome, StoreError> {
     match &request.command {
         Command::RegisterService(registration) => register_service::apply(work, request, registration).await,
+        Command::RegisterServices(items) => register_services::apply(work, request, items).await,
+        Command::ChangeService { service_id, edit } => change_service::apply(work, request, service_id, edit).await,
+        Command::DeleteService(service_id) => delete_service::apply(work, request, service_id).await,
         Command::SwitchService { service_id, disabled } => {
             switch_service::apply(work, request, service_id, *disabled).await
         }

@@ -2,7 +2,9 @@
 //! others that wait, in one transaction: read, decide, write. Nothing is answered before it is committed.
 
 mod batch;
+mod change_service;
 pub mod committer;
+mod delete_service;
 mod idempotency;
 mod in_flight;
 mod job;
@@ -10,6 +12,7 @@ mod ledger;
 mod manage_api_key;
 mod record_usage;
 mod register_service;
+mod register_services;
 pub mod reply;
 mod reset_usage;
 mod settle;
@@ -23,7 +26,7 @@ use crate::domain::caller::Tenant;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::refusal::Refusal;
-use crate::domain::service::Registration;
+use crate::domain::service::{PricedService, Registration, ServiceEdit};
 use crate::domain::usage::{Pair, UsageRecord};
 use crate::store::idempotency::CallerKey;
 
@@ -41,6 +44,14 @@ pub enum Command {
     /// Clears what is outstanding, without billing it.
     ResetUsage(Pair),
     RegisterService(Registration),
+    /// An item that is no valid registration is answered `invalid_item` in its place.
+    RegisterServices(Vec<Option<PricedService>>),
+    /// A service that is not registered is refused before what is wrong with the edit.
+    ChangeService {
+        service_id: ServiceId,
+        edit: Result<ServiceEdit, Refusal>,
+    },
+    DeleteService(ServiceId),
     SwitchService {
         service_id: ServiceId,
         disabled: bool,

@@ -1,7 +1,10 @@
 //! The service as its users meet it: real sockets, a real PostgreSQL.
 
+mod agents;
 mod batch;
 mod billing;
+mod events;
+mod exports;
 mod faults;
 mod growth;
 mod idempotency;
@@ -9,4 +12,5 @@ mod janitor;
 mod local_postgres;
 mod model;
 mod readme;
+mod services;
 mod support;
