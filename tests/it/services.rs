@@ -263,6 +263,38 @@ async fn the_cap_holds_when_two_processes_register_at_once() {
     services[0].verify().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn two_bulk_registrations_that_meet_share_the_room_there_is() {
+    let database = new_database().await;
+    let services = [Service::start_on(database.clone(), &[]).await, Service::start_on(database, &[]).await];
+    for service in &services {
+        limit(service, "services_store_max_keys", 30).await;
+    }
+    // Readers pass and writers wait, so that both have counted before either can insert, unless one waits for the other.
+    let mut gate = services[0].pool.begin().await.expect("a transaction");
+    sqlx::query("LOCK TABLE services IN SHARE MODE").execute(&mut *gate).await.expect("a lock");
+    let requests = (0..2).map(|number: usize| {
+        let client = services[number].client();
+        let item = |n: usize| json!({ "serviceId": format!("s{number}-{n}"), "priceStroops": 1 });
+        let items: Vec<Value> = (0..20).map(item).collect();
+        tokio::spawn(async move { client.post("/api/v1/services/bulk", &json!({ "items": items })).await })
+    });
+    let requests: Vec<_> = requests.collect();
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+                   WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    while services[0].number(waiting).await < 2 {}
+    gate.rollback().await.expect("a rollback");
+    let mut created = 0;
+    for request in requests {
+        let answer = request.await.expect("a request");
+        assert_eq!(answer.status, 201, "{answer:?}");
+        created += answer.text.matches(r#""created":true"#).count();
+    }
+    assert_eq!(created, 30);
+    assert_eq!(service_count(&services[0]).await, 30);
+    services[0].verify().await;
+}
+
 async fn service_count(service: &Service) -> i64 {
     service.number("SELECT count(*) FROM services").await
 }
