@@ -16,8 +16,12 @@ const MANY: i64 = 40_000;
 
 /// Makes [`MANY`] pairs of the tenant `public` with long names, by hand.
 async fn fill(service: &Service) {
-    let sql = "INSERT INTO usage_counters (tenant, agent, service_id, outstanding, lifetime)
-               SELECT 'public', 'agent-' || number || repeat('x', 240), repeat('s', 128), number, number
+    let sql = "WITH agents AS (
+                   INSERT INTO agents (tenant, agent)
+                   SELECT 'public', 'agent-' || number || repeat('x', 240) FROM generate_series(1, $1) AS number
+               )
+               INSERT INTO usage_counters (tenant, agent, service_id, outstanding, lifetime, version)
+               SELECT 'public', 'agent-' || number || repeat('x', 240), repeat('s', 128), number, number, 1
                FROM generate_series(1, $1) AS number ORDER BY number";
     sqlx::query(sql).bind(MANY).execute(&service.pool).await.expect("pairs");
 }
@@ -75,10 +79,14 @@ async fn an_export_of_many_parts_is_whole_also_at_exact_boundaries() {
 
 /// Adds pairs with names that are new.
 async fn add_pairs(service: &Service, pairs: i64) {
-    let sql = "INSERT INTO usage_counters (tenant, agent, service_id, outstanding, lifetime)
-               SELECT 'public', 'agent-' || held || '-' || number, 'service', number, number
-               FROM (SELECT count(*) AS held FROM usage_counters) AS held, generate_series(1, $1) AS number
-               ORDER BY number";
+    let sql = "WITH added AS (
+                   SELECT 'agent-' || held || '-' || number AS agent, number
+                   FROM (SELECT count(*) AS held FROM usage_counters) AS held, generate_series(1, $1) AS number
+               ), agents AS (
+                   INSERT INTO agents (tenant, agent) SELECT 'public', agent FROM added ORDER BY number
+               )
+               INSERT INTO usage_counters (tenant, agent, service_id, outstanding, lifetime, version)
+               SELECT 'public', agent, 'service', number, number, 1 FROM added ORDER BY number";
     sqlx::query(sql).bind(pairs).execute(&service.pool).await.expect("pairs");
 }
 
