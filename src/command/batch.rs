@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use rand::rngs::StdRng;
 use sqlx::PgConnection;
+use tokio::sync::Notify;
 
 use crate::domain::limits::Limits;
 use crate::domain::timestamp::Timestamp;
@@ -15,7 +16,7 @@ use crate::store::{StoreError, idempotency as records};
 use super::idempotency::{self, Verdict};
 use super::job::Job;
 use super::work::{Numbered, Outcome, Work};
-use super::{Answer, Command, manage_api_key, record_usage, register_service, settle, switch_service};
+use super::{Answer, Command, manage_api_key, manage_webhook, record_usage, register_service, settle, switch_service};
 
 /// How far an attempt got: what a failure means depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +46,8 @@ pub struct Attempt<'a> {
     pub patience: Patience,
     pub dice: &'a mut StdRng,
     pub phase: &'a mut Phase,
+    /// Told after a COMMIT that there are new deliveries.
+    pub deliveries: &'a Notify,
 }
 
 impl Attempt<'_> {
@@ -59,6 +62,7 @@ impl Attempt<'_> {
         let phase = &mut *self.phase;
         let mut work = Work::new(&mut transaction, self.now, self.limits, self.dice);
         let outcome = execute(&mut work, jobs, &verdicts, self.ttl_ms, self.shard, phase).await;
+        let has_deliveries = work.has_deliveries;
         let outcome = match outcome {
             Ok(answers) if jobs.iter().all(Job::begin_commit) => Ok(answers),
             Ok(_) => Err(Setback::Withdrawn),
@@ -68,6 +72,9 @@ impl Attempt<'_> {
             Ok(answers) => {
                 *phase = Phase::Commit;
                 transaction.commit().await.map_err(StoreError::from)?;
+                if has_deliveries {
+                    self.deliveries.notify_one();
+                }
                 Ok(gather(jobs, verdicts, answers))
             }
             Err(setback) => {
@@ -149,6 +156,12 @@ async fn apply(work: &mut Work<'_>, running: &[Numbered<'_>], jobs: usize) -> Re
                 manage_api_key::create(work, label, tenant_id.as_deref()).await?
             }
             Command::RevokeApiKey { prefix } => manage_api_key::revoke(work, prefix).await?,
+            Command::CreateWebhook { url, events } => {
+                manage_webhook::create(work, &request.tenant, url, events).await?
+            }
+            Command::ChangeWebhook { id, change } => manage_webhook::change(work, &request.tenant, id, change).await?,
+            Command::DeleteWebhook { id } => manage_webhook::delete(work, &request.tenant, id).await?,
+            Command::TestWebhook { id } => manage_webhook::test(work, &request.tenant, id).await?,
             Command::Refuse(refusal) => Err(refusal.clone()),
         });
     }

@@ -7,6 +7,8 @@ mod idempotency;
 mod in_flight;
 mod job;
 mod manage_api_key;
+mod manage_webhook;
+mod outbox;
 mod record_usage;
 mod register_service;
 pub mod reply;
@@ -23,6 +25,7 @@ use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::refusal::Refusal;
 use crate::domain::service::Registration;
 use crate::domain::usage::{Pair, UsageRecord};
+use crate::domain::webhook;
 use crate::store::idempotency::CallerKey;
 
 pub use committer::Committer;
@@ -47,6 +50,21 @@ pub enum Command {
     },
     RevokeApiKey {
         prefix: String,
+    },
+    CreateWebhook {
+        url: String,
+        events: Vec<String>,
+    },
+    ChangeWebhook {
+        id: String,
+        change: webhook::Change,
+    },
+    DeleteWebhook {
+        id: String,
+    },
+    /// Records the test. Whoever submits it makes the attempt.
+    TestWebhook {
+        id: String,
     },
     /// Nothing but the refusal of an invalid request, to be kept under its key.
     Refuse(Refusal),

@@ -14,7 +14,7 @@ use crate::domain::timestamp::Timestamp;
 use crate::store::usage::CounterId;
 use crate::store::{StoreError, events, settlements, totals};
 
-use super::Request;
+use super::{Request, outbox};
 use crate::command::reply::Reply;
 use crate::domain::refusal::Refusal;
 
@@ -24,6 +24,13 @@ pub type Outcome = Result<Reply, Refusal>;
 /// A request of the batch, with its place among the outcomes.
 pub type Numbered<'a> = (usize, &'a Request);
 
+/// A webhook's test: the place of its event among the gathered ones, and its delivery.
+pub struct WebhookTest {
+    pub event: usize,
+    pub webhook: String,
+    pub delivery: String,
+}
+
 pub struct Work<'a> {
     pub connection: &'a mut PgConnection,
     pub now: Timestamp,
@@ -32,6 +39,9 @@ pub struct Work<'a> {
     /// What is outstanding of the pairs this transaction has locked or changed.
     pub held: BTreeMap<CounterId, i64>,
     pub events: Vec<(Tenant, Event)>,
+    pub webhook_tests: Vec<WebhookTest>,
+    /// Whether deliveries were written that a dispatcher should hear of.
+    pub has_deliveries: bool,
     pub settlements: Vec<(Tenant, Settlement)>,
     pub totals: BTreeMap<Tenant, totals::Change>,
 }
@@ -45,6 +55,8 @@ impl<'a> Work<'a> {
             dice,
             held: BTreeMap::new(),
             events: Vec::new(),
+            webhook_tests: Vec::new(),
+            has_deliveries: false,
             settlements: Vec::new(),
             totals: BTreeMap::new(),
         }
@@ -67,7 +79,8 @@ impl<'a> Work<'a> {
             settlements::append(self.connection, &self.settlements).await?;
         }
         if !self.events.is_empty() {
-            events::append(self.connection, &self.events, self.now).await?;
+            let positions = outbox::write(self).await?;
+            events::append(self.connection, &self.events, &positions, self.now).await?;
         }
         Ok(())
     }

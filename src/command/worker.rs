@@ -171,6 +171,7 @@ impl Worker {
             patience: group.patience,
             dice: &mut self.dice,
             phase,
+            deliveries: &shared.deliveries,
         };
         let run = attempt.run(connection, &group.jobs);
         match tokio::time::timeout_at(Instant::from_std(latest), run).await {

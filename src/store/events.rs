@@ -9,10 +9,24 @@ use crate::domain::timestamp::Timestamp;
 
 use super::StoreError;
 
-/// Appends events of one moment, in the order given.
+/// Draws the places of `count` events that are about to be appended, in ascending order.
+pub async fn draw_positions(connection: &mut PgConnection, count: usize) -> Result<Vec<i64>, StoreError> {
+    let mut positions = sqlx::query_scalar!(
+        r#"-- events::draw_positions
+        SELECT nextval('events_position_seq') AS "position!" FROM generate_series(1, $1::bigint)"#,
+        count as i64,
+    )
+    .fetch_all(connection)
+    .await?;
+    positions.sort_unstable();
+    Ok(positions)
+}
+
+/// Appends events of one moment, in the order given; at the places drawn for them, or, if there are none, at new ones.
 pub async fn append(
     connection: &mut PgConnection,
     events: &[(Tenant, Event)],
+    positions: &[i64],
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let tenants: Vec<&str> = events.iter().map(|(tenant, _)| tenant.as_str()).collect();
@@ -21,13 +35,14 @@ pub async fn append(
         events.iter().map(|(_, event)| serde_json::to_string(event).expect("an event is plain data")).collect();
     sqlx::query!(
         "-- events::append
-        INSERT INTO events (tenant, recorded_at, type, payload)
-        SELECT tenant, $1, type, payload::json
-        FROM unnest($2::text[], $3::text[], $4::text[]) AS event (tenant, type, payload)",
+        INSERT INTO events (tenant, recorded_at, type, payload, position) OVERRIDING SYSTEM VALUE
+        SELECT tenant, $1, type, payload::json, coalesce(position, nextval('events_position_seq'))
+        FROM unnest($2::text[], $3::text[], $4::text[], $5::bigint[]) AS event (tenant, type, payload, position)",
         now.to_date_time() as OffsetDateTime,
         tenants as _,
         types as _,
         &payloads,
+        positions,
     )
     .execute(connection)
     .await?;

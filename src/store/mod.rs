@@ -4,11 +4,13 @@
 
 pub mod api_keys;
 pub mod audit;
+pub mod deliveries;
 pub mod error;
 pub mod events;
 pub mod idempotency;
 pub mod limits;
 pub mod migrations;
+pub mod outbox;
 pub mod record_counts;
 pub mod server;
 pub mod services;
@@ -16,6 +18,7 @@ pub mod settlements;
 pub mod tenants;
 pub mod totals;
 pub mod usage;
+pub mod webhooks;
 
 pub use error::{FaultKind, StoreError};
 

@@ -1,0 +1,105 @@
+//! The table `webhook_deliveries`, as the write path fills it: one row per event and webhook, in the event's transaction.
+
+use sqlx::PgConnection;
+
+use crate::domain::caller::Tenant;
+use crate::domain::timestamp::Timestamp;
+
+use super::{StoreError, corrupt};
+
+/// Rows one statement inserts at most.
+const ROWS_MAX: usize = 5000;
+
+/// An enabled webhook of one of the tenants asked for.
+#[derive(Clone, Debug)]
+pub struct Subscriber {
+    /// Place of its tenant in the question.
+    pub tenant: usize,
+    pub webhook: String,
+    pub events: Vec<String>,
+}
+
+/// One event for one webhook.
+#[derive(Clone, Debug)]
+pub struct Entry<'a> {
+    pub tenant: &'a Tenant,
+    pub delivery: String,
+    pub webhook: &'a str,
+    pub position: i64,
+    pub event_type: &'static str,
+    pub payload: &'a str,
+}
+
+/// The enabled webhooks of these tenants that want at least one of these types.
+pub async fn subscribers(
+    connection: &mut PgConnection,
+    tenants: &[&Tenant],
+    types: &[&str],
+) -> Result<Vec<Subscriber>, StoreError> {
+    let names: Vec<&str> = tenants.iter().map(|tenant| tenant.as_str()).collect();
+    let rows = sqlx::query!(
+        r#"-- outbox::subscribers
+        SELECT wanted.position AS "position!", subscriber.webhook AS "webhook!", subscriber.events AS "events!"
+        FROM unnest($1::text[]) WITH ORDINALITY AS wanted (tenant, position)
+        CROSS JOIN LATERAL (
+            SELECT webhook, events FROM webhooks
+            WHERE webhooks.tenant = wanted.tenant AND disabled_at IS NULL AND events && $2::text[]
+        ) AS subscriber"#,
+        names as _,
+        types as _,
+    )
+    .fetch_all(connection)
+    .await?;
+    let in_range = |position: i64| usize::try_from(position - 1).ok().filter(|place| *place < tenants.len());
+    rows.into_iter()
+        .map(|row| {
+            let tenant = in_range(row.position).ok_or_else(|| corrupt("position"))?;
+            Ok(Subscriber { tenant, webhook: row.webhook, events: row.events })
+        })
+        .collect()
+}
+
+/// Adds deliveries that are due at once.
+pub async fn insert(connection: &mut PgConnection, entries: &[Entry<'_>], now: Timestamp) -> Result<(), StoreError> {
+    for entries in entries.chunks(ROWS_MAX) {
+        sqlx::query!(
+            "-- outbox::insert
+            INSERT INTO webhook_deliveries
+                (tenant, delivery, webhook, created_at, event_position, type, payload, next_attempt_at, due_at)
+            SELECT tenant, delivery, webhook, $1, position, type, payload::json, $1, $1
+            FROM unnest($2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[])
+                AS entry (tenant, delivery, webhook, position, type, payload)",
+            now.to_date_time(),
+            entries.iter().map(|entry| entry.tenant.as_str()).collect::<Vec<_>>() as _,
+            entries.iter().map(|entry| entry.delivery.as_str()).collect::<Vec<_>>() as _,
+            entries.iter().map(|entry| entry.webhook).collect::<Vec<_>>() as _,
+            &entries.iter().map(|entry| entry.position).collect::<Vec<_>>(),
+            entries.iter().map(|entry| entry.event_type).collect::<Vec<_>>() as _,
+            entries.iter().map(|entry| entry.payload).collect::<Vec<_>>() as _,
+        )
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+/// Adds the delivery of a test, which no dispatcher touches: the request that asked for it makes the one attempt.
+/// Until its end is known it counts as failed, which stays true if the process dies.
+pub async fn insert_test(connection: &mut PgConnection, entry: &Entry<'_>, now: Timestamp) -> Result<(), StoreError> {
+    sqlx::query!(
+        "-- outbox::insert_test
+        INSERT INTO webhook_deliveries
+            (tenant, delivery, webhook, created_at, event_position, type, payload, status, error, finished_at)
+        VALUES ($1, $2, $3, $4, $5, $6, ($7::text)::json, 'failed', 'no attempt was completed', $4)",
+        entry.tenant.as_str(),
+        entry.delivery,
+        entry.webhook,
+        now.to_date_time(),
+        entry.position,
+        entry.event_type,
+        entry.payload,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
