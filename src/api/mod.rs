@@ -18,6 +18,7 @@ mod settle;
 mod settlements;
 pub mod state;
 mod usage;
+mod webhooks;
 
 use std::any::Any;
 

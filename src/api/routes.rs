@@ -1,9 +1,9 @@
 //! The table of routes: every operation of the contract with what the pipeline has to know of it.
 
 use axum::Router;
-use axum::routing::{MethodRouter, delete, get, post};
+use axum::routing::{MethodRouter, delete, get, patch, post};
 
-use super::{api_keys, billing, health, idempotency, services, settle, settlements, state::ApiState, usage};
+use super::{api_keys, billing, health, idempotency, services, settle, settlements, state::ApiState, usage, webhooks};
 
 /// Who may use a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +107,13 @@ pub const ROUTES: &[Route] = &[
     operator("POST", "/api/v1/api-keys", || post(api_keys::create)).pausable(),
     operator("GET", "/api/v1/api-keys", || get(api_keys::list)).strict(),
     operator("DELETE", "/api/v1/api-keys/:prefix", || delete(api_keys::revoke)).pausable(),
+    write("POST", "/api/v1/webhooks", || post(webhooks::create)),
+    read("/api/v1/webhooks", || get(webhooks::list)).strict(),
+    read("/api/v1/webhooks/:id", || get(webhooks::show)),
+    write("PATCH", "/api/v1/webhooks/:id", || patch(webhooks::change)),
+    write("DELETE", "/api/v1/webhooks/:id", || delete(webhooks::delete)),
+    write("POST", "/api/v1/webhooks/:id/test", || post(webhooks::test)),
+    read("/api/v1/webhooks/:id/deliveries", || get(webhooks::list_deliveries)).strict(),
     read("/api/v1/settlements", || get(settlements::list)).strict(),
     read("/api/v1/settlements/:id", || get(settlements::show)).strict(),
     read("/api/v1/idempotency/:key", || get(idempotency::find)).strict(),

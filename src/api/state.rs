@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::command::Committer;
 use crate::domain::caller::Tenant;
 use crate::domain::refusal::Refusal;
+use crate::jobs::dispatcher::Dispatcher;
 use crate::live_limits::LiveLimits;
 use crate::store::{FaultKind, StoreError, api_keys};
 
@@ -30,6 +31,8 @@ pub struct ApiSettings {
     /// Trusted proxy hops.
     pub trust_proxy: usize,
     pub request_timeout: Duration,
+    /// Webhooks may have targets outside the public internet.
+    pub webhook_allow_private: bool,
 }
 
 #[derive(Clone)]
@@ -42,6 +45,8 @@ pub struct ApiState {
     /// Cancelled when a shutdown begins.
     pub draining: CancellationToken,
     pub known_keys: Arc<KnownKeys>,
+    /// Makes the attempts of webhook tests.
+    pub dispatcher: Dispatcher,
 }
 
 impl ApiState {
