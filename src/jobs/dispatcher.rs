@@ -134,7 +134,7 @@ impl Dispatcher {
             }
             tokio::select! {
                 () = stop.cancelled() => {}
-                Some(ended) = run.in_flight.attempts.join_next() => run.note(ended).await,
+                Some(ended) = run.in_flight.attempts.join_next() => run.note_all(ended).await,
                 // While slow receivers are waited for, others may become due.
                 () = self.new_deliveries.notified() => {}
                 () = sleep(PAUSE) => {}
@@ -260,6 +260,14 @@ impl Run<'_> {
             let result = sender.send(&leased, &target, began_at, attempt_limit).await;
             Attempted { leased, began_at, result }
         });
+    }
+
+    /// Notes this end, and whatever else ended meanwhile: one lease then fills all the room there is.
+    async fn note_all(&mut self, ended: Result<Attempted, JoinError>) {
+        self.note(ended).await;
+        while let Some(ended) = self.in_flight.attempts.try_join_next() {
+            self.note(ended).await;
+        }
     }
 
     /// Notes the end of an attempt. If that fails, or the attempt broke, the lease runs out and it is tried again.

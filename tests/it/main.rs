@@ -1,6 +1,7 @@
 //! The service as its users meet it: real sockets, a real PostgreSQL.
 
 mod billing;
+mod deliveries;
 mod faults;
 mod growth;
 mod idempotency;
@@ -9,3 +10,4 @@ mod local_postgres;
 mod model;
 mod readme;
 mod support;
+mod webhooks;
