@@ -20,6 +20,7 @@ use crate::domain::delivery::{KEPT_MS, next_attempt_at};
 use crate::domain::timestamp::Timestamp;
 use crate::store::StoreError;
 use crate::store::deliveries::{self, Ended, Leased, Wish};
+use crate::store::server;
 use crate::store::webhooks::{self, Target};
 
 use super::delivery::{ATTEMPT_LIMIT, Failure, Sender};
@@ -230,7 +231,9 @@ impl Run<'_> {
             of_webhook_max: OF_WEBHOOK_MAX as i64,
             rows_max: room as i64,
         };
-        let leased = deliveries::lease(connection, &wish).await?;
+        let mut transaction = server::begin_lease(connection).await?;
+        let leased = deliveries::lease(&mut transaction, &wish).await?;
+        transaction.commit().await?;
         let ids: Vec<(&Tenant, &str)> = leased.iter().map(|leased| (&leased.tenant, leased.webhook.as_str())).collect();
         if let Some((tenant, webhook)) = ids.iter().max() {
             self.after = (tenant.as_str().to_owned(), (*webhook).to_owned());

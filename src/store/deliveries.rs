@@ -1,6 +1,7 @@
 //! The table `webhook_deliveries`, as dispatchers work on it and lists show it.
 //! A dispatcher takes a row by moving `due_at` to the end of its lease; what it reports counts only while that is
 //! still so. After a crash the lease runs out, and somebody else takes the row.
+//! What works on many rows is planned anew each time: a plan kept from when the table was empty would scan it.
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -71,7 +72,8 @@ pub struct Wish<'a> {
 }
 
 /// Takes due deliveries, few of each webhook, so that a slow receiver cannot keep the others waiting.
-/// Costs one index probe per webhook that has pending deliveries, and what it takes.
+/// Costs one index probe per webhook that has pending deliveries, and what it takes. For a transaction of
+/// [`server::begin_lease`](super::server::begin_lease).
 pub async fn lease(connection: &mut PgConnection, wish: &Wish<'_>) -> Result<Vec<Leased>, StoreError> {
     let rows = sqlx::query_as!(
         LeasedRow,
@@ -187,6 +189,7 @@ pub async fn cancel_of_webhook(
         webhook,
         now.to_date_time(),
     )
+    .persistent(false)
     .execute(connection)
     .await?;
     Ok(cancelled.rows_affected() as i64)
@@ -208,6 +211,7 @@ pub async fn drop_of_webhook(
         webhook,
         rows_max,
     )
+    .persistent(false)
     .execute(connection)
     .await?;
     Ok(dropped.rows_affected() as i64)
@@ -223,6 +227,7 @@ pub async fn prune(connection: &mut PgConnection, moment: Timestamp, rows_max: i
         moment.to_date_time(),
         rows_max,
     )
+    .persistent(false)
     .execute(connection)
     .await?;
     Ok(pruned.rows_affected() as i64)

@@ -9,6 +9,8 @@ use super::{StoreError, corrupt};
 
 /// Rows one statement inserts at most.
 const ROWS_MAX: usize = 5000;
+/// More webhooks than a tenant can have. The limit keeps the planner from reading those of all tenants instead.
+const WEBHOOKS_MAX: i64 = 10_001;
 
 /// An enabled webhook of one of the tenants asked for.
 #[derive(Clone, Debug)]
@@ -44,9 +46,11 @@ pub async fn subscribers(
         CROSS JOIN LATERAL (
             SELECT webhook, events FROM webhooks
             WHERE webhooks.tenant = wanted.tenant AND disabled_at IS NULL AND events && $2::text[]
+            LIMIT $3
         ) AS subscriber"#,
         names as _,
         types as _,
+        WEBHOOKS_MAX,
     )
     .fetch_all(connection)
     .await?;
