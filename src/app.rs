@@ -14,7 +14,8 @@ use tracing::{error, info, warn};
 use crate::api::{self, state::ApiState};
 use crate::clock::Clock;
 use crate::command::Committer;
-use crate::jobs::{janitor::Janitor, refresh_limits};
+use crate::jobs::delivery::{Names, Sender};
+use crate::jobs::{dispatcher::Dispatcher, janitor::Janitor, refresh_limits};
 use crate::live_limits::LiveLimits;
 use crate::local_postgres::{LocalPostgres, LocalPostgresError};
 use crate::settings::Settings;
@@ -122,6 +123,7 @@ pub async fn prepare_schema(connection: &mut PgConnection, migrate: bool) -> Res
 pub struct App {
     pub address: SocketAddr,
     pub janitor: Janitor,
+    pub dispatcher: Dispatcher,
     pub limits: LiveLimits,
     draining: CancellationToken,
     serving: tokio::task::JoinHandle<bool>,
@@ -155,6 +157,9 @@ impl App {
         let stop_jobs = CancellationToken::new();
         let mut jobs = JoinSet::new();
         jobs.spawn(janitor.clone().run(stop_jobs.clone()));
+        let sender = Sender::new(settings.api.webhook_allow_private, Names::System);
+        let dispatcher = Dispatcher::new(pool.clone(), clock.clone(), sender, committer.new_deliveries());
+        jobs.spawn(dispatcher.clone().run(stop_jobs.clone()));
         jobs.spawn(refresh_limits::run(pool.clone(), live.clone(), stop_jobs.clone()));
         let draining = CancellationToken::new();
         let router = api::router(ApiState {
@@ -166,6 +171,7 @@ impl App {
             draining: draining.clone(),
             known_keys: Arc::default(),
             export_turns: api::state::export_turns(settings.pool_max),
+            dispatcher: dispatcher.clone(),
         });
         let stop_serving = CancellationToken::new();
         let (drain, grace, stop) = (draining.clone(), settings.shutdown_grace, stop_serving.clone());
@@ -177,7 +183,7 @@ impl App {
         let serving =
             tokio::spawn(api::server::serve(listener, router, settings.headers_timeout, DRAIN_LIMIT, stop_serving));
         info!(host = %address.ip(), port = address.port(), "server started");
-        Ok(Self { address, janitor, limits: live, draining, serving, jobs, stop_jobs, lanes, pool })
+        Ok(Self { address, janitor, dispatcher, limits: live, draining, serving, jobs, stop_jobs, lanes, pool })
     }
 
     /// Cancel it to begin a drain.

@@ -83,6 +83,7 @@ impl Settings {
                 admin_api_key,
                 trust_proxy: trust_proxy(&env)?,
                 request_timeout: ms("REQUEST_TIMEOUT_MS", 30_000, 3_600_000)?,
+                webhook_allow_private: env.switch("WEBHOOK_ALLOW_PRIVATE", false)?,
             },
             committer: CommitterSettings {
                 lanes: env.int("COMMIT_LANES", 2, 1..=64)? as usize,

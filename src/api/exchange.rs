@@ -88,6 +88,19 @@ impl Write {
     /// Executes what the handler understood, or answers that it is no valid request. A keyed refusal goes the same way
     /// as a command, because its key may already have an answer, and because it is kept under its key.
     pub async fn submit(self, state: &ApiState, command: Result<Command, Refusal>) -> Result<Response, Failure> {
+        match self.execute(state, command).await? {
+            Answer::Fresh(reply) => Ok(respond(reply)),
+            Answer::Replayed(reply) => {
+                let mut response = respond(reply);
+                response.headers_mut().insert("idempotency-replayed", header::HeaderValue::from_static("true"));
+                Ok(response)
+            }
+            Answer::Refused(refusal) => Err(Failure(refusal)),
+        }
+    }
+
+    /// The same, for handlers that do not answer with the reply as it is.
+    pub async fn execute(self, state: &ApiState, command: Result<Command, Refusal>) -> Result<Answer, Failure> {
         let command = match command {
             Ok(command) => command,
             Err(refusal) if self.keyed.is_none() => return Err(Failure(refusal)),
@@ -102,15 +115,7 @@ impl Write {
             deadline: self.exchange.deadline,
             command,
         };
-        match state.committer.submit(request).await {
-            Answer::Fresh(reply) => Ok(respond(reply)),
-            Answer::Replayed(reply) => {
-                let mut response = respond(reply);
-                response.headers_mut().insert("idempotency-replayed", header::HeaderValue::from_static("true"));
-                Ok(response)
-            }
-            Answer::Refused(refusal) => Err(Failure(refusal)),
-        }
+        Ok(state.committer.submit(request).await)
     }
 }
 

@@ -24,6 +24,7 @@ mod settle;
 mod settlements;
 pub mod state;
 mod usage;
+mod webhooks;
 
 use std::any::Any;
 

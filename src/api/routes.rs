@@ -6,7 +6,7 @@ use axum::routing::{MethodRouter, delete, get, patch, post, put};
 use super::{
     agents, api_keys, billing, changelog, events, exports, health, idempotency, service_usage, services, settle,
 };
-use super::{settlements, state::ApiState, usage};
+use super::{settlements, state::ApiState, usage, webhooks};
 
 /// Who may use a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,6 +129,13 @@ pub const ROUTES: &[Route] = &[
     operator("DELETE", "/api/v1/api-keys/:prefix", || delete(api_keys::revoke)).pausable(),
     read("/api/v1/events", || get(events::list)).strict(),
     read("/api/v1/events/summary", || get(events::summary)).strict(),
+    write("POST", "/api/v1/webhooks", || post(webhooks::create)),
+    read("/api/v1/webhooks", || get(webhooks::list)).strict(),
+    read("/api/v1/webhooks/:id", || get(webhooks::show)),
+    write("PATCH", "/api/v1/webhooks/:id", || patch(webhooks::change)),
+    write("DELETE", "/api/v1/webhooks/:id", || delete(webhooks::delete)),
+    write("POST", "/api/v1/webhooks/:id/test", || post(webhooks::test)),
+    read("/api/v1/webhooks/:id/deliveries", || get(webhooks::list_deliveries)).strict(),
     read("/api/v1/settlements", || get(settlements::list)).strict(),
     read("/api/v1/settlements/:id", || get(settlements::show)).strict(),
     read("/api/v1/idempotency/:key", || get(idempotency::find)).strict(),

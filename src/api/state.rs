@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::command::Committer;
 use crate::domain::caller::Tenant;
 use crate::domain::refusal::Refusal;
+use crate::jobs::dispatcher::Dispatcher;
 use crate::live_limits::LiveLimits;
 use crate::store::{FaultKind, StoreError, api_keys};
 
@@ -31,6 +32,8 @@ pub struct ApiSettings {
     /// Trusted proxy hops.
     pub trust_proxy: usize,
     pub request_timeout: Duration,
+    /// Webhooks may have targets outside the public internet.
+    pub webhook_allow_private: bool,
 }
 
 #[derive(Clone)]
@@ -44,6 +47,8 @@ pub struct ApiState {
     pub draining: CancellationToken,
     pub known_keys: Arc<KnownKeys>,
     pub export_turns: Arc<Semaphore>,
+    /// Makes the attempts of webhook tests.
+    pub dispatcher: Dispatcher,
 }
 
 /// Turns for exports. Each keeps a connection for as long as its client reads, so that all of them together may take no

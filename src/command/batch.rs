@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use rand::rngs::StdRng;
 use sqlx::PgConnection;
+use tokio::sync::Notify;
 
 use crate::domain::caller::Tenant;
 use crate::domain::event::Event;
@@ -24,9 +25,10 @@ use crate::store::{StoreError, idempotency as records, server, usage};
 use super::idempotency::{self, Verdict};
 use super::job::Job;
 use super::ledger::{self, Ledger};
+use super::outbox::{self, Happened};
 use super::work::{Outcome, Work};
-use super::{Answer, Command, Request, change_service, delete_service, manage_api_key, record_usage};
-use super::{register_service, register_services, reset_usage, settle, switch_service};
+use super::{Answer, Command, Request, change_service, delete_service, manage_api_key, manage_webhook};
+use super::{record_usage, register_service, register_services, reset_usage, settle, switch_service};
 
 /// How far an attempt got: what a failure means depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +82,8 @@ pub struct Attempt<'a> {
     pub manners: Manners,
     pub dice: &'a mut StdRng,
     pub phase: &'a mut Phase,
+    /// Told after a COMMIT that there are new deliveries.
+    pub deliveries: &'a Notify,
 }
 
 /// The pairs of the agents that are settled as a whole, in the order of their creation.
@@ -90,22 +94,27 @@ impl Attempt<'_> {
     pub async fn run(mut self, connection: &mut PgConnection, jobs: &[Job]) -> Result<Vec<Option<Answer>>, Setback> {
         *self.phase = Phase::Read;
         let is_plain = jobs.iter().all(|job| job.request.command.is_set_wise());
-        if is_plain && self.manners == Manners::Hopeful {
-            return self.execute(connection, jobs, false).await;
-        }
-        let mut transaction = server::begin_commit(connection, self.manners.lock_timeout()).await?;
-        match self.execute(&mut transaction, jobs, true).await {
-            Ok(answers) => {
-                transaction.commit().await.map_err(StoreError::from)?;
-                Ok(answers)
+        let done = if is_plain && self.manners == Manners::Hopeful {
+            self.execute(connection, jobs, false).await?
+        } else {
+            let mut transaction = server::begin_commit(connection, self.manners.lock_timeout()).await?;
+            match self.execute(&mut transaction, jobs, true).await {
+                Ok(done) => {
+                    transaction.commit().await.map_err(StoreError::from)?;
+                    done
+                }
+                Err(setback) => {
+                    // At once, because an idle lane must not keep rows locked. A connection that cannot even do that is
+                    // broken, which its next use finds out.
+                    let _ = transaction.rollback().await;
+                    return Err(setback);
+                }
             }
-            Err(setback) => {
-                // At once, because an idle lane must not keep rows locked. A connection that cannot even do that is
-                // broken, which its next use finds out.
-                let _ = transaction.rollback().await;
-                Err(setback)
-            }
+        };
+        if done.has_deliveries {
+            self.deliveries.notify_one();
         }
+        Ok(done.answers)
     }
 
     async fn execute(
@@ -113,22 +122,23 @@ impl Attempt<'_> {
         connection: &mut PgConnection,
         jobs: &[Job],
         in_transaction: bool,
-    ) -> Result<Vec<Option<Answer>>, Setback> {
+    ) -> Result<Done, Setback> {
         let of_agents = find_pairs_of_agents(connection, jobs).await?;
         let ids = counter_ids(jobs, &of_agents);
         if self.manners != Manners::Hopeful {
             usage::lock(connection, &ids).await?;
         }
+        let tenants = distinct(jobs.iter().map(|job| &job.request.tenant));
         let wanted = Wanted {
             keys: jobs.iter().filter_map(|job| Some(&job.request.keyed.as_ref()?.id)).collect(),
             pairs: &ids,
             offers: distinct(ids.iter().map(|id| (&id.tenant, &id.pair.service_id))),
-            tenants: distinct(ids.iter().map(|id| &id.tenant)),
+            tenants: tenants.clone(),
         };
         let mut known = batch::read(connection, &wanted).await?;
         let verdicts = idempotency::judge(jobs, std::mem::take(&mut known.replies), self.now);
         if !verdicts.iter().any(Verdict::runs) {
-            return Ok(gather(jobs, verdicts, Vec::new()));
+            return Ok(Done { answers: gather(jobs, verdicts, Vec::new()), has_deliveries: false });
         }
         let expired = expired_keys(jobs, &verdicts);
         if !expired.is_empty() {
@@ -136,6 +146,9 @@ impl Attempt<'_> {
         }
 
         let (terms, room) = (terms(&wanted, &known), room(&wanted, &known, self.limits));
+        let webhooks = tenants.into_iter().zip(known.webhooks);
+        let listening: Vec<&Tenant> =
+            webhooks.filter(|(_, webhooks)| *webhooks > 0).map(|(tenant, _)| tenant).collect();
         let mut work = Work {
             connection,
             now: self.now,
@@ -145,11 +158,15 @@ impl Attempt<'_> {
             terms,
             room,
             events: Vec::new(),
+            webhook_tests: Vec::new(),
             settlements: Vec::new(),
             totals: BTreeMap::new(),
         };
         let answers = apply(&mut work, jobs, &verdicts, &of_agents).await?;
-        let Work { connection, ledger, events, settlements, totals, .. } = work;
+        let Work { connection, dice, ledger, events, webhook_tests: tests, settlements, totals, .. } = work;
+        let payloads: Vec<String> = events.iter().map(|(_, event)| event.to_json()).collect();
+        let happened = Happened { events: &events, payloads: &payloads, tests: &tests, now: self.now };
+        let outbox = outbox::fill(connection, &happened, &listening, dice).await?;
         let records = records_of(jobs, &answers, self.now, self.ttl_ms);
         let changes = Changes {
             counters: ledger.changed_counters(),
@@ -159,6 +176,9 @@ impl Attempt<'_> {
             record_counts: record_counts(&records, &events),
             settlements: &settlements,
             events: &events,
+            payloads: &payloads,
+            positions: outbox.positions,
+            deliveries: outbox.entries,
             records,
         };
         if in_transaction {
@@ -170,8 +190,15 @@ impl Attempt<'_> {
         if in_transaction {
             claim(self.phase, jobs)?;
         }
-        Ok(gather(jobs, verdicts, answers))
+        let has_deliveries = !changes.deliveries.is_empty();
+        Ok(Done { answers: gather(jobs, verdicts, answers), has_deliveries })
     }
+}
+
+/// What an attempt did.
+struct Done {
+    answers: Vec<Option<Answer>>,
+    has_deliveries: bool,
 }
 
 /// The moment before COMMIT: from here on nobody can withdraw.
@@ -297,6 +324,10 @@ async fn apply_rare(work: &mut Work<'_>, request: &Request) -> Result<Outcome, S
         }
         Command::CreateApiKey { label, tenant_id } => manage_api_key::create(work, label, tenant_id.as_deref()).await,
         Command::RevokeApiKey { prefix } => manage_api_key::revoke(work, prefix).await,
+        Command::CreateWebhook { url, events } => manage_webhook::create(work, &request.tenant, url, events).await,
+        Command::ChangeWebhook { id, change } => manage_webhook::change(work, &request.tenant, id, change).await,
+        Command::DeleteWebhook { id } => manage_webhook::delete(work, &request.tenant, id).await,
+        Command::TestWebhook { id } => manage_webhook::test(work, &request.tenant, id).await,
         Command::Refuse(refusal) => Ok(Err(refusal.clone())),
         Command::RecordUsage(_)
         | Command::RecordUsageBulk(_)

@@ -8,7 +8,7 @@ use std::time::Duration;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, PgConnection};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-use tokio::sync::{Semaphore, TryAcquireError};
+use tokio::sync::{Notify, Semaphore, TryAcquireError};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -44,6 +44,7 @@ pub struct Shared {
     pub limits: LiveLimits,
     pub batch_max: usize,
     pub ttl_ms: i64,
+    pub deliveries: Arc<Notify>,
 }
 
 impl Shared {
@@ -67,6 +68,7 @@ pub struct Committer {
     queue: Arc<Semaphore>,
     queue_max: usize,
     in_flight: InFlight,
+    deliveries: Arc<Notify>,
 }
 
 /// Where requests wait that somebody else's row lock keeps from committing, so that they hold up nobody in their lane.
@@ -98,8 +100,15 @@ impl Committer {
         clock: Clock,
         limits: LiveLimits,
     ) -> (Self, JoinSet<()>) {
-        let shared =
-            Arc::new(Shared { connect_options, clock, limits, batch_max: settings.batch_max, ttl_ms: settings.ttl_ms });
+        let deliveries = Arc::new(Notify::new());
+        let shared = Arc::new(Shared {
+            connect_options,
+            clock,
+            limits,
+            batch_max: settings.batch_max,
+            ttl_ms: settings.ttl_ms,
+            deliveries: deliveries.clone(),
+        });
         let queue = Arc::new(Semaphore::new(settings.queue_max));
         let mut tasks = JoinSet::new();
         // Replicas begin at different shards, so that they seldom meet in one.
@@ -119,7 +128,8 @@ impl Committer {
         };
         let waiting_room = WaitingRoom { entrance: start(settings.lanes, None), queue: queue.clone() };
         let lanes = (0..settings.lanes).map(|number| start(number, Some(waiting_room.clone()))).collect();
-        let committer = Self { lanes, queue, queue_max: settings.queue_max, in_flight: InFlight::default() };
+        let in_flight = InFlight::default();
+        let committer = Self { lanes, queue, queue_max: settings.queue_max, in_flight, deliveries };
         (committer, tasks)
     }
 
@@ -146,6 +156,11 @@ impl Committer {
             // The deadline passed, or the lane let go of the job for the same reason.
             Ok(Err(_)) | Err(_) => Answer::Refused(progress.withdraw()),
         }
+    }
+
+    /// Notified after each commit that put deliveries into the outbox.
+    pub fn new_deliveries(&self) -> Arc<Notify> {
+        self.deliveries.clone()
     }
 
     /// Commands that wait for a lane.

@@ -10,6 +10,8 @@ mod in_flight;
 mod job;
 mod ledger;
 mod manage_api_key;
+mod manage_webhook;
+mod outbox;
 mod record_usage;
 mod register_service;
 mod register_services;
@@ -28,6 +30,7 @@ use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::refusal::Refusal;
 use crate::domain::service::{PricedService, Registration, ServiceEdit};
 use crate::domain::usage::{Pair, UsageRecord};
+use crate::domain::webhook;
 use crate::store::idempotency::CallerKey;
 
 pub use committer::Committer;
@@ -62,6 +65,21 @@ pub enum Command {
     },
     RevokeApiKey {
         prefix: String,
+    },
+    CreateWebhook {
+        url: String,
+        events: Vec<String>,
+    },
+    ChangeWebhook {
+        id: String,
+        change: webhook::Change,
+    },
+    DeleteWebhook {
+        id: String,
+    },
+    /// Records the test. Whoever submits it makes the attempt.
+    TestWebhook {
+        id: String,
     },
     /// Nothing but the refusal of an invalid request, to be kept under its key.
     Refuse(Refusal),

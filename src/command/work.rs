@@ -22,6 +22,13 @@ use super::reply::Reply;
 /// What applying a command comes to: a reply, or a refusal that changes nothing.
 pub type Outcome = Result<Reply, Refusal>;
 
+/// A webhook's test: the place of its event among the gathered ones, and its delivery.
+pub struct WebhookTest {
+    pub event: usize,
+    pub webhook: String,
+    pub delivery: String,
+}
+
 pub struct Work<'a> {
     /// In a transaction, if a command of the batch needs it.
     pub connection: &'a mut PgConnection,
@@ -34,6 +41,7 @@ pub struct Work<'a> {
     /// How many more pairs each tenant may bring above zero.
     pub room: BTreeMap<Tenant, i64>,
     pub events: Vec<(Tenant, Event)>,
+    pub webhook_tests: Vec<WebhookTest>,
     pub settlements: Vec<(Tenant, Settlement)>,
     pub totals: BTreeMap<Tenant, TenantChange>,
 }

@@ -178,6 +178,7 @@ impl Worker {
             manners: group.manners,
             dice: &mut self.dice,
             phase,
+            deliveries: &shared.deliveries,
         };
         let run = attempt.run(connection, &group.jobs);
         match tokio::time::timeout_at(Instant::from_std(latest), run).await {

@@ -1,6 +1,7 @@
 //! Floor 0: the words all other floors share. Pure values: no async, no SQL, no HTTP, no clock, no dice.
 
 pub mod caller;
+pub mod delivery;
 pub mod event;
 pub mod fingerprint;
 pub mod identifiers;
@@ -10,5 +11,7 @@ pub mod names;
 pub mod refusal;
 pub mod service;
 pub mod settlement;
+pub mod target;
 pub mod timestamp;
 pub mod usage;
+pub mod webhook;

@@ -70,7 +70,7 @@ pub async fn totals(connection: &mut PgConnection, report: &mut dyn FnMut(Findin
             SELECT tenant, sum(pairs) AS pairs, sum(pairs_above_zero) AS pairs_above_zero,
                    sum(outstanding) AS outstanding, sum(lifetime) AS lifetime, sum(services) AS services,
                    sum(settled_stroops) AS settled_stroops, sum(agents) AS agents, sum(events) AS events,
-                   sum(api_keys) AS api_keys
+                   sum(api_keys) AS api_keys, sum(webhooks) AS webhooks
             FROM tenant_totals GROUP BY tenant
         ), figures AS (
             SELECT tenant, name, figure FROM (
@@ -86,6 +86,7 @@ pub async fn totals(connection: &mut PgConnection, report: &mut dyn FnMut(Findin
             UNION ALL SELECT tenant, 'settled_stroops', sum(billed_stroops) FROM settlements GROUP BY tenant
             UNION ALL SELECT tenant, 'events', count(*) FROM events GROUP BY tenant
             UNION ALL SELECT tenant, 'api_keys', count(*) FROM api_keys GROUP BY tenant
+            UNION ALL SELECT tenant, 'webhooks', count(*) FROM webhooks GROUP BY tenant
         ), counted AS (
             SELECT tenant, name, figure FROM figures
             UNION ALL SELECT '*', name, sum(figure) FROM figures GROUP BY name
@@ -94,7 +95,7 @@ pub async fn totals(connection: &mut PgConnection, report: &mut dyn FnMut(Findin
             CROSS JOIN LATERAL (VALUES
                 ('pairs', pairs), ('pairs_above_zero', pairs_above_zero), ('outstanding', outstanding),
                 ('lifetime', lifetime), ('services', services), ('settled_stroops', settled_stroops),
-                ('agents', agents), ('events', events), ('api_keys', api_keys)
+                ('agents', agents), ('events', events), ('api_keys', api_keys), ('webhooks', webhooks)
             ) AS figure (name, figure)
         )
         SELECT tenant AS "tenant!", name AS "name!", coalesce(kept_figures.figure, 0)::text AS "is_kept!",

@@ -15,6 +15,7 @@ use crate::domain::settlement::Settlement;
 use crate::domain::timestamp::Timestamp;
 
 use super::idempotency::{CallerKey, NewRecord, StoredReply};
+use super::outbox::Entry;
 use super::record_counts;
 use super::totals::{ServiceChange, TenantChange};
 use super::usage::{Columns, Counter, CounterId};
@@ -41,8 +42,9 @@ pub struct Known {
     pub agents: Vec<bool>,
     /// Price and state of each offer; none for a service that is not registered.
     pub terms: Vec<Option<Terms>>,
-    /// Pairs above zero of each tenant.
+    /// Pairs above zero, and webhooks, of each tenant.
     pub pairs_above_zero: Vec<i64>,
+    pub webhooks: Vec<i64>,
 }
 
 /// Reads, without locking anything.
@@ -89,10 +91,10 @@ pub async fn read(connection: &mut PgConnection, wanted: &Wanted<'_>) -> Result<
             LIMIT 1
         ) AS service
         UNION ALL
-        SELECT 3, wanted.position, totals.pairs, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+        SELECT 3, wanted.position, totals.pairs, totals.webhooks, NULL, NULL, NULL, NULL, NULL, NULL
         FROM unnest($8::text[]) WITH ORDINALITY AS wanted (tenant, position)
         CROSS JOIN LATERAL (
-            SELECT coalesce(sum(pairs_above_zero), 0)::bigint AS pairs
+            SELECT coalesce(sum(pairs_above_zero), 0)::bigint AS pairs, coalesce(sum(webhooks), 0)::bigint AS webhooks
             FROM tenant_totals WHERE tenant_totals.tenant = wanted.tenant
         ) AS totals"#,
         callers as _,
@@ -112,6 +114,7 @@ pub async fn read(connection: &mut PgConnection, wanted: &Wanted<'_>) -> Result<
         agents: vec![false; wanted.pairs.len()],
         terms: vec![None; wanted.offers.len()],
         pairs_above_zero: vec![0; wanted.tenants.len()],
+        webhooks: vec![0; wanted.tenants.len()],
     };
     for row in rows {
         let place = row.position as usize - 1;
@@ -137,7 +140,10 @@ pub async fn read(connection: &mut PgConnection, wanted: &Wanted<'_>) -> Result<
                 let disabled = row.flag.ok_or_else(|| corrupt("disabled"))?;
                 known.terms[place] = Some(Terms { price_stroops: number(row.a)?, disabled });
             }
-            _ => known.pairs_above_zero[place] = number(row.a)?,
+            _ => {
+                known.pairs_above_zero[place] = number(row.a)?;
+                known.webhooks[place] = number(row.b)?;
+            }
         }
     }
     Ok(known)
@@ -162,6 +168,12 @@ pub struct Changes<'a> {
     pub tenants: BTreeMap<Tenant, TenantChange>,
     pub settlements: &'a [(Tenant, Settlement)],
     pub events: &'a [(Tenant, Event)],
+    /// The JSON of each event.
+    pub payloads: &'a [String],
+    /// The places drawn for the events. None: they are drawn now.
+    pub positions: Vec<i64>,
+    /// Deliveries that are due at once.
+    pub deliveries: Vec<Entry<'a>>,
     pub records: Vec<NewRecord<'a>>,
     pub record_counts: Vec<record_counts::Change<'a>>,
 }
@@ -189,6 +201,7 @@ pub async fn write(
     let bill = |read: fn(&Settlement) -> &str| bills.iter().map(|(_, row)| read(row)).collect::<Vec<_>>();
     let bill_keys: Vec<Option<&str>> = bills.iter().map(|(_, row)| row.idempotency_key.as_deref()).collect();
 
+    let deliveries = &changes.deliveries;
     let records = &changes.records;
     let record = |read: for<'b> fn(&'b NewRecord<'_>) -> &'b str| records.iter().map(read).collect::<Vec<_>>();
     let responses: Vec<Option<&str>> = records.iter().map(|record| record.response).collect();
@@ -264,9 +277,16 @@ pub async fn write(
                 AS bill (tenant, settlement_id, agent, service_id, requests, price_stroops, billed_stroops,
                          idempotency_key, request_id)
         ), log AS (
-            INSERT INTO events (tenant, recorded_at, type, payload)
-            SELECT tenant, $31, type, payload::json
-            FROM unnest($41::text[], $42::text[], $43::text[]) AS event (tenant, type, payload)
+            INSERT INTO events (tenant, recorded_at, type, payload, position)
+            OVERRIDING SYSTEM VALUE
+            SELECT tenant, $31, type, payload::json, coalesce(position, nextval('events_position_seq'))
+            FROM unnest($41::text[], $42::text[], $43::text[], $56::bigint[]) AS event (tenant, type, payload, position)
+        ), outbox AS (
+            INSERT INTO webhook_deliveries
+                (tenant, delivery, webhook, created_at, event_position, type, payload, next_attempt_at, due_at)
+            SELECT tenant, delivery, webhook, $31, position, type, payload::json, $31, $31
+            FROM unnest($57::text[], $58::text[], $59::text[], $60::bigint[], $61::text[], $62::text[])
+                AS entry (tenant, delivery, webhook, position, type, payload)
         ), replies AS (
             INSERT INTO idempotency_keys
                 (caller, key, method, path, request_hash, status, response, request_id, created_at, expires_at)
@@ -323,7 +343,7 @@ pub async fn write(
         bill(|row| &row.request_id) as _,
         changes.events.iter().map(|(tenant, _)| tenant.as_str()).collect::<Vec<_>>() as _,
         changes.events.iter().map(|(_, event)| event.type_name()).collect::<Vec<_>>() as _,
-        &changes.events.iter().map(|(_, event)| event.to_json()).collect::<Vec<_>>(),
+        changes.payloads,
         record(|record| &record.id.caller) as _,
         record(|record| &record.id.key) as _,
         record(|record| record.method) as _,
@@ -336,6 +356,13 @@ pub async fn write(
         changes.record_counts.iter().map(|change| change.kind.name()).collect::<Vec<_>>() as _,
         changes.record_counts.iter().map(|change| change.owner).collect::<Vec<_>>() as _,
         &changes.record_counts.iter().map(|change| change.change).collect::<Vec<_>>(),
+        &changes.positions,
+        deliveries.iter().map(|entry| entry.tenant.as_str()).collect::<Vec<_>>() as _,
+        deliveries.iter().map(|entry| entry.delivery.as_str()).collect::<Vec<_>>() as _,
+        deliveries.iter().map(|entry| entry.webhook.as_str()).collect::<Vec<_>>() as _,
+        &deliveries.iter().map(|entry| entry.position).collect::<Vec<_>>(),
+        deliveries.iter().map(|entry| entry.event_type).collect::<Vec<_>>() as _,
+        deliveries.iter().map(|entry| entry.payload).collect::<Vec<_>>() as _,
     )
     .fetch_one(connection)
     .await?;

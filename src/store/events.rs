@@ -7,6 +7,19 @@ use crate::domain::timestamp::Timestamp;
 
 use super::StoreError;
 
+/// Draws the places of `count` events that are about to be appended, in ascending order.
+pub async fn draw_positions(connection: &mut PgConnection, count: usize) -> Result<Vec<i64>, StoreError> {
+    let mut positions = sqlx::query_scalar!(
+        r#"-- events::draw_positions
+        SELECT nextval('events_position_seq') AS "position!" FROM generate_series(1, $1::bigint)"#,
+        count as i64,
+    )
+    .fetch_all(connection)
+    .await?;
+    positions.sort_unstable();
+    Ok(positions)
+}
+
 /// Deletes a tenant's `events_max` oldest events. Returns how many there were to delete.
 pub async fn delete_oldest(connection: &mut PgConnection, tenant: &str, events_max: i64) -> Result<i64, StoreError> {
     let deleted = sqlx::query!(

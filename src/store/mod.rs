@@ -6,12 +6,14 @@ pub mod agents;
 pub mod api_keys;
 pub mod audit;
 pub mod batch;
+pub mod deliveries;
 pub mod error;
 pub mod events;
 pub mod exports;
 pub mod idempotency;
 pub mod limits;
 pub mod migrations;
+pub mod outbox;
 pub mod record_counts;
 pub mod server;
 pub mod service_usage;
@@ -20,6 +22,7 @@ pub mod settlements;
 pub mod tenants;
 pub mod totals;
 pub mod usage;
+pub mod webhooks;
 
 pub use error::{FaultKind, StoreError};
 

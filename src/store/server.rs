@@ -42,6 +42,11 @@ pub async fn begin_commit<'a>(
     Ok(connection.begin_with(sqlx::AssertSqlSafe(begin)).await?)
 }
 
+/// Begins a transaction whose statements are planned for the tables as they are now, and not as they once were.
+pub async fn begin_lease(connection: &mut PgConnection) -> Result<Transaction<'_, Postgres>, StoreError> {
+    Ok(connection.begin_with("BEGIN; SET LOCAL plan_cache_mode = force_custom_plan").await?)
+}
+
 /// Begins a transaction that sees the database as of one moment.
 pub async fn begin_snapshot(connection: &mut PgConnection) -> Result<Transaction<'_, Postgres>, StoreError> {
     Ok(connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)

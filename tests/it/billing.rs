@@ -216,10 +216,11 @@ async fn with_required_keys_writes_need_one_and_operator_routes_the_admin_key() 
 async fn migrations_go_up_down_and_up_again() {
     use agentpay_billing::store::MIGRATOR;
     let service = Service::start(&[]).await;
-    MIGRATOR.undo(&service.pool, 0).await.expect("down");
     let tables = "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v') \
                   AND relname <> '_sqlx_migrations'";
+    let before = service.number(tables).await;
+    MIGRATOR.undo(&service.pool, 0).await.expect("down");
     assert_eq!(service.number(tables).await, 0);
     MIGRATOR.run(&service.pool).await.expect("up");
-    assert_eq!(service.number(tables).await, 16);
+    assert!(before > 0 && service.number(tables).await == before);
 }

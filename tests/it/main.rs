@@ -3,6 +3,7 @@
 mod agents;
 mod batch;
 mod billing;
+mod deliveries;
 mod events;
 mod exports;
 mod faults;
@@ -14,3 +15,4 @@ mod model;
 mod readme;
 mod services;
 mod support;
+mod webhooks;

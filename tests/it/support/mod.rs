@@ -2,23 +2,27 @@
 
 mod client;
 mod postgres;
+mod receiver;
 
 use std::net::SocketAddr;
 
 use agentpay_billing::app::App;
 use agentpay_billing::clock::Clock;
+use agentpay_billing::jobs::dispatcher::Dispatcher;
 use agentpay_billing::jobs::janitor::Janitor;
 use agentpay_billing::settings::Settings;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 pub use client::{Answer, Client, usage};
 pub use postgres::{new_database, url};
+pub use receiver::{Behaviour, Received, Receiver};
 
 /// A service in this process.
 pub struct Service {
     pub address: SocketAddr,
     pub clock: Clock,
     pub janitor: Janitor,
+    pub dispatcher: Dispatcher,
     pub limits: agentpay_billing::live_limits::LiveLimits,
     pub pool: PgPool,
 }
@@ -36,9 +40,10 @@ impl Service {
         let clock = Clock::default();
         let app = App::start(&settings, database.clone(), clock.clone()).await.expect("the service starts");
         let (address, janitor, limits) = (app.address, app.janitor.clone(), app.limits.clone());
+        let dispatcher = app.dispatcher.clone();
         tokio::spawn(app.run());
         let pool = PgPoolOptions::new().max_connections(4).connect_lazy_with(database);
-        Self { address, clock, janitor, limits, pool }
+        Self { address, clock, janitor, dispatcher, limits, pool }
     }
 
     pub fn client(&self) -> Client {

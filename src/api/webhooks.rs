@@ -1,0 +1,200 @@
+//! Webhooks: making, listing, changing, deleting and testing them, and what became of their deliveries.
+
+use std::time::{Duration, Instant};
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, header};
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::command::{Answer, Command};
+use crate::domain::caller::Tenant;
+use crate::domain::delivery::Delivery;
+use crate::domain::refusal::Refusal;
+use crate::domain::timestamp::Timestamp;
+use crate::domain::webhook::{Change, Webhook, check_types, check_url};
+use crate::jobs::delivery;
+use crate::store::{deliveries, webhooks};
+
+use super::exchange::{Failure, Read, Write, check_query, json};
+use super::fields;
+use super::query::encode_cursor;
+use super::state::{ApiState, read_refusal};
+
+/// What a test leaves of its request's time for noting how it went.
+const NOTING: Duration = Duration::from_millis(500);
+
+pub async fn create(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
+    let write = Write::read(request, &[]).await?;
+    let command = parse_creation(&write.body, state.settings.webhook_allow_private);
+    let mut response = write.submit(&state, command).await?;
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+pub async fn change(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
+    let write = Write::read(request, &[]).await?;
+    let id = write.exchange.parameter("id").to_owned();
+    let change = parse_change(&write.body, state.settings.webhook_allow_private);
+    write.submit(&state, change.map(|change| Command::ChangeWebhook { id, change })).await
+}
+
+pub async fn delete(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
+    let write = Write::read(request, &[]).await?;
+    let id = write.exchange.parameter("id").to_owned();
+    write.submit(&state, Ok(Command::DeleteWebhook { id })).await
+}
+
+#[derive(Deserialize)]
+struct Recorded {
+    delivery: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Tested<'a> {
+    id: &'a str,
+    delivered_at: Timestamp,
+    simulated: bool,
+    status: u16,
+}
+
+pub async fn test(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
+    let write = Write::read(request, &[]).await?;
+    let exchange = write.exchange.clone();
+    let id = exchange.parameter("id");
+    let recorded = match write.execute(&state, Ok(Command::TestWebhook { id: id.to_owned() })).await? {
+        Answer::Fresh(reply) | Answer::Replayed(reply) => reply.body.unwrap_or_default(),
+        Answer::Refused(refusal) => return Err(Failure(refusal)),
+    };
+    let Recorded { delivery } = serde_json::from_slice(&recorded).map_err(|_| Refusal::Internal)?;
+    let limit = exchange.deadline.saturating_duration_since(Instant::now()).saturating_sub(NOTING);
+    match attempt(&state, exchange.identity.tenant.clone(), delivery, limit).await? {
+        None => Err(Refusal::WebhookNotFound(id.to_owned()).into()),
+        Some(Ok(status)) => Ok(json(&Tested { id, delivered_at: state.clock.now(), simulated: false, status })),
+        Some(Err(failure)) => Err(Refusal::WebhookFailed { id: id.to_owned(), reason: failure.to_string() }.into()),
+    }
+}
+
+/// In a task of its own, so that a client that hangs up does not keep the end from being noted.
+async fn attempt(
+    state: &ApiState,
+    tenant: Tenant,
+    delivery: String,
+    limit: Duration,
+) -> Result<Option<Result<u16, delivery::Failure>>, Refusal> {
+    let dispatcher = state.dispatcher.clone();
+    let attempt = tokio::spawn(async move { dispatcher.attempt_test(&tenant, &delivery, limit).await });
+    let attempted = attempt.await.map_err(|_| Refusal::Internal)?;
+    // The test itself is committed, but nobody can tell how it went.
+    attempted.map_err(|error| match read_refusal(&error) {
+        Refusal::StoreUnavailable => Refusal::OutcomeUnknown,
+        other => other,
+    })
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct List {
+    items: Vec<Webhook>,
+    total: i64,
+    next_cursor: Option<String>,
+}
+
+pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    check_query(&exchange, &["limit", "cursor"])?;
+    let limit = exchange.query.bounded("limit", 50, 1, 500);
+    let after = match exchange.query.cursor()? {
+        Some(cursor) => Some(parse_cursor(&cursor).ok_or(Refusal::CursorMalformed)?),
+        None => None,
+    };
+    let tenant = &exchange.identity.tenant;
+    let mut connection = state.connection().await?;
+    let mut items = webhooks::list(&mut connection, tenant, after.as_ref(), limit + 1).await?;
+    let total = webhooks::count(&mut connection, tenant).await?;
+    let has_more = items.len() as i64 > limit;
+    items.truncate(limit as usize);
+    let next_cursor = items
+        .last()
+        .filter(|_| has_more)
+        .map(|last| encode_cursor(&format!("{}:{}", last.created_at.as_ms(), last.id)));
+    Ok(json(&List { items, total, next_cursor }))
+}
+
+pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    let id = exchange.parameter("id");
+    let mut connection = state.connection().await?;
+    let webhook = webhooks::find(&mut connection, &exchange.identity.tenant, id).await?;
+    Ok(json(&webhook.ok_or_else(|| Refusal::WebhookNotFound(id.to_owned()))?))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Deliveries {
+    items: Vec<Delivery>,
+    next_cursor: Option<String>,
+}
+
+pub async fn list_deliveries(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    check_query(&exchange, &["limit", "cursor"])?;
+    let limit = exchange.query.bounded("limit", 50, 1, 500);
+    let before = match exchange.query.cursor()? {
+        Some(cursor) => Some(parse_place(&cursor).ok_or(Refusal::CursorMalformed)?),
+        None => None,
+    };
+    let (tenant, id) = (&exchange.identity.tenant, exchange.parameter("id"));
+    let mut connection = state.connection().await?;
+    if webhooks::find(&mut connection, tenant, id).await?.is_none() {
+        return Err(Refusal::WebhookNotFound(id.to_owned()).into());
+    }
+    let mut rows = deliveries::list(&mut connection, tenant, id, before, limit + 1).await?;
+    let has_more = rows.len() as i64 > limit;
+    rows.truncate(limit as usize);
+    let next_cursor = rows
+        .last()
+        .filter(|_| has_more)
+        .map(|(place, _)| encode_cursor(&format!("{}:{}", place.created_at.as_ms(), place.position)));
+    let items = rows.into_iter().map(|(_, delivery)| delivery).collect();
+    Ok(json(&Deliveries { items, next_cursor }))
+}
+
+fn parse_cursor(cursor: &str) -> Option<webhooks::Place> {
+    let (created_at, id) = cursor.split_once(':')?;
+    let created_at = Timestamp::from_ms(created_at.parse().ok()?);
+    (!id.is_empty()).then(|| webhooks::Place { created_at, id: id.to_owned() })
+}
+
+fn parse_place(cursor: &str) -> Option<deliveries::Place> {
+    let (created_at, position) = cursor.split_once(':')?;
+    let created_at = Timestamp::from_ms(created_at.parse().ok()?);
+    Some(deliveries::Place { created_at, position: position.parse().ok()? })
+}
+
+fn parse_creation(body: &Value, allow_private: bool) -> Result<Command, Refusal> {
+    fields::check(body, &["url", "events"])?;
+    let url = parse_url(body.get("url"), allow_private)?;
+    let events = parse_events(body.get("events"))?;
+    check_types(&events)?;
+    Ok(Command::CreateWebhook { url, events })
+}
+
+/// The names of the types are judged later: after the webhook was found.
+fn parse_change(body: &Value, allow_private: bool) -> Result<Change, Refusal> {
+    fields::check(body, &["url", "events"])?;
+    let url = body.get("url").map(|url| parse_url(Some(url), allow_private)).transpose()?;
+    let events = body.get("events").map(|events| parse_events(Some(events))).transpose()?;
+    Ok(Change { url, events })
+}
+
+fn parse_url(value: Option<&Value>, allow_private: bool) -> Result<String, Refusal> {
+    let url = value.and_then(Value::as_str).ok_or(Refusal::WebhookUrl)?;
+    check_url(url, allow_private)?;
+    Ok(url.to_owned())
+}
+
+fn parse_events(value: Option<&Value>) -> Result<Vec<String>, Refusal> {
+    let names = value.and_then(Value::as_array).filter(|names| !names.is_empty()).ok_or(Refusal::WebhookEvents)?;
+    let names: Option<Vec<String>> = names.iter().map(|name| name.as_str().map(str::to_owned)).collect();
+    names.ok_or(Refusal::WebhookEvents)
+}

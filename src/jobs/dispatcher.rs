@@ -1,0 +1,367 @@
+//! The dispatcher sends what the outbox holds: it leases due deliveries, attempts many at once but few of each webhook,
+//! and notes how each ended. Replicas share the work by their leases. A crash loses nothing: the lease runs out and
+//! the delivery is sent again, with the same id.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use sqlx::{Connection, PgConnection, PgPool};
+use tokio::sync::{Mutex, Notify};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use crate::clock::Clock;
+use crate::domain::caller::Tenant;
+use crate::domain::delivery::{KEPT_MS, next_attempt_at};
+use crate::domain::timestamp::Timestamp;
+use crate::store::StoreError;
+use crate::store::deliveries::{self, Ended, Leased, Wish};
+use crate::store::server;
+use crate::store::webhooks::{self, Target};
+
+use super::delivery::{ATTEMPT_LIMIT, Failure, Sender};
+
+/// Pause after which retries are looked for. New deliveries wake the dispatcher at once.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long a delivery is in one dispatcher's hands: well over [`ATTEMPT_LIMIT`].
+const LEASE_MS: i64 = 60_000;
+/// Attempts at one time.
+const IN_FLIGHT_MAX: usize = 128;
+/// Deliveries of one webhook that are leased at a time. No more are leased while as many are in flight.
+const OF_WEBHOOK_MAX: usize = 4;
+/// How long a stop waits for attempts under way.
+const STOP_LIMIT: Duration = Duration::from_secs(3);
+/// Rows one statement deletes at most, and statements of one run.
+const ROWS_MAX: i64 = 1000;
+const STEPS_MAX: u32 = 1000;
+
+#[derive(Clone, Debug)]
+pub struct Dispatcher {
+    pub pool: PgPool,
+    pub clock: Clock,
+    pub sender: Sender,
+    /// How long an attempt may take.
+    pub attempt_limit: Duration,
+    /// Notified when this process put something into the outbox.
+    pub new_deliveries: Arc<Notify>,
+    /// One run at a time.
+    pub turn: Arc<Mutex<()>>,
+}
+
+/// What came of an attempt, as metrics count it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    Delivered,
+    /// Failed, and tried again later.
+    Retry,
+    /// Failed for the last time.
+    Failed,
+    /// Not sent: the target is no public address. It is tried again like any other.
+    Refused,
+}
+
+impl Outcome {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Retry => "retry",
+            Self::Failed => "failed",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// What one run did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    pub outcomes: BTreeMap<Outcome, u64>,
+    /// Finished deliveries deleted for their age.
+    pub pruned: i64,
+}
+
+/// An attempt that ended.
+struct Attempted {
+    leased: Leased,
+    began_at: Timestamp,
+    result: Result<u16, Failure>,
+}
+
+/// How a test went; none if its webhook is gone.
+pub type TestResult = Option<Result<u16, Failure>>;
+
+impl Dispatcher {
+    pub fn new(pool: PgPool, clock: Clock, sender: Sender, new_deliveries: Arc<Notify>) -> Self {
+        Self { pool, clock, sender, attempt_limit: ATTEMPT_LIMIT, new_deliveries, turn: Arc::default() }
+    }
+
+    pub async fn run(self, stop: CancellationToken) {
+        let mut is_failing = false;
+        while !stop.is_cancelled() {
+            match self.run_until(&stop).await {
+                Ok(_) => is_failing = false,
+                // Once per outage.
+                Err(error) if !is_failing => {
+                    warn!(%error, "the dispatcher could not finish");
+                    is_failing = true;
+                }
+                Err(_) => {}
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.new_deliveries.notified() => {}
+                () = sleep(PAUSE) => {}
+            }
+        }
+    }
+
+    /// Attempts everything that is due, and prunes what is old.
+    pub async fn run_once(&self) -> Result<Report, StoreError> {
+        self.run_until(&CancellationToken::new()).await
+    }
+
+    async fn run_until(&self, stop: &CancellationToken) -> Result<Report, StoreError> {
+        let _turn = self.turn.lock().await;
+        let in_flight = InFlight::default();
+        let mut run = Run { dispatcher: self, in_flight, after: Default::default(), report: Report::default() };
+        let mut taken = Ok(());
+        while !stop.is_cancelled() {
+            taken = run.take().await;
+            if taken.is_err() || run.in_flight.attempts.is_empty() {
+                break;
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                Some(ended) = run.in_flight.attempts.join_next() => run.note_all(ended).await,
+                // While slow receivers are waited for, others may become due.
+                () = self.new_deliveries.notified() => {}
+                () = sleep(PAUSE) => {}
+            }
+        }
+        run.finish(if stop.is_cancelled() { STOP_LIMIT } else { self.attempt_limit }).await;
+        taken?;
+        run.report.pruned = self.prune(stop).await?;
+        Ok(run.report)
+    }
+
+    /// Deletes what finished too long ago to be listed.
+    async fn prune(&self, stop: &CancellationToken) -> Result<i64, StoreError> {
+        let before = self.clock.now().plus_ms(-KEPT_MS);
+        let mut connection = self.pool.acquire().await?;
+        let mut sum = 0;
+        for _ in 0..STEPS_MAX {
+            let pruned = deliveries::prune(&mut connection, before, ROWS_MAX).await?;
+            sum += pruned;
+            if pruned < ROWS_MAX || stop.is_cancelled() {
+                break;
+            }
+        }
+        Ok(sum)
+    }
+
+    /// Makes the one attempt of a test that was recorded, whether its webhook is enabled or not, within `limit`.
+    pub async fn attempt_test(
+        &self,
+        tenant: &Tenant,
+        delivery: &str,
+        limit: Duration,
+    ) -> Result<TestResult, StoreError> {
+        // No connection is held during the attempt: a pool of connections must not wait for receivers.
+        let found = find_test(&self.pool, tenant, delivery).await?;
+        let Some((leased, target)) = found else { return Ok(None) };
+        let began_at = self.clock.now();
+        let result = self.sender.send(&leased, &target, began_at, limit.min(self.attempt_limit)).await;
+        let attempted = Attempted { leased, began_at, result };
+        record(&self.pool, &attempted, self.clock.now()).await?;
+        Ok(Some(result))
+    }
+}
+
+async fn find_test(pool: &PgPool, tenant: &Tenant, delivery: &str) -> Result<Option<(Leased, Target)>, StoreError> {
+    let mut connection = pool.acquire().await?;
+    let Some(leased) = deliveries::find_test(&mut connection, tenant, delivery).await? else { return Ok(None) };
+    let target = webhooks::targets(&mut connection, &[(tenant, &leased.webhook)]).await?.pop().flatten();
+    Ok(target.map(|target| (leased, target)))
+}
+
+/// Attempts under way, and how many of each webhook.
+#[derive(Default)]
+struct InFlight {
+    attempts: JoinSet<Attempted>,
+    of_webhook: BTreeMap<String, usize>,
+}
+
+/// One run of a dispatcher.
+struct Run<'a> {
+    dispatcher: &'a Dispatcher,
+    in_flight: InFlight,
+    /// The webhook whose delivery was leased last: the next lease begins after it.
+    after: (String, String),
+    report: Report,
+}
+
+impl Run<'_> {
+    /// Leases and starts as much as there is room for: from the webhook after the last one, and once around.
+    async fn take(&mut self) -> Result<(), StoreError> {
+        let mut connection = self.dispatcher.pool.acquire().await?;
+        let is_at_start = self.after == Default::default();
+        if self.lease(&mut connection).await? == 0 && !is_at_start {
+            self.after = Default::default();
+            self.lease(&mut connection).await?;
+        }
+        Ok(())
+    }
+
+    async fn lease(&mut self, connection: &mut PgConnection) -> Result<usize, StoreError> {
+        let room = IN_FLIGHT_MAX - self.in_flight.attempts.len();
+        if room == 0 {
+            return Ok(0);
+        }
+        let busy = self.in_flight.of_webhook.iter().filter(|(_, count)| **count >= OF_WEBHOOK_MAX);
+        let busy: Vec<String> = busy.map(|(webhook, _)| webhook.clone()).collect();
+        let now = self.dispatcher.clock.now();
+        let wish = Wish {
+            now,
+            until: now.plus_ms(LEASE_MS),
+            after: (&self.after.0, &self.after.1),
+            busy: &busy,
+            of_webhook_max: OF_WEBHOOK_MAX as i64,
+            rows_max: room as i64,
+        };
+        let mut transaction = server::begin_lease(connection).await?;
+        let leased = deliveries::lease(&mut transaction, &wish).await?;
+        transaction.commit().await?;
+        let ids: Vec<(&Tenant, &str)> = leased.iter().map(|leased| (&leased.tenant, leased.webhook.as_str())).collect();
+        if let Some((tenant, webhook)) = ids.iter().max() {
+            self.after = (tenant.as_str().to_owned(), (*webhook).to_owned());
+        }
+        let targets = if ids.is_empty() { Vec::new() } else { webhooks::targets(connection, &ids).await? };
+        let count = leased.len();
+        for (leased, target) in leased.into_iter().zip(targets) {
+            match target {
+                Some(target) if target.is_enabled => self.start(leased, target),
+                // Written while the webhook was being disabled or deleted.
+                Some(_) => {
+                    deliveries::cancel_of_webhook(connection, &leased.tenant, &leased.webhook, now).await?;
+                }
+                None => {
+                    deliveries::drop_of_webhook(connection, &leased.tenant, &leased.webhook, ROWS_MAX).await?;
+                }
+            }
+        }
+        Ok(count)
+    }
+
+    fn start(&mut self, leased: Leased, target: Target) {
+        *self.in_flight.of_webhook.entry(leased.webhook.clone()).or_default() += 1;
+        let Dispatcher { sender, clock, attempt_limit, .. } = self.dispatcher.clone();
+        self.in_flight.attempts.spawn(async move {
+            let began_at = clock.now();
+            let result = sender.send(&leased, &target, began_at, attempt_limit).await;
+            Attempted { leased, began_at, result }
+        });
+    }
+
+    /// Notes this end, and whatever else ended meanwhile: one lease then fills all the room there is.
+    async fn note_all(&mut self, ended: Result<Attempted, JoinError>) {
+        self.note(ended).await;
+        while let Some(ended) = self.in_flight.attempts.try_join_next() {
+            self.note(ended).await;
+        }
+    }
+
+    /// Notes the end of an attempt. If that fails, or the attempt broke, the lease runs out and it is tried again.
+    async fn note(&mut self, ended: Result<Attempted, JoinError>) {
+        let attempted = match ended {
+            Ok(attempted) => attempted,
+            Err(error) => return error!(%error, "an attempt broke"),
+        };
+        let webhook = &attempted.leased.webhook;
+        if let Some(count) = self.in_flight.of_webhook.get_mut(webhook) {
+            *count -= 1;
+            if *count == 0 {
+                self.in_flight.of_webhook.remove(webhook);
+            }
+        }
+        match record(&self.dispatcher.pool, &attempted, self.dispatcher.clock.now()).await {
+            Ok(outcome) => *self.report.outcomes.entry(outcome).or_default() += 1,
+            Err(error) => warn!(%error, "the end of an attempt could not be noted"),
+        }
+    }
+
+    /// Waits for what is under way, for a while. What takes longer is sent again when its lease runs out.
+    async fn finish(&mut self, limit: Duration) {
+        let limit = Instant::now() + limit;
+        while let Ok(Some(ended)) = timeout_at(limit, self.in_flight.attempts.join_next()).await {
+            self.note(ended).await;
+        }
+    }
+}
+
+/// Notes how an attempt ended, and gives up its webhook if that is what the end means.
+async fn record(pool: &PgPool, attempted: &Attempted, now: Timestamp) -> Result<Outcome, StoreError> {
+    let Attempted { leased, began_at, result } = attempted;
+    let is_test = leased.due_at.is_none();
+    let is_gone = *result == Err(Failure::Status(410));
+    let next_attempt_at = match result {
+        Ok(_) => None,
+        Err(_) if is_gone || is_test => None,
+        Err(_) => next_attempt_at(leased.attempts + 1, now, &mut rand::make_rng::<StdRng>()),
+    };
+    let (status, outcome) = match result {
+        Ok(_) => ("delivered", Outcome::Delivered),
+        Err(Failure::PrivateAddress) if next_attempt_at.is_some() => ("pending", Outcome::Refused),
+        Err(Failure::PrivateAddress) => ("failed", Outcome::Refused),
+        Err(_) if next_attempt_at.is_some() => ("pending", Outcome::Retry),
+        Err(_) => ("failed", Outcome::Failed),
+    };
+    let ended = Ended {
+        status,
+        began_at: *began_at,
+        ended_at: now,
+        next_attempt_at,
+        response_status: match result {
+            Ok(status) | Err(Failure::Status(status)) => Some(*status),
+            Err(_) => None,
+        },
+        error: result.err().map(|failure| failure.to_string()),
+    };
+    let gives_up = is_gone || (status == "failed" && !is_test);
+    let mut connection = pool.acquire().await?;
+    let is_ours = if gives_up {
+        give_up(&mut connection, leased, &ended, now).await?
+    } else {
+        deliveries::record(&mut connection, leased, &ended).await?
+    };
+    debug!(webhook = leased.webhook, delivery = leased.delivery, outcome = outcome.as_str(), is_ours, "attempt ended");
+    Ok(outcome)
+}
+
+/// Notes the last attempt, disables the webhook and cancels what is pending for it. False if the lease was lost.
+async fn give_up(
+    connection: &mut PgConnection,
+    leased: &Leased,
+    ended: &Ended,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let mut transaction = connection.begin().await?;
+    // The webhook first: two dispatchers that give it up at once must not hold each other's deliveries.
+    let webhook = webhooks::lock(&mut transaction, &leased.tenant, &leased.webhook).await?;
+    if !deliveries::record(&mut transaction, leased, ended).await? {
+        transaction.rollback().await?;
+        return Ok(false);
+    }
+    if let Some(mut webhook) = webhook {
+        if webhook.disabled_at.is_none() {
+            webhook.disabled_at = Some(now);
+            webhooks::update(&mut transaction, &leased.tenant, &webhook).await?;
+            info!(webhook = webhook.id, "a webhook was disabled: its receiver does not take deliveries");
+        }
+        deliveries::cancel_of_webhook(&mut transaction, &leased.tenant, &leased.webhook, now).await?;
+    }
+    transaction.commit().await?;
+    Ok(true)
+}

@@ -1,0 +1,189 @@
+//! The table `webhooks`: where a tenant wants its events sent. Only [`targets`] reads secrets, for those who sign.
+
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+
+use crate::domain::caller::Tenant;
+use crate::domain::timestamp::Timestamp;
+use crate::domain::webhook::{Secret, Webhook};
+
+use super::{StoreError, corrupt};
+
+struct Row {
+    webhook: String,
+    url: String,
+    events: Vec<String>,
+    created_at: OffsetDateTime,
+    disabled_at: Option<OffsetDateTime>,
+}
+
+impl From<Row> for Webhook {
+    fn from(row: Row) -> Self {
+        Self {
+            id: row.webhook,
+            url: row.url,
+            events: row.events,
+            created_at: row.created_at.into(),
+            disabled_at: row.disabled_at.map(Timestamp::from),
+        }
+    }
+}
+
+/// Where a page of the list begins: after this webhook.
+#[derive(Clone, Debug)]
+pub struct Place {
+    pub created_at: Timestamp,
+    pub id: String,
+}
+
+/// Where deliveries are sent to, and what they are signed with.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub url: String,
+    pub secret: Secret,
+    pub is_enabled: bool,
+}
+
+/// A tenant's webhooks. Counted, because their number is bounded by `webhook_store_max_keys`.
+pub async fn count(connection: &mut PgConnection, tenant: &Tenant) -> Result<i64, StoreError> {
+    let count = sqlx::query_scalar!(
+        r#"-- webhooks::count
+        SELECT count(*) AS "count!" FROM webhooks WHERE tenant = $1"#,
+        tenant.as_str(),
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(count)
+}
+
+pub async fn insert(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    webhook: &Webhook,
+    secret: &Secret,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "-- webhooks::insert
+        INSERT INTO webhooks (tenant, webhook, url, events, secret, created_at) VALUES ($1, $2, $3, $4, $5, $6)",
+        tenant.as_str(),
+        webhook.id,
+        webhook.url,
+        &webhook.events,
+        secret.as_bytes().as_slice(),
+        webhook.created_at.to_date_time(),
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+pub async fn find(connection: &mut PgConnection, tenant: &Tenant, id: &str) -> Result<Option<Webhook>, StoreError> {
+    let row = sqlx::query_as!(
+        Row,
+        "-- webhooks::find
+        SELECT webhook, url, events, created_at, disabled_at FROM webhooks WHERE tenant = $1 AND webhook = $2",
+        tenant.as_str(),
+        id,
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.map(Webhook::from))
+}
+
+/// The same, and keeps others from changing it until the transaction ends.
+pub async fn lock(connection: &mut PgConnection, tenant: &Tenant, id: &str) -> Result<Option<Webhook>, StoreError> {
+    let row = sqlx::query_as!(
+        Row,
+        "-- webhooks::lock
+        SELECT webhook, url, events, created_at, disabled_at FROM webhooks WHERE tenant = $1 AND webhook = $2
+        FOR NO KEY UPDATE",
+        tenant.as_str(),
+        id,
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.map(Webhook::from))
+}
+
+/// Stores a changed webhook: its URL, its events, and whether it is disabled.
+pub async fn update(connection: &mut PgConnection, tenant: &Tenant, webhook: &Webhook) -> Result<(), StoreError> {
+    sqlx::query!(
+        "-- webhooks::update
+        UPDATE webhooks SET url = $3, events = $4, disabled_at = $5 WHERE tenant = $1 AND webhook = $2",
+        tenant.as_str(),
+        webhook.id,
+        webhook.url,
+        &webhook.events,
+        webhook.disabled_at.map(Timestamp::to_date_time) as Option<OffsetDateTime>,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// False if there is no such webhook.
+pub async fn delete(connection: &mut PgConnection, tenant: &Tenant, id: &str) -> Result<bool, StoreError> {
+    let deleted = sqlx::query!(
+        "-- webhooks::delete\nDELETE FROM webhooks WHERE tenant = $1 AND webhook = $2",
+        tenant.as_str(),
+        id,
+    )
+    .execute(connection)
+    .await?;
+    Ok(deleted.rows_affected() > 0)
+}
+
+/// A tenant's webhooks in the order of creation time and id, after `place`, at most `limit`.
+pub async fn list(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    after: Option<&Place>,
+    limit: i64,
+) -> Result<Vec<Webhook>, StoreError> {
+    let (created_at, id) = after.map_or((Timestamp::from_ms(0), ""), |place| (place.created_at, place.id.as_str()));
+    let rows = sqlx::query_as!(
+        Row,
+        "-- webhooks::list
+        SELECT webhook, url, events, created_at, disabled_at FROM webhooks
+        WHERE tenant = $1 AND (created_at, webhook) > ($2, $3)
+        ORDER BY tenant, created_at, webhook LIMIT $4",
+        tenant.as_str(),
+        created_at.to_date_time(),
+        id,
+        limit,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(Webhook::from).collect())
+}
+
+/// What deliveries need to know of their webhooks; the result has the order of `ids`, none for one that is gone.
+pub async fn targets(
+    connection: &mut PgConnection,
+    ids: &[(&Tenant, &str)],
+) -> Result<Vec<Option<Target>>, StoreError> {
+    let tenants: Vec<&str> = ids.iter().map(|(tenant, _)| tenant.as_str()).collect();
+    let webhooks: Vec<&str> = ids.iter().map(|(_, webhook)| *webhook).collect();
+    let rows = sqlx::query!(
+        r#"-- webhooks::targets
+        SELECT wanted.position AS "position!", target.url AS "url!", target.secret AS "secret!",
+               target.is_enabled AS "is_enabled!"
+        FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted (tenant, webhook, position)
+        CROSS JOIN LATERAL (
+            SELECT url, secret, disabled_at IS NULL AS is_enabled FROM webhooks
+            WHERE webhooks.tenant = wanted.tenant AND webhooks.webhook = wanted.webhook
+            LIMIT 1
+        ) AS target"#,
+        tenants as _,
+        webhooks as _,
+    )
+    .fetch_all(connection)
+    .await?;
+    let mut targets = vec![None; ids.len()];
+    for row in rows {
+        let secret = Secret::from_stored(row.secret.try_into().map_err(|_| corrupt("webhooks.secret"))?);
+        *targets.get_mut(row.position as usize - 1).ok_or_else(|| corrupt("position"))? =
+            Some(Target { url: row.url, secret, is_enabled: row.is_enabled });
+    }
+    Ok(targets)
+}

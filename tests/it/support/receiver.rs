@@ -1,0 +1,111 @@
+//! A webhook receiver on a real socket: keeps what it gets, and answers as the test wants.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+/// How a receiver answers.
+#[derive(Clone, Copy, Debug)]
+pub enum Behaviour {
+    Status(u16),
+    /// Not at all.
+    Silence,
+}
+
+/// A request as it arrived.
+#[derive(Clone, Debug)]
+pub struct Received {
+    pub method: Method,
+    pub path: String,
+    pub headers: HeaderMap,
+    pub body: String,
+}
+
+impl Received {
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).expect("JSON")
+    }
+}
+
+#[derive(Clone)]
+pub struct Receiver {
+    pub url: String,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    received: watch::Sender<Vec<Received>>,
+    /// The next answers; then 200 for ever.
+    script: Mutex<VecDeque<Behaviour>>,
+    usual: Mutex<Behaviour>,
+}
+
+impl Receiver {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("its address");
+        let shared = Arc::new(Shared {
+            received: watch::Sender::new(Vec::new()),
+            script: Mutex::default(),
+            usual: Mutex::new(Behaviour::Status(200)),
+        });
+        let router = Router::new().fallback(receive).with_state(shared.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Self { url: format!("http://{address}/hook"), shared }
+    }
+
+    /// The next answers, before the usual one.
+    pub fn answer(&self, behaviours: &[Behaviour]) {
+        self.shared.script.lock().expect("script").extend(behaviours);
+    }
+
+    pub fn usually(&self, behaviour: Behaviour) {
+        *self.shared.usual.lock().expect("usual") = behaviour;
+    }
+
+    pub fn received(&self) -> Vec<Received> {
+        self.shared.received.borrow().clone()
+    }
+
+    /// Waits until `count` requests have arrived, and returns them.
+    pub async fn reach(&self, count: usize) -> Vec<Received> {
+        let mut received = self.shared.received.subscribe();
+        let reached = received.wait_for(|received| received.len() >= count);
+        let reached = tokio::time::timeout(Duration::from_secs(8), reached).await;
+        assert!(reached.is_ok(), "{} of {count} deliveries arrived", self.received().len());
+        self.received()
+    }
+}
+
+async fn receive(
+    State(shared): State<Arc<Shared>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let body = String::from_utf8(body.to_vec()).expect("UTF-8");
+    let received = Received { method, path: uri.path().to_owned(), headers, body };
+    shared.received.send_modify(|all| all.push(received));
+    let scripted = shared.script.lock().expect("script").pop_front();
+    match scripted.unwrap_or_else(|| *shared.usual.lock().expect("usual")) {
+        Behaviour::Status(status) => {
+            let status = StatusCode::from_u16(status).expect("a status");
+            (status, [(header::LOCATION, "/elsewhere")], "never read").into_response()
+        }
+        Behaviour::Silence => std::future::pending().await,
+    }
+}
