@@ -98,8 +98,7 @@ pub fn draw_lines(title: &str, x_title: &str, lines: &[Line]) -> String {
     body += &text(f64::midpoint(left, right), bottom + 38.0, "middle", x_title);
     for (place, line) in lines.iter().enumerate().filter(|(_, line)| !line.points.is_empty()) {
         let colour = COLOURS[place % COLOURS.len()];
-        let points: Vec<String> =
-            line.points.iter().map(|(x, y)| format!("{:.1},{:.1}", x_of(*x), y_of(*y))).collect();
+        let points: Vec<String> = line.points.iter().map(|(x, y)| format!("{:.1},{:.1}", x_of(*x), y_of(*y))).collect();
         body += &format!(
             "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>\n",
             points.join(" ")

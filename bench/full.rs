@@ -69,12 +69,7 @@ pub async fn run(bench: &Bench) -> Result<Report> {
     Ok(report)
 }
 
-async fn measure_one(
-    bench: &Bench,
-    scenario: &Scenario,
-    service: &Service,
-    baseline: &Service,
-) -> Result<Measurement> {
+async fn measure_one(bench: &Bench, scenario: &Scenario, service: &Service, baseline: &Service) -> Result<Measurement> {
     let name = scenario.name.as_str();
     match &scenario.work {
         Work::Textbook { clients, agents } => {

@@ -142,7 +142,8 @@ async fn statements(connection: &mut PgConnection) -> Result<String> {
     )
     .fetch_all(connection)
     .await?;
-    let mut text = "| statement | calls | total s | ms each | rows each | pages each |\n|---|--:|--:|--:|--:|--:|\n".to_owned();
+    let mut text =
+        "| statement | calls | total s | ms each | rows each | pages each |\n|---|--:|--:|--:|--:|--:|\n".to_owned();
     for row in rows {
         let calls: i64 = row.try_get("calls")?;
         let each = |sum: f64| sum / calls.max(1) as f64;
@@ -164,7 +165,8 @@ async fn churn(bench: &Bench, report: &mut Report, grown: &mut PgConnection, sec
     let before = postgres::sizes(grown).await?;
     let service = start(bench, GROWN, &[]).await?;
     let load = load_of(Kind::Mixed, 64, PAIRS_PER_TENANT);
-    let measured = measure::service_for(bench, "churn, mixed, 64 connections", &[&service], GROWN, &load, seconds).await?;
+    let measured =
+        measure::service_for(bench, "churn, mixed, 64 connections", &[&service], GROWN, &load, seconds).await?;
     let requests = measured.requests;
     report.add(Measurement { round: 1, ..measured });
     // The statistics of the last second arrive late.

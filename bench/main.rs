@@ -18,11 +18,13 @@ mod setup;
 mod sweep;
 mod targets;
 
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use clap::{Parser, Subcommand};
+use futures_util::FutureExt;
 
 use postgres::Server;
 use report::Report;
@@ -118,6 +120,8 @@ impl Bench {
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    // reqwest asks for one as soon as the fetching of PostgreSQL switches its TLS on. A second one changes nothing.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let arguments = Arguments::parse();
     let mode = arguments.mode.clone().unwrap_or(Mode::Full);
     if matches!(mode, Mode::Baseline) {
@@ -165,8 +169,11 @@ async fn measure(arguments: Arguments, mode: Mode) -> Result<bool> {
         pooler: AtomicU32::new(0),
     };
     let facts = [machine::describe(&dir), bench.server.facts.clone()];
+    // However it ends, the server must be stopped: it would outlive us.
     let outcome = tokio::select! {
-        outcome = run(&bench, &mode) => outcome,
+        outcome = AssertUnwindSafe(run(&bench, &mode)).catch_unwind() => {
+            outcome.unwrap_or_else(|_| Err("the benchmark has a fault".into()))
+        }
         _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
     };
     bench.server.stop().await?;

@@ -118,7 +118,8 @@ impl Report {
                 _ => String::new(),
             };
             let value = |figure: &dyn Fn(&Measurement) -> f64| self.median(name, figure).unwrap_or(0.0);
-            let batch = self.median(name, |measured| measured.batch.unwrap_or(f64::NAN)).filter(|batch| !batch.is_nan());
+            let batch =
+                self.median(name, |measured| measured.batch.unwrap_or(f64::NAN)).filter(|batch| !batch.is_nan());
             text += &format!(
                 "| {name} | {:.0} | {:.0} | {:.2} | {:.2} | {} | {} | {} | {:.2} | {:.2} | {:.2} | {:.0} | {} |\n",
                 value(&|measured| measured.per_second),

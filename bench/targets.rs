@@ -28,7 +28,8 @@ pub fn markdown(report: &Report) -> String {
             continue;
         };
         let is_met = if is_at_least { measured >= bound } else { measured <= bound };
-        text += &format!("| {name} | {sign} {bound:.2} | {measured:.2} | {} |\n", if is_met { "yes" } else { "**no**" });
+        text +=
+            &format!("| {name} | {sign} {bound:.2} | {measured:.2} | {} |\n", if is_met { "yes" } else { "**no**" });
     }
     text
 }
@@ -45,8 +46,7 @@ fn targets(report: &Report) -> Vec<Target> {
     let p99 = |name: &str| report.median(name, |measured| measured.p99_ms);
     let growth = report.median(AT_64, |measured| measured.growth_per_request());
     let memory = report.median(AT_256, |measured| measured.memory.unwrap_or_default().resident_bytes as f64);
-    let reads: Vec<f64> =
-        report.names().into_iter().filter(|name| name.starts_with("read ")).filter_map(p99).collect();
+    let reads: Vec<f64> = report.names().into_iter().filter(|name| name.starts_with("read ")).filter_map(p99).collect();
     vec![
         at_least("64 connections, × textbook at 64 clients", 6.0, over(AT_64, textbook_64)),
         at_least("64 connections, × textbook at its best", 3.0, over(AT_64, best)),
@@ -72,7 +72,11 @@ fn targets(report: &Report) -> Vec<Target> {
         at_least("64 connections over the bound", 0.6, over(AT_64, bound(report, 64))),
         at_least("256 connections over the bound", 0.7, over(AT_256, bound(report, 256))),
         at_most("bytes of heap and index per keyed write", GROWTH_BYTES_MAX, growth),
-        at_most("MiB resident after the run of 256 connections", MEMORY_MIB_MAX, memory.map(|bytes| bytes / 1_048_576.0)),
+        at_most(
+            "MiB resident after the run of 256 connections",
+            MEMORY_MIB_MAX,
+            memory.map(|bytes| bytes / 1_048_576.0),
+        ),
         at_most("slowest p99 of the polled reads, ms", 10.0, reads.into_iter().reduce(f64::max)),
     ]
 }
