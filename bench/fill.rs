@@ -61,11 +61,13 @@ async fn step(name: &str, work: impl Future<Output = Result<()>>) -> Result<()> 
 /// Drops the keys and indexes of a table, and gives the statements that make them again.
 async fn take_indexes(connection: &mut PgConnection, table: &str) -> Result<Vec<String>> {
     let found = sqlx::query(
-        "SELECT coalesce(format('ALTER TABLE %s DROP CONSTRAINT %I', index.indrelid::regclass, con.conname),
-                         format('DROP INDEX %s', index.indexrelid::regclass)) AS removal,
-                coalesce(format('ALTER TABLE %s ADD CONSTRAINT %I %s', index.indrelid::regclass, con.conname,
-                                pg_get_constraintdef(con.oid)),
-                         pg_get_indexdef(index.indexrelid)) AS definition
+        "SELECT CASE WHEN con.oid IS NULL THEN format('DROP INDEX %s', index.indexrelid::regclass)
+                     ELSE format('ALTER TABLE %s DROP CONSTRAINT %I', index.indrelid::regclass, con.conname)
+                END AS removal,
+                CASE WHEN con.oid IS NULL THEN pg_get_indexdef(index.indexrelid)
+                     ELSE format('ALTER TABLE %s ADD CONSTRAINT %I %s', index.indrelid::regclass, con.conname,
+                                 pg_get_constraintdef(con.oid))
+                END AS definition
          FROM pg_index AS index
          LEFT JOIN pg_constraint AS con ON con.conindid = index.indexrelid AND con.contype IN ('p', 'u')
          WHERE index.indrelid = to_regclass($1)

@@ -46,7 +46,7 @@ pub async fn run(bench: &Bench) -> Result<Report> {
     let keys = if bench.counts_statuses { 500 } else { REPEATED_KEYS };
     setup::answer_keys(&service, &run, keys, PAIRS).await?;
 
-    let mut report = Report::new("full");
+    let mut report = Report::new(if bench.counts_statuses { "smoke" } else { "full" });
     let mut scenarios = scenarios(Kind::Replay { keys, run });
     for (name, path) in READS {
         if service.offers(path).await? {
@@ -62,6 +62,13 @@ pub async fn run(bench: &Bench) -> Result<Report> {
             report.add(Measurement { round, ..measured });
         }
     }
+    let memory = service.memory()?;
+    let mib = |bytes: u64| bytes as f64 / 1_048_576.0;
+    report.notes.push(format!(
+        "memory of the service at the end: {:.1} MiB resident, {:.1} MiB at its peak",
+        mib(memory.resident_bytes),
+        mib(memory.peak_bytes)
+    ));
     service.stop().await?;
     report.sections.push(targets::markdown(&report));
     report.sections.push(targets::growth(&report, "service, 64 connections", "textbook, 64 clients"));

@@ -81,7 +81,10 @@ pub async fn service_for(
     let batches_after = batches(services).await?;
     let mut faults = seen.faults.clone();
     let in_flight = i64::from(load.connections) * services.len() as i64;
-    faults.extend(load.records().and_then(|records| miscounted(&before, &end, &seen, records, in_flight)));
+    // A run with refusals is not valid anyway, and naming them has sent more.
+    if faults.is_empty() {
+        faults.extend(load.records().and_then(|records| miscounted(&before, &end, &seen, records, in_flight)));
+    }
     let batch = match (batches_before, batches_after) {
         (Some((sum, count)), Some((sum_after, count_after))) if count_after > count => {
             Some((sum_after - sum) / (count_after - count))
