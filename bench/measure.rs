@@ -64,7 +64,7 @@ pub async fn service_for(
 ) -> Result<Measurement> {
     let mut connection = bench.server.connect(database).await?;
     let pids: Vec<u32> = services.iter().map(|service| service.pid).collect();
-    let before = postgres::progress(&mut connection).await?;
+    let before = settled(&mut connection).await?;
     postgres::checkpoint(&mut connection).await?;
     let batches_before = batches(services).await?;
     let start = postgres::progress(&mut connection).await?;
@@ -77,7 +77,7 @@ pub async fn service_for(
     let seen = together(all);
     let cores = ticks.cores_until(Ticks::now(&pids, bench.server.postmaster, bench.pooler())?, seen.seconds);
     let memory = services.first().map(|service| service.memory()).transpose()?;
-    let end = settled(&mut connection, &start).await?;
+    let end = settled(&mut connection).await?;
     let batches_after = batches(services).await?;
     let mut faults = seen.faults.clone();
     let in_flight = i64::from(load.connections) * services.len() as i64;
@@ -174,8 +174,8 @@ fn together(all: Vec<Seen>) -> Seen {
 }
 
 /// wrk hangs up in the middle of its last requests; what of them was queued is committed a moment later.
-async fn settled(connection: &mut PgConnection, start: &Progress) -> Result<Progress> {
-    let mut last = start.clone();
+async fn settled(connection: &mut PgConnection) -> Result<Progress> {
+    let mut last = postgres::progress(connection).await?;
     loop {
         tokio::time::sleep(Duration::from_millis(50)).await;
         let now = postgres::progress(connection).await?;
