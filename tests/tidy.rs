@@ -60,7 +60,7 @@ fn imports_point_down() {
 
 #[test]
 fn every_file_says_what_it_is_for() {
-    for dir in ["src", "tests"] {
+    for dir in ["src", "tests", "bench"] {
         for (path, source) in sources(&root().join(dir)) {
             assert!(source.starts_with("//!"), "{}", path.display());
         }
