@@ -14,7 +14,10 @@ use tracing::{error, info, warn};
 use crate::api::{self, state::ApiState};
 use crate::clock::Clock;
 use crate::command::Committer;
-use crate::jobs::{janitor::Janitor, refresh_limits};
+use crate::jobs::{
+    follow_controls::Follower,
+    janitor::{Janitor, LastRun},
+};
 use crate::live_limits::LiveLimits;
 use crate::local_postgres::{LocalPostgres, LocalPostgresError};
 use crate::settings::Settings;
@@ -145,17 +148,18 @@ impl App {
             .max_connections(settings.pool_max)
             .acquire_timeout(ACQUIRE_LIMIT)
             .connect_lazy_with(options.clone());
-        let (committer, lanes) = Committer::start(&settings.committer, options, clock.clone(), live.clone());
+        let (committer, lanes) = Committer::start(&settings.committer, options.clone(), clock.clone(), live.clone());
         let janitor = Janitor {
             settings: settings.janitor.clone(),
             pool: pool.clone(),
             clock: clock.clone(),
             limits: live.clone(),
+            last_run: LastRun::default(),
         };
         let stop_jobs = CancellationToken::new();
         let mut jobs = JoinSet::new();
         jobs.spawn(janitor.clone().run(stop_jobs.clone()));
-        jobs.spawn(refresh_limits::run(pool.clone(), live.clone(), stop_jobs.clone()));
+        jobs.spawn(Follower::new(options, live.clone()).run(stop_jobs.clone()));
         let draining = CancellationToken::new();
         let router = api::router(ApiState {
             settings: Arc::new(settings.api.clone()),
@@ -165,6 +169,9 @@ impl App {
             limits: live.clone(),
             draining: draining.clone(),
             known_keys: Arc::default(),
+            limiter: settings.api.rate_limit.then(Arc::default),
+            janitor_ran: janitor.last_run.clone(),
+            started: tokio::time::Instant::now(),
         });
         let stop_serving = CancellationToken::new();
         let (drain, grace, stop) = (draining.clone(), settings.shutdown_grace, stop_serving.clone());

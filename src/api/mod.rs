@@ -1,16 +1,23 @@
 //! Floor 3: HTTP, the only home of axum. Handlers parse and submit writes, and answer reads from the store.
 
+mod admin;
 mod api_keys;
 mod billing;
 mod body;
 mod caller;
+mod compression;
+mod config;
+pub mod cors;
+mod deep_health;
 mod exchange;
 mod fields;
 mod headers;
 mod health;
 mod idempotency;
+mod metrics;
 mod pipeline;
 mod query;
+pub mod rate_limit;
 pub mod routes;
 pub mod server;
 mod services;

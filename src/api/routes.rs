@@ -1,9 +1,15 @@
 //! The table of routes: every operation of the contract with what the pipeline has to know of it.
 
-use axum::Router;
-use axum::routing::{MethodRouter, delete, get, post};
+use std::collections::HashMap;
+use std::sync::LazyLock;
 
-use super::{api_keys, billing, health, idempotency, services, settle, settlements, state::ApiState, usage};
+use axum::Router;
+use axum::routing::{MethodRouter, delete, get, patch, post};
+
+use super::{
+    admin, api_keys, billing, config, health, idempotency, metrics, services, settle, settlements, state::ApiState,
+    usage,
+};
 
 /// Who may use a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +96,15 @@ const fn operator(method: &'static str, pattern: &'static str, handler: fn() -> 
 
 /// In the order of the contract's table.
 pub const ROUTES: &[Route] = &[
+    operator("POST", "/api/v1/admin/pause", || post(admin::pause)).unlimited(),
+    operator("POST", "/api/v1/admin/unpause", || post(admin::unpause)).unlimited(),
+    read("/api/v1/admin/status", || get(admin::status)).unlimited(),
+    operator("POST", "/api/v1/admin/reset", || post(admin::reset)).unlimited(),
+    read("/api/v1/config", || get(config::show)).strict().unlimited(),
+    operator("PATCH", "/api/v1/config", || patch(config::change)).unlimited(),
+    read("/api/v1/metrics", || get(metrics::show)).strict().unlimited().alone(),
     read("/health", || get(health::alive)).strict().unlimited().alone(),
+    read("/api/v1/health/deep", || get(health::deep)).strict().alone(),
     read("/api/v1/health/ready", || get(health::ready)).strict().unlimited().alone(),
     read("/api/v1/version", || get(health::version)).alone(),
     write("POST", "/api/v1/usage", || post(usage::record)).idempotent(),
@@ -117,15 +131,28 @@ pub fn mount() -> Router<ApiState> {
     ROUTES.iter().fold(Router::new(), |router, route| router.route(&braced(route.pattern), (route.handler)()))
 }
 
+/// All routes of one pattern, by the pattern as axum writes it.
+static BY_PATTERN: LazyLock<HashMap<String, Vec<&'static Route>>> = LazyLock::new(|| {
+    let mut table: HashMap<String, Vec<&'static Route>> = HashMap::new();
+    for route in ROUTES {
+        table.entry(braced(route.pattern)).or_default().push(route);
+    }
+    table
+});
+
+fn of_pattern(matched: &str) -> &'static [&'static Route] {
+    BY_PATTERN.get(matched).map_or(&[], Vec::as_slice)
+}
+
 /// The route of a request, by the pattern that matched; HEAD is answered as GET.
 pub fn find(method: &str, matched: &str) -> Option<&'static Route> {
     let method = if method == "HEAD" { "GET" } else { method };
-    ROUTES.iter().find(|route| route.method == method && same_pattern(route.pattern, matched))
+    of_pattern(matched).iter().copied().find(|route| route.method == method)
 }
 
 /// The value of `Allow` for a path that matches this pattern.
 pub fn allow(matched: &str) -> String {
-    let has = |method| ROUTES.iter().any(|route| route.method == method && same_pattern(route.pattern, matched));
+    let has = |method| of_pattern(matched).iter().any(|route| route.method == method);
     let mut methods: Vec<&str> = Vec::new();
     for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] {
         if has(if method == "HEAD" { "GET" } else { method }) {
@@ -143,18 +170,6 @@ fn braced(pattern: &str) -> String {
         .map(|segment| segment.strip_prefix(':').map_or(segment.to_owned(), |name| format!("{{{name}}}")))
         .collect::<Vec<_>>()
         .join("/")
-}
-
-fn same_pattern(pattern: &str, matched: &str) -> bool {
-    let mut ours = pattern.split('/');
-    let mut theirs = matched.split('/');
-    loop {
-        match (ours.next(), theirs.next()) {
-            (None, None) => return true,
-            (Some(our), Some(their)) if our == their || (our.starts_with(':') && their.starts_with('{')) => {}
-            _ => return false,
-        }
-    }
 }
 
 #[cfg(test)]

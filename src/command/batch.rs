@@ -1,12 +1,14 @@
 //! One attempt to commit a batch: recall, apply, remember, COMMIT. It answers nobody; the lane does, after it returned.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use rand::rngs::StdRng;
 use sqlx::PgConnection;
 
 use crate::domain::limits::Limits;
 use crate::domain::timestamp::Timestamp;
+use crate::metrics;
 use crate::store::idempotency::CallerKey;
 use crate::store::record_counts::{self, Change, Kind};
 use crate::store::server::{self, Patience};
@@ -15,7 +17,7 @@ use crate::store::{StoreError, idempotency as records};
 use super::idempotency::{self, Verdict};
 use super::job::Job;
 use super::work::{Numbered, Outcome, Work};
-use super::{Answer, Command, manage_api_key, record_usage, register_service, settle, switch_service};
+use super::{Answer, Command, administer, manage_api_key, record_usage, register_service, settle, switch_service};
 
 /// How far an attempt got: what a failure means depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +57,7 @@ impl Attempt<'_> {
         if !verdicts.iter().any(Verdict::runs) {
             return Ok(gather(jobs, verdicts, Vec::new()));
         }
+        let began = Instant::now();
         let mut transaction = server::begin_commit(connection, self.patience).await?;
         let phase = &mut *self.phase;
         let mut work = Work::new(&mut transaction, self.now, self.limits, self.dice);
@@ -68,6 +71,7 @@ impl Attempt<'_> {
             Ok(answers) => {
                 *phase = Phase::Commit;
                 transaction.commit().await.map_err(StoreError::from)?;
+                metrics::committed(verdicts.iter().filter(|verdict| verdict.runs()).count(), began.elapsed());
                 Ok(gather(jobs, verdicts, answers))
             }
             Err(setback) => {
@@ -149,6 +153,9 @@ async fn apply(work: &mut Work<'_>, running: &[Numbered<'_>], jobs: usize) -> Re
                 manage_api_key::create(work, label, tenant_id.as_deref()).await?
             }
             Command::RevokeApiKey { prefix } => manage_api_key::revoke(work, prefix).await?,
+            Command::SetPaused(paused) => administer::set_paused(work, *paused).await?,
+            Command::ChangeLimits(changes) => administer::change_limits(work, changes).await?,
+            Command::Reset { rate_buckets } => administer::reset(work, *rate_buckets).await?,
             Command::Refuse(refusal) => Err(refusal.clone()),
         });
     }

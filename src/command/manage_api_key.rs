@@ -43,11 +43,14 @@ pub async fn create(work: &mut Work<'_>, label: &str, tenant_id: Option<&str>) -
         key = ApiKey::draw(work.dice);
     }
     api_keys::insert(work.connection, &tenant, key.prefix(), &key.hash(), label, work.now).await?;
+    limits::note_keys(work.connection).await?;
     Ok(Ok(Reply::json(201, &Created { key: key.reveal(), label, tenant_id: tenant.as_str() })))
 }
 
 pub async fn revoke(work: &mut Work<'_>, prefix: &str) -> Result<Outcome, StoreError> {
+    limits::lock(work.connection).await?;
     if api_keys::delete(work.connection, prefix).await? {
+        limits::note_keys(work.connection).await?;
         Ok(Ok(Reply::no_content()))
     } else {
         Ok(Err(Refusal::ApiKeyNotFound(prefix.to_owned())))

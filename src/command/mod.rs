@@ -1,6 +1,7 @@
 //! Floor 2: every change of billing state. A [`Command`] says what is wanted; the committer runs it, together with all
 //! others that wait, in one transaction: recall, apply, remember, COMMIT. Nothing is answered before that.
 
+mod administer;
 mod batch;
 pub mod committer;
 mod idempotency;
@@ -19,6 +20,7 @@ use std::time::Instant;
 
 use crate::domain::caller::Tenant;
 use crate::domain::fingerprint::Fingerprint;
+use crate::domain::limits::Limit;
 use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::refusal::Refusal;
 use crate::domain::service::Registration;
@@ -48,6 +50,12 @@ pub enum Command {
     RevokeApiKey {
         prefix: String,
     },
+    SetPaused(bool),
+    ChangeLimits(Vec<(Limit, i64)>),
+    /// Deletes everything; with it is told how many callers the limiter remembered.
+    Reset {
+        rate_buckets: u64,
+    },
     /// Nothing but the refusal of an invalid request, to be kept under its key.
     Refuse(Refusal),
 }
@@ -55,6 +63,11 @@ pub enum Command {
 impl Command {
     fn records_usage(&self) -> bool {
         matches!(self, Self::RecordUsage(_) | Self::RecordUsageBulk(_))
+    }
+
+    /// Shares its transaction with no other command.
+    fn runs_alone(&self) -> bool {
+        matches!(self, Self::Reset { .. })
     }
 }
 

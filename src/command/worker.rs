@@ -13,6 +13,7 @@ use tracing::{error, warn};
 
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
+use crate::metrics;
 use crate::store::server::Patience;
 use crate::store::{FaultKind, StoreError};
 
@@ -55,6 +56,22 @@ impl Group {
         Self { jobs, patience: Patience::Batch, reruns: 0, reconnects: 0, began_at: Timestamp::from_ms(0) }
     }
 
+    /// In order, with those apart that share their transaction with nobody.
+    fn split(jobs: Vec<Job>) -> VecDeque<Self> {
+        let mut groups: VecDeque<Self> = VecDeque::new();
+        for job in jobs {
+            let is_alone = job.request.command.runs_alone();
+            match groups.back_mut() {
+                Some(group) if !is_alone && group.patience != Patience::Alone => group.jobs.push(job),
+                _ => {
+                    let patience = if is_alone { Patience::Alone } else { Patience::Batch };
+                    groups.push_back(Self { patience, ..Self::of(vec![job]) });
+                }
+            }
+        }
+        groups
+    }
+
     /// The members, each by itself.
     fn apart(self) -> impl Iterator<Item = Self> {
         self.jobs.into_iter().map(|job| Self { patience: Patience::Single, ..Self::of(vec![job]) })
@@ -88,7 +105,7 @@ impl Worker {
     async fn commit(&mut self, jobs: Vec<Job>) -> Vec<Job> {
         let mut carried = Vec::new();
         let mut pause = false;
-        let mut groups = VecDeque::from([Group::of(jobs)]);
+        let mut groups = Group::split(jobs);
         while let Some(mut group) = groups.pop_front() {
             drop_given_up(&mut group.jobs);
             if group.jobs.is_empty() {
@@ -110,19 +127,23 @@ impl Worker {
             if phase == Phase::Commit && !fault.refuses_commit() {
                 warn!(error = %fault, "the outcome of a COMMIT is unknown");
                 self.connection = None;
+                metrics::commit_retried("connection_lost");
                 carried.extend(unsettle(group.jobs, self.shared.expiry_of(group.began_at)));
                 pause = true;
                 continue;
             }
             group.jobs.iter().for_each(Job::end_commit);
-            match fault.kind() {
+            let kind = fault.kind();
+            match kind {
                 FaultKind::KeyTaken | FaultKind::Deadlock | FaultKind::Serialization => {
+                    metrics::commit_retried(reason(kind));
                     carried.extend(again(&mut groups, group));
                 }
                 FaultKind::Unavailable => {
                     self.connection = None;
                     group.reconnects += 1;
                     if group.reconnects == 1 {
+                        metrics::commit_retried(reason(kind));
                         groups.push_front(group);
                     } else {
                         warn!(error = %fault, requests = group.jobs.len(), "the database is unavailable");
@@ -144,7 +165,10 @@ impl Worker {
                         None => carried.extend(group.jobs),
                     }
                 }
-                FaultKind::Poisoned if group.jobs.len() > 1 => prepend(&mut groups, group.apart()),
+                FaultKind::Poisoned if group.jobs.len() > 1 => {
+                    metrics::commit_retried(reason(kind));
+                    prepend(&mut groups, group.apart());
+                }
                 FaultKind::Poisoned => fail(group.jobs, &fault),
             }
         }
@@ -181,6 +205,17 @@ impl Worker {
                 Err(StoreError::TimedOut.into())
             }
         }
+    }
+}
+
+/// What the metrics call a fault that is tried again.
+fn reason(kind: FaultKind) -> &'static str {
+    match kind {
+        FaultKind::KeyTaken => "key_taken",
+        FaultKind::Deadlock => "deadlock",
+        FaultKind::Serialization => "serialization",
+        FaultKind::Blocked | FaultKind::Unavailable => "connection_lost",
+        FaultKind::Poisoned => "poisoned",
     }
 }
 

@@ -1,8 +1,8 @@
 //! Floor 2, beside the commands: what happens in the background. A job is `run_once` and a pause, over and over; tests
 //! call `run_once` by hand.
 
+pub mod follow_controls;
 pub mod janitor;
-pub mod refresh_limits;
 
 use std::time::Duration;
 

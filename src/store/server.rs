@@ -10,6 +10,10 @@ pub const VERSION_MIN: i32 = 14;
 /// Only the janitor that holds this advisory lock prunes. The number is arbitrary, and the product's own.
 const JANITOR_LOCK: i64 = 0x6167_656e_7470_6179;
 
+/// Every commit holds this advisory lock together with all others; a reset of everything holds it alone. So a reset needs
+/// no order of locks among the tables, and no commit can be half before and half after it.
+const GATE: i64 = JANITOR_LOCK + 1;
+
 /// What a start-up has to know of the server.
 #[derive(Clone, Debug)]
 pub struct ServerFacts {
@@ -40,6 +44,8 @@ pub enum Patience {
     Batch,
     /// For one request that is known to be blocked.
     Single,
+    /// For a reset: it waits until all commits under way have ended, and then no other begins.
+    Alone,
 }
 
 /// Begins the transaction of a commit, in one round trip.
@@ -47,11 +53,13 @@ pub async fn begin_commit(
     connection: &mut PgConnection,
     patience: Patience,
 ) -> Result<Transaction<'_, Postgres>, StoreError> {
-    let begin = match patience {
-        Patience::Batch => "BEGIN; SET LOCAL lock_timeout = '500ms'",
-        Patience::Single => "BEGIN; SET LOCAL lock_timeout = '50ms'",
+    let (timeout, lock) = match patience {
+        Patience::Batch => ("500ms", "pg_advisory_xact_lock_shared"),
+        Patience::Single => ("50ms", "pg_advisory_xact_lock_shared"),
+        Patience::Alone => ("2s", "pg_advisory_xact_lock"),
     };
-    Ok(connection.begin_with(begin).await?)
+    let begin = format!("BEGIN; SELECT set_config('lock_timeout', '{timeout}', true), {lock}({GATE})");
+    Ok(connection.begin_with(sqlx::AssertSqlSafe(begin)).await?)
 }
 
 /// Begins a transaction that sees the database as of one moment.
@@ -69,4 +77,12 @@ pub async fn try_janitor_lock(connection: &mut PgConnection) -> Result<bool, Sto
     .fetch_one(connection)
     .await?;
     Ok(locked)
+}
+
+/// Waits until no janitor is at work, and keeps them out until this transaction ends.
+pub async fn lock_out_janitors(connection: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::query!("-- server::lock_out_janitors\nSELECT pg_advisory_xact_lock($1)", JANITOR_LOCK)
+        .execute(connection)
+        .await?;
+    Ok(())
 }

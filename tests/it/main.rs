@@ -1,11 +1,19 @@
 //! The service as its users meet it: real sockets, a real PostgreSQL.
 
+mod admin;
 mod billing;
+mod compression;
+mod config;
+mod cors;
 mod faults;
 mod growth;
+mod health;
 mod idempotency;
 mod janitor;
 mod local_postgres;
+mod metrics;
 mod model;
+mod pause;
+mod rate_limit;
 mod readme;
 mod support;
