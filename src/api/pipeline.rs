@@ -96,7 +96,7 @@ async fn pass(
     if let Some(route) = route {
         if let Err(refusal) = authorise(route, &identity, state.settings.require_api_key) {
             // A failed login counts on the address it came from, so that guessing keys is slow.
-            limit(state, &Caller::Address(identity.address), trail)?;
+            limit(state, &Caller::Address(identity.address), trail).map_err(ended)?;
             return Err(ended(refusal));
         }
         if route.pausable && state.limits.is_paused() {
@@ -104,7 +104,7 @@ async fn pass(
         }
     }
     if route.is_none_or(|route| route.limited) {
-        limit(state, &identity.caller, trail)?;
+        limit(state, &identity.caller, trail).map_err(ended)?;
     }
     if !has_valid_escapes(path) {
         return Err(ended(Refusal::PathEscape));
@@ -129,7 +129,7 @@ async fn pass(
 }
 
 /// Step 7: counts the request on `caller`, or ends it.
-fn limit(state: &ApiState, caller: &Caller, trail: &mut Trail) -> Result<(), Response> {
+fn limit(state: &ApiState, caller: &Caller, trail: &mut Trail) -> Result<(), Refusal> {
     let Some(limiter) = &state.limiter else { return Ok(()) };
     let limits = state.limits.now();
     let standing = limiter.hit(caller, state.clock.elapsed_ms(), &limits);
@@ -138,7 +138,7 @@ fn limit(state: &ApiState, caller: &Caller, trail: &mut Trail) -> Result<(), Res
         return Ok(());
     }
     let (limit, window_ms) = (limits.rate_limit_per_window, limits.rate_limit_window_ms);
-    Err(ended(Refusal::RateLimited { limit, window_ms }))
+    Err(Refusal::RateLimited { limit, window_ms })
 }
 
 fn ended(refusal: Refusal) -> Response {
