@@ -67,15 +67,15 @@ pub fn normalise(text: &str) -> Option<String> {
         _ => return None,
     };
     let authority = uri.authority()?;
-    if uri.path() != "/" || authority.host().is_empty() || authority.as_str().ends_with(':') {
+    if uri.path() != "/" || authority.host().is_empty() {
         return None;
     }
     let host = authority.host().to_ascii_lowercase();
-    match (authority.port_u16(), authority.port()) {
-        (None, Some(_)) => None,
-        (Some(port), _) if port != default_port => Some(format!("{scheme}://{host}:{port}")),
-        _ => Some(format!("{scheme}://{host}")),
-    }
+    let port: u16 = match authority.as_str().get(host.len()..)? {
+        "" => default_port,
+        port => port.strip_prefix(':')?.parse().ok()?,
+    };
+    Some(if port == default_port { format!("{scheme}://{host}") } else { format!("{scheme}://{host}:{port}") })
 }
 
 #[cfg(test)]

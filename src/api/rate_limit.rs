@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hashlink::LinkedHashMap;
+use hashlink::linked_hash_map::RawEntryMut;
 
 use crate::domain::caller::Caller;
 use crate::domain::limits::Limits;
@@ -40,9 +41,11 @@ pub struct RateLimiter {
     callers_max: usize,
 }
 
+/// The longest idle stands first.
+type Logs = LinkedHashMap<Caller, Log, RandomState>;
+
 struct Shard {
-    /// The longest idle stands first.
-    logs: Mutex<LinkedHashMap<Caller, Log>>,
+    logs: Mutex<Logs>,
     /// When the first of them was last allowed; [`u64::MAX`] if there is none. Read without the lock.
     idle_since_ms: AtomicU64,
 }
@@ -55,31 +58,38 @@ impl Default for RateLimiter {
 
 impl RateLimiter {
     fn new(callers_max: usize) -> Self {
-        let shard = || Shard { logs: Mutex::default(), idle_since_ms: AtomicU64::new(u64::MAX) };
-        Self {
-            shards: (0..SHARDS).map(|_| shard()).collect(),
-            hasher: RandomState::new(),
-            callers: AtomicUsize::new(0),
-            callers_max,
-        }
+        // One way to hash for all, so that each caller is hashed once.
+        let hasher = RandomState::new();
+        let logs = || Mutex::new(LinkedHashMap::with_hasher(hasher.clone()));
+        let shard = || Shard { logs: logs(), idle_since_ms: AtomicU64::new(u64::MAX) };
+        Self { shards: (0..SHARDS).map(|_| shard()).collect(), hasher, callers: AtomicUsize::new(0), callers_max }
     }
 
     /// Counts a request of `caller` if it is allowed. `now_ms` never steps back.
     pub fn hit(&self, caller: &Caller, now_ms: u64, limits: &Limits) -> Standing {
         let window_ms = limits.rate_limit_window_ms.unsigned_abs();
         let limit = limits.rate_limit_per_window.unsigned_abs();
-        let shard = &self.shards[self.hasher.hash_one(caller) as usize % SHARDS];
+        let hash = self.hasher.hash_one(caller);
+        // Not the bits that the map within the shard goes by.
+        let shard = &self.shards[(hash >> 32) as usize % SHARDS];
         let mut logs = shard.lock();
         self.forget_quiet(&mut logs, now_ms, window_ms, 2);
-        if !logs.contains_key(caller) {
-            logs.insert(caller.clone(), Log::default());
-            self.callers.fetch_add(1, Ordering::Relaxed);
-        }
-        let log = logs.get_mut(caller).expect("it was just inserted");
-        let standing = log.hit(now_ms, limit, window_ms);
-        if standing.allowed {
-            logs.to_back(caller);
-        }
+        let standing = match logs.raw_entry_mut().from_key_hashed_nocheck(hash, caller) {
+            RawEntryMut::Occupied(mut entry) => {
+                let standing = entry.get_mut().hit(now_ms, limit, window_ms);
+                if standing.allowed {
+                    entry.to_back();
+                }
+                standing
+            }
+            RawEntryMut::Vacant(entry) => {
+                let mut log = Log::default();
+                let standing = log.hit(now_ms, limit, window_ms);
+                entry.insert_hashed_nocheck(hash, caller.clone(), log);
+                self.callers.fetch_add(1, Ordering::Relaxed);
+                standing
+            }
+        };
         shard.note_idle(&logs);
         drop(logs);
         if self.callers.load(Ordering::Relaxed) > self.callers_max {
@@ -103,13 +113,13 @@ impl RateLimiter {
         for shard in &self.shards {
             let mut logs = shard.lock();
             self.callers.fetch_sub(logs.len(), Ordering::Relaxed);
-            *logs = LinkedHashMap::new();
+            *logs = LinkedHashMap::with_hasher(self.hasher.clone());
             shard.note_idle(&logs);
         }
     }
 
     /// Forgets at most `count` callers without a hit in the window.
-    fn forget_quiet(&self, logs: &mut LinkedHashMap<Caller, Log>, now_ms: u64, window_ms: u64, count: usize) {
+    fn forget_quiet(&self, logs: &mut Logs, now_ms: u64, window_ms: u64, count: usize) {
         for _ in 0..count {
             match logs.front() {
                 Some((_, log)) if now_ms.saturating_sub(log.newest_ms) >= window_ms => {
@@ -134,11 +144,11 @@ impl RateLimiter {
 }
 
 impl Shard {
-    fn lock(&self) -> MutexGuard<'_, LinkedHashMap<Caller, Log>> {
+    fn lock(&self) -> MutexGuard<'_, Logs> {
         self.logs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note_idle(&self, logs: &LinkedHashMap<Caller, Log>) {
+    fn note_idle(&self, logs: &Logs) {
         let idle_since_ms = logs.front().map_or(u64::MAX, |(_, log)| log.newest_ms);
         self.idle_since_ms.store(idle_since_ms, Ordering::Relaxed);
     }
