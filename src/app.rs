@@ -15,7 +15,9 @@ use crate::api::{self, state::ApiState};
 use crate::clock::Clock;
 use crate::command::Committer;
 use crate::jobs::delivery::{Names, Sender};
-use crate::jobs::{dispatcher::Dispatcher, janitor::Janitor, refresh_limits};
+use crate::jobs::dispatcher::Dispatcher;
+use crate::jobs::follow_controls::Follower;
+use crate::jobs::janitor::{Janitor, LastRun};
 use crate::live_limits::LiveLimits;
 use crate::local_postgres::{LocalPostgres, LocalPostgresError};
 use crate::settings::Settings;
@@ -147,12 +149,13 @@ impl App {
             .max_connections(settings.pool_max)
             .acquire_timeout(ACQUIRE_LIMIT)
             .connect_lazy_with(options.clone());
-        let (committer, lanes) = Committer::start(&settings.committer, options, clock.clone(), live.clone());
+        let (committer, lanes) = Committer::start(&settings.committer, options.clone(), clock.clone(), live.clone());
         let janitor = Janitor {
             settings: settings.janitor.clone(),
             pool: pool.clone(),
             clock: clock.clone(),
             limits: live.clone(),
+            last_run: LastRun::default(),
         };
         let stop_jobs = CancellationToken::new();
         let mut jobs = JoinSet::new();
@@ -160,7 +163,7 @@ impl App {
         let sender = Sender::new(settings.api.webhook_allow_private, Names::System);
         let dispatcher = Dispatcher::new(pool.clone(), clock.clone(), sender, committer.new_deliveries());
         jobs.spawn(dispatcher.clone().run(stop_jobs.clone()));
-        jobs.spawn(refresh_limits::run(pool.clone(), live.clone(), stop_jobs.clone()));
+        jobs.spawn(Follower::new(options, live.clone()).run(stop_jobs.clone()));
         let draining = CancellationToken::new();
         let router = api::router(ApiState {
             settings: Arc::new(settings.api.clone()),
@@ -172,6 +175,9 @@ impl App {
             known_keys: Arc::default(),
             export_turns: api::state::export_turns(settings.pool_max),
             dispatcher: dispatcher.clone(),
+            limiter: settings.api.rate_limit.then(Arc::default),
+            janitor_ran: janitor.last_run.clone(),
+            started: tokio::time::Instant::now(),
         });
         let stop_serving = CancellationToken::new();
         let (drain, grace, stop) = (draining.clone(), settings.shutdown_grace, stop_serving.clone());

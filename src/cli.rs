@@ -87,6 +87,9 @@ impl Cli {
 
 async fn serve(settings: &Settings) -> Result<bool, CliError> {
     telemetry::start(settings);
+    for warning in &settings.warnings {
+        tracing::warn!("{warning}");
+    }
     let signals = Signals::listen()?;
     if !settings.host.is_loopback() && !settings.api.require_api_key {
         tracing::warn!(host = %settings.host, "REQUIRE_API_KEY is false on an address others can reach");

@@ -1,10 +1,13 @@
 //! The only place that reads the wall clock. Everything else is told what time it is.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, LazyLock};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::domain::timestamp::Timestamp;
+
+/// Where [`Clock::elapsed_ms`] counts from.
+static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// The wall clock. All clones can be moved forward together, which is how tests let records expire.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +22,12 @@ impl Clock {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now_ms = i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX);
         Timestamp::from_ms(now_ms).plus_ms(self.ahead_ms.load(Ordering::Relaxed))
+    }
+
+    /// Milliseconds that passed since some moment in the life of this process: never steps back, as the wall clock may.
+    pub fn elapsed_ms(&self) -> u64 {
+        let elapsed_ms = u64::try_from(ORIGIN.elapsed().as_millis()).unwrap_or(u64::MAX);
+        elapsed_ms.saturating_add_signed(self.ahead_ms.load(Ordering::Relaxed))
     }
 
     pub fn advance_ms(&self, ms: i64) {

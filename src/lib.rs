@@ -12,6 +12,7 @@ pub mod domain;
 pub mod jobs;
 pub mod live_limits;
 pub mod local_postgres;
+pub mod metrics;
 pub mod settings;
 pub mod shutdown;
 pub mod store;

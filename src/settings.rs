@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 
-use crate::api::state::ApiSettings;
+use crate::api::{cors, state::ApiSettings};
 use crate::command::committer::CommitterSettings;
 use crate::jobs::janitor::JanitorSettings;
 
@@ -34,6 +34,8 @@ pub struct Settings {
     pub log_level: String,
     /// JSON lines; lines for people otherwise.
     pub log_json: bool,
+    /// What was not understood and not refused either: for the log, once there is one.
+    pub warnings: Vec<String>,
 }
 
 impl Settings {
@@ -69,6 +71,7 @@ impl Settings {
             Some("pretty") => false,
             Some(text) => return Err(refuse("LOG_FORMAT", "json or pretty", text)),
         };
+        let mut warnings = Vec::new();
         let ms = |name, default, max| env.int(name, default, 1..=max).map(Duration::from_millis);
         let keepalive = ms("KEEPALIVE_TIMEOUT_MS", 5000, 3_600_000)?;
         Ok(Self {
@@ -84,6 +87,10 @@ impl Settings {
                 trust_proxy: trust_proxy(&env)?,
                 request_timeout: ms("REQUEST_TIMEOUT_MS", 30_000, 3_600_000)?,
                 webhook_allow_private: env.switch("WEBHOOK_ALLOW_PRIVATE", false)?,
+                allow_admin_reset: allow_admin_reset(&env, &mut warnings),
+                rate_limit: env.switch("RATE_LIMIT", true)?,
+                cors_allowed_origins: cors_allowed_origins(&env, &mut warnings)?,
+                compression_threshold_bytes: compression_threshold_bytes(&env)?,
             },
             committer: CommitterSettings {
                 lanes: env.int("COMMIT_LANES", 2, 1..=64)? as usize,
@@ -104,6 +111,7 @@ impl Settings {
             shutdown_grace: Duration::from_millis(env.int("SHUTDOWN_GRACE_MS", 0, 0..=600_000)?),
             log_level,
             log_json,
+            warnings,
         })
     }
 }
@@ -158,6 +166,40 @@ fn trust_proxy(env: &Environment<'_>) -> Result<usize, SettingsError> {
     }
 }
 
+/// Anything that is not clearly on is off.
+fn allow_admin_reset(env: &Environment<'_>, warnings: &mut Vec<String>) -> bool {
+    let Some(text) = env.text("ALLOW_ADMIN_RESET") else { return false };
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" | "on" => true,
+        "0" | "false" | "no" | "off" => false,
+        _ => {
+            warnings.push(format!("ALLOW_ADMIN_RESET is off: \"{text}\" is not 1, true, yes or on"));
+            false
+        }
+    }
+}
+
+fn cors_allowed_origins(env: &Environment<'_>, warnings: &mut Vec<String>) -> Result<Vec<String>, SettingsError> {
+    let text = env.text("CORS_ALLOWED_ORIGINS").unwrap_or_default();
+    let mut origins = Vec::new();
+    for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+        if entry == "*" {
+            return Err(SettingsError("CORS_ALLOWED_ORIGINS wildcard is not supported".to_owned()));
+        }
+        match cors::normalise(entry) {
+            Some(origin) => origins.push(origin),
+            None => warnings.push(format!("CORS_ALLOWED_ORIGINS: \"{entry}\" is no http(s) origin and is skipped")),
+        }
+    }
+    Ok(origins)
+}
+
+/// None if compression is off.
+fn compression_threshold_bytes(env: &Environment<'_>) -> Result<Option<u64>, SettingsError> {
+    let threshold_bytes = env.int("COMPRESSION_THRESHOLD_BYTES", 1024, 1..=1_000_000_000)?;
+    Ok(env.switch("COMPRESSION", false)?.then_some(threshold_bytes))
+}
+
 /// The URL may hold a password, so it is never repeated in the error.
 fn database(env: &Environment<'_>) -> Result<Option<PgConnectOptions>, SettingsError> {
     let Some(url) = env.text("DATABASE_URL") else { return Ok(None) };
@@ -182,6 +224,23 @@ mod tests {
         let settings = with(&[("PORT", " "), ("HOST", "")]).expect("defaults");
         assert_eq!((settings.port, settings.host.to_string().as_str()), (3001, "127.0.0.1"));
         assert!(settings.database.is_none() && settings.log_json && !settings.api.require_api_key);
+    }
+
+    #[test]
+    fn lenient_settings_are_read_with_a_warning() {
+        let settings = with(&[
+            ("CORS_ALLOWED_ORIGINS", "https://A.example/, nonsense ,http://b.example:80,"),
+            ("ALLOW_ADMIN_RESET", "maybe"),
+            ("COMPRESSION", "on"),
+        ])
+        .expect("settings");
+        assert_eq!(settings.api.cors_allowed_origins, ["https://a.example", "http://b.example"]);
+        assert!(!settings.api.allow_admin_reset && settings.api.rate_limit);
+        assert_eq!(settings.api.compression_threshold_bytes, Some(1024));
+        assert_eq!(settings.warnings.len(), 2, "{:?}", settings.warnings);
+        assert!(with(&[("ALLOW_ADMIN_RESET", "YES")]).expect("settings").api.allow_admin_reset);
+        let error = with(&[("CORS_ALLOWED_ORIGINS", "https://a.example,*")]).expect_err("a refusal");
+        assert_eq!(error, "CORS_ALLOWED_ORIGINS wildcard is not supported");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::state::ApiState;
 pub struct Identity {
     pub tenant: Tenant,
     pub caller: Caller,
+    pub address: ClientAddress,
     pub is_operator: bool,
     pub has_key: bool,
 }
@@ -31,6 +32,7 @@ pub async fn identify(
     let anonymous = |is_operator| Identity {
         tenant: Tenant::public(),
         caller: Caller::Address(address),
+        address,
         is_operator,
         has_key: false,
     };
@@ -47,9 +49,10 @@ pub async fn identify(
     {
         return Ok(anonymous(true));
     }
-    match state.known_keys.tenant_of(&state.pool, &hash_of_key(presented)).await {
+    match state.known_keys.tenant_of(&state.pool, &state.limits, &hash_of_key(presented)).await {
         Ok(Some(tenant)) => {
-            Ok(Identity { caller: Caller::Tenant(tenant.clone()), tenant, is_operator: false, has_key: true })
+            let caller = Caller::Tenant(tenant.clone());
+            Ok(Identity { tenant, caller, address, is_operator: false, has_key: true })
         }
         Ok(None) => Ok(anonymous(false)),
         Err(_) if route.is_some_and(|route| route.works_alone) => Ok(anonymous(false)),
@@ -70,6 +73,9 @@ pub fn authorise(route: &Route, identity: &Identity, require_api_key: bool) -> R
 /// The peer, or the `hops`-th address from the right of `X-Forwarded-For`. An entry that is no address ends the walk.
 fn client_address(headers: &HeaderMap, peer: IpAddr, hops: usize) -> ClientAddress {
     let mut address = peer;
+    if hops == 0 {
+        return ClientAddress::from(address);
+    }
     let forwarded: Vec<&str> = headers
         .get_all("x-forwarded-for")
         .iter()

@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Request};
 use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
+use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
@@ -40,9 +41,35 @@ pub struct Exchange {
     pub identity: Identity,
     pub query: Query,
     pub deadline: Instant,
+    /// Set by step 10: body and query are in order.
+    is_in_order: AtomicBool,
 }
 
 impl Exchange {
+    /// One that has yet to pass steps 9 and 10.
+    pub fn new(
+        (request_id, path): (&str, &str),
+        route: &'static Route,
+        identity: Identity,
+        uri: &Uri,
+        deadline: Instant,
+    ) -> Self {
+        Self {
+            request_id: request_id.to_owned(),
+            path: path.to_owned(),
+            route,
+            parameters: parameters(route.pattern, uri.path()),
+            identity,
+            query: Query::parse(uri.query().unwrap_or_default()),
+            deadline,
+            is_in_order: AtomicBool::new(false),
+        }
+    }
+
+    pub fn is_in_order(&self) -> bool {
+        self.is_in_order.load(Ordering::Relaxed)
+    }
+
     pub fn parameter(&self, name: &str) -> &str {
         self.parameters.iter().find(|(own, _)| *own == name).map_or("", |(_, value)| value)
     }
@@ -143,11 +170,15 @@ pub fn check_query(exchange: &Exchange, known: &[&str]) -> Result<(), Refusal> {
         return Err(Refusal::UnexpectedParameter(name.to_owned()));
     }
     let has_nul = exchange.query.has_nul() || exchange.parameters.iter().any(|(_, value)| value.contains('\0'));
-    if has_nul { Err(Refusal::NulCharacter) } else { Ok(()) }
+    if has_nul {
+        return Err(Refusal::NulCharacter);
+    }
+    exchange.is_in_order.store(true, Ordering::Relaxed);
+    Ok(())
 }
 
 /// The decoded path parameters of `path` under `pattern`.
-pub fn parameters(pattern: &'static str, path: &str) -> Vec<(&'static str, String)> {
+fn parameters(pattern: &'static str, path: &str) -> Vec<(&'static str, String)> {
     pattern
         .split('/')
         .zip(path.split('/'))

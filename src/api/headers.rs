@@ -4,9 +4,11 @@ use std::time::Instant;
 
 use axum::http::Method;
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderMap, HeaderName, HeaderValue, REFERRER_POLICY,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderMap, HeaderName, HeaderValue, REFERRER_POLICY, RETRY_AFTER,
     STRICT_TRANSPORT_SECURITY, VARY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
+
+use super::rate_limit::Standing;
 
 const CSP: &str = "default-src 'none'; base-uri 'none'; connect-src 'none'; font-src 'none'; form-action 'none'; \
     frame-ancestors 'none'; img-src 'none'; manifest-src 'none'; media-src 'none'; object-src 'none'; \
@@ -39,5 +41,21 @@ pub fn add(headers: &mut HeaderMap, method: &Method, path: &str, request_id: &st
     }
     if is_api {
         headers.append(VARY, HeaderValue::from_static("X-API-Key"));
+    }
+}
+
+/// Where the caller stands with the rate limiter, in both spellings.
+pub fn add_standing(headers: &mut HeaderMap, standing: &Standing) {
+    for (value, names) in [
+        (standing.limit, ["ratelimit-limit", "x-ratelimit-limit"]),
+        (standing.remaining, ["ratelimit-remaining", "x-ratelimit-remaining"]),
+        (standing.reset_seconds, ["ratelimit-reset", "x-ratelimit-reset"]),
+    ] {
+        let value = HeaderValue::from(value);
+        headers.insert(names[0], value.clone());
+        headers.insert(names[1], value);
+    }
+    if !standing.allowed {
+        headers.insert(RETRY_AFTER, HeaderValue::from(standing.reset_seconds));
     }
 }

@@ -1,11 +1,16 @@
 //! Floor 3: HTTP, the only home of axum. Handlers parse and submit writes, and answer reads from the store.
 
+mod admin;
 mod agents;
 mod api_keys;
 mod billing;
 mod body;
 mod caller;
 mod changelog;
+mod compression;
+mod config;
+pub mod cors;
+mod deep_health;
 mod etag;
 mod events;
 mod exchange;
@@ -14,8 +19,10 @@ mod fields;
 mod headers;
 mod health;
 mod idempotency;
+mod metrics;
 mod pipeline;
 mod query;
+pub mod rate_limit;
 pub mod routes;
 pub mod server;
 mod service_usage;
@@ -23,6 +30,7 @@ mod services;
 mod settle;
 mod settlements;
 pub mod state;
+mod stats;
 mod usage;
 mod webhooks;
 

@@ -1,5 +1,5 @@
-//! What every request passes, in the contract's order: request id, identity, authorisation, outcome of the match, and
-//! then its handler. Every response leaves through here with the same headers.
+//! What every request passes, in the contract's order: request id, CORS, identity, authorisation, pause, rate limit,
+//! outcome of the match, and then its handler, which reads body, query and key. Every response leaves through here.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,13 +13,16 @@ use tracing::{error, info};
 use uuid::Uuid;
 
 use crate::command::Reply;
+use crate::domain::caller::Caller;
 use crate::domain::refusal::Refusal;
+use crate::metrics;
 
 use super::caller::{authorise, identify};
+use super::cors::Origin;
 use super::exchange::{self, Exchange, Failure, Peer};
-use super::query::Query;
+use super::rate_limit::Standing;
 use super::state::ApiState;
-use super::{headers, routes};
+use super::{compression, headers, routes};
 
 pub async fn run(State(state): State<ApiState>, mut request: Request, next: Next) -> Response {
     let began = Instant::now();
@@ -27,18 +30,38 @@ pub async fn run(State(state): State<ApiState>, mut request: Request, next: Next
     let original = request.extensions().get::<OriginalPath>().map(|path| path.0.clone());
     let path = original.unwrap_or_else(|| request.uri().path().to_owned());
     let request_id = request_id(&request);
+    let origin = Origin::of(request.headers(), &state.settings.cors_allowed_origins);
+    let accepts = state.settings.compression_threshold_bytes.map(|threshold| (request.headers().clone(), threshold));
+    let mut trail = Trail::default();
     let response = if method == Method::OPTIONS {
         StatusCode::NO_CONTENT.into_response()
     } else {
-        match pass(&state, &mut request, &path, &request_id, began).await {
+        match pass(&state, &mut request, &path, &request_id, began, &mut trail).await {
             Ok(()) => execute(request, next, began + state.settings.request_timeout).await,
             Err(ended) => ended,
         }
     };
     let mut response = render(response, &method, &path, &request_id);
+    if let Some((accepts, threshold)) = accepts {
+        response = compression::apply(response, &accepts, threshold).await;
+    }
     headers::add(response.headers_mut(), &method, &path, &request_id, began);
+    origin.add_headers(response.headers_mut());
+    if let Some(standing) = trail.standing {
+        headers::add_standing(response.headers_mut(), &standing);
+    }
+    record(&response, &method, &trail, began);
     log(&response, &method, &path, &request_id, began);
     response
+}
+
+/// What a request leaves behind on its way, for its response and the metrics.
+#[derive(Default)]
+struct Trail {
+    /// If the rate limiter counted or refused it.
+    standing: Option<Standing>,
+    /// If it reached its route.
+    exchange: Option<Arc<Exchange>>,
 }
 
 /// The path as sent, before an optional trailing slash was taken off.
@@ -56,48 +79,66 @@ async fn execute(request: Request, next: Next, deadline: Instant) -> Response {
     in_time.unwrap_or_else(|_| Failure(Refusal::StoreUnavailable).into_response())
 }
 
-/// Steps 3 to 8. Puts the [`Exchange`] into the request, or gives the response that ends it.
+/// Steps 3 to 8, and 10 where no body is read. Puts the [`Exchange`] into the request, or gives the response that ends it.
 async fn pass(
     state: &ApiState,
     request: &mut Request,
     path: &str,
     request_id: &str,
     began: Instant,
+    trail: &mut Trail,
 ) -> Result<(), Response> {
-    let method = request.method().as_str().to_owned();
-    let matched = request.extensions().get::<MatchedPath>().map(|matched| matched.as_str().to_owned());
-    let route = matched.as_deref().and_then(|matched| routes::find(&method, matched));
+    let method = request.method().as_str();
+    let matched = request.extensions().get::<MatchedPath>();
+    let route = matched.and_then(|matched| routes::find(method, matched.as_str()));
     let peer = request.extensions().get::<Peer>().copied().ok_or_else(|| ended(Refusal::Internal))?;
     let identity = identify(state, request.headers(), peer.0, route).await.map_err(ended)?;
     if let Some(route) = route {
-        authorise(route, &identity, state.settings.require_api_key).map_err(ended)?;
+        if let Err(refusal) = authorise(route, &identity, state.settings.require_api_key) {
+            // A failed login counts on the address it came from, so that guessing keys is slow.
+            limit(state, &Caller::Address(identity.address), trail).map_err(ended)?;
+            return Err(ended(refusal));
+        }
+        if route.pausable && state.limits.is_paused() {
+            return Err(ended(Refusal::Paused));
+        }
+    }
+    if route.is_none_or(|route| route.limited) {
+        limit(state, &identity.caller, trail).map_err(ended)?;
     }
     if !has_valid_escapes(path) {
         return Err(ended(Refusal::PathEscape));
     }
     let Some(matched) = matched else {
-        return Err(ended(Refusal::NoRoute { method, path: path.to_owned() }));
+        return Err(ended(Refusal::NoRoute { method: method.to_owned(), path: path.to_owned() }));
     };
     let Some(route) = route else {
-        let mut response = ended(Refusal::MethodNotAllowed { method, path: path.to_owned() });
-        let allow = HeaderValue::from_str(&routes::allow(&matched)).expect("method names");
+        let mut response = ended(Refusal::MethodNotAllowed { method: method.to_owned(), path: path.to_owned() });
+        let allow = HeaderValue::from_str(&routes::allow(matched.as_str())).expect("method names");
         response.headers_mut().insert(header::ALLOW, allow);
         return Err(response);
     };
-    let exchange = Exchange {
-        request_id: request_id.to_owned(),
-        path: path.to_owned(),
-        route,
-        parameters: exchange::parameters(route.pattern, request.uri().path()),
-        identity,
-        query: Query::parse(request.uri().query().unwrap_or_default()),
-        deadline: began + state.settings.request_timeout,
-    };
+    let deadline = began + state.settings.request_timeout;
+    let exchange = Arc::new(Exchange::new((request_id, path), route, identity, request.uri(), deadline));
+    trail.exchange = Some(exchange.clone());
     if route.method == "GET" && !route.strict_query {
         exchange::check_query(&exchange, &[]).map_err(ended)?;
     }
-    request.extensions_mut().insert(Arc::new(exchange));
+    request.extensions_mut().insert(exchange);
     Ok(())
+}
+
+/// Step 7: counts the request on `caller`, or ends it.
+fn limit(state: &ApiState, caller: &Caller, trail: &mut Trail) -> Result<(), Refusal> {
+    let Some(limiter) = &state.limiter else { return Ok(()) };
+    let limits = state.limits.now();
+    let standing = limiter.hit(caller, state.clock.elapsed_ms(), &limits);
+    trail.standing = Some(standing);
+    if standing.allowed {
+        return Ok(());
+    }
+    let (limit, window_ms) = (limits.rate_limit_per_window, limits.rate_limit_window_ms);
+    Err(Refusal::RateLimited { limit, window_ms })
 }
 
 fn ended(refusal: Refusal) -> Response {
@@ -116,7 +157,8 @@ fn render(response: Response, method: &Method, path: &str, request_id: &str) -> 
     if refusal.is_worth_retrying() {
         rendered.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
-    if refusal == Refusal::BodyTimeout {
+    // Neither body was read to its end, so the connection is of no further use.
+    if matches!(refusal, Refusal::BodyTimeout | Refusal::BodyTooLarge) {
         rendered.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     rendered.extensions_mut().insert(Failure(refusal));
@@ -138,6 +180,45 @@ fn has_valid_escapes(path: &str) -> bool {
         bytes.get(place + 1..place + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
     });
     whole && percent_decode_str(path).decode_utf8().is_ok()
+}
+
+/// Counts the answered request.
+fn record(response: &Response, method: &Method, trail: &Trail, began: Instant) {
+    let standard = [
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+        Method::OPTIONS,
+        Method::CONNECT,
+        Method::TRACE,
+    ];
+    let method = if standard.contains(method) { method.as_str() } else { "OTHER" };
+    let reached = trail.exchange.as_ref().filter(|exchange| exchange.is_in_order());
+    let route = reached.map_or("unmatched", |exchange| exchange.route.pattern);
+    metrics::http_request(method, route, response.status().as_str(), began.elapsed());
+    if let Some(Failure(refusal)) = response.extensions().get::<Failure>()
+        && let Some(error_type) = error_type(refusal)
+    {
+        metrics::http_error(error_type);
+    }
+}
+
+/// What the metrics call a fault of body, path or server; none for other refusals.
+fn error_type(refusal: &Refusal) -> Option<&'static str> {
+    match refusal {
+        Refusal::MalformedJson => Some("entity.parse.failed"),
+        Refusal::BodyTooLarge => Some("entity.too.large"),
+        Refusal::Decompression => Some("entity.corrupt"),
+        Refusal::Encoding => Some("encoding.unsupported"),
+        Refusal::Charset => Some("charset.unsupported"),
+        Refusal::PathEscape => Some("uri.invalid"),
+        Refusal::Internal => Some("internal"),
+        Refusal::StoreUnavailable | Refusal::QueueFull | Refusal::OutcomeUnknown => Some("unavailable"),
+        _ => None,
+    }
 }
 
 fn log(response: &Response, method: &Method, path: &str, request_id: &str, began: Instant) {

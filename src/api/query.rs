@@ -1,5 +1,7 @@
 //! Query parameters and cursors. Values are read leniently, as the contract's table of kinds says.
 
+use std::ops::Range;
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use percent_encoding::percent_decode_str;
@@ -110,6 +112,24 @@ impl Slice {
 
 pub fn encode_cursor(text: &str) -> String {
     URL_SAFE_NO_PAD.encode(text)
+}
+
+/// A page of a fixed list of names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    pub range: Range<usize>,
+    pub next_cursor: Option<String>,
+}
+
+/// At most `limit` of `names`: the first, or those after the one the cursor names.
+pub fn page_of_names(names: &[&str], cursor: Option<&str>, limit: usize) -> Result<Page, Refusal> {
+    let start = match cursor {
+        None => 0,
+        Some(after) => names.iter().position(|name| *name == after).ok_or(Refusal::CursorExpired)? + 1,
+    };
+    let end = (start + limit).min(names.len());
+    let next_cursor = (end < names.len()).then(|| encode_cursor(names[end - 1]));
+    Ok(Page { range: start..end, next_cursor })
 }
 
 /// A decimal with optional sign, fraction and exponent.

@@ -1,12 +1,15 @@
 //! The table of routes: every operation of the contract with what the pipeline has to know of it.
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
 use axum::Router;
 use axum::routing::{MethodRouter, delete, get, patch, post, put};
 
 use super::{
-    agents, api_keys, billing, changelog, events, exports, health, idempotency, service_usage, services, settle,
+    admin, agents, api_keys, billing, changelog, config, events, exports, health, idempotency, metrics, service_usage,
+    services, settle, settlements, state::ApiState, stats, usage, webhooks,
 };
-use super::{settlements, state::ApiState, usage, webhooks};
 
 /// Who may use a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +96,16 @@ const fn operator(method: &'static str, pattern: &'static str, handler: fn() -> 
 
 /// In the order of the contract's table.
 pub const ROUTES: &[Route] = &[
+    operator("POST", "/api/v1/admin/pause", || post(admin::pause)).unlimited(),
+    operator("POST", "/api/v1/admin/unpause", || post(admin::unpause)).unlimited(),
+    read("/api/v1/admin/status", || get(admin::status)).unlimited(),
+    operator("POST", "/api/v1/admin/reset", || post(admin::reset)).unlimited(),
+    read("/api/v1/config", || get(config::show)).strict().unlimited(),
+    operator("PATCH", "/api/v1/config", || patch(config::change)).unlimited(),
+    read("/api/v1/metrics", || get(metrics::show)).strict().unlimited().alone(),
+    read("/api/v1/stats", || get(stats::show)).strict(),
     read("/health", || get(health::alive)).strict().unlimited().alone(),
+    read("/api/v1/health/deep", || get(health::deep)).strict().alone(),
     read("/api/v1/health/ready", || get(health::ready)).strict().unlimited().alone(),
     read("/api/v1/version", || get(health::version)).alone(),
     read("/api/v1/changelog", || get(changelog::list)).alone(),
@@ -143,25 +155,32 @@ pub const ROUTES: &[Route] = &[
 
 const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 
-/// All routes of the table. axum gives a path to its most literal pattern, so that pattern is mounted with every method
-/// that [`find`] has an answer for: its own, and those of the parameter patterns that hold the same paths.
+/// All routes of the table.
 pub fn mount() -> Router<ApiState> {
-    let mut patterns: Vec<&str> = ROUTES.iter().map(|route| route.pattern).collect();
-    patterns.sort_unstable();
-    patterns.dedup();
-    patterns.into_iter().map(braced).fold(Router::new(), |router, path| {
-        let routes = METHODS.iter().filter_map(|method| find(method, &path));
-        let methods = routes.fold(MethodRouter::new(), |methods, route| methods.merge((route.handler)()));
-        router.route(&path, methods)
+    BY_PATTERN.iter().fold(Router::new(), |router, (path, routes)| {
+        let methods = routes.iter().fold(MethodRouter::new(), |methods, route| methods.merge((route.handler)()));
+        router.route(path, methods)
     })
 }
 
-/// The route of a request, by the pattern that matched; HEAD is answered as GET. Fixed names are no reserved words:
+/// All routes of one path, by its pattern as axum writes it. axum gives a path to its most literal pattern, so that
+/// pattern also has the methods of the parameter patterns that hold the same paths. Fixed names are no reserved words:
 /// where `/services/bulk` has no GET, `/services/:serviceId` reads the service of that name.
+static BY_PATTERN: LazyLock<HashMap<String, Vec<&'static Route>>> = LazyLock::new(|| {
+    let patterns = ROUTES.iter().map(|route| braced(route.pattern));
+    let routes = |path: &str| METHODS.iter().filter_map(|method| most_literal(method, path)).collect();
+    patterns.map(|path| (path.clone(), routes(&path))).collect()
+});
+
+fn most_literal(method: &str, path: &str) -> Option<&'static Route> {
+    let parameters = |route: &&Route| route.pattern.matches(':').count();
+    ROUTES.iter().filter(|route| route.method == method && covers(route.pattern, path)).min_by_key(parameters)
+}
+
+/// The route of a request, by the pattern that matched; HEAD is answered as GET.
 pub fn find(method: &str, matched: &str) -> Option<&'static Route> {
     let method = if method == "HEAD" { "GET" } else { method };
-    let parameters = |route: &&Route| route.pattern.matches(':').count();
-    ROUTES.iter().filter(|route| route.method == method && covers(route.pattern, matched)).min_by_key(parameters)
+    BY_PATTERN.get(matched)?.iter().copied().find(|route| route.method == method)
 }
 
 /// The value of `Allow` for a path that matches this pattern.

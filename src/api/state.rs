@@ -1,6 +1,7 @@
 //! What handlers share.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use quick_cache::sync::Cache;
@@ -10,15 +11,18 @@ use sqlx::pool::PoolConnection;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::error;
+use tracing::{error, warn};
 
 use crate::clock::Clock;
 use crate::command::Committer;
 use crate::domain::caller::Tenant;
 use crate::domain::refusal::Refusal;
 use crate::jobs::dispatcher::Dispatcher;
+use crate::jobs::{follow_controls, janitor::LastRun};
 use crate::live_limits::LiveLimits;
 use crate::store::{FaultKind, StoreError, api_keys};
+
+use super::rate_limit::RateLimiter;
 
 /// API keys whose tenant is remembered, and for how long: revocation reaches every replica within a second.
 const KEYS_REMEMBERED: usize = 10_000;
@@ -34,6 +38,12 @@ pub struct ApiSettings {
     pub request_timeout: Duration,
     /// Webhooks may have targets outside the public internet.
     pub webhook_allow_private: bool,
+    pub allow_admin_reset: bool,
+    pub rate_limit: bool,
+    /// Normalised.
+    pub cors_allowed_origins: Vec<String>,
+    /// None: responses are not compressed. Else from how many bytes on.
+    pub compression_threshold_bytes: Option<u64>,
 }
 
 #[derive(Clone)]
@@ -49,6 +59,11 @@ pub struct ApiState {
     pub export_turns: Arc<Semaphore>,
     /// Makes the attempts of webhook tests.
     pub dispatcher: Dispatcher,
+    /// None if RATE_LIMIT is off.
+    pub limiter: Option<Arc<RateLimiter>>,
+    /// When this process's janitor last ran.
+    pub janitor_ran: LastRun,
+    pub started: Instant,
 }
 
 /// Turns for exports. Each keeps a connection for as long as its client reads, so that all of them together may take no
@@ -61,6 +76,15 @@ impl ApiState {
     /// A connection for a read.
     pub async fn connection(&self) -> Result<PoolConnection<Postgres>, Refusal> {
         self.pool.acquire().await.map_err(|error| read_refusal(&error.into()))
+    }
+
+    /// Takes over what was changed through this process, before it is answered. If the database is gone by now, the job
+    /// that follows changes does it later.
+    pub async fn follow_controls(&self) {
+        self.known_keys.forget();
+        if let Err(error) = follow_controls::run_once(&self.pool, &self.limits).await {
+            warn!(%error, "a change could not be read back");
+        }
     }
 }
 
@@ -75,31 +99,50 @@ pub fn read_refusal(error: &StoreError) -> Refusal {
     }
 }
 
-/// Recently seen API keys by their hash; none for a key that is unknown.
-pub struct KnownKeys(Cache<[u8; 32], (Instant, Option<Tenant>)>);
+/// Recently seen API keys by their hash; none for a key that is unknown. What was looked up before keys were made or
+/// revoked, here or elsewhere, does not count.
+pub struct KnownKeys {
+    keys: Cache<[u8; 32], Known>,
+    changes: AtomicU64,
+}
+
+#[derive(Clone)]
+struct Known {
+    looked_up: Instant,
+    /// Changes made through this process, and the revision of all processes' changes, at that time.
+    changes: u64,
+    revision: i64,
+    tenant: Option<Tenant>,
+}
 
 impl Default for KnownKeys {
     fn default() -> Self {
-        Self(Cache::new(KEYS_REMEMBERED))
+        Self { keys: Cache::new(KEYS_REMEMBERED), changes: AtomicU64::new(0) }
     }
 }
 
 impl KnownKeys {
-    pub async fn tenant_of(&self, pool: &PgPool, hash: &[u8; 32]) -> Result<Option<Tenant>, StoreError> {
-        // The age counts from before the lookup.
-        let now = Instant::now();
-        if let Some((since, tenant)) = self.0.get(hash)
-            && now - since < KEY_MEMORY
+    pub async fn tenant_of(
+        &self,
+        pool: &PgPool,
+        live: &LiveLimits,
+        hash: &[u8; 32],
+    ) -> Result<Option<Tenant>, StoreError> {
+        // All of them from before the lookup.
+        let (now, changes, revision) = (Instant::now(), self.changes.load(Ordering::Acquire), live.keys_revision());
+        if let Some(known) = self.keys.get(hash)
+            && (known.changes, known.revision) == (changes, revision)
+            && now - known.looked_up < KEY_MEMORY
         {
-            return Ok(tenant);
+            return Ok(known.tenant);
         }
         let tenant = api_keys::tenant_of(&mut *pool.acquire().await?, hash).await?;
-        self.0.insert(*hash, (now, tenant.clone()));
+        self.keys.insert(*hash, Known { looked_up: now, changes, revision, tenant: tenant.clone() });
         Ok(tenant)
     }
 
     /// Keys were made or revoked here: look them all up again.
     pub fn forget(&self) {
-        self.0.clear();
+        self.changes.fetch_add(1, Ordering::AcqRel);
     }
 }

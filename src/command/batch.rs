@@ -3,6 +3,7 @@
 //! or one that has to lock what it reads, runs the same way inside a transaction.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Instant;
 
 use rand::rngs::StdRng;
 use sqlx::PgConnection;
@@ -15,6 +16,7 @@ use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::service::Terms;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::usage::Pair;
+use crate::metrics;
 use crate::store::batch::{self, Changes, Known, Wanted};
 use crate::store::idempotency::{CallerKey, NewRecord};
 use crate::store::record_counts::{Change, Kind};
@@ -27,7 +29,7 @@ use super::job::Job;
 use super::ledger::{self, Ledger};
 use super::outbox::{self, Happened};
 use super::work::{Outcome, Work};
-use super::{Answer, Command, Request, change_service, delete_service, manage_api_key, manage_webhook};
+use super::{Answer, Command, Request, administer, change_service, delete_service, manage_api_key, manage_webhook};
 use super::{record_usage, register_service, register_services, reset_usage, settle, switch_service};
 
 /// How far an attempt got: what a failure means depends on it.
@@ -60,6 +62,8 @@ pub enum Manners {
     Locking,
     /// The same for one request that is known to be blocked: it waits only briefly, so that others get their turn.
     Brief,
+    /// For a reset: no other commit is under way.
+    Alone,
 }
 
 impl Manners {
@@ -68,6 +72,7 @@ impl Manners {
             // Longer than a commit takes, so that replicas simply take turns.
             Self::Hopeful | Self::Locking => "500ms",
             Self::Brief => "50ms",
+            Self::Alone => "2s",
         }
     }
 }
@@ -93,11 +98,13 @@ impl Attempt<'_> {
     /// One answer for each job, committed. None for a twin whose leader left no record: it has to run in a later batch.
     pub async fn run(mut self, connection: &mut PgConnection, jobs: &[Job]) -> Result<Vec<Option<Answer>>, Setback> {
         *self.phase = Phase::Read;
+        let began = Instant::now();
         let is_plain = jobs.iter().all(|job| job.request.command.is_set_wise());
         let done = if is_plain && self.manners == Manners::Hopeful {
             self.execute(connection, jobs, false).await?
         } else {
-            let mut transaction = server::begin_commit(connection, self.manners.lock_timeout()).await?;
+            let mut transaction =
+                server::begin_commit(connection, self.manners.lock_timeout(), self.manners == Manners::Alone).await?;
             match self.execute(&mut transaction, jobs, true).await {
                 Ok(done) => {
                     transaction.commit().await.map_err(StoreError::from)?;
@@ -111,6 +118,9 @@ impl Attempt<'_> {
                 }
             }
         };
+        if done.executed > 0 {
+            metrics::committed(done.executed, began.elapsed());
+        }
         if done.has_deliveries {
             self.deliveries.notify_one();
         }
@@ -138,7 +148,7 @@ impl Attempt<'_> {
         let mut known = batch::read(connection, &wanted).await?;
         let verdicts = idempotency::judge(jobs, std::mem::take(&mut known.replies), self.now);
         if !verdicts.iter().any(Verdict::runs) {
-            return Ok(Done { answers: gather(jobs, verdicts, Vec::new()), has_deliveries: false });
+            return Ok(Done { answers: gather(jobs, verdicts, Vec::new()), executed: 0, has_deliveries: false });
         }
         let expired = expired_keys(jobs, &verdicts);
         if !expired.is_empty() {
@@ -191,13 +201,16 @@ impl Attempt<'_> {
             claim(self.phase, jobs)?;
         }
         let has_deliveries = !changes.deliveries.is_empty();
-        Ok(Done { answers: gather(jobs, verdicts, answers), has_deliveries })
+        let executed = verdicts.iter().filter(|verdict| verdict.runs()).count();
+        Ok(Done { answers: gather(jobs, verdicts, answers), executed, has_deliveries })
     }
 }
 
 /// What an attempt did.
 struct Done {
     answers: Vec<Option<Answer>>,
+    /// How many of the jobs ran, and were not answered from what is stored.
+    executed: usize,
     has_deliveries: bool,
 }
 
@@ -328,6 +341,9 @@ async fn apply_rare(work: &mut Work<'_>, request: &Request) -> Result<Outcome, S
         Command::ChangeWebhook { id, change } => manage_webhook::change(work, &request.tenant, id, change).await,
         Command::DeleteWebhook { id } => manage_webhook::delete(work, &request.tenant, id).await,
         Command::TestWebhook { id } => manage_webhook::test(work, &request.tenant, id).await,
+        Command::SetPaused(paused) => administer::set_paused(work, *paused).await,
+        Command::ChangeLimits(changes) => administer::change_limits(work, changes).await,
+        Command::Reset { rate_buckets } => administer::reset(work, *rate_buckets).await,
         Command::Refuse(refusal) => Ok(Err(refusal.clone())),
         Command::RecordUsage(_)
         | Command::RecordUsageBulk(_)

@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
 use crate::live_limits::LiveLimits;
+use crate::metrics;
 use crate::store::StoreError;
 use crate::store::totals::SHARDS;
 
@@ -151,11 +152,17 @@ impl Committer {
         if self.lanes[lane].send(job).is_err() {
             return Answer::Refused(Refusal::StoreUnavailable);
         }
-        match tokio::time::timeout_at(deadline, answered).await {
+        let answer = match tokio::time::timeout_at(deadline, answered).await {
             Ok(Ok(answer)) => answer,
             // The deadline passed, or the lane let go of the job for the same reason.
             Ok(Err(_)) | Err(_) => Answer::Refused(progress.withdraw()),
-        }
+        };
+        count(&answer, progress.has_met_twin());
+        answer
+    }
+
+    pub fn queue_max(&self) -> usize {
+        self.queue_max
     }
 
     /// Notified after each commit that put deliveries into the outbox.
@@ -181,5 +188,25 @@ impl Committer {
         let mut hasher = DefaultHasher::new();
         (&request.tenant, agent).hash(&mut hasher);
         (hasher.finish() % self.lanes.len() as u64) as usize
+    }
+}
+
+/// Notes what came of a request.
+fn count(answer: &Answer, met_twin: bool) {
+    let outcome = match answer {
+        Answer::Fresh(_) => Some("executed"),
+        Answer::Replayed(_) => {
+            metrics::idempotency_replayed();
+            Some("replayed")
+        }
+        Answer::Refused(Refusal::KeyConflict) => {
+            metrics::idempotency_conflicted();
+            Some("conflict")
+        }
+        Answer::Refused(Refusal::KeyInFlight) => Some("timed_out"),
+        Answer::Refused(_) => None,
+    };
+    if let Some(outcome) = outcome.filter(|_| met_twin) {
+        metrics::twin_waited(outcome);
     }
 }

@@ -8,6 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
+use crate::metrics;
 
 use super::in_flight::Presence;
 use super::{Answer, Request};
@@ -26,7 +27,13 @@ pub struct Progress {
 
 impl Progress {
     pub fn meet_twin(&self) {
-        self.met_twin.store(true, Ordering::Release);
+        if !self.met_twin.swap(true, Ordering::AcqRel) {
+            metrics::twin_wait_began();
+        }
+    }
+
+    pub fn has_met_twin(&self) -> bool {
+        self.met_twin.load(Ordering::Acquire)
     }
 
     /// Gives up at the deadline. The refusal says as much as is certain.
@@ -37,6 +44,14 @@ impl Progress {
             (true, _) => Refusal::KeyInFlight,
             (false, true) => Refusal::StoreUnavailable,
             (false, false) => Refusal::OutcomeUnknown,
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if *self.met_twin.get_mut() {
+            metrics::twin_wait_ended();
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Floor 2: every change of billing state. A [`Command`] says what is wanted; the committer runs it, together with all
 //! others that wait, in one transaction: read, decide, write. Nothing is answered before it is committed.
 
+mod administer;
 mod batch;
 mod change_service;
 pub mod committer;
@@ -26,6 +27,7 @@ use std::time::Instant;
 
 use crate::domain::caller::Tenant;
 use crate::domain::fingerprint::Fingerprint;
+use crate::domain::limits::Limit;
 use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::refusal::Refusal;
 use crate::domain::service::{PricedService, Registration, ServiceEdit};
@@ -81,6 +83,12 @@ pub enum Command {
     TestWebhook {
         id: String,
     },
+    SetPaused(bool),
+    ChangeLimits(Vec<(Limit, i64)>),
+    /// Deletes everything; with it is told how many callers the limiter remembered.
+    Reset {
+        rate_buckets: u64,
+    },
     /// Nothing but the refusal of an invalid request, to be kept under its key.
     Refuse(Refusal),
 }
@@ -98,6 +106,11 @@ impl Command {
                 | Self::ResetUsage(_)
                 | Self::Refuse(_)
         )
+    }
+
+    /// Shares its transaction with no other command.
+    fn runs_alone(&self) -> bool {
+        matches!(self, Self::Reset { .. })
     }
 }
 

@@ -13,6 +13,7 @@ use tracing::{error, warn};
 
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
+use crate::metrics;
 use crate::store::{FaultKind, StoreError};
 
 use super::Answer;
@@ -54,9 +55,28 @@ impl Group {
         Self { jobs, manners: Manners::Hopeful, reruns: 0, reconnects: 0, began_at: Timestamp::from_ms(0) }
     }
 
+    /// In order, with those apart that share their transaction with nobody.
+    fn split(jobs: Vec<Job>) -> VecDeque<Self> {
+        let mut groups: VecDeque<Self> = VecDeque::new();
+        for job in jobs {
+            let is_alone = job.request.command.runs_alone();
+            match groups.back_mut() {
+                Some(group) if !is_alone && group.manners != Manners::Alone => group.jobs.push(job),
+                _ => {
+                    let manners = if is_alone { Manners::Alone } else { Manners::Hopeful };
+                    groups.push_back(Self { manners, ..Self::of(vec![job]) });
+                }
+            }
+        }
+        groups
+    }
+
     /// The members, each by itself.
     fn apart(self) -> impl Iterator<Item = Self> {
-        self.jobs.into_iter().map(|job| Self { manners: Manners::Brief, ..Self::of(vec![job]) })
+        self.jobs.into_iter().map(|job| {
+            let manners = if job.request.command.runs_alone() { Manners::Alone } else { Manners::Brief };
+            Self { manners, ..Self::of(vec![job]) }
+        })
     }
 }
 
@@ -88,7 +108,7 @@ impl Worker {
         let mut carried = Vec::new();
         let mut pause = false;
         let mut groups = match self.waiting_room {
-            Some(_) => VecDeque::from([Group::of(jobs)]),
+            Some(_) => Group::split(jobs),
             // Each of them is known to be blocked, perhaps for reasons of its own.
             None => Group::of(jobs).apart().collect(),
         };
@@ -113,23 +133,28 @@ impl Worker {
             if phase == Phase::Commit && !fault.refuses_commit() {
                 warn!(error = %fault, "the outcome of a COMMIT is unknown");
                 self.connection = None;
+                metrics::commit_retried("connection_lost");
                 carried.extend(unsettle(group.jobs, self.shared.expiry_of(group.began_at)));
                 pause = true;
                 continue;
             }
             group.jobs.iter().for_each(Job::end_commit);
-            match fault.kind() {
+            let kind = fault.kind();
+            match kind {
                 FaultKind::Moved if group.manners == Manners::Hopeful => {
+                    metrics::commit_retried(reason(kind));
                     group.manners = Manners::Locking;
                     carried.extend(again(&mut groups, group));
                 }
                 FaultKind::Moved | FaultKind::KeyTaken | FaultKind::Deadlock | FaultKind::Serialization => {
+                    metrics::commit_retried(reason(kind));
                     carried.extend(again(&mut groups, group));
                 }
                 FaultKind::Unavailable => {
                     self.connection = None;
                     group.reconnects += 1;
                     if group.reconnects == 1 {
+                        metrics::commit_retried(reason(kind));
                         groups.push_front(group);
                     } else {
                         warn!(error = %fault, requests = group.jobs.len(), "the database is unavailable");
@@ -151,7 +176,10 @@ impl Worker {
                         None => carried.extend(group.jobs),
                     }
                 }
-                FaultKind::Poisoned if group.jobs.len() > 1 => prepend(&mut groups, group.apart()),
+                FaultKind::Poisoned if group.jobs.len() > 1 => {
+                    metrics::commit_retried(reason(kind));
+                    prepend(&mut groups, group.apart());
+                }
                 FaultKind::Poisoned => fail(group.jobs, &fault),
             }
         }
@@ -189,6 +217,17 @@ impl Worker {
                 Err(StoreError::TimedOut.into())
             }
         }
+    }
+}
+
+/// What the metrics call a fault that is tried again.
+fn reason(kind: FaultKind) -> &'static str {
+    match kind {
+        FaultKind::KeyTaken => "key_taken",
+        FaultKind::Deadlock => "deadlock",
+        FaultKind::Moved | FaultKind::Serialization => "serialization",
+        FaultKind::Blocked | FaultKind::Unavailable => "connection_lost",
+        FaultKind::Poisoned => "poisoned",
     }
 }
 

@@ -2,6 +2,8 @@
 //! all over the total cap; and events beyond the log's length. It deletes in small transactions, one replica at a time,
 //! and leaves alone what a writer holds. Its cost follows what it deletes: the counts are kept, not recounted.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use sqlx::{Connection, PgConnection, PgPool};
@@ -11,6 +13,7 @@ use tracing::{info, warn};
 use crate::clock::Clock;
 use crate::domain::timestamp::Timestamp;
 use crate::live_limits::LiveLimits;
+use crate::metrics;
 use crate::store::idempotency::{self, Removed};
 use crate::store::record_counts::{self, Change, Kind, Owner};
 use crate::store::{StoreError, events, server, totals};
@@ -55,6 +58,22 @@ pub struct Janitor {
     pub pool: PgPool,
     pub clock: Clock,
     pub limits: LiveLimits,
+    pub last_run: LastRun,
+}
+
+/// When this process's janitor last looked; all clones tell the same.
+#[derive(Clone, Debug, Default)]
+pub struct LastRun(Arc<AtomicI64>);
+
+impl LastRun {
+    pub fn get(&self) -> Option<Timestamp> {
+        let ms = self.0.load(Ordering::Relaxed);
+        (ms > 0).then_some(Timestamp::from_ms(ms))
+    }
+
+    fn set(&self, now: Timestamp) {
+        self.0.store(now.as_ms(), Ordering::Relaxed);
+    }
 }
 
 impl Janitor {
@@ -83,6 +102,7 @@ impl Janitor {
                 break;
             }
         }
+        self.last_run.set(now);
         if !report.was_alone {
             return Ok(report);
         }
@@ -223,6 +243,9 @@ async fn note(connection: &mut PgConnection, removed: &[Removed]) -> Result<(i64
 }
 
 fn log(report: &Report, settings: &JanitorSettings) {
+    metrics::records_expired(report.expired.unsigned_abs());
+    metrics::records_evicted("caller", report.live_over_caller_cap.unsigned_abs());
+    metrics::records_evicted("total", report.live_over_total_cap.unsigned_abs());
     let evicted = report.over_caller_cap + report.over_total_cap;
     if report.expired + evicted + report.events > 0 {
         info!(expired = report.expired, evicted, events = report.events, "the janitor pruned");

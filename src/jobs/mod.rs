@@ -3,8 +3,8 @@
 
 pub mod delivery;
 pub mod dispatcher;
+pub mod follow_controls;
 pub mod janitor;
-pub mod refresh_limits;
 
 use std::time::Duration;
 

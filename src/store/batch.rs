@@ -17,6 +17,7 @@ use crate::domain::timestamp::Timestamp;
 use super::idempotency::{CallerKey, NewRecord, StoredReply};
 use super::outbox::Entry;
 use super::record_counts;
+use super::server::GATE;
 use super::totals::{ServiceChange, TenantChange};
 use super::usage::{Columns, Counter, CounterId};
 use super::{StoreError, corrupt};
@@ -209,7 +210,9 @@ pub async fn write(
 
     sqlx::query_scalar!(
         r#"-- batch::write
-        WITH patience AS (SELECT set_config('lock_timeout', $1, true) AS lock_timeout),
+        WITH patience AS (
+            SELECT set_config('lock_timeout', $1, true) AS lock_timeout, pg_advisory_xact_lock_shared($63) AS gate
+        ),
         counters AS (
             INSERT INTO usage_counters AS counter
                 (tenant, agent, service_id, outstanding, lifetime, settled, reset, version, list_position)
@@ -363,6 +366,7 @@ pub async fn write(
         &deliveries.iter().map(|entry| entry.position).collect::<Vec<_>>(),
         deliveries.iter().map(|entry| entry.event_type).collect::<Vec<_>>() as _,
         deliveries.iter().map(|entry| entry.payload).collect::<Vec<_>>() as _,
+        GATE,
     )
     .fetch_one(connection)
     .await?;

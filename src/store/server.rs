@@ -10,6 +10,10 @@ pub const VERSION_MIN: i32 = 14;
 /// Only the janitor that holds this advisory lock prunes. The number is arbitrary, and the product's own.
 const JANITOR_LOCK: i64 = 0x6167_656e_7470_6179;
 
+/// Every commit holds this advisory lock together with all others; a reset of everything holds it alone. So a reset needs
+/// no order of locks among the tables, and no commit can be half before and half after it.
+pub(super) const GATE: i64 = JANITOR_LOCK + 1;
+
 /// What a start-up has to know of the server.
 #[derive(Clone, Debug)]
 pub struct ServerFacts {
@@ -34,11 +38,14 @@ pub async fn ping(connection: &mut PgConnection) -> Result<(), StoreError> {
 
 /// Begins the transaction of a commit, in one round trip. `lock_timeout` is how long it waits for a row that somebody
 /// else keeps locked, before it gives up as [`Blocked`](super::FaultKind::Blocked) and lets the others go first.
+/// `alone`, it waits until all commits under way have ended, and then no other begins.
 pub async fn begin_commit<'a>(
     connection: &'a mut PgConnection,
     lock_timeout: &str,
+    alone: bool,
 ) -> Result<Transaction<'a, Postgres>, StoreError> {
-    let begin = format!("BEGIN; SET LOCAL lock_timeout = '{lock_timeout}'");
+    let lock = if alone { "pg_advisory_xact_lock" } else { "pg_advisory_xact_lock_shared" };
+    let begin = format!("BEGIN; SELECT set_config('lock_timeout', '{lock_timeout}', true), {lock}({GATE})");
     Ok(connection.begin_with(sqlx::AssertSqlSafe(begin)).await?)
 }
 
@@ -62,4 +69,12 @@ pub async fn try_janitor_lock(connection: &mut PgConnection) -> Result<bool, Sto
     .fetch_one(connection)
     .await?;
     Ok(locked)
+}
+
+/// Waits until no janitor is at work, and keeps them out until this transaction ends.
+pub async fn lock_out_janitors(connection: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::query!("-- server::lock_out_janitors\nSELECT pg_advisory_xact_lock($1)", JANITOR_LOCK)
+        .execute(connection)
+        .await?;
+    Ok(())
 }

@@ -26,6 +26,7 @@ impl Process {
         let mut child = Command::new(env!("CARGO_BIN_EXE_agentpay-billing"))
             .env("DATABASE_URL", url(database))
             .env("PORT", port.to_string())
+            .env("RATE_LIMIT", "off")
             .stdout(Stdio::piped())
             .spawn()
             .expect("the binary");

@@ -60,10 +60,8 @@ async fn over_the_total_cap_the_oldest_of_all_go_but_the_expired_first() {
 async fn a_log_keeps_its_newest_events() {
     let service = Service::start(CAPS).await;
     fill(&service, "192.0.2.1", 0, 5).await;
-    let mut limits = service.limits.now();
-    limits.event_log_cap = 2;
     sqlx::query("UPDATE limits SET event_log_cap = 2").execute(&service.pool).await.expect("limits");
-    service.limits.replace(limits);
+    agentpay_billing::jobs::follow_controls::run_once(&service.pool, &service.limits).await.expect("limits");
     assert_eq!(service.janitor.run_once().await.expect("janitor").events, 3);
     assert_eq!(service.number("SELECT min((payload->>'total')::bigint) FROM events").await, 4);
 }

@@ -25,6 +25,12 @@ impl Answer {
         serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("JSON: {}", self.text))
     }
 
+    /// A header's values, joined; empty if there is none.
+    pub fn header(&self, name: &str) -> String {
+        let values = self.headers.get_all(name).iter().map(|value| value.to_str().expect("text"));
+        values.collect::<Vec<_>>().join(", ")
+    }
+
     /// Status, code and message of an error.
     pub fn error(&self) -> (u16, String, String) {
         let body = self.json();
@@ -36,6 +42,12 @@ impl Answer {
     pub fn same(&self, other: &Answer) -> bool {
         self.status == other.status && self.text == other.text
     }
+}
+
+/// An answer that is no text.
+pub struct Bytes {
+    pub headers: reqwest::header::HeaderMap,
+    pub body: Vec<u8>,
 }
 
 pub fn usage(agent: &str, service: &str, requests: i64) -> Value {
@@ -76,7 +88,17 @@ impl Client {
         let status = response.status().as_u16();
         let headers = response.headers().clone();
         let replayed = headers.get("idempotency-replayed").is_some_and(|value| value == "true");
-        Ok(Answer { status, replayed, text: response.text().await?, headers })
+        Ok(Answer { status, replayed, text: String::from_utf8_lossy(&response.bytes().await?).into_owned(), headers })
+    }
+
+    /// A GET whose body is no text.
+    pub async fn get_bytes(&self, path: &str) -> Bytes {
+        let mut request = self.http.get(format!("{}{path}", self.base));
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        let response = request.send().await.expect("an answer");
+        Bytes { headers: response.headers().clone(), body: response.bytes().await.expect("a body").to_vec() }
     }
 
     pub async fn send(&self, method: &str, path: &str, body: Option<&str>) -> Answer {

@@ -2,9 +2,11 @@
 
 mod client;
 mod postgres;
+mod process;
 mod receiver;
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use agentpay_billing::app::App;
 use agentpay_billing::clock::Clock;
@@ -15,6 +17,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 pub use client::{Answer, Client, usage};
 pub use postgres::{new_database, url};
+pub use process::Process;
 pub use receiver::{Behaviour, Received, Receiver};
 
 /// A service in this process.
@@ -34,6 +37,8 @@ impl Service {
     }
 
     pub async fn start_on(database: PgConnectOptions, environment: &[(&str, &str)]) -> Self {
+        // Most tests send more than sixty requests a minute: only those of the limiter meet it.
+        let environment: Vec<&(&str, &str)> = environment.iter().chain(&[("RATE_LIMIT", "off")]).collect();
         let read = |name: &str| environment.iter().find(|(own, _)| *own == name).map(|(_, value)| (*value).to_owned());
         let mut settings = Settings::read(read, false).expect("settings");
         settings.port = 0;
@@ -70,4 +75,14 @@ pub async fn verify(pool: &PgPool) {
     audit::totals(&mut connection, &mut |finding| findings.push(finding)).await.expect("audit");
     audit::lists(&mut connection, &mut |finding| findings.push(finding)).await.expect("audit");
     assert_eq!(findings, Vec::<String>::new());
+}
+
+/// Waits until `condition` holds, and fails after `limit`. Returns how long it took.
+pub async fn wait_until(limit: Duration, mut condition: impl AsyncFnMut() -> bool) -> Duration {
+    let began = Instant::now();
+    while !condition().await {
+        assert!(began.elapsed() < limit, "it did not happen within {limit:?}");
+        tokio::task::yield_now().await;
+    }
+    began.elapsed()
 }

@@ -1,0 +1,70 @@
+//! The limits of the running system, as operators see and change them.
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::command::Command;
+use crate::domain::limits::{LIMITS, Limit, Limits};
+use crate::domain::refusal::Refusal;
+use crate::domain::usage::integer;
+use crate::store::limits;
+
+use super::exchange::{Failure, Read, Write, check_query, json};
+use super::query;
+use super::state::ApiState;
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Config {
+    config: Limits,
+    items: Vec<Item>,
+    total: usize,
+    next_cursor: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Item {
+    key: &'static str,
+    value: i64,
+}
+
+pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    check_query(&exchange, &["limit", "cursor"])?;
+    let limit = exchange.query.bounded("limit", 4, 1, 4) as usize;
+    let mut sorted = LIMITS;
+    sorted.sort_unstable_by_key(|limit| limit.key);
+    let names = sorted.map(|limit| limit.key);
+    let page = query::page_of_names(&names, exchange.query.cursor()?.as_deref(), limit)?;
+    let mut connection = state.connection().await?;
+    let mut config = limits::read(&mut connection).await?.limits;
+    let items = sorted[page.range].iter().map(|limit| Item { key: limit.key, value: *(limit.of)(&mut config) });
+    Ok(json(&Config { items: items.collect(), config, total: LIMITS.len(), next_cursor: page.next_cursor }))
+}
+
+pub async fn change(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
+    let write = Write::read(request, &[]).await?;
+    let command = parse(&write.body).map(Command::ChangeLimits);
+    let response = write.submit(&state, command).await;
+    // Whatever came of it: what is in the database counts.
+    state.follow_controls().await;
+    response
+}
+
+/// Unknown keys first, all of them; then values, in the order of emission.
+fn parse(body: &Value) -> Result<Vec<(Limit, i64)>, Refusal> {
+    let members = body.as_object().ok_or(Refusal::BodyNotObject)?;
+    let is_unknown = |key: &&String| !LIMITS.iter().any(|limit| limit.key == **key);
+    let unknown: Vec<String> = members.keys().filter(is_unknown).cloned().collect();
+    if !unknown.is_empty() {
+        return Err(Refusal::ConfigKeys(unknown));
+    }
+    let mut changes = Vec::new();
+    for limit in LIMITS {
+        let Some(value) = members.get(limit.key) else { continue };
+        let value = integer(value).filter(|value| (1..=limit.max).contains(value));
+        changes.push((limit, value.ok_or(Refusal::ConfigValue { key: limit.key, max: limit.max })?));
+    }
+    Ok(changes)
+}

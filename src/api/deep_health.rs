@@ -1,0 +1,136 @@
+//! The deep health report: one check per part of the service, with what operators look at first.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout};
+
+use crate::domain::timestamp::Timestamp;
+use crate::store::deliveries;
+use crate::store::{StoreError, idempotency, limits, server};
+
+use super::state::ApiState;
+
+/// How long the database may take to answer everything.
+const DATABASE_LIMIT: Duration = Duration::from_secs(2);
+/// What is slow for a ping, and what is late for a job.
+const LATENCY_MAX_MS: u64 = 250;
+const LAG_MAX_SECONDS: i64 = 600;
+
+pub const NAMES: [&str; 6] = ["database", "pool", "commitQueue", "janitor", "webhooks", "memory"];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    Ok,
+    Warn,
+    Error,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Check {
+    name: &'static str,
+    pub status: Status,
+    detail: Value,
+}
+
+/// Resident and heap memory in whole mebibytes. The allocator does not tell, so they are one.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Memory {
+    rss_mb: usize,
+    heap_used_mb: usize,
+}
+
+pub struct Report {
+    /// In the order of [`NAMES`].
+    pub checks: [Check; 6],
+    pub memory: Memory,
+    pub is_paused: bool,
+}
+
+/// What a database that answers tells.
+struct Told {
+    latency_ms: u64,
+    oldest_expiry: Option<Timestamp>,
+    /// Pending deliveries, and since when the one that waits longest is due.
+    webhooks: (i64, Option<Timestamp>),
+    is_paused: bool,
+}
+
+pub async fn report(state: &ApiState) -> Report {
+    let told = timeout(DATABASE_LIMIT, ask(state)).await.ok().and_then(Result::ok);
+    let memory = memory();
+    let checks = [
+        database(told.as_ref()),
+        pool(state),
+        commit_queue(state),
+        janitor(state, told.as_ref()),
+        webhooks(state, told.as_ref()),
+        check("memory", Status::Ok, json!(memory)),
+    ];
+    Report { checks, memory, is_paused: told.map_or_else(|| state.limits.is_paused(), |told| told.is_paused) }
+}
+
+async fn ask(state: &ApiState) -> Result<Told, StoreError> {
+    let began = Instant::now();
+    let mut connection = state.pool.acquire().await?;
+    server::ping(&mut connection).await?;
+    let latency_ms = began.elapsed().as_millis() as u64;
+    Ok(Told {
+        latency_ms,
+        oldest_expiry: idempotency::oldest_expiry(&mut connection, state.clock.now()).await?,
+        webhooks: deliveries::backlog(&mut connection).await?,
+        is_paused: limits::read(&mut connection).await?.paused,
+    })
+}
+
+fn check(name: &'static str, status: Status, detail: Value) -> Check {
+    Check { name, status, detail }
+}
+
+fn warn_if(is_odd: bool) -> Status {
+    if is_odd { Status::Warn } else { Status::Ok }
+}
+
+fn database(told: Option<&Told>) -> Check {
+    let latency_ms = told.map(|told| told.latency_ms);
+    let status = latency_ms.map_or(Status::Error, |latency_ms| warn_if(latency_ms > LATENCY_MAX_MS));
+    check("database", status, json!({ "latencyMs": latency_ms }))
+}
+
+fn pool(state: &ApiState) -> Check {
+    let (size, idle) = (state.pool.size() as usize, state.pool.num_idle());
+    let (in_use, max) = (size.saturating_sub(idle), state.pool.options().get_max_connections() as usize);
+    check("pool", warn_if(in_use >= max), json!({ "inUse": in_use, "idle": idle, "max": max }))
+}
+
+fn commit_queue(state: &ApiState) -> Check {
+    let (depth, cap) = (state.committer.queue_depth(), state.committer.queue_max());
+    let status = if depth >= cap { Status::Error } else { warn_if(depth * 5 >= cap * 4) };
+    check("commitQueue", status, json!({ "depth": depth, "cap": cap }))
+}
+
+/// Seconds since `moment`, never negative.
+fn seconds_since(state: &ApiState, moment: Timestamp) -> i64 {
+    ((state.clock.now().as_ms() - moment.as_ms()) / 1000).max(0)
+}
+
+fn janitor(state: &ApiState, told: Option<&Told>) -> Check {
+    let lag = told.map(|told| told.oldest_expiry.map_or(0, |expiry| seconds_since(state, expiry)));
+    let status = warn_if(lag.is_some_and(|lag| lag > LAG_MAX_SECONDS));
+    check("janitor", status, json!({ "lagSeconds": lag, "lastRunAt": state.janitor_ran.get() }))
+}
+
+fn webhooks(state: &ApiState, told: Option<&Told>) -> Check {
+    let pending = told.map(|told| told.webhooks.0);
+    let oldest = told.map(|told| told.webhooks.1.map_or(0, |due| seconds_since(state, due)));
+    let status = warn_if(oldest.is_some_and(|oldest| oldest > LAG_MAX_SECONDS));
+    check("webhooks", status, json!({ "pending": pending, "oldestDueSeconds": oldest }))
+}
+
+fn memory() -> Memory {
+    let rss_mb = memory_stats::memory_stats().map_or(0, |memory| memory.physical_mem) >> 20;
+    Memory { rss_mb, heap_used_mb: rss_mb }
+}

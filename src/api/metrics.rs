@@ -1,0 +1,67 @@
+//! The metrics, for Prometheus to scrape.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+
+use crate::domain::timestamp::Timestamp;
+use crate::metrics::{self, Exact, Gauges};
+use crate::store::kept::{self, Figures};
+
+use super::exchange::{Failure, Read, check_query};
+use super::state::ApiState;
+
+/// How long the database may take; what it would have told is then left out.
+const FIGURES_LIMIT: Duration = Duration::from_secs(2);
+
+pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    check_query(&exchange, &[])?;
+    let idle = state.pool.num_idle();
+    let gauges = Gauges {
+        queue_depth: state.committer.queue_depth(),
+        connections_idle: idle,
+        connections_in_use: (state.pool.size() as usize).saturating_sub(idle),
+    };
+    let now = state.clock.now();
+    let read = async { kept::figures(&mut *state.pool.acquire().await.ok()?, now).await.ok() };
+    let figures = tokio::time::timeout(FIGURES_LIMIT, read).await.ok().flatten();
+    let exact = figures.map_or_else(Vec::new, |figures| families(&figures, now));
+    let content_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    Ok((content_type, metrics::render(gauges, &exact)).into_response())
+}
+
+/// What speaks for the whole database.
+fn families(figures: &Figures, now: Timestamp) -> Vec<Exact> {
+    let lag_seconds = figures.oldest_expiry.map_or(0, |expiry| (now.as_ms() - expiry.as_ms()).max(0) / 1000);
+    let totals = &figures.totals;
+    let gauge = |name, help, value| Exact { name, kind: "gauge", help, value };
+    let counter = |name, help, value| Exact { name, kind: "counter", help, value };
+    vec![
+        gauge("agentpay_services_total", "Registered services.", totals.services.to_string()),
+        gauge("agentpay_api_keys_total", "Live API keys.", totals.api_keys.to_string()),
+        gauge("agentpay_webhooks_total", "Registered webhooks.", totals.webhooks.to_string()),
+        gauge("agentpay_usage_keys_total", "Pairs of agent and service, zero included.", totals.pairs.to_string()),
+        gauge(
+            "agentpay_usage_requests_total",
+            "Requests recorded and not yet settled or reset.",
+            totals.outstanding.to_string(),
+        ),
+        gauge("agentpay_paused", "1 while writes are refused.", u8::from(figures.paused).to_string()),
+        counter("agentpay_requests_recorded_total", "Requests ever recorded.", totals.lifetime.to_string()),
+        counter("agentpay_settled_stroops_total", "Amount settled, in stroops.", totals.settled_stroops.to_string()),
+        counter("agentpay_settlements_total", "Settlements made.", totals.settlements.to_string()),
+        gauge("agentpay_idempotency_keys", "Stored idempotency records.", figures.idempotency_records.to_string()),
+        gauge(
+            "agentpay_janitor_lag_seconds",
+            "Time since the expiry of the oldest record that is not yet pruned.",
+            lag_seconds.to_string(),
+        ),
+        gauge(
+            "agentpay_webhook_backlog",
+            "Deliveries to webhooks that wait for an attempt.",
+            figures.webhook_backlog.to_string(),
+        ),
+    ]
+}

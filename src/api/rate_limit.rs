@@ -1,0 +1,344 @@
+//! The rate limiter: a sliding log per caller. GCRA and fixed windows, which the well-kept crates offer, cannot tell how
+//! many requests of the last window remain and when the oldest leaves it, so this is our own.
+//!
+//! Bounded: at most [`CALLERS_MAX`] callers, the longest idle leaves first, and [`EXACT_MAX`] + 1024 slots each.
+
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use hashlink::LinkedHashMap;
+use hashlink::linked_hash_map::RawEntryMut;
+
+use crate::domain::caller::Caller;
+use crate::domain::limits::Limits;
+
+/// Callers remembered.
+const CALLERS_MAX: usize = 100_000;
+/// Slots of a log with a hit's own millisecond. A longer log rounds its further hits up to a 1024th of the window, so
+/// that it never allows more than the limit, and a slot holds many hits.
+const EXACT_MAX: usize = 2048;
+const COARSE_PARTS: u64 = 1024;
+const SHARDS: usize = 16;
+
+/// Where a caller stands after a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub allowed: bool,
+    pub limit: u64,
+    pub remaining: u64,
+    /// Until the oldest hit leaves the window, rounded up.
+    pub reset_seconds: u64,
+    pub window_ms: u64,
+}
+
+pub struct RateLimiter {
+    shards: Vec<Shard>,
+    hasher: RandomState,
+    /// Callers in all shards.
+    callers: AtomicUsize,
+    callers_max: usize,
+}
+
+/// The longest idle stands first.
+type Logs = LinkedHashMap<Caller, Log, RandomState>;
+
+struct Shard {
+    logs: Mutex<Logs>,
+    /// When the first of them was last allowed; [`u64::MAX`] if there is none. Read without the lock.
+    idle_since_ms: AtomicU64,
+}
+
+impl Default for RateLimiter {
+    fn default() -> Self {
+        Self::new(CALLERS_MAX)
+    }
+}
+
+impl RateLimiter {
+    fn new(callers_max: usize) -> Self {
+        // One way to hash for all, so that each caller is hashed once.
+        let hasher = RandomState::new();
+        let logs = || Mutex::new(LinkedHashMap::with_hasher(hasher.clone()));
+        let shard = || Shard { logs: logs(), idle_since_ms: AtomicU64::new(u64::MAX) };
+        Self { shards: (0..SHARDS).map(|_| shard()).collect(), hasher, callers: AtomicUsize::new(0), callers_max }
+    }
+
+    /// Counts a request of `caller` if it is allowed. `now_ms` never steps back.
+    pub fn hit(&self, caller: &Caller, now_ms: u64, limits: &Limits) -> Standing {
+        let window_ms = limits.rate_limit_window_ms.unsigned_abs();
+        let limit = limits.rate_limit_per_window.unsigned_abs();
+        let hash = self.hasher.hash_one(caller);
+        // Not the bits that the map within the shard goes by.
+        let shard = &self.shards[(hash >> 32) as usize % SHARDS];
+        let mut logs = shard.lock();
+        self.forget_quiet(&mut logs, now_ms, window_ms, 2);
+        let standing = match logs.raw_entry_mut().from_key_hashed_nocheck(hash, caller) {
+            RawEntryMut::Occupied(mut entry) => {
+                let standing = entry.get_mut().hit(now_ms, limit, window_ms);
+                if standing.allowed {
+                    entry.to_back();
+                }
+                standing
+            }
+            RawEntryMut::Vacant(entry) => {
+                let mut log = Log::default();
+                let standing = log.hit(now_ms, limit, window_ms);
+                entry.insert_hashed_nocheck(hash, caller.clone(), log);
+                self.callers.fetch_add(1, Ordering::Relaxed);
+                standing
+            }
+        };
+        shard.note_idle(&logs);
+        drop(logs);
+        if self.callers.load(Ordering::Relaxed) > self.callers_max {
+            self.forget_longest_idle();
+        }
+        standing
+    }
+
+    /// Callers with a hit in the window.
+    pub fn callers(&self, now_ms: u64, window_ms: u64) -> u64 {
+        for shard in &self.shards {
+            let mut logs = shard.lock();
+            self.forget_quiet(&mut logs, now_ms, window_ms, usize::MAX);
+            shard.note_idle(&logs);
+        }
+        self.callers.load(Ordering::Relaxed) as u64
+    }
+
+    /// Forgets everybody.
+    pub fn restart(&self) {
+        for shard in &self.shards {
+            let mut logs = shard.lock();
+            self.callers.fetch_sub(logs.len(), Ordering::Relaxed);
+            *logs = LinkedHashMap::with_hasher(self.hasher.clone());
+            shard.note_idle(&logs);
+        }
+    }
+
+    /// Forgets at most `count` callers without a hit in the window.
+    fn forget_quiet(&self, logs: &mut Logs, now_ms: u64, window_ms: u64, count: usize) {
+        for _ in 0..count {
+            match logs.front() {
+                Some((_, log)) if now_ms.saturating_sub(log.newest_ms) >= window_ms => {
+                    logs.pop_front();
+                    self.callers.fetch_sub(1, Ordering::Relaxed);
+                }
+                _ => return,
+            }
+        }
+    }
+
+    fn forget_longest_idle(&self) {
+        let longest = self.shards.iter().min_by_key(|shard| shard.idle_since_ms.load(Ordering::Relaxed));
+        if let Some(shard) = longest {
+            let mut logs = shard.lock();
+            if logs.pop_front().is_some() {
+                self.callers.fetch_sub(1, Ordering::Relaxed);
+            }
+            shard.note_idle(&logs);
+        }
+    }
+}
+
+impl Shard {
+    fn lock(&self) -> MutexGuard<'_, Logs> {
+        self.logs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_idle(&self, logs: &Logs) {
+        let idle_since_ms = logs.front().map_or(u64::MAX, |(_, log)| log.newest_ms);
+        self.idle_since_ms.store(idle_since_ms, Ordering::Relaxed);
+    }
+}
+
+/// The hits of one caller, the oldest first, as (moment, hits of that moment). Moments are milliseconds in 32 bits, which
+/// wrap after 49 days: the longest window is one day, and a log that was quiet for longer is emptied by `newest_ms`.
+#[derive(Debug, Default)]
+struct Log {
+    slots: VecDeque<(u32, u32)>,
+    hits: u64,
+    newest_ms: u64,
+}
+
+impl Log {
+    fn hit(&mut self, now_ms: u64, limit: u64, window_ms: u64) -> Standing {
+        self.leave(now_ms, window_ms);
+        let allowed = self.hits < limit;
+        if allowed {
+            self.enter(now_ms, window_ms);
+        }
+        let oldest_ms = self.slots.front().map_or(0, |(moment, _)| age_ms(*moment, now_ms));
+        Standing {
+            allowed,
+            limit,
+            remaining: limit.saturating_sub(self.hits),
+            reset_seconds: window_ms.saturating_sub(oldest_ms).div_ceil(1000).max(1),
+            window_ms,
+        }
+    }
+
+    /// Lets go of the hits that are no longer inside the window.
+    fn leave(&mut self, now_ms: u64, window_ms: u64) {
+        if now_ms.saturating_sub(self.newest_ms) >= window_ms {
+            self.slots.clear();
+            self.hits = 0;
+        }
+        while let Some((moment, hits)) = self.slots.front()
+            && age_ms(*moment, now_ms) >= window_ms
+        {
+            self.hits -= u64::from(*hits);
+            self.slots.pop_front();
+        }
+        if self.slots.capacity() > 64 && self.slots.len() < self.slots.capacity() / 4 {
+            self.slots.shrink_to(self.slots.len() * 2);
+        }
+    }
+
+    fn enter(&mut self, now_ms: u64, window_ms: u64) {
+        let step_ms = if self.slots.len() < EXACT_MAX { 1 } else { (window_ms / COARSE_PARTS).max(1) };
+        let rounded = (now_ms.div_ceil(step_ms) * step_ms) as u32;
+        self.hits += 1;
+        self.newest_ms = now_ms;
+        match self.slots.back_mut() {
+            // Rounded hits may stand a little ahead of the clock.
+            Some((moment, hits)) if rounded.wrapping_sub(*moment) as i32 <= 0 => *hits += 1,
+            _ => self.slots.push_back((rounded, 1)),
+        }
+    }
+}
+
+/// How long ago a moment of the log was; 0 for one that was rounded up.
+fn age_ms(moment: u32, now_ms: u64) -> u64 {
+    let age = (now_ms as u32).wrapping_sub(moment);
+    // A day of age is far below the half of 32 bits; more than that is a moment ahead.
+    if age > u32::MAX / 2 { 0 } else { u64::from(age) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::time::Instant;
+
+    use crate::domain::caller::Tenant;
+
+    use super::*;
+
+    fn limits(limit: i64, window_ms: i64) -> Limits {
+        Limits { rate_limit_per_window: limit, rate_limit_window_ms: window_ms, ..Limits::default() }
+    }
+
+    fn caller(number: u32) -> Caller {
+        Caller::Address(IpAddr::V4(Ipv4Addr::from(number)).into())
+    }
+
+    #[test]
+    fn a_window_slides_hit_by_hit() {
+        let limiter = RateLimiter::default();
+        let hit = |now_ms| {
+            let standing = limiter.hit(&caller(1), now_ms, &limits(3, 10_000));
+            (standing.allowed, standing.remaining, standing.reset_seconds)
+        };
+        assert_eq!(hit(1000), (true, 2, 10));
+        assert_eq!(hit(2000), (true, 1, 9));
+        assert_eq!(hit(2000), (true, 0, 9));
+        assert_eq!(hit(10_999), (false, 0, 1));
+        assert_eq!(hit(11_000), (true, 0, 1));
+        assert_eq!(hit(11_999), (false, 0, 1));
+        assert_eq!(hit(12_000), (true, 1, 9));
+        // After an age of silence everything is new again, however the 32 bits lie.
+        assert_eq!(hit(12_000 + (1 << 32)), (true, 2, 10));
+    }
+
+    #[test]
+    fn changed_limits_hold_from_the_next_request() {
+        let limiter = RateLimiter::default();
+        for now_ms in 0..5 {
+            assert!(limiter.hit(&caller(1), 1000 + now_ms, &limits(5, 60_000)).allowed);
+        }
+        let lower = limiter.hit(&caller(1), 1010, &limits(2, 60_000));
+        assert_eq!((lower.allowed, lower.remaining), (false, 0));
+        let higher = limiter.hit(&caller(1), 1010, &limits(7, 60_000));
+        assert_eq!((higher.allowed, higher.remaining), (true, 1));
+        assert!(limiter.hit(&caller(1), 1100, &limits(1, 50)).allowed);
+    }
+
+    #[test]
+    fn the_longest_idle_caller_leaves_first() {
+        let limiter = RateLimiter::new(50);
+        let limits = limits(2, 60_000);
+        for number in 0..50 {
+            limiter.hit(&caller(number), 1000 + u64::from(number), &limits);
+        }
+        limiter.hit(&caller(0), 2000, &limits);
+        // The 51st pushes out number 1, because number 0 came again.
+        limiter.hit(&caller(50), 2001, &limits);
+        assert_eq!(limiter.callers(2001, 60_000), 50);
+        assert_eq!(limiter.hit(&caller(0), 2002, &limits).remaining, 0);
+        assert_eq!(limiter.hit(&caller(2), 2002, &limits).remaining, 0);
+        assert_eq!(limiter.hit(&caller(1), 2003, &limits).remaining, 1);
+        assert_eq!(limiter.callers(70_000, 60_000), 0);
+    }
+
+    #[test]
+    fn a_tenant_and_an_address_share_nothing() {
+        let limiter = RateLimiter::default();
+        let limits = limits(1, 60_000);
+        assert!(limiter.hit(&caller(1), 1, &limits).allowed);
+        assert!(limiter.hit(&Caller::Tenant(Tenant::public()), 1, &limits).allowed);
+        assert!(!limiter.hit(&Caller::Tenant(Tenant::public()), 1, &limits).allowed);
+        limiter.restart();
+        assert!(limiter.hit(&caller(1), 1, &limits).allowed);
+    }
+
+    #[test]
+    fn a_long_log_keeps_its_limit_in_bounded_memory() {
+        let limiter = RateLimiter::default();
+        let limits = limits(1_000_000, 86_400_000);
+        let mut allowed = 0;
+        for number in 0..1_500_000_u64 {
+            allowed += u64::from(limiter.hit(&caller(1), 1 + number * 40, &limits).allowed);
+        }
+        assert_eq!(allowed, 1_000_000);
+        let slots: usize = limiter
+            .shards
+            .iter()
+            .flat_map(|shard| shard.lock().values().map(|log| log.slots.len()).collect::<Vec<_>>())
+            .sum();
+        assert!(slots <= EXACT_MAX + COARSE_PARTS as usize + 1, "{slots}");
+        // All of them leave again, none early.
+        assert!(!limiter.hit(&caller(1), 86_400_000, &limits).allowed);
+        assert!(limiter.hit(&caller(1), 86_400_001, &limits).allowed);
+    }
+
+    /// `cargo test --release --lib measure_ -- --ignored --nocapture`
+    #[test]
+    #[ignore = "a measurement"]
+    fn measure_100_000_callers() {
+        let resident = || memory_stats::memory_stats().map_or(0, |memory| memory.physical_mem) / 1024;
+        let (limiter, limits, before) = (RateLimiter::default(), limits(60, 60_000), resident());
+        for number in 0..300_000 {
+            limiter.hit(&caller(number), 1000 + u64::from(number / 100), &limits);
+        }
+        println!("300 000 callers, one hit each: {} KiB", resident() - before);
+        for round in 0..59_u64 {
+            for number in 200_000..300_000 {
+                limiter.hit(&caller(number), 4000 + round * 100, &limits);
+            }
+        }
+        println!("100 000 callers, 60 hits each: {} KiB", resident() - before);
+        let began = Instant::now();
+        for number in 0..1_000_000_u32 {
+            limiter.hit(&caller(200_000 + number % 100_000), 30_000, &limits);
+        }
+        println!("a hit of a known caller: {} ns", began.elapsed().as_nanos() / 1_000_000);
+        let began = Instant::now();
+        for number in 0..1_000_000_u32 {
+            limiter.hit(&caller(1_000_000 + number), 30_000, &limits);
+        }
+        println!("a hit of a new caller: {} ns", began.elapsed().as_nanos() / 1_000_000);
+        assert_eq!(limiter.callers(30_000, 60_000), 100_000);
+    }
+}

@@ -1,0 +1,98 @@
+//! Statistics: kept totals of the caller's tenant, or of all tenants for the operator.
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use serde::Serialize;
+
+use crate::command::Reply;
+use crate::domain::money::Count;
+use crate::domain::refusal::Refusal;
+use crate::store::totals::{self, ALL_TENANTS, ServiceLine};
+
+use super::etag;
+use super::exchange::{Failure, Read, check_query};
+use super::query::encode_cursor;
+use super::state::ApiState;
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Stats {
+    total_services: i64,
+    total_api_keys: i64,
+    total_webhooks: i64,
+    usage_keys: i64,
+    total_requests: Count,
+    lifetime_requests: Count,
+    unique_agents: i64,
+    /// Always text, because it grows for ever.
+    settled_stroops_total: String,
+    settlements_total: i64,
+    paused: bool,
+    services_breakdown: Vec<Line>,
+    services_breakdown_total: i64,
+    next_services_breakdown_cursor: Option<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Line {
+    tenant_id: String,
+    service_id: String,
+    price_stroops: i64,
+    requests_outstanding: Count,
+}
+
+pub async fn show(
+    State(state): State<ApiState>,
+    headers: HeaderMap,
+    Read(exchange): Read,
+) -> Result<Response, Failure> {
+    check_query(&exchange, &["limit", "cursor"])?;
+    let limit = exchange.query.bounded("limit", 50, 1, 500);
+    let cursor = exchange.query.cursor()?;
+    let after = match &cursor {
+        Some(cursor) => {
+            cursor.split_once("::").filter(|(tenant, _)| !tenant.is_empty()).ok_or(Refusal::CursorMalformed)?
+        }
+        None => ("", ""),
+    };
+    let identity = &exchange.identity;
+    let (owner, tenant) =
+        if identity.is_operator { (ALL_TENANTS, None) } else { (identity.tenant.as_str(), Some(&identity.tenant)) };
+    let mut connection = state.connection().await?;
+    let totals = totals::of(&mut connection, owner).await?;
+    let mut lines = totals::service_lines(&mut connection, tenant, after, limit + 1).await?;
+    let has_more = lines.len() as i64 > limit;
+    lines.truncate(limit as usize);
+    let last = lines.last().filter(|_| has_more);
+    let stats = Stats {
+        total_services: totals.services,
+        total_api_keys: totals.api_keys,
+        total_webhooks: totals.webhooks,
+        usage_keys: totals.pairs,
+        total_requests: Count(totals.outstanding),
+        lifetime_requests: Count(totals.lifetime),
+        unique_agents: totals.agents,
+        settled_stroops_total: totals.settled_stroops.to_string(),
+        settlements_total: totals.settlements,
+        paused: state.limits.is_paused(),
+        next_services_breakdown_cursor: last
+            .map(|line| encode_cursor(&format!("{}::{}", line.tenant, line.service_id))),
+        services_breakdown_total: totals.services,
+        services_breakdown: lines.into_iter().map(Line::from).collect(),
+    };
+    let view = format!("{owner} {limit} {cursor:?}");
+    Ok(etag::conditional(&headers, Reply::json(200, &stats), &view))
+}
+
+impl From<ServiceLine> for Line {
+    fn from(line: ServiceLine) -> Self {
+        Self {
+            tenant_id: line.tenant,
+            service_id: line.service_id,
+            price_stroops: line.price_stroops,
+            requests_outstanding: Count(line.outstanding),
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Contract section 8, and that a pause, a limit and a revocation reach every replica within a second.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::{Client, Process, Service, new_database, usage, wait_until};
+
+const PAUSED: &str = "AgentPay backend is paused; only admin/unpause and reads are accepted";
+const SECOND: Duration = Duration::from_secs(1);
+
+async fn is_paused(client: &Client) -> bool {
+    client.post("/api/v1/usage", &usage("a", "s", 1)).await.status == 503
+}
+
+#[tokio::test]
+async fn a_pause_is_repeatable_seen_and_lifted() {
+    let service = Service::start(&[]).await;
+    let client = service.client();
+    for (path, text) in [
+        ("pause", r#"{"paused":true}"#),
+        ("pause", r#"{"paused":true}"#),
+        ("unpause", r#"{"paused":false}"#),
+        ("unpause", r#"{"paused":false}"#),
+    ] {
+        let answer = client.send("POST", &format!("/api/v1/admin/{path}?x=1"), None).await;
+        assert_eq!((answer.status, answer.text.as_str()), (200, text));
+        assert_eq!(client.get("/api/v1/admin/status?x=1").await.text, text);
+        assert_eq!(is_paused(&client).await, path == "pause");
+    }
+}
+
+#[tokio::test]
+async fn a_paused_service_refuses_the_marked_routes_and_no_others() {
+    let service = Service::start(&[("RATE_LIMIT", "on")]).await;
+    let client = service.client();
+    client.send("POST", "/api/v1/admin/pause", None).await;
+    for (method, path) in [
+        ("POST", "/api/v1/usage"),
+        ("POST", "/api/v1/usage/bulk"),
+        ("POST", "/api/v1/settle"),
+        ("POST", "/api/v1/settle/bulk/"),
+        ("POST", "/api/v1/services"),
+        ("POST", "/api/v1/services/s/disable"),
+        ("POST", "/api/v1/services/s/enable"),
+        ("POST", "/api/v1/api-keys"),
+        ("DELETE", "/api/v1/api-keys/apk_1"),
+    ] {
+        // Before body, type and limiter.
+        let answer = client.with("content-type", "text/plain").send(method, path, Some("{")).await;
+        assert_eq!(answer.error(), (503, "service_paused".to_owned(), PAUSED.to_owned()), "{method} {path}");
+        assert_eq!((answer.header("retry-after"), answer.header("ratelimit-limit")), (String::new(), String::new()));
+    }
+    for (method, path, status) in [
+        ("GET", "/api/v1/services", 200),
+        ("HEAD", "/api/v1/services", 200),
+        ("OPTIONS", "/api/v1/usage", 204),
+        ("PATCH", "/api/v1/config", 200),
+        ("PUT", "/api/v1/usage", 405),
+        ("POST", "/api/v1/nothing", 404),
+        ("GET", "/api/v1/health/ready", 200),
+        ("POST", "/api/v1/admin/pause", 200),
+    ] {
+        assert_eq!(client.send(method, path, None).await.status, status, "{method} {path}");
+    }
+    assert_eq!(client.get("/api/v1/health/deep").await.json()["status"], "paused");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_reach_the_other_process_within_a_second() {
+    let database = new_database().await;
+    let keys = [("REQUIRE_API_KEY", "true"), ("ADMIN_API_KEY", "admin")];
+    let (one, two) = (Process::start(&database, &keys), Process::start(&database, &keys));
+    let (operator, other) = (one.client().with("x-api-key", "admin"), two.client());
+    let created = operator.post("/api/v1/api-keys", &json!({ "label": "l" })).await.json();
+    let key = created["key"].as_str().expect("a key").to_owned();
+    let (here, there) = (one.client().with("x-api-key", &key), other.with("x-api-key", &key));
+    for client in [&here, &there] {
+        assert_eq!(client.post("/api/v1/usage", &usage("a", "s", 1)).await.status, 201);
+    }
+
+    operator.send("POST", "/api/v1/admin/pause", None).await;
+    assert!(is_paused(&here).await);
+    wait_until(SECOND, async || is_paused(&there).await).await;
+    operator.send("POST", "/api/v1/admin/unpause", None).await;
+    assert!(!is_paused(&here).await);
+    wait_until(SECOND, async || !is_paused(&there).await).await;
+
+    let changed = operator.send("PATCH", "/api/v1/config", Some(r#"{"bulkMaxItems":1}"#)).await;
+    assert_eq!(changed.status, 200);
+    let bulk = json!({ "items": [usage("a", "s", 1), usage("a", "s", 1)] });
+    assert_eq!(here.post("/api/v1/usage/bulk", &bulk).await.status, 400);
+    wait_until(SECOND, async || there.post("/api/v1/usage/bulk", &bulk).await.status == 400).await;
+
+    let revoked = operator.send("DELETE", &format!("/api/v1/api-keys/{}", &key[..12]), None).await;
+    assert_eq!(revoked.status, 204);
+    assert_eq!(here.post("/api/v1/usage", &usage("a", "s", 1)).await.status, 401);
+    wait_until(SECOND, async || there.post("/api/v1/usage", &usage("a", "s", 1)).await.status == 401).await;
+}
+
+/// As behind a pooler in transaction mode: the poll and the age of remembered keys alone keep the promise.
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_without_a_notification_hold_within_a_second_too() {
+    let service = Service::start(&[("REQUIRE_API_KEY", "true"), ("ADMIN_API_KEY", "admin")]).await;
+    let operator = service.client().with("x-api-key", "admin");
+    let created = operator.post("/api/v1/api-keys", &json!({ "label": "l" })).await.json();
+    let client = service.client().with("x-api-key", created["key"].as_str().expect("a key"));
+    assert!(!is_paused(&client).await);
+    let change = async |sql: &'static str| sqlx::query(sql).execute(&service.pool).await.expect(sql);
+    change("UPDATE limits SET paused = true, revision = revision + 1").await;
+    wait_until(SECOND, async || is_paused(&client).await).await;
+    change("UPDATE limits SET paused = false, revision = revision + 1").await;
+    wait_until(SECOND, async || !is_paused(&client).await).await;
+    change("DELETE FROM api_keys").await;
+    wait_until(SECOND, async || client.post("/api/v1/usage", &usage("a", "s", 1)).await.status == 401).await;
+}
+
+#[tokio::test]
+async fn a_notification_is_heard_before_the_next_poll() {
+    let service = Service::start(&[]).await;
+    let listening = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'";
+    wait_until(Duration::from_secs(10), async || service.number(listening).await == 1).await;
+    // Of many changes at random moments the mean delay is far below the mean of polling alone, which is 150 ms.
+    let mut total = Duration::ZERO;
+    for round in 0..20 {
+        let sql = "UPDATE limits SET paused = NOT paused, revision = revision + 1";
+        sqlx::query(sql).execute(&service.pool).await.expect("change");
+        sqlx::query("SELECT pg_notify('agentpay_controls', '')").execute(&service.pool).await.expect("notify");
+        total += wait_until(SECOND, async || service.limits.is_paused() == (round % 2 == 0)).await;
+    }
+    assert!(total < Duration::from_millis(20 * 100), "{total:?}");
+}
