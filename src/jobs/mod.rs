@@ -4,6 +4,7 @@
 pub mod delivery;
 pub mod dispatcher;
 pub mod janitor;
+pub mod outcome;
 pub mod refresh_limits;
 
 use std::time::Duration;
