@@ -5,6 +5,7 @@ pub mod delivery;
 pub mod dispatcher;
 pub mod follow_controls;
 pub mod janitor;
+pub mod outcome;
 
 use std::time::Duration;
 
