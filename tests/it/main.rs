@@ -7,5 +7,7 @@ mod idempotency;
 mod janitor;
 mod local_postgres;
 mod model;
+mod processes;
 mod readme;
 mod support;
+mod unknown_outcome;

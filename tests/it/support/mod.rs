@@ -1,7 +1,10 @@
 //! What tests stand on: one PostgreSQL for all of them, a database for each, the service on a real socket, a client.
 
 mod client;
+mod container;
 mod postgres;
+mod process;
+mod proxy;
 
 use std::net::SocketAddr;
 
@@ -12,7 +15,9 @@ use agentpay_billing::settings::Settings;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 pub use client::{Answer, Client, usage};
-pub use postgres::{new_database, url};
+pub use postgres::{empty_database, new_database, url};
+pub use process::{Process, binary, free_port, run};
+pub use proxy::{Moment, Proxy};
 
 /// A service in this process.
 pub struct Service {
@@ -37,7 +42,7 @@ impl Service {
         let app = App::start(&settings, database.clone(), clock.clone()).await.expect("the service starts");
         let (address, janitor, limits) = (app.address, app.janitor.clone(), app.limits.clone());
         tokio::spawn(app.run());
-        let pool = PgPoolOptions::new().max_connections(4).connect_lazy_with(database);
+        let pool = pool(&database);
         Self { address, clock, janitor, limits, pool }
     }
 
@@ -54,6 +59,11 @@ impl Service {
     pub async fn verify(&self) {
         verify(&self.pool).await;
     }
+}
+
+/// Connections straight to a database.
+pub fn pool(database: &PgConnectOptions) -> PgPool {
+    PgPoolOptions::new().max_connections(4).connect_lazy_with(database.clone())
 }
 
 pub async fn verify(pool: &PgPool) {

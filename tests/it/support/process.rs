@@ -1,0 +1,74 @@
+//! The real binary as a process of its own: as a service that is killed when dropped, or run to its end.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Output, Stdio};
+
+use sqlx::postgres::PgConnectOptions;
+
+use super::{Client, url};
+
+pub struct Process {
+    pub child: Child,
+    pub address: SocketAddr,
+}
+
+impl Process {
+    /// Starts the service, and waits for its line that it serves. `port` 0: any free one.
+    pub fn start(database: &PgConnectOptions, port: u16) -> Self {
+        Self::start_with(&[("DATABASE_URL", &url(database))], port)
+    }
+
+    pub fn start_with(environment: &[(&str, &str)], port: u16) -> Self {
+        let port = if port == 0 { free_port() } else { port };
+        let mut command = binary(environment);
+        let mut child = command.env("PORT", port.to_string()).stdout(Stdio::piped()).spawn().expect("the binary");
+        let mut lines = BufReader::new(child.stdout.take().expect("stdout")).lines();
+        let started = lines.by_ref().map_while(Result::ok).any(|line| line.contains("server started"));
+        assert!(started, "the service did not start");
+        // Its log has to be read on, or its pipe fills up.
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+        Self { child, address: SocketAddr::from(([127, 0, 0, 1], port)) }
+    }
+
+    pub fn client(&self) -> Client {
+        Client::new(self.address)
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().expect("kill").success());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The binary with this environment and nothing of ours that it would read.
+pub fn binary(environment: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_agentpay-billing"));
+    command.env_clear().stdin(Stdio::null());
+    for name in ["PATH", "HOME", "TMPDIR", "LANG"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command.envs(environment.iter().copied());
+    command
+}
+
+/// Runs the binary to its end.
+pub async fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    let mut command = binary(environment);
+    command.args(arguments);
+    tokio::task::spawn_blocking(move || command.output().expect("the binary")).await.expect("a thread")
+}
+
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("its address").port()
+}
