@@ -4,6 +4,7 @@ mod api_keys;
 mod billing;
 mod body;
 mod caller;
+pub mod connection;
 mod exchange;
 mod fields;
 mod headers;

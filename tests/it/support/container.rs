@@ -49,8 +49,7 @@ async fn reach(container: &ContainerAsync<GenericImage>) -> Result<PgConnectOpti
     let options = options.username("postgres").password("test").database("postgres").ssl_mode(PgSslMode::Disable);
     let answer = async {
         // The image starts its server twice, and only the second listens on the network.
-        while let Err(error) = ping(&options).await {
-            eprintln!("waiting for the container: {error}");
+        while ping(&options).await.is_err() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };

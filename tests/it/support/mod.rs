@@ -5,6 +5,7 @@ mod container;
 mod postgres;
 mod process;
 mod proxy;
+mod socket;
 
 use std::net::SocketAddr;
 
@@ -18,6 +19,7 @@ pub use client::{Answer, Client, usage};
 pub use postgres::{empty_database, new_database, url};
 pub use process::{Process, binary, free_port, run};
 pub use proxy::{Moment, Proxy};
+pub use socket::{Head, Socket};
 
 /// A service in this process.
 pub struct Service {
