@@ -28,7 +28,7 @@ pub async fn run(State(state): State<ApiState>, mut request: Request, next: Next
     let path = original.unwrap_or_else(|| request.uri().path().to_owned());
     let request_id = request_id(&request);
     let response = if method == Method::OPTIONS {
-        StatusCode::NO_CONTENT.into_response()
+        options(&request)
     } else {
         match pass(&state, &mut request, &path, &request_id, began).await {
             Ok(()) => execute(request, next, began + state.settings.request_timeout).await,
@@ -65,10 +65,16 @@ async fn pass(
     began: Instant,
 ) -> Result<(), Response> {
     let method = request.method().as_str().to_owned();
-    let matched = request.extensions().get::<MatchedPath>().map(|matched| matched.as_str().to_owned());
+    // A parameter is never empty, whatever the router thinks.
+    let is_whole = request.uri().path().split('/').skip(1).all(|segment| !segment.is_empty());
+    let matched = request.extensions().get::<MatchedPath>().filter(|_| is_whole);
+    let matched = matched.map(|matched| matched.as_str().to_owned());
     let route = matched.as_deref().and_then(|matched| routes::find(&method, matched));
     let peer = request.extensions().get::<Peer>().copied().ok_or_else(|| ended(Refusal::Internal))?;
-    let identity = identify(state, request.headers(), peer.0, route).await.map_err(ended)?;
+    let deadline = began + state.settings.request_timeout;
+    let identified = identify(state, request.headers(), peer.0, route);
+    let identified = tokio::time::timeout_at(deadline.into(), identified).await;
+    let identity = identified.unwrap_or(Err(Refusal::StoreUnavailable)).map_err(ended)?;
     if let Some(route) = route {
         authorise(route, &identity, state.settings.require_api_key).map_err(ended)?;
     }
@@ -80,8 +86,7 @@ async fn pass(
     };
     let Some(route) = route else {
         let mut response = ended(Refusal::MethodNotAllowed { method, path: path.to_owned() });
-        let allow = HeaderValue::from_str(&routes::allow(&matched)).expect("method names");
-        response.headers_mut().insert(header::ALLOW, allow);
+        response.headers_mut().insert(header::ALLOW, allow(&matched));
         return Err(response);
     };
     let exchange = Exchange {
@@ -91,13 +96,26 @@ async fn pass(
         parameters: exchange::parameters(route.pattern, request.uri().path()),
         identity,
         query: Query::parse(request.uri().query().unwrap_or_default()),
-        deadline: began + state.settings.request_timeout,
+        deadline,
     };
     if route.method == "GET" && !route.strict_query {
         exchange::check_query(&exchange, &[]).map_err(ended)?;
     }
     request.extensions_mut().insert(Arc::new(exchange));
     Ok(())
+}
+
+/// OPTIONS tells the methods of a known path; the router would, in words of its own.
+fn options(request: &Request) -> Response {
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    if let Some(matched) = request.extensions().get::<MatchedPath>() {
+        response.headers_mut().insert(header::ALLOW, allow(matched.as_str()));
+    }
+    response
+}
+
+fn allow(matched: &str) -> HeaderValue {
+    HeaderValue::from_str(&routes::allow(matched)).expect("method names")
 }
 
 fn ended(refusal: Refusal) -> Response {

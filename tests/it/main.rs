@@ -1,16 +1,19 @@
 //! The service as its users meet it: real sockets, a real PostgreSQL.
 
 mod billing;
+mod bodies;
 mod commands;
 mod connections;
 mod faults;
 mod growth;
+mod http_rules;
 mod idempotency;
 mod janitor;
 mod local_postgres;
 mod model;
 mod processes;
 mod readme;
+mod refusals;
 mod start_errors;
 mod support;
 mod unknown_outcome;

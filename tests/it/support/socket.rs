@@ -14,7 +14,7 @@ pub struct Socket {
     buffer: Vec<u8>,
 }
 
-/// An answer: status, headers in lower case, body.
+/// Status, and headers with their names in lower case.
 #[derive(Clone, Debug)]
 pub struct Head {
     pub status: u16,
