@@ -108,13 +108,19 @@ async fn bodies_may_be_compressed_in_three_ways() {
         assert_eq!(post(&client(encoding), bytes).await.0, 201, "{encoding}");
     }
     for encoding in ["zstd", "compress", "x-gzip", "gzip, gzip", "gzip, identity"] {
-        assert_eq!(post(&client(encoding), body()).await, expected(415, "unsupported_media_type", ENCODING), "{encoding}");
+        assert_eq!(
+            post(&client(encoding), body()).await,
+            expected(415, "unsupported_media_type", ENCODING),
+            "{encoding}"
+        );
     }
     let twice = client("gzip").with("content-encoding", "gzip");
     assert_eq!(post(&twice, body()).await, expected(415, "unsupported_media_type", ENCODING));
     let corrupt = "request body could not be decompressed";
     let half = gzip(&body(), Compression::default());
-    for (encoding, bytes) in [("gzip", body()), ("gzip", half[..20].to_vec()), ("deflate", body()), ("br", vec![255; 9])] {
+    for (encoding, bytes) in
+        [("gzip", body()), ("gzip", half[..20].to_vec()), ("deflate", body()), ("br", vec![255; 9])]
+    {
         assert_eq!(post(&client(encoding), bytes).await, expected(400, "invalid_request", corrupt), "{encoding}");
     }
 }
@@ -153,7 +159,8 @@ async fn a_body_that_does_not_arrive_in_time_is_408_and_ends_the_connection() {
         let head = "Host: x\r\nX-Request-Id: i\r\nIdempotency-Key: k\r\nContent-Type: application/json\r\n";
         socket.send(format!("POST {USAGE} HTTP/1.1\r\n{head}{start}")).await;
         let (head, text) = socket.answer().await;
-        let expected = r#"{"error":"request_timeout","message":"request body was not received in time","requestId":"i"}"#;
+        let expected =
+            r#"{"error":"request_timeout","message":"request body was not received in time","requestId":"i"}"#;
         assert_eq!((head.status, text.as_str(), head.header("connection")), (408, expected, "close"));
         assert_eq!(socket.rest().await, "");
     }

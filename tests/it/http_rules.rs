@@ -97,7 +97,10 @@ async fn an_api_key_is_shown_in_an_answer_nobody_may_store() {
     let made = service.client().post("/api/v1/api-keys", &json!({ "label": "x" })).await;
     assert_eq!((made.status, &made.headers["cache-control"]), (201, &"no-store".parse().expect("a value")));
     let refused = service.client().post("/api/v1/api-keys", &json!({ "label": "x", "tenantId": "none" })).await;
-    assert_eq!((refused.status, &refused.headers["cache-control"]), (404, &"private, no-cache".parse().expect("a value")));
+    assert_eq!(
+        (refused.status, &refused.headers["cache-control"]),
+        (404, &"private, no-cache".parse().expect("a value"))
+    );
 }
 
 #[tokio::test]
@@ -161,7 +164,11 @@ async fn a_known_path_with_another_method_lists_the_methods_it_has() {
         ("PURGE", "/api/v1/version", "GET, HEAD, OPTIONS"),
     ] {
         let answer = service.client().send(method, path, None).await;
-        assert_eq!((answer.status, &answer.headers["allow"]), (405, &allow.parse().expect("a value")), "{method} {path}");
+        assert_eq!(
+            (answer.status, &answer.headers["allow"]),
+            (405, &allow.parse().expect("a value")),
+            "{method} {path}"
+        );
         if method != "HEAD" {
             let message = format!("method {method} is not allowed for {path}");
             assert_eq!(answer.error(), expected(405, "method_not_allowed", &message));
@@ -173,8 +180,15 @@ async fn a_known_path_with_another_method_lists_the_methods_it_has() {
 async fn paths_are_matched_as_they_are_written() {
     let service = Service::start(&[]).await;
     let client = service.client();
-    for path in ["/", "/nowhere", "/API/v1/services", "/api/v1/services//", "/api/v1/usage//s", "/api/v1/../health", "/health/."]
-    {
+    for path in [
+        "/",
+        "/nowhere",
+        "/API/v1/services",
+        "/api/v1/services//",
+        "/api/v1/usage//s",
+        "/api/v1/../health",
+        "/health/.",
+    ] {
         let mut socket = Socket::connect(service.address).await;
         // Unlike a client, a socket leaves dots alone.
         socket.send(format!("GET {path}?x=1 HTTP/1.1\r\nHost: x\r\nX-Request-Id: i\r\n\r\n")).await;
@@ -182,7 +196,9 @@ async fn paths_are_matched_as_they_are_written() {
         let (head, body) = socket.answer().await;
         assert_eq!((head.status, body), (404, expected));
     }
-    for path in ["/api/v1/usage/%zz/s", "/api/v1/usage/%/s", "/api/v1/usage/a/%e", "/api/v1/usage/%ff/s", "/nowhere/%zz"] {
+    for path in
+        ["/api/v1/usage/%zz/s", "/api/v1/usage/%/s", "/api/v1/usage/a/%e", "/api/v1/usage/%ff/s", "/nowhere/%zz"]
+    {
         let message = "request path has an invalid percent-escape";
         assert_eq!(refused(&client, "GET", path).await, expected(400, "invalid_request", message), "{path}");
     }
@@ -282,7 +298,10 @@ async fn what_the_client_has_already_is_not_sent_again() {
     assert!(tag.starts_with("W/\""), "{tag}");
     for known in [tag.clone(), tag[2..].to_owned(), format!("\"x\", {tag}"), "*".to_owned()] {
         let answer = client.with("if-none-match", &known).get("/api/v1/services").await;
-        assert_eq!((answer.status, answer.text.as_str(), &answer.headers["etag"]), (304, "", &tag.parse().expect("a value")));
+        assert_eq!(
+            (answer.status, answer.text.as_str(), &answer.headers["etag"]),
+            (304, "", &tag.parse().expect("a value"))
+        );
     }
     client.post("/api/v1/services", &json!({ "serviceId": "s", "priceStroops": 2 })).await;
     assert_eq!(client.with("if-none-match", &tag).get("/api/v1/services").await.status, 200);

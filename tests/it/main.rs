@@ -4,6 +4,7 @@ mod billing;
 mod bodies;
 mod commands;
 mod connections;
+mod constraints;
 mod faults;
 mod growth;
 mod http_rules;

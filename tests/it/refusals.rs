@@ -130,8 +130,8 @@ async fn ids_in_paths_are_checked_before_anything_else_and_things_that_are_not_t
     let not_found = |message: &str| (404, "not_found".to_owned(), message.to_owned());
     let long = "x".repeat(129);
     for id in ["a%20b", "%C3%A9", "a%2Fb", &long] {
-        for (method, path) in
-            [("GET", ""), ("POST", "/disable"), ("POST", "/enable")].map(|(m, end)| (m, format!("{SERVICES}/{id}{end}")))
+        for (method, path) in [("GET", ""), ("POST", "/disable"), ("POST", "/enable")]
+            .map(|(m, end)| (m, format!("{SERVICES}/{id}{end}")))
         {
             assert_eq!(refusal(method, path.clone()).await, invalid(SERVICE), "{method} {path}");
         }
@@ -223,7 +223,8 @@ async fn filters_of_the_ledger_are_checked_and_its_numbers_are_clamped() {
     };
     assert_eq!(list("agent=a%20b").await.error(), invalid(AGENT));
     assert_eq!(list("serviceId=a%20b").await.error(), invalid(SERVICE));
-    for query in ["agent=", "serviceId=", "agent=a%20b&agent=x", "limit=0", "limit=abc&since=-5", "since=9e15", "since=1e999"]
+    for query in
+        ["agent=", "serviceId=", "agent=a%20b&agent=x", "limit=0", "limit=abc&since=-5", "since=9e15", "since=1e999"]
     {
         assert_eq!(list(query).await.text, r#"{"items":[],"nextCursor":null}"#, "{query}");
     }
