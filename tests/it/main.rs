@@ -10,6 +10,7 @@ mod growth;
 mod http_rules;
 mod idempotency;
 mod janitor;
+mod janitor_cost;
 mod local_postgres;
 mod model;
 mod processes;
