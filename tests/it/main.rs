@@ -5,6 +5,7 @@ mod bodies;
 mod commands;
 mod connections;
 mod constraints;
+mod documents;
 mod faults;
 mod growth;
 mod http_rules;
