@@ -33,10 +33,10 @@ pub async fn start() -> Result<(PgConnectOptions, Child), String> {
         .with_cmd(["postgres".to_owned()].into_iter().chain(settings));
     let started = tokio::time::timeout(START_LIMIT, request.start()).await;
     let container = started.map_err(|_| "the engine took too long")?.map_err(|error| one_line(&error.to_string()))?;
+    let options = reach(&container).await?;
     let script = "read -r _; docker rm -fv \"$0\" || \
         curl -s --unix-socket /var/run/docker.sock -X DELETE \"http://docker/containers/$0?force=true&v=true\"";
     let watcher = after_us(script, container.id());
-    let options = reach(&container).await?;
     // Not dropped: that would remove it here and now.
     std::mem::forget(container);
     Ok((options, watcher))
