@@ -62,9 +62,6 @@ pub async fn serve(stream: TcpStream, peer: Peer, router: Router, silence: Silen
             }
             if drains_since.is_none() && stopped.as_mut().poll(context).is_ready() {
                 drains_since = Some(Instant::now());
-                if activity.is_fresh() {
-                    return Poll::Ready(());
-                }
                 connection.as_mut().graceful_shutdown();
                 continue;
             }
@@ -78,7 +75,7 @@ pub async fn serve(stream: TcpStream, peer: Peer, router: Router, silence: Silen
             if due > Instant::now() {
                 continue;
             }
-            if !activity.has_answered_last() {
+            if !activity.is_idle() {
                 return Poll::Ready(());
             }
             // The last answer may still be on its way out; then the connection ends behind it.
@@ -91,16 +88,12 @@ pub async fn serve(stream: TcpStream, peer: Peer, router: Router, silence: Silen
 
 #[derive(Clone, Copy, Debug)]
 enum State {
-    /// Nothing was ever received.
-    Fresh {
-        since: Instant,
-    },
     /// A head has begun.
     Head {
         since: Instant,
     },
     Busy,
-    /// The last request was answered, and no byte of the next has come.
+    /// The last request, if there was one, is answered, and no byte of the next has come.
     Idle {
         since: Instant,
     },
@@ -112,7 +105,7 @@ struct Activity(Arc<Mutex<State>>);
 
 impl Activity {
     fn new() -> Self {
-        Self(Arc::new(Mutex::new(State::Fresh { since: Instant::now() })))
+        Self(Arc::new(Mutex::new(State::Idle { since: Instant::now() })))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -123,11 +116,7 @@ impl Activity {
         *self.state() = state;
     }
 
-    fn is_fresh(&self) -> bool {
-        matches!(*self.state(), State::Fresh { .. })
-    }
-
-    fn has_answered_last(&self) -> bool {
+    fn is_idle(&self) -> bool {
         matches!(*self.state(), State::Idle { .. })
     }
 
@@ -137,13 +126,13 @@ impl Activity {
             (State::Busy, _) => None,
             (State::Head { since }, Some(drain)) => Some((since + silence.headers).min(drain + HEAD_WHILE_DRAINING)),
             (State::Head { since }, None) => Some(since + silence.headers),
-            (State::Fresh { since } | State::Idle { since }, _) => Some(since + silence.keepalive),
+            (State::Idle { since }, _) => Some(since + silence.keepalive),
         }
     }
 
     fn received(&self) {
         let mut state = self.state();
-        if matches!(*state, State::Fresh { .. } | State::Idle { .. }) {
+        if matches!(*state, State::Idle { .. }) {
             *state = State::Head { since: Instant::now() };
         }
     }

@@ -101,6 +101,12 @@ async fn a_database_that_crashes_under_load_is_found_again() {
         assert_eq!(service.client().get("/health").await.status, 200);
         let read = service.client().get("/api/v1/usage/a/s").await.error();
         assert_eq!((read.0, read.2.as_str()), (503, "the store is unavailable; nothing was changed"));
+        // Who it is cannot be told either, which matters only where it would be looked at.
+        let stranger = service.client().with("x-api-key", "apk_unknown");
+        for (path, status) in [("/health", 200), ("/api/v1/version", 200), ("/api/v1/services", 503), ("/nowhere", 503)]
+        {
+            assert_eq!(stranger.get(path).await.status, status, "{path}");
+        }
         postgres.start_again().await.expect("start");
     }
     load.reach(100).await;
