@@ -13,6 +13,7 @@ mod idempotency;
 mod janitor;
 mod janitor_cost;
 mod local_postgres;
+mod logs;
 mod model;
 mod processes;
 mod readme;
