@@ -176,6 +176,7 @@ impl App {
             limits: live.clone(),
             draining: draining.clone(),
             known_keys: Arc::default(),
+            export_turns: api::state::export_turns(settings.pool_max),
         });
         let stop_serving = CancellationToken::new();
         let (drain, grace, stop) = (draining.clone(), settings.shutdown_grace, stop_serving.clone());

@@ -188,6 +188,7 @@ async fn verify(connection: &mut PgConnection) -> Result<bool, CliError> {
     let pairs = audit::pairs(&mut snapshot, &mut report).await?;
     audit::settlements(&mut snapshot, &mut report).await?;
     audit::totals(&mut snapshot, &mut report).await?;
+    audit::lists(&mut snapshot, &mut report).await?;
     if findings == 0 {
         println!("{pairs} pairs add up");
     }

@@ -1,4 +1,4 @@
-//! Billing quotes: what settling a pair would cost now.
+//! Billing quotes: what settling would cost now, for one pair or for all of a tenant.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::domain::money::{Count, Stroops};
 use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::refusal::Refusal;
-use crate::store::{services, usage};
+use crate::store::{services, totals, usage};
 
 use super::exchange::{Failure, Read, json};
 use super::state::ApiState;
@@ -35,5 +35,23 @@ pub async fn quote(State(state): State<ApiState>, Read(exchange): Read) -> Resul
         requests: Count(requests),
         price_stroops: service.price_stroops,
         billed_stroops: Stroops::bill(requests, service.price_stroops),
+    }))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Total {
+    total_stroops: Stroops,
+    disabled_stroops: Stroops,
+    unpriced_requests: Count,
+}
+
+pub async fn total(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    let mut connection = state.connection().await?;
+    let due = totals::due(&mut connection, &exchange.identity.tenant).await?;
+    Ok(json(&Total {
+        total_stroops: due.total_stroops,
+        disabled_stroops: due.disabled_stroops,
+        unpriced_requests: Count(due.unpriced_requests),
     }))
 }

@@ -1,11 +1,16 @@
 //! Floor 3: HTTP, the only home of axum. Handlers parse and submit writes, and answer reads from the store.
 
+mod agents;
 mod api_keys;
 mod billing;
 mod body;
 mod caller;
+mod changelog;
 pub mod connection;
+mod etag;
+mod events;
 mod exchange;
+mod exports;
 mod fields;
 mod headers;
 mod health;
@@ -14,6 +19,7 @@ mod pipeline;
 mod query;
 pub mod routes;
 pub mod server;
+mod service_usage;
 mod services;
 mod settle;
 mod settlements;

@@ -3,6 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use percent_encoding::percent_decode_str;
+use serde::Serialize;
 
 use crate::domain::refusal::Refusal;
 
@@ -32,6 +33,10 @@ impl Query {
         self.0.iter().any(|(_, value)| value.contains('\0'))
     }
 
+    fn first(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str())
+    }
+
     /// A text: repeated counts as absent.
     pub fn text(&self, name: &str) -> Option<&str> {
         let mut values = self.0.iter().filter(|(own, _)| own == name).map(|(_, value)| value.as_str());
@@ -41,7 +46,7 @@ impl Query {
 
     /// A bounded integer: the first value, truncated and clamped; the default for anything that is no number.
     pub fn bounded(&self, name: &str, default: i64, min: i64, max: i64) -> i64 {
-        let value = self.0.iter().find(|(own, _)| own == name).and_then(|(_, value)| number(value));
+        let value = self.first(name).and_then(number);
         // A clamped double fits: all bounds are far below 2^53.
         value.map_or(default, |value| value.trunc().clamp(min as f64, max as f64) as i64)
     }
@@ -65,6 +70,41 @@ impl Query {
         let Some(text) = self.text("cursor") else { return Ok(None) };
         let decoded = URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| String::from_utf8(bytes).ok());
         decoded.filter(|text| !text.is_empty() && !text.contains('\0')).map(Some).ok_or(Refusal::CursorMalformed)
+    }
+}
+
+/// Which part of a list is asked for by `limit` and `page`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slice {
+    pub limit: i64,
+    /// From 1; none if the request does not page.
+    pub page: Option<i64>,
+}
+
+/// What a paged list says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pages {
+    page: i64,
+    page_count: i64,
+}
+
+impl Slice {
+    pub fn read(query: &Query, limit_default: i64, limit_max: i64) -> Self {
+        let is_paged = query.first("page").is_some_and(|page| !page.is_empty());
+        Self {
+            limit: query.bounded("limit", limit_default, 1, limit_max),
+            page: is_paged.then(|| query.bounded("page", 1, 1, 1 << 40)),
+        }
+    }
+
+    pub fn offset(&self) -> i64 {
+        self.page.map_or(0, |page| (page - 1) * self.limit)
+    }
+
+    /// `count` is the length of the whole filtered list.
+    pub fn pages(&self, count: i64) -> Option<Pages> {
+        self.page.map(|page| Pages { page, page_count: ((count + self.limit - 1) / self.limit).max(1) })
     }
 }
 
@@ -96,5 +136,21 @@ mod tests {
         assert_eq!(Query::parse("a=x+y%21").text("a"), Some("x y!"));
         assert_eq!(Query::parse("p=1.5").integer("p"), None);
         assert_eq!(Query::parse("p=1e2").integer("p"), Some(100));
+    }
+
+    #[test]
+    fn a_list_is_paged_when_the_first_page_parameter_says_something() {
+        let read = |text: &str| Slice::read(&Query::parse(text), 200, 1000);
+        for text in ["", "page=", "page=&page=2", "p=2"] {
+            assert_eq!(read(text), Slice { limit: 200, page: None }, "{text}");
+        }
+        for (text, page) in [("page=2&page=3", 2), ("page=x", 1), ("page=0", 1), ("page=%20", 1), ("page=2.9", 2)] {
+            assert_eq!(read(text), Slice { limit: 200, page: Some(page) }, "{text}");
+        }
+        let slice = read("limit=25&page=3");
+        assert_eq!((slice.offset(), slice.pages(51)), (50, Some(Pages { page: 3, page_count: 3 })));
+        assert_eq!(slice.pages(0), Some(Pages { page: 3, page_count: 1 }));
+        assert_eq!(slice.pages(50), Some(Pages { page: 3, page_count: 2 }));
+        assert_eq!(read("limit=25").pages(51), None);
     }
 }

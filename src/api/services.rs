@@ -1,27 +1,65 @@
-//! Services: registering, listing, showing and switching them.
+//! Services: registering, listing, reading, changing, switching and deleting them.
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::HeaderMap;
+use axum::response::Response;
 use serde::Serialize;
-use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
+use serde_json::Value;
 
 use crate::command::{Command, Reply};
 use crate::domain::money::PRICE_MAX;
 use crate::domain::names::ServiceId;
 use crate::domain::refusal::Refusal;
-use crate::domain::service::{METADATA_TEXT_MAX, Metadata, Registration, Service};
+use crate::domain::service::{METADATA_TEXT_MAX, Metadata, PricedService, Registration, Service, ServiceEdit};
 use crate::domain::usage::integer;
 use crate::store::services;
 
-use super::exchange::{Exchange, Failure, Read, Write, json, respond};
-use super::fields;
+use super::exchange::{Exchange, Failure, Read, Write, json};
+use super::query::{Pages, Slice};
 use super::state::ApiState;
+use super::{etag, fields};
 
 pub async fn register(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
     let command = parse_registration(&write.body).map(Command::RegisterService);
+    write.submit(&state, command).await
+}
+
+pub async fn register_bulk(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
+    let write = Write::read(request, &[]).await?;
+    let command = parse_items(&write.body, state.limits.now().bulk_max_items).map(Command::RegisterServices);
+    write.submit(&state, command).await
+}
+
+pub async fn set_price(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
+    let write = Write::read(request, &[]).await?;
+    let edit = parse_price(&write.body).map(ServiceEdit::Price);
+    change(&state, write, edit).await
+}
+
+pub async fn set_metadata(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
+    let write = Write::read(request, &[]).await?;
+    let edit = parse_metadata(&write.body).map(ServiceEdit::Metadata);
+    change(&state, write, edit).await
+}
+
+pub async fn set_disabled(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
+    let write = Write::read(request, &[]).await?;
+    // Unlike the other edits this one is judged before the service is looked up.
+    match path_service(&write.exchange).and_then(|_| parse_disabled(&write.body)) {
+        Ok(disabled) => change(&state, write, Ok(ServiceEdit::Disabled(disabled))).await,
+        Err(refusal) => write.submit(&state, Err(refusal)).await,
+    }
+}
+
+async fn change(state: &ApiState, write: Write, edit: Result<ServiceEdit, Refusal>) -> Result<Response, Failure> {
+    let command = path_service(&write.exchange).map(|service_id| Command::ChangeService { service_id, edit });
+    write.submit(state, command).await
+}
+
+pub async fn remove(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
+    let write = Write::read(request, &[]).await?;
+    let command = path_service(&write.exchange).map(Command::DeleteService);
     write.submit(&state, command).await
 }
 
@@ -48,12 +86,27 @@ pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
+struct Described<'a> {
+    service_id: &'a ServiceId,
+    #[serde(flatten)]
+    metadata: Metadata,
+}
+
+pub async fn metadata(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    let service_id = path_service(&exchange)?;
+    let mut connection = state.connection().await?;
+    let service = services::find(&mut connection, &exchange.identity.tenant, &service_id).await?;
+    let metadata = service.and_then(|service| service.metadata);
+    let metadata = metadata.ok_or_else(|| Refusal::NoMetadata(service_id.clone()))?;
+    Ok(json(&Described { service_id: &service_id, metadata }))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct List {
     services: Vec<Service>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    page: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    page_count: Option<i64>,
+    #[serde(flatten)]
+    pages: Option<Pages>,
 }
 
 pub async fn list(
@@ -70,50 +123,53 @@ pub async fn list(
         price_min: query.integer("minPrice"),
         price_max: query.integer("maxPrice"),
     };
-    let limit = query.bounded("limit", 200, 1, 1000);
-    let page = text("page").map(|_| query.bounded("page", 1, 1, 1 << 40));
-    let offset = page.map_or(0, |page| (page - 1) * limit);
+    let slice = Slice::read(query, 200, 1000);
     let mut connection = state.connection().await?;
-    let (services, count) = services::list(&mut connection, &exchange.identity.tenant, &filter, limit, offset).await?;
-    let page_count = page.map(|_| ((count + limit - 1) / limit).max(1));
-    Ok(with_etag(&headers, Reply::json(200, &List { services, page, page_count })))
+    let tenant = &exchange.identity.tenant;
+    let (services, count) = services::list(&mut connection, tenant, &filter, slice.limit, slice.offset()).await?;
+    Ok(etag::conditional(&headers, Reply::json(200, &List { services, pages: slice.pages(count) }), ""))
 }
 
-/// Adds a weak ETag of the body, and answers 304 where the client has it.
-fn with_etag(headers: &HeaderMap, reply: Reply) -> Response {
-    let digest = Sha256::digest(reply.body.as_deref().unwrap_or_default());
-    let opaque: String = digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
-    let tag = format!("W/\"{opaque}\"");
-    let is_known = headers
-        .get_all(header::IF_NONE_MATCH)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .any(|known| known == "*" || known.strip_prefix("W/").unwrap_or(known) == &tag[2..]);
-    let mut response = if is_known { StatusCode::NOT_MODIFIED.into_response() } else { respond(reply) };
-    response.headers_mut().insert(header::ETAG, HeaderValue::from_str(&tag).expect("hexadecimal"));
-    response
-}
-
-fn path_service(exchange: &Exchange) -> Result<ServiceId, Refusal> {
+/// The service a path names.
+pub fn path_service(exchange: &Exchange) -> Result<ServiceId, Refusal> {
     ServiceId::parse(exchange.parameter("serviceId")).ok_or(Refusal::Service)
 }
 
 fn parse_registration(body: &Value) -> Result<Registration, Refusal> {
     fields::check(body, &["serviceId", "priceStroops", "description", "owner"])?;
-    let service_id =
-        body.get("serviceId").and_then(Value::as_str).and_then(ServiceId::parse).ok_or(Refusal::Service)?;
-    let price_stroops = body.get("priceStroops").and_then(integer).filter(|price| (0..=PRICE_MAX).contains(price));
-    let price_stroops = price_stroops.ok_or(Refusal::Price)?;
-    let members = body.as_object().ok_or(Refusal::BodyNotObject)?;
-    let has_metadata = members.contains_key("description") || members.contains_key("owner");
-    let metadata = has_metadata.then(|| parse_metadata(members)).transpose()?;
+    let PricedService { service_id, price_stroops } = parse_item(body)?;
+    let has_metadata = body.get("description").is_some() || body.get("owner").is_some();
+    let metadata = has_metadata.then(|| parse_metadata(body)).transpose()?;
     Ok(Registration { service_id, price_stroops, metadata })
 }
 
-fn parse_metadata(members: &Map<String, Value>) -> Result<Metadata, Refusal> {
-    let text = |name: &str| members.get(name).and_then(Value::as_str);
+fn parse_items(body: &Value, bulk_max_items: i64) -> Result<Vec<Option<PricedService>>, Refusal> {
+    match body.get("items").and_then(Value::as_array) {
+        Some(items) if (1..=bulk_max_items).contains(&(items.len() as i64)) => {
+            Ok(items.iter().map(|item| parse_item(item).ok()).collect())
+        }
+        _ => Err(Refusal::ServiceItems { bulk_max_items }),
+    }
+}
+
+fn parse_item(item: &Value) -> Result<PricedService, Refusal> {
+    let service_id = item.get("serviceId").and_then(Value::as_str).and_then(ServiceId::parse);
+    let service_id = service_id.ok_or(Refusal::Service)?;
+    Ok(PricedService { service_id, price_stroops: parse_price(item)? })
+}
+
+fn parse_price(body: &Value) -> Result<i64, Refusal> {
+    let price = body.get("priceStroops").and_then(integer);
+    price.filter(|price| (0..=PRICE_MAX).contains(price)).ok_or(Refusal::Price)
+}
+
+fn parse_disabled(body: &Value) -> Result<bool, Refusal> {
+    fields::check(body, &["disabled"])?;
+    body.get("disabled").and_then(Value::as_bool).ok_or(Refusal::Disabled)
+}
+
+fn parse_metadata(body: &Value) -> Result<Metadata, Refusal> {
+    let text = |name: &str| body.get(name).and_then(Value::as_str);
     let fits = |text: &&str| fields::length(text) <= METADATA_TEXT_MAX;
     let description = text("description").filter(fits).ok_or(Refusal::Description)?;
     let owner = text("owner").filter(fits).filter(|owner| !owner.is_empty()).ok_or(Refusal::Owner)?;

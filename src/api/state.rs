@@ -7,6 +7,7 @@ use quick_cache::sync::Cache;
 use sqlx::PgPool;
 use sqlx::Postgres;
 use sqlx::pool::PoolConnection;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
@@ -42,6 +43,13 @@ pub struct ApiState {
     /// Cancelled when a shutdown begins.
     pub draining: CancellationToken,
     pub known_keys: Arc<KnownKeys>,
+    pub export_turns: Arc<Semaphore>,
+}
+
+/// Turns for exports. Each keeps a connection for as long as its client reads, so that all of them together may take no
+/// more than a quarter of the `connections_max` there are for reads.
+pub fn export_turns(connections_max: u32) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new((connections_max as usize / 4).max(1)))
 }
 
 impl ApiState {

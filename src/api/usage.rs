@@ -42,6 +42,12 @@ pub async fn outstanding(State(state): State<ApiState>, Read(exchange): Read) ->
     Ok(json(&Outstanding { agent: &pair.agent, service_id: &pair.service_id, total: Count(total) }))
 }
 
+pub async fn reset(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
+    let write = Write::read(request, &[]).await?;
+    let command = path_pair(&write.exchange).map(Command::ResetUsage);
+    write.submit(&state, command).await
+}
+
 /// The pair a path names.
 pub fn path_pair(exchange: &Exchange) -> Result<Pair, Refusal> {
     let agent = AgentId::parse(exchange.parameter("agent"));

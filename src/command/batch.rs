@@ -1,27 +1,41 @@
-//! One attempt to commit a batch: recall, apply, remember, COMMIT. It answers nobody; the lane does, after it returned.
+//! One attempt to commit a batch: read, decide, write. It answers nobody; the lane does, after it returned.
+//! Usage and settlement need two statements, and the second one commits by itself. A batch with a rare command in it,
+//! or one that has to lock what it reads, runs the same way inside a transaction.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use rand::rngs::StdRng;
 use sqlx::PgConnection;
 
+use crate::domain::caller::Tenant;
+use crate::domain::event::Event;
 use crate::domain::limits::Limits;
+use crate::domain::names::{AgentId, ServiceId};
+use crate::domain::service::Terms;
 use crate::domain::timestamp::Timestamp;
-use crate::store::idempotency::CallerKey;
-use crate::store::record_counts::{self, Change, Kind};
-use crate::store::server::{self, Patience};
-use crate::store::{StoreError, idempotency as records};
+use crate::domain::usage::Pair;
+use crate::store::batch::{self, Changes, Known, Wanted};
+use crate::store::idempotency::{CallerKey, NewRecord};
+use crate::store::record_counts::{Change, Kind};
+use crate::store::totals::{ALL_TENANTS, TenantChange};
+use crate::store::usage::CounterId;
+use crate::store::{StoreError, idempotency as records, server, usage};
 
 use super::idempotency::{self, Verdict};
 use super::job::Job;
-use super::work::{Numbered, Outcome, Work};
-use super::{Answer, Command, manage_api_key, record_usage, register_service, settle, switch_service};
+use super::ledger::{self, Ledger};
+use super::work::{Outcome, Work};
+use super::{Answer, Command, Request, change_service, delete_service, manage_api_key, record_usage};
+use super::{register_service, register_services, reset_usage, settle, switch_service};
 
 /// How far an attempt got: what a failure means depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    Apply,
-    Remember,
+    /// Nothing can have been committed.
+    Read,
+    /// The same, and what the attempt waits for are the keys, since it has locked its counters.
+    Write,
+    /// The statement that commits was sent.
     Commit,
 }
 
@@ -35,40 +49,55 @@ pub enum Setback {
     Withdrawn,
 }
 
+/// How a batch meets others that want the same rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manners {
+    /// Reads without locking, and begins again if what it read has moved.
+    Hopeful,
+    /// Locks the counters before it reads them.
+    Locking,
+    /// The same for one request that is known to be blocked: it waits only briefly, so that others get their turn.
+    Brief,
+}
+
+impl Manners {
+    fn lock_timeout(self) -> &'static str {
+        match self {
+            // Longer than a commit takes, so that replicas simply take turns.
+            Self::Hopeful | Self::Locking => "500ms",
+            Self::Brief => "50ms",
+        }
+    }
+}
+
 /// What an attempt is told.
 pub struct Attempt<'a> {
     pub now: Timestamp,
     pub limits: Limits,
     pub ttl_ms: i64,
-    /// Which of a tenant's rows of totals this lane uses.
+    /// Which of an owner's rows of totals this lane uses.
     pub shard: i16,
-    pub patience: Patience,
+    pub manners: Manners,
     pub dice: &'a mut StdRng,
     pub phase: &'a mut Phase,
 }
 
+/// The pairs of the agents that are settled as a whole, in the order of their creation.
+type PairsOfAgents<'a> = HashMap<(&'a Tenant, &'a AgentId), Vec<Pair>>;
+
 impl Attempt<'_> {
     /// One answer for each job, committed. None for a twin whose leader left no record: it has to run in a later batch.
-    pub async fn run(self, connection: &mut PgConnection, jobs: &[Job]) -> Result<Vec<Option<Answer>>, Setback> {
-        *self.phase = Phase::Apply;
-        let verdicts = recall(connection, jobs, self.now).await?;
-        if !verdicts.iter().any(Verdict::runs) {
-            return Ok(gather(jobs, verdicts, Vec::new()));
+    pub async fn run(mut self, connection: &mut PgConnection, jobs: &[Job]) -> Result<Vec<Option<Answer>>, Setback> {
+        *self.phase = Phase::Read;
+        let is_plain = jobs.iter().all(|job| job.request.command.is_set_wise());
+        if is_plain && self.manners == Manners::Hopeful {
+            return self.execute(connection, jobs, false).await;
         }
-        let mut transaction = server::begin_commit(connection, self.patience).await?;
-        let phase = &mut *self.phase;
-        let mut work = Work::new(&mut transaction, self.now, self.limits, self.dice);
-        let outcome = execute(&mut work, jobs, &verdicts, self.ttl_ms, self.shard, phase).await;
-        let outcome = match outcome {
-            Ok(answers) if jobs.iter().all(Job::begin_commit) => Ok(answers),
-            Ok(_) => Err(Setback::Withdrawn),
-            Err(error) => Err(error.into()),
-        };
-        match outcome {
+        let mut transaction = server::begin_commit(connection, self.manners.lock_timeout()).await?;
+        match self.execute(&mut transaction, jobs, true).await {
             Ok(answers) => {
-                *phase = Phase::Commit;
                 transaction.commit().await.map_err(StoreError::from)?;
-                Ok(gather(jobs, verdicts, answers))
+                Ok(answers)
             }
             Err(setback) => {
                 // At once, because an idle lane must not keep rows locked. A connection that cannot even do that is
@@ -78,119 +107,239 @@ impl Attempt<'_> {
             }
         }
     }
+
+    async fn execute(
+        &mut self,
+        connection: &mut PgConnection,
+        jobs: &[Job],
+        in_transaction: bool,
+    ) -> Result<Vec<Option<Answer>>, Setback> {
+        let of_agents = find_pairs_of_agents(connection, jobs).await?;
+        let ids = counter_ids(jobs, &of_agents);
+        if self.manners != Manners::Hopeful {
+            usage::lock(connection, &ids).await?;
+        }
+        let wanted = Wanted {
+            keys: jobs.iter().filter_map(|job| Some(&job.request.keyed.as_ref()?.id)).collect(),
+            pairs: &ids,
+            offers: distinct(ids.iter().map(|id| (&id.tenant, &id.pair.service_id))),
+            tenants: distinct(ids.iter().map(|id| &id.tenant)),
+        };
+        let mut known = batch::read(connection, &wanted).await?;
+        let verdicts = idempotency::judge(jobs, std::mem::take(&mut known.replies), self.now);
+        if !verdicts.iter().any(Verdict::runs) {
+            return Ok(gather(jobs, verdicts, Vec::new()));
+        }
+        let expired = expired_keys(jobs, &verdicts);
+        if !expired.is_empty() {
+            records::remove_expired(connection, &expired, self.now).await?;
+        }
+
+        let (terms, room) = (terms(&wanted, &known), room(&wanted, &known, self.limits));
+        let mut work = Work {
+            connection,
+            now: self.now,
+            limits: self.limits,
+            dice: &mut *self.dice,
+            ledger: Ledger::new(ids, known.counters, known.agents),
+            terms,
+            room,
+            events: Vec::new(),
+            settlements: Vec::new(),
+            totals: BTreeMap::new(),
+        };
+        let answers = apply(&mut work, jobs, &verdicts, &of_agents).await?;
+        let Work { connection, ledger, events, settlements, totals, .. } = work;
+        let records = records_of(jobs, &answers, self.now, self.ttl_ms);
+        let changes = Changes {
+            counters: ledger.changed_counters(),
+            agents: ledger.new_agents(),
+            services: ledger.service_changes(),
+            tenants: tenant_changes(&ledger, &events, totals),
+            record_counts: record_counts(&records, &events),
+            settlements: &settlements,
+            events: &events,
+            records,
+        };
+        if in_transaction {
+            *self.phase = Phase::Write;
+        } else {
+            claim(self.phase, jobs)?;
+        }
+        batch::write(connection, &changes, self.shard, self.now, self.manners.lock_timeout()).await?;
+        if in_transaction {
+            claim(self.phase, jobs)?;
+        }
+        Ok(gather(jobs, verdicts, answers))
+    }
 }
 
-/// Looks up all keys before the transaction begins: the unique index judges again at the end, so nothing rests on
-/// this being the latest state, and a batch of nothing but repeats needs no transaction at all.
-async fn recall(connection: &mut PgConnection, jobs: &[Job], now: Timestamp) -> Result<Vec<Verdict>, StoreError> {
-    let wanted: Vec<&CallerKey> =
-        jobs.iter().filter_map(|job| job.request.keyed.as_ref()).map(|keyed| &keyed.id).collect();
-    let stored = if wanted.is_empty() { Vec::new() } else { records::recall(connection, &wanted).await? };
-    Ok(idempotency::judge(jobs, stored, now))
+/// The moment before COMMIT: from here on nobody can withdraw.
+fn claim(phase: &mut Phase, jobs: &[Job]) -> Result<(), Setback> {
+    if !jobs.iter().all(Job::begin_commit) {
+        return Err(Setback::Withdrawn);
+    }
+    *phase = Phase::Commit;
+    Ok(())
 }
 
-/// Everything between BEGIN and COMMIT. Returns what each running job is answered.
-async fn execute(
-    work: &mut Work<'_>,
-    jobs: &[Job],
-    verdicts: &[Verdict],
-    ttl_ms: i64,
-    shard: i16,
-    phase: &mut Phase,
-) -> Result<Vec<Option<Answer>>, StoreError> {
-    let running: Vec<Numbered<'_>> = jobs
-        .iter()
-        .enumerate()
-        .filter(|(place, _)| verdicts[*place].runs())
-        .map(|(place, job)| (place, &job.request))
-        .collect();
-    let outcomes = apply(work, &running, jobs.len()).await?;
-    let answers: Vec<Option<Answer>> = outcomes
-        .into_iter()
-        .zip(jobs)
-        .map(|(outcome, job)| Some(idempotency::answer(&job.request, outcome?)))
-        .collect();
-    work.write(shard).await?;
-
-    *phase = Phase::Remember;
-    // After the counters: whoever replaces the same record waits here, as everybody does.
-    let replaced = records::remove_expired(work.connection, &expired_keys(jobs, verdicts), work.now).await?;
-    let answered = jobs.iter().zip(&answers).filter_map(|(job, answer)| Some((&job.request, answer.as_ref()?)));
-    let remembered = idempotency::remember(work.connection, answered, work.now, ttl_ms).await?;
-    count(work, &remembered, &replaced).await?;
-    Ok(answers)
+async fn find_pairs_of_agents<'a>(
+    connection: &mut PgConnection,
+    jobs: &'a [Job],
+) -> Result<PairsOfAgents<'a>, StoreError> {
+    let agents = distinct(jobs.iter().filter_map(|job| match &job.request.command {
+        Command::SettleAgent(agent) => Some((&job.request.tenant, agent)),
+        _ => None,
+    }));
+    if agents.is_empty() {
+        return Ok(PairsOfAgents::new());
+    }
+    let services = usage::services_of_agents(connection, &agents).await?;
+    let pairs = agents.into_iter().zip(services).map(|((tenant, agent), services)| {
+        let pairs = services.into_iter().map(|service_id| Pair { agent: agent.clone(), service_id });
+        ((tenant, agent), pairs.collect())
+    });
+    Ok(pairs.collect())
 }
 
-/// Applies the commands: usage first, set-wise; then settlements, set-wise; then the rare ones, one by one as they came.
-async fn apply(work: &mut Work<'_>, running: &[Numbered<'_>], jobs: usize) -> Result<Vec<Option<Outcome>>, StoreError> {
-    let mut outcomes = vec![None; jobs];
-    let usage: Vec<Numbered<'_>> =
-        running.iter().copied().filter(|(_, request)| request.command.records_usage()).collect();
-    let bills = settle::find_pairs(work, running).await?;
-    if !bills.is_empty() {
-        settle::lock(work, &bills, record_usage::counters(&usage)).await?;
-    }
-    if !usage.is_empty() {
-        record_usage::apply(work, &usage, &mut outcomes).await?;
-    }
-    if !bills.is_empty() {
-        settle::apply(work, running, &bills, &mut outcomes).await?;
-    }
-    for (place, request) in running {
-        outcomes[*place] = Some(match &request.command {
-            Command::RecordUsage(_) | Command::RecordUsageBulk(_) | Command::Settle(_) | Command::SettleAgent(_) => {
-                continue;
+/// All pairs that the batch may change: sorted, which is the order in which everybody locks them.
+fn counter_ids(jobs: &[Job], of_agents: &PairsOfAgents<'_>) -> Vec<CounterId> {
+    let mut ids: Vec<CounterId> = Vec::with_capacity(jobs.len());
+    let mut add = |tenant: &Tenant, pair: &Pair| ids.push(CounterId { tenant: tenant.clone(), pair: pair.clone() });
+    for Job { request, .. } in jobs {
+        match &request.command {
+            Command::RecordUsage(record) => add(&request.tenant, &record.pair),
+            Command::RecordUsageBulk(items) => {
+                items.iter().flatten().for_each(|record| add(&request.tenant, &record.pair));
             }
-            Command::RegisterService(registration) => register_service::apply(work, request, registration).await?,
-            Command::SwitchService { service_id, disabled } => {
-                switch_service::apply(work, request, service_id, *disabled).await?
+            Command::Settle(pair) | Command::ResetUsage(pair) => add(&request.tenant, pair),
+            Command::SettleAgent(agent) => {
+                of_agents[&(&request.tenant, agent)].iter().for_each(|pair| add(&request.tenant, pair));
             }
-            Command::CreateApiKey { label, tenant_id } => {
-                manage_api_key::create(work, label, tenant_id.as_deref()).await?
-            }
-            Command::RevokeApiKey { prefix } => manage_api_key::revoke(work, prefix).await?,
-            Command::Refuse(refusal) => Err(refusal.clone()),
-        });
+            _ => {}
+        }
     }
-    Ok(outcomes)
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
+fn distinct<T: Ord>(items: impl Iterator<Item = T>) -> Vec<T> {
+    items.collect::<BTreeSet<T>>().into_iter().collect()
 }
 
 /// The keys whose expired record is about to be replaced, sorted.
 fn expired_keys<'a>(jobs: &'a [Job], verdicts: &[Verdict]) -> Vec<&'a CallerKey> {
-    let mut keys: Vec<&CallerKey> = jobs
-        .iter()
-        .zip(verdicts)
-        .filter(|(_, verdict)| **verdict == Verdict::RunAnew)
-        .filter_map(|(job, _)| Some(&job.request.keyed.as_ref()?.id))
-        .collect();
-    keys.sort_unstable();
-    keys
+    let anew = jobs.iter().zip(verdicts).filter(|(_, verdict)| **verdict == Verdict::RunAnew);
+    distinct(anew.filter_map(|(job, _)| Some(&job.request.keyed.as_ref()?.id)))
 }
 
-/// Notes for the janitor how many rows each owner gained in the tables that are capped.
-async fn count(work: &mut Work<'_>, remembered: &[&CallerKey], replaced: &[&CallerKey]) -> Result<(), StoreError> {
-    let mut replies: BTreeMap<&str, i64> = BTreeMap::new();
-    for id in remembered {
-        *replies.entry(&id.caller).or_default() += 1;
+fn terms(wanted: &Wanted<'_>, known: &Known) -> HashMap<Tenant, HashMap<ServiceId, Terms>> {
+    let mut terms: HashMap<Tenant, HashMap<ServiceId, Terms>> = HashMap::new();
+    for ((tenant, service_id), found) in wanted.offers.iter().zip(&known.terms) {
+        if let Some(found) = found {
+            terms.entry((*tenant).clone()).or_default().insert((*service_id).clone(), *found);
+        }
     }
-    for id in replaced {
-        *replies.entry(&id.caller).or_default() -= 1;
+    terms
+}
+
+fn room(wanted: &Wanted<'_>, known: &Known, limits: Limits) -> BTreeMap<Tenant, i64> {
+    let tenants = wanted.tenants.iter().zip(&known.pairs_above_zero);
+    tenants.map(|(tenant, above)| ((*tenant).clone(), limits.usage_store_max_keys - above)).collect()
+}
+
+/// Applies the commands that run: usage first, then settlements and resets, then the rare ones, each as they came.
+/// Returns what each of them is answered.
+async fn apply(
+    work: &mut Work<'_>,
+    jobs: &[Job],
+    verdicts: &[Verdict],
+    of_agents: &PairsOfAgents<'_>,
+) -> Result<Vec<Option<Answer>>, StoreError> {
+    let running = || jobs.iter().enumerate().filter(|(place, _)| verdicts[*place].runs());
+    let mut outcomes: Vec<Option<Outcome>> = vec![None; jobs.len()];
+    for (place, Job { request, .. }) in running() {
+        outcomes[place] = match &request.command {
+            Command::RecordUsage(record) => Some(record_usage::apply(work, request, record)),
+            Command::RecordUsageBulk(items) => Some(record_usage::apply_bulk(work, request, items)),
+            _ => None,
+        };
     }
-    let events = Work::events_by_tenant(&work.events);
-    let changes: Vec<Change<'_>> = replies
-        .into_iter()
-        .map(|(owner, change)| Change { kind: Kind::CallerReplies, owner, change })
-        .chain(events.into_iter().map(|(tenant, change)| Change {
-            kind: Kind::TenantEvents,
-            owner: tenant.as_str(),
-            change,
-        }))
-        .filter(|change| change.change != 0)
-        .collect();
-    if changes.is_empty() {
-        return Ok(());
+    for (place, Job { request, .. }) in running() {
+        match &request.command {
+            Command::Settle(pair) => outcomes[place] = Some(settle::apply(work, request, pair)),
+            Command::SettleAgent(agent) => {
+                let pairs = &of_agents[&(&request.tenant, agent)];
+                outcomes[place] = Some(settle::apply_to_agent(work, request, agent, pairs));
+            }
+            Command::ResetUsage(pair) => outcomes[place] = Some(reset_usage::apply(work, request, pair)),
+            _ => {}
+        }
     }
-    record_counts::append(work.connection, &changes).await
+    for (place, Job { request, .. }) in running() {
+        if outcomes[place].is_none() {
+            outcomes[place] = Some(apply_rare(work, request).await?);
+        }
+    }
+    let answered = outcomes.into_iter().zip(jobs);
+    Ok(answered.map(|(outcome, job)| Some(idempotency::answer(&job.request, outcome?))).collect())
+}
+
+async fn apply_rare(work: &mut Work<'_>, request: &Request) -> Result<Outcome, StoreError> {
+    match &request.command {
+        Command::RegisterService(registration) => register_service::apply(work, request, registration).await,
+        Command::RegisterServices(items) => register_services::apply(work, request, items).await,
+        Command::ChangeService { service_id, edit } => change_service::apply(work, request, service_id, edit).await,
+        Command::DeleteService(service_id) => delete_service::apply(work, request, service_id).await,
+        Command::SwitchService { service_id, disabled } => {
+            switch_service::apply(work, request, service_id, *disabled).await
+        }
+        Command::CreateApiKey { label, tenant_id } => manage_api_key::create(work, label, tenant_id.as_deref()).await,
+        Command::RevokeApiKey { prefix } => manage_api_key::revoke(work, prefix).await,
+        Command::Refuse(refusal) => Ok(Err(refusal.clone())),
+        Command::RecordUsage(_)
+        | Command::RecordUsageBulk(_)
+        | Command::Settle(_)
+        | Command::SettleAgent(_)
+        | Command::ResetUsage(_) => unreachable!("applied before"),
+    }
+}
+
+/// What the batch changes of the tenants' totals, and of those of all tenants together.
+fn tenant_changes(
+    ledger: &Ledger,
+    events: &[(Tenant, Event)],
+    mut changes: BTreeMap<Tenant, TenantChange>,
+) -> BTreeMap<Tenant, TenantChange> {
+    ledger.add_tenant_changes(&mut changes);
+    for (tenant, _) in events {
+        ledger::of_tenant(&mut changes, tenant).events += 1;
+    }
+    changes.retain(|_, change| *change != TenantChange::default());
+    if !changes.is_empty() {
+        let mut all = TenantChange::default();
+        changes.values().for_each(|change| all += change);
+        changes.insert(Tenant::from_stored(ALL_TENANTS.to_owned()), all);
+    }
+    changes
+}
+
+fn records_of<'a>(jobs: &'a [Job], answers: &'a [Option<Answer>], now: Timestamp, ttl_ms: i64) -> Vec<NewRecord<'a>> {
+    let answered = jobs.iter().zip(answers).filter_map(|(job, answer)| Some((&job.request, answer.as_ref()?)));
+    idempotency::records(answered, now, ttl_ms)
+}
+
+/// How many rows each owner gains in the tables that are capped, for the janitor.
+fn record_counts<'a>(records: &[NewRecord<'a>], events: &'a [(Tenant, Event)]) -> Vec<Change<'a>> {
+    let mut counts: BTreeMap<(Kind, &str), i64> = BTreeMap::new();
+    for record in records {
+        *counts.entry((Kind::CallerReplies, &record.id.caller)).or_default() += 1;
+    }
+    for (tenant, _) in events {
+        *counts.entry((Kind::TenantEvents, tenant.as_str())).or_default() += 1;
+    }
+    counts.into_iter().map(|((kind, owner), change)| Change { kind, owner, change }).collect()
 }
 
 /// Puts all answers in the jobs' order, and gives each twin its share.

@@ -159,7 +159,7 @@ impl Committer {
         let agent = match &request.command {
             Command::RecordUsage(record) => Some(&record.pair.agent),
             Command::RecordUsageBulk(items) => items.iter().flatten().next().map(|record| &record.pair.agent),
-            Command::Settle(pair) => Some(&pair.agent),
+            Command::Settle(pair) | Command::ResetUsage(pair) => Some(&pair.agent),
             Command::SettleAgent(agent) => Some(agent),
             _ => None,
         };

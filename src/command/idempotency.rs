@@ -4,8 +4,7 @@ use std::collections::HashMap;
 
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
-use crate::store::StoreError;
-use crate::store::idempotency::{self, CallerKey, NewRecord, StoredReply};
+use crate::store::idempotency::{CallerKey, NewRecord, StoredReply};
 
 use super::job::Job;
 use super::work::Outcome;
@@ -86,14 +85,13 @@ pub fn answer(request: &Request, outcome: Outcome) -> Answer {
     }
 }
 
-/// Stores the answers of the keyed requests, in sorted order: whoever stores the same keys meanwhile waits, and no two
-/// wait for each other. Returns the keys stored.
-pub async fn remember<'a>(
-    connection: &mut sqlx::PgConnection,
+/// The records of the keyed requests, in sorted order: whoever stores the same keys meanwhile waits, and no two wait for
+/// each other.
+pub fn records<'a>(
     answered: impl Iterator<Item = (&'a Request, &'a Answer)>,
     now: Timestamp,
     ttl_ms: i64,
-) -> Result<Vec<&'a CallerKey>, StoreError> {
+) -> Vec<NewRecord<'a>> {
     let mut records: Vec<NewRecord<'_>> = answered
         .filter_map(|(request, answer)| {
             let (Some(keyed), Answer::Fresh(reply)) = (&request.keyed, answer) else { return None };
@@ -105,15 +103,10 @@ pub async fn remember<'a>(
                 status: reply.status,
                 response: reply.body.as_deref().map(|body| std::str::from_utf8(body).expect("replies are JSON")),
                 request_id: &request.request_id,
-                created_at: now,
                 expires_at: now.plus_ms(ttl_ms),
             })
         })
         .collect();
-    if records.is_empty() {
-        return Ok(Vec::new());
-    }
     records.sort_unstable_by_key(|record| record.id);
-    idempotency::insert(connection, &records).await?;
-    Ok(records.into_iter().map(|record| record.id).collect())
+    records
 }

@@ -43,13 +43,14 @@ pub async fn create(work: &mut Work<'_>, label: &str, tenant_id: Option<&str>) -
         key = ApiKey::draw(work.dice);
     }
     api_keys::insert(work.connection, &tenant, key.prefix(), &key.hash(), label, work.now).await?;
+    work.totals_of(&tenant).api_keys += 1;
     Ok(Ok(Reply::json(201, &Created { key: key.reveal(), label, tenant_id: tenant.as_str() })))
 }
 
 pub async fn revoke(work: &mut Work<'_>, prefix: &str) -> Result<Outcome, StoreError> {
-    if api_keys::delete(work.connection, prefix).await? {
-        Ok(Ok(Reply::no_content()))
-    } else {
-        Ok(Err(Refusal::ApiKeyNotFound(prefix.to_owned())))
-    }
+    let Some(tenant) = api_keys::delete(work.connection, prefix).await? else {
+        return Ok(Err(Refusal::ApiKeyNotFound(prefix.to_owned())));
+    };
+    work.totals_of(&tenant).api_keys -= 1;
+    Ok(Ok(Reply::no_content()))
 }

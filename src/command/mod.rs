@@ -1,15 +1,20 @@
 //! Floor 2: every change of billing state. A [`Command`] says what is wanted; the committer runs it, together with all
-//! others that wait, in one transaction: recall, apply, remember, COMMIT. Nothing is answered before that.
+//! others that wait, in one transaction: read, decide, write. Nothing is answered before it is committed.
 
 mod batch;
+mod change_service;
 pub mod committer;
+mod delete_service;
 mod idempotency;
 mod in_flight;
 mod job;
+mod ledger;
 mod manage_api_key;
 mod record_usage;
 mod register_service;
+mod register_services;
 pub mod reply;
+mod reset_usage;
 mod settle;
 mod switch_service;
 mod work;
@@ -21,7 +26,7 @@ use crate::domain::caller::Tenant;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::refusal::Refusal;
-use crate::domain::service::Registration;
+use crate::domain::service::{PricedService, Registration, ServiceEdit};
 use crate::domain::usage::{Pair, UsageRecord};
 use crate::store::idempotency::CallerKey;
 
@@ -36,7 +41,17 @@ pub enum Command {
     RecordUsageBulk(Vec<Option<UsageRecord>>),
     Settle(Pair),
     SettleAgent(AgentId),
+    /// Clears what is outstanding, without billing it.
+    ResetUsage(Pair),
     RegisterService(Registration),
+    /// An item that is no valid registration is answered `invalid_item` in its place.
+    RegisterServices(Vec<Option<PricedService>>),
+    /// A service that is not registered is refused before what is wrong with the edit.
+    ChangeService {
+        service_id: ServiceId,
+        edit: Result<ServiceEdit, Refusal>,
+    },
+    DeleteService(ServiceId),
     SwitchService {
         service_id: ServiceId,
         disabled: bool,
@@ -53,8 +68,18 @@ pub enum Command {
 }
 
 impl Command {
-    fn records_usage(&self) -> bool {
-        matches!(self, Self::RecordUsage(_) | Self::RecordUsageBulk(_))
+    /// Whether it is applied in memory, together with all others of its batch. The rare commands are not: each runs
+    /// statements of its own, in a transaction.
+    fn is_set_wise(&self) -> bool {
+        matches!(
+            self,
+            Self::RecordUsage(_)
+                | Self::RecordUsageBulk(_)
+                | Self::Settle(_)
+                | Self::SettleAgent(_)
+                | Self::ResetUsage(_)
+                | Self::Refuse(_)
+        )
     }
 }
 

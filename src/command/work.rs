@@ -1,7 +1,7 @@
-//! What one transaction works with and gathers. It begins and ends with the transaction: a command that runs twice
+//! What one attempt at a batch works with and gathers. It begins and ends with the attempt: a command that runs twice
 //! before it counts once starts from a new one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use rand::rngs::StdRng;
 use sqlx::PgConnection;
@@ -9,75 +9,53 @@ use sqlx::PgConnection;
 use crate::domain::caller::Tenant;
 use crate::domain::event::Event;
 use crate::domain::limits::Limits;
+use crate::domain::names::ServiceId;
+use crate::domain::refusal::Refusal;
+use crate::domain::service::Terms;
 use crate::domain::settlement::Settlement;
 use crate::domain::timestamp::Timestamp;
-use crate::store::usage::CounterId;
-use crate::store::{StoreError, events, settlements, totals};
+use crate::store::totals::TenantChange;
 
-use super::Request;
-use crate::command::reply::Reply;
-use crate::domain::refusal::Refusal;
+use super::ledger::{self, Ledger};
+use super::reply::Reply;
 
 /// What applying a command comes to: a reply, or a refusal that changes nothing.
 pub type Outcome = Result<Reply, Refusal>;
 
-/// A request of the batch, with its place among the outcomes.
-pub type Numbered<'a> = (usize, &'a Request);
-
 pub struct Work<'a> {
+    /// In a transaction, if a command of the batch needs it.
     pub connection: &'a mut PgConnection,
     pub now: Timestamp,
     pub limits: Limits,
     pub dice: &'a mut StdRng,
-    /// What is outstanding of the pairs this transaction has locked or changed.
-    pub held: BTreeMap<CounterId, i64>,
+    pub ledger: Ledger,
+    /// Price and state of the services whose pairs are on the ledger.
+    pub terms: HashMap<Tenant, HashMap<ServiceId, Terms>>,
+    /// How many more pairs each tenant may bring above zero.
+    pub room: BTreeMap<Tenant, i64>,
     pub events: Vec<(Tenant, Event)>,
     pub settlements: Vec<(Tenant, Settlement)>,
-    pub totals: BTreeMap<Tenant, totals::Change>,
+    pub totals: BTreeMap<Tenant, TenantChange>,
 }
 
-impl<'a> Work<'a> {
-    pub fn new(connection: &'a mut PgConnection, now: Timestamp, limits: Limits, dice: &'a mut StdRng) -> Self {
-        Self {
-            connection,
-            now,
-            limits,
-            dice,
-            held: BTreeMap::new(),
-            events: Vec::new(),
-            settlements: Vec::new(),
-            totals: BTreeMap::new(),
-        }
+impl Work<'_> {
+    /// None for a service that is not registered.
+    pub fn terms(&self, tenant: &Tenant, service_id: &ServiceId) -> Option<Terms> {
+        self.terms.get(tenant)?.get(service_id).copied()
     }
 
-    pub fn totals_of(&mut self, tenant: &Tenant) -> &mut totals::Change {
-        // Looked up before it is cloned: most batches are of few tenants.
-        if !self.totals.contains_key(tenant) {
-            self.totals.insert(tenant.clone(), totals::Change::default());
+    /// Makes room for one more pair above zero. False if there is none left.
+    pub fn take_room(&mut self, tenant: &Tenant) -> bool {
+        let room = self.room.get_mut(tenant).expect("every tenant's room was read");
+        *room -= 1;
+        if *room < 0 {
+            *room = 0;
+            return false;
         }
-        self.totals.get_mut(tenant).expect("it was just inserted")
+        true
     }
 
-    /// Writes what was gathered. The counters were written before; the replies follow.
-    pub async fn write(&mut self, shard: i16) -> Result<(), StoreError> {
-        if !self.totals.is_empty() {
-            totals::add(self.connection, shard, &self.totals).await?;
-        }
-        if !self.settlements.is_empty() {
-            settlements::append(self.connection, &self.settlements).await?;
-        }
-        if !self.events.is_empty() {
-            events::append(self.connection, &self.events, self.now).await?;
-        }
-        Ok(())
-    }
-
-    /// How many events each tenant gets.
-    pub fn events_by_tenant(events: &[(Tenant, Event)]) -> BTreeMap<&Tenant, i64> {
-        let mut counts = BTreeMap::new();
-        for (tenant, _) in events {
-            *counts.entry(tenant).or_default() += 1;
-        }
-        counts
+    pub fn totals_of(&mut self, tenant: &Tenant) -> &mut TenantChange {
+        ledger::of_tenant(&mut self.totals, tenant)
     }
 }

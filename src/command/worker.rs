@@ -13,11 +13,10 @@ use tracing::{error, warn};
 
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
-use crate::store::server::Patience;
 use crate::store::{FaultKind, StoreError};
 
 use super::Answer;
-use super::batch::{Attempt, Phase, Setback};
+use super::batch::{Attempt, Manners, Phase, Setback};
 use super::committer::{Shared, WaitingRoom};
 use super::job::Job;
 
@@ -43,7 +42,7 @@ pub struct Worker {
 /// Requests that run together.
 struct Group {
     jobs: Vec<Job>,
-    patience: Patience,
+    manners: Manners,
     reruns: u32,
     reconnects: u32,
     /// The moment of its latest attempt.
@@ -52,12 +51,12 @@ struct Group {
 
 impl Group {
     fn of(jobs: Vec<Job>) -> Self {
-        Self { jobs, patience: Patience::Batch, reruns: 0, reconnects: 0, began_at: Timestamp::from_ms(0) }
+        Self { jobs, manners: Manners::Hopeful, reruns: 0, reconnects: 0, began_at: Timestamp::from_ms(0) }
     }
 
     /// The members, each by itself.
     fn apart(self) -> impl Iterator<Item = Self> {
-        self.jobs.into_iter().map(|job| Self { patience: Patience::Single, ..Self::of(vec![job]) })
+        self.jobs.into_iter().map(|job| Self { manners: Manners::Brief, ..Self::of(vec![job]) })
     }
 }
 
@@ -88,13 +87,17 @@ impl Worker {
     async fn commit(&mut self, jobs: Vec<Job>) -> Vec<Job> {
         let mut carried = Vec::new();
         let mut pause = false;
-        let mut groups = VecDeque::from([Group::of(jobs)]);
+        let mut groups = match self.waiting_room {
+            Some(_) => VecDeque::from([Group::of(jobs)]),
+            // Each of them is known to be blocked, perhaps for reasons of its own.
+            None => Group::of(jobs).apart().collect(),
+        };
         while let Some(mut group) = groups.pop_front() {
             drop_given_up(&mut group.jobs);
             if group.jobs.is_empty() {
                 continue;
             }
-            let mut phase = Phase::Apply;
+            let mut phase = Phase::Read;
             let setback = match self.attempt(&mut group, &mut phase).await {
                 Ok(answers) => {
                     carried.extend(deliver(group.jobs, answers));
@@ -116,7 +119,11 @@ impl Worker {
             }
             group.jobs.iter().for_each(Job::end_commit);
             match fault.kind() {
-                FaultKind::KeyTaken | FaultKind::Deadlock | FaultKind::Serialization => {
+                FaultKind::Moved if group.manners == Manners::Hopeful => {
+                    group.manners = Manners::Locking;
+                    carried.extend(again(&mut groups, group));
+                }
+                FaultKind::Moved | FaultKind::KeyTaken | FaultKind::Deadlock | FaultKind::Serialization => {
                     carried.extend(again(&mut groups, group));
                 }
                 FaultKind::Unavailable => {
@@ -136,7 +143,7 @@ impl Worker {
                 }
                 FaultKind::Blocked if group.jobs.len() > 1 => prepend(&mut groups, group.apart()),
                 FaultKind::Blocked => {
-                    if phase == Phase::Remember {
+                    if phase == Phase::Write {
                         group.jobs.iter().for_each(|job| job.progress.meet_twin());
                     }
                     match &self.waiting_room {
@@ -168,7 +175,7 @@ impl Worker {
             limits: shared.limits.now(),
             ttl_ms: shared.ttl_ms,
             shard: self.shard,
-            patience: group.patience,
+            manners: group.manners,
             dice: &mut self.dice,
             phase,
         };

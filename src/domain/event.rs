@@ -77,6 +77,11 @@ pub struct ServiceChange {
 }
 
 impl Event {
+    /// The payload as it is stored and shown.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("an event is plain data")
+    }
+
     /// The contract's name of the event's type.
     pub fn type_name(&self) -> &'static str {
         match self {

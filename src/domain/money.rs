@@ -59,6 +59,13 @@ impl Serialize for Count {
     }
 }
 
+/// As it is shown in JSON.
+impl fmt::Display for Count {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", self.0.min(SAFE_MAX as i64))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

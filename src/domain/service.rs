@@ -22,6 +22,21 @@ pub struct Registration {
     pub metadata: Option<Metadata>,
 }
 
+/// One item of a bulk registration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PricedService {
+    pub service_id: ServiceId,
+    pub price_stroops: i64,
+}
+
+/// One change of a registered service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServiceEdit {
+    Price(i64),
+    Metadata(Metadata),
+    Disabled(bool),
+}
+
 /// A registered service as lists and reads show it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -13,7 +13,7 @@ use crate::domain::timestamp::Timestamp;
 use crate::live_limits::LiveLimits;
 use crate::store::idempotency::{self, Removed};
 use crate::store::record_counts::{self, Change, Kind, Owner};
-use crate::store::{StoreError, events, server};
+use crate::store::{StoreError, events, server, totals};
 
 /// Rows one transaction deletes at most, so that none is long.
 const ROWS_MAX: i64 = 1000;
@@ -172,6 +172,7 @@ impl Janitor {
             let change = Change { kind: Kind::TenantEvents, owner: &owner, change: -removed };
             if removed > 0 {
                 record_counts::append(&mut transaction, &[change]).await?;
+                totals::subtract_events(&mut transaction, &owner, removed).await?;
             }
             deleted += removed;
             if deleted >= ROWS_MAX {

@@ -75,11 +75,13 @@ pub async fn insert(
     Ok(())
 }
 
-/// Revokes the key with this prefix. False if there is none.
-pub async fn delete(connection: &mut PgConnection, prefix: &str) -> Result<bool, StoreError> {
-    let deleted =
-        sqlx::query!("-- api_keys::delete\nDELETE FROM api_keys WHERE prefix = $1", prefix).execute(connection).await?;
-    Ok(deleted.rows_affected() > 0)
+/// Revokes the key with this prefix. Returns its tenant; none if there is no such key.
+pub async fn delete(connection: &mut PgConnection, prefix: &str) -> Result<Option<Tenant>, StoreError> {
+    let tenant =
+        sqlx::query_scalar!("-- api_keys::delete\nDELETE FROM api_keys WHERE prefix = $1 RETURNING tenant", prefix,)
+            .fetch_optional(connection)
+            .await?;
+    Ok(tenant.map(Tenant::from_stored))
 }
 
 /// Live keys in the order of creation time and prefix, at most `limit`.

@@ -69,28 +69,39 @@ pub async fn totals(connection: &mut PgConnection, report: &mut dyn FnMut(Findin
         WITH kept AS (
             SELECT tenant, sum(pairs) AS pairs, sum(pairs_above_zero) AS pairs_above_zero,
                    sum(outstanding) AS outstanding, sum(lifetime) AS lifetime, sum(services) AS services,
-                   sum(settled_stroops) AS settled_stroops
+                   sum(settled_stroops) AS settled_stroops, sum(agents) AS agents, sum(events) AS events,
+                   sum(api_keys) AS api_keys
             FROM tenant_totals GROUP BY tenant
-        ), counted AS (
-            SELECT tenant, count(*) AS pairs, count(*) FILTER (WHERE outstanding > 0) AS pairs_above_zero,
-                   sum(outstanding) AS outstanding, sum(lifetime) AS lifetime
-            FROM usage_counters GROUP BY tenant
-        ), offered AS (SELECT tenant, count(*) AS services FROM services GROUP BY tenant
-        ), billed AS (SELECT tenant, sum(billed_stroops) AS settled_stroops FROM settlements GROUP BY tenant
-        ), compared AS (
-            SELECT tenant, name, coalesce(is_kept, 0) AS is_kept, coalesce(must_be, 0) AS must_be
-            FROM kept FULL JOIN counted USING (tenant) FULL JOIN offered USING (tenant) FULL JOIN billed USING (tenant)
+        ), figures AS (
+            SELECT tenant, name, figure FROM (
+                SELECT tenant, count(*) AS pairs, count(*) FILTER (WHERE outstanding > 0) AS pairs_above_zero,
+                       sum(outstanding) AS outstanding, sum(lifetime) AS lifetime, count(DISTINCT agent) AS agents
+                FROM usage_counters GROUP BY tenant
+            ) AS counted
             CROSS JOIN LATERAL (VALUES
-                ('pairs', kept.pairs, counted.pairs::numeric),
-                ('pairs_above_zero', kept.pairs_above_zero, counted.pairs_above_zero::numeric),
-                ('outstanding', kept.outstanding, counted.outstanding),
-                ('lifetime', kept.lifetime, counted.lifetime),
-                ('services', kept.services, offered.services::numeric),
-                ('settled_stroops', kept.settled_stroops, billed.settled_stroops)
-            ) AS figure (name, is_kept, must_be)
+                ('pairs', pairs::numeric), ('pairs_above_zero', pairs_above_zero::numeric),
+                ('outstanding', outstanding), ('lifetime', lifetime), ('agents', agents::numeric)
+            ) AS figure (name, figure)
+            UNION ALL SELECT tenant, 'services', count(*) FROM services GROUP BY tenant
+            UNION ALL SELECT tenant, 'settled_stroops', sum(billed_stroops) FROM settlements GROUP BY tenant
+            UNION ALL SELECT tenant, 'events', count(*) FROM events GROUP BY tenant
+            UNION ALL SELECT tenant, 'api_keys', count(*) FROM api_keys GROUP BY tenant
+        ), counted AS (
+            SELECT tenant, name, figure FROM figures
+            UNION ALL SELECT '*', name, sum(figure) FROM figures GROUP BY name
+        ), kept_figures AS (
+            SELECT tenant, name, figure FROM kept
+            CROSS JOIN LATERAL (VALUES
+                ('pairs', pairs), ('pairs_above_zero', pairs_above_zero), ('outstanding', outstanding),
+                ('lifetime', lifetime), ('services', services), ('settled_stroops', settled_stroops),
+                ('agents', agents), ('events', events), ('api_keys', api_keys)
+            ) AS figure (name, figure)
         )
-        SELECT tenant AS "tenant!", name AS "name!", is_kept::text AS "is_kept!", must_be::text AS "must_be!"
-        FROM compared WHERE is_kept <> must_be ORDER BY tenant, name"#,
+        SELECT tenant AS "tenant!", name AS "name!", coalesce(kept_figures.figure, 0)::text AS "is_kept!",
+               coalesce(counted.figure, 0)::text AS "must_be!"
+        FROM kept_figures FULL JOIN counted USING (tenant, name)
+        WHERE coalesce(kept_figures.figure, 0) <> coalesce(counted.figure, 0)
+        ORDER BY tenant, name"#,
     )
     .fetch(connection);
     while let Some(row) = rows.try_next().await? {
@@ -98,6 +109,52 @@ pub async fn totals(connection: &mut PgConnection, report: &mut dyn FnMut(Findin
             "{}: kept total {} is {} but the rows add up to {}",
             row.tenant, row.name, row.is_kept, row.must_be
         ));
+    }
+    Ok(())
+}
+
+/// Calls `report` for each service whose kept totals are not what its pairs add up to, and for each agent that is
+/// listed without a pair or has a pair without being listed.
+pub async fn lists(connection: &mut PgConnection, report: &mut dyn FnMut(Finding)) -> Result<(), StoreError> {
+    let mut rows = sqlx::query!(
+        r#"-- audit::lists
+        SELECT tenant AS "tenant!", service_id AS "service_id!",
+               coalesce(kept.outstanding, 0)::text AS "kept_outstanding!",
+               coalesce(counted.outstanding, 0)::text AS "outstanding!",
+               coalesce(kept.pairs_above_zero, 0)::text AS "kept_pairs!", coalesce(counted.pairs, 0)::text AS "pairs!"
+        FROM (
+            SELECT tenant, service_id, sum(outstanding) AS outstanding, sum(pairs_above_zero) AS pairs_above_zero
+            FROM service_totals GROUP BY tenant, service_id
+        ) AS kept
+        FULL JOIN (
+            SELECT tenant, service_id, sum(outstanding) AS outstanding,
+                   count(*) FILTER (WHERE outstanding > 0)::numeric AS pairs
+            FROM usage_counters GROUP BY tenant, service_id
+        ) AS counted USING (tenant, service_id)
+        WHERE coalesce(kept.outstanding, 0) <> coalesce(counted.outstanding, 0)
+           OR coalesce(kept.pairs_above_zero, 0) <> coalesce(counted.pairs, 0)
+        ORDER BY tenant, service_id"#,
+    )
+    .fetch(&mut *connection);
+    while let Some(row) = rows.try_next().await? {
+        report(format!(
+            "{} {}: kept {} outstanding of {} pairs but the rows add up to {} of {}",
+            row.tenant, row.service_id, row.kept_outstanding, row.kept_pairs, row.outstanding, row.pairs
+        ));
+    }
+    drop(rows);
+    let mut strays = sqlx::query!(
+        r#"-- audit::agents
+        SELECT tenant AS "tenant!", agent AS "agent!", listed.is_listed IS NOT NULL AS "is_listed!"
+        FROM (SELECT tenant, agent, true AS is_listed FROM agents) AS listed
+        FULL JOIN (SELECT DISTINCT tenant, agent, true AS is_used FROM usage_counters) AS used USING (tenant, agent)
+        WHERE is_listed IS NULL OR is_used IS NULL
+        ORDER BY tenant, agent"#,
+    )
+    .fetch(connection);
+    while let Some(row) = strays.try_next().await? {
+        let problem = if row.is_listed { "is listed without a pair" } else { "has pairs and is not listed" };
+        report(format!("{} {}: {problem}", row.tenant, row.agent));
     }
     Ok(())
 }

@@ -18,6 +18,8 @@ pub enum StoreError {
 pub enum FaultKind {
     /// Somebody else inserted the same row first: run again, and see it.
     KeyTaken,
+    /// A counter was written by somebody else after it was read: run again, and lock it first.
+    Moved,
     /// Run again.
     Deadlock,
     /// Run again.
@@ -61,7 +63,12 @@ impl StoreError {
 fn kind_of_code(error: &(dyn DatabaseError + 'static)) -> FaultKind {
     let code = error.code().unwrap_or_default();
     match code.as_ref() {
+        // Another batch brought the same new agent, or a reset removed the known one.
+        "23505" if error.constraint() == Some("agents_pkey") => FaultKind::Moved,
+        "23503" if error.constraint() == Some("usage_counters_agent_fkey") => FaultKind::Moved,
         "23505" => FaultKind::KeyTaken,
+        // How `batch::write` takes itself back: nothing else of ours divides.
+        "22012" => FaultKind::Moved,
         "40P01" => FaultKind::Deadlock,
         "40001" => FaultKind::Serialization,
         "55P03" => FaultKind::Blocked,

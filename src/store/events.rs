@@ -1,38 +1,11 @@
-//! The table `events`: what happened, per tenant, in order.
+//! The table `events`: what happened, per tenant, in order. Batches append to it, in `batch::write`.
 
 use sqlx::PgConnection;
-use time::OffsetDateTime;
 
 use crate::domain::caller::Tenant;
-use crate::domain::event::Event;
 use crate::domain::timestamp::Timestamp;
 
 use super::StoreError;
-
-/// Appends events of one moment, in the order given.
-pub async fn append(
-    connection: &mut PgConnection,
-    events: &[(Tenant, Event)],
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    let tenants: Vec<&str> = events.iter().map(|(tenant, _)| tenant.as_str()).collect();
-    let types: Vec<&str> = events.iter().map(|(_, event)| event.type_name()).collect();
-    let payloads: Vec<String> =
-        events.iter().map(|(_, event)| serde_json::to_string(event).expect("an event is plain data")).collect();
-    sqlx::query!(
-        "-- events::append
-        INSERT INTO events (tenant, recorded_at, type, payload)
-        SELECT tenant, $1, type, payload::json
-        FROM unnest($2::text[], $3::text[], $4::text[]) AS event (tenant, type, payload)",
-        now.to_date_time() as OffsetDateTime,
-        tenants as _,
-        types as _,
-        &payloads,
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
 
 /// Deletes a tenant's `events_max` oldest events. Returns how many there were to delete.
 pub async fn delete_oldest(connection: &mut PgConnection, tenant: &str, events_max: i64) -> Result<i64, StoreError> {
@@ -46,4 +19,138 @@ pub async fn delete_oldest(connection: &mut PgConnection, tenant: &str, events_m
     .execute(connection)
     .await?;
     Ok(deleted.rows_affected() as i64)
+}
+
+/// Which events a read shows. Both must hold.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    /// Recorded at this moment or later; 0 for all.
+    pub since: Timestamp,
+    pub type_name: Option<String>,
+}
+
+impl Filter {
+    pub fn is_empty(&self) -> bool {
+        self.since == Timestamp::from_ms(0) && self.type_name.is_none()
+    }
+}
+
+/// One row of the log.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    pub position: i64,
+    pub recorded_at: Timestamp,
+    pub type_name: String,
+    /// JSON, as it was written.
+    pub payload: String,
+}
+
+/// Position of the oldest event that is among a tenant's `cap` newest; 0 if it has no more than that. It passes over
+/// `cap` entries of the primary key.
+pub async fn first_visible(connection: &mut PgConnection, tenant: &Tenant, cap: i64) -> Result<i64, StoreError> {
+    let position = sqlx::query_scalar!(
+        "-- events::first_visible
+        SELECT position FROM events WHERE tenant = $1 ORDER BY tenant DESC, position DESC LIMIT 1 OFFSET $2",
+        tenant.as_str(),
+        cap - 1,
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(position.unwrap_or(0))
+}
+
+/// How many events from `first` on match.
+pub async fn count_matching(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    filter: &Filter,
+    first: i64,
+) -> Result<i64, StoreError> {
+    let events = sqlx::query_scalar!(
+        r#"-- events::count_matching
+        SELECT count(*) AS "events!" FROM events
+        WHERE tenant = $1 AND position >= $2 AND recorded_at >= $3 AND ($4::text IS NULL OR type = $4)"#,
+        tenant.as_str(),
+        first,
+        filter.since.to_date_time(),
+        filter.type_name,
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(events)
+}
+
+/// How many events from `first` on there are of each type.
+pub async fn count_by_type(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    first: i64,
+) -> Result<Vec<(String, i64)>, StoreError> {
+    let counts = sqlx::query!(
+        r#"-- events::count_by_type
+        SELECT type AS type_name, count(*) AS "events!" FROM events WHERE tenant = $1 AND position >= $2 GROUP BY type"#,
+        tenant.as_str(),
+        first,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(counts.into_iter().map(|row| (row.type_name, row.events)).collect())
+}
+
+/// Whether the event of this moment and position is in the log from `first` on, and matches.
+pub async fn is_visible(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    filter: &Filter,
+    first: i64,
+    (recorded_at, position): (Timestamp, i64),
+) -> Result<bool, StoreError> {
+    let found = sqlx::query_scalar!(
+        "-- events::is_visible
+        SELECT position FROM events
+        WHERE tenant = $1 AND position = $2 AND position >= $3 AND recorded_at = $4 AND recorded_at >= $5
+          AND ($6::text IS NULL OR type = $6)",
+        tenant.as_str(),
+        position,
+        first,
+        recorded_at.to_date_time(),
+        filter.since.to_date_time(),
+        filter.type_name,
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(found.is_some())
+}
+
+/// The newest matching events from `first` on and before `before`, newest first, at most `limit`.
+pub async fn newest(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    filter: &Filter,
+    first: i64,
+    before: i64,
+    limit: i64,
+) -> Result<Vec<Recorded>, StoreError> {
+    let rows = sqlx::query!(
+        r#"-- events::newest
+        SELECT position, recorded_at, type AS type_name, payload::text AS "payload!" FROM events
+        WHERE tenant = $1 AND position >= $2 AND position < $3 AND recorded_at >= $4
+          AND ($5::text IS NULL OR type = $5)
+        ORDER BY tenant DESC, position DESC LIMIT $6"#,
+        tenant.as_str(),
+        first,
+        before,
+        filter.since.to_date_time(),
+        filter.type_name,
+        limit,
+    )
+    .fetch_all(connection)
+    .await?;
+    let events = rows.into_iter().map(|row| Recorded {
+        position: row.position,
+        recorded_at: row.recorded_at.into(),
+        type_name: row.type_name,
+        payload: row.payload,
+    });
+    Ok(events.collect())
 }

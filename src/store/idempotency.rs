@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::timestamp::Timestamp;
 
-use super::{StoreError, corrupt};
+use super::StoreError;
 
 /// The primary key of a record: the caller as text, and the key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,7 +25,7 @@ pub struct StoredReply {
     pub expires_at: Timestamp,
 }
 
-/// A record to be stored.
+/// A record to be stored by `batch::write`, which also says when it was created.
 #[derive(Clone, Debug)]
 pub struct NewRecord<'a> {
     pub id: &'a CallerKey,
@@ -35,7 +35,6 @@ pub struct NewRecord<'a> {
     pub status: u16,
     pub response: Option<&'a str>,
     pub request_id: &'a str,
-    pub created_at: Timestamp,
     pub expires_at: Timestamp,
 }
 
@@ -50,100 +49,35 @@ pub struct Record {
     pub request_id: String,
 }
 
-/// Finds the stored answers, expired ones included; the result has the order and length of `wanted`.
-pub async fn recall(
+/// Removes those of `ids` that have expired, to make room for their successors. A record that somebody holds stays: its
+/// successor finds out. May be committed by itself, because an expired record counts as absent anyway.
+pub async fn remove_expired(
     connection: &mut PgConnection,
-    wanted: &[&CallerKey],
-) -> Result<Vec<Option<StoredReply>>, StoreError> {
-    let callers: Vec<&str> = wanted.iter().map(|id| id.caller.as_str()).collect();
-    let keys: Vec<&str> = wanted.iter().map(|id| id.key.as_str()).collect();
-    let rows = sqlx::query!(
-        r#"-- idempotency::recall
-        SELECT wanted.position AS "position!", stored.request_hash AS "request_hash!", stored.status AS "status!",
-               stored.response, stored.expires_at AS "expires_at!"
-        FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted (caller, key, position)
-        CROSS JOIN LATERAL (
-            SELECT request_hash, status, response::text AS response, expires_at
-            FROM idempotency_keys
-            WHERE idempotency_keys.caller = wanted.caller AND idempotency_keys.key = wanted.key
-            LIMIT 1
-        ) AS stored"#,
-        callers as _,
-        keys as _,
-    )
-    .fetch_all(connection)
-    .await?;
-    let mut replies = vec![None; wanted.len()];
-    for row in rows {
-        let hash: [u8; 32] = row.request_hash.try_into().map_err(|_| corrupt("request_hash"))?;
-        let reply = StoredReply {
-            fingerprint: Fingerprint(hash),
-            status: u16::try_from(row.status).map_err(|_| corrupt("status"))?,
-            response: row.response,
-            expires_at: row.expires_at.into(),
-        };
-        *replies.get_mut(row.position as usize - 1).ok_or_else(|| corrupt("position"))? = Some(reply);
-    }
-    Ok(replies)
-}
-
-/// Removes those of `ids` that have expired, to make room for their successors. Returns those removed.
-pub async fn remove_expired<'a>(
-    connection: &mut PgConnection,
-    ids: &[&'a CallerKey],
+    ids: &[&CallerKey],
     now: Timestamp,
-) -> Result<Vec<&'a CallerKey>, StoreError> {
-    let mut removed = Vec::new();
-    // Rare, and each by primary key: not worth a statement by list.
-    for id in ids {
-        let deleted = sqlx::query!(
-            "-- idempotency::remove_expired
-            DELETE FROM idempotency_keys WHERE caller = $1 AND key = $2 AND expires_at <= $3",
-            id.caller,
-            id.key,
-            now.to_date_time(),
-        )
-        .execute(&mut *connection)
-        .await?;
-        if deleted.rows_affected() > 0 {
-            removed.push(*id);
-        }
-    }
-    Ok(removed)
-}
-
-/// Stores all records, which must be sorted by id. A record stored meanwhile by someone else is
-/// [`KeyTaken`](super::FaultKind::KeyTaken).
-pub async fn insert(connection: &mut PgConnection, records: &[NewRecord<'_>]) -> Result<(), StoreError> {
-    let column = |read: fn(&NewRecord<'_>) -> String| records.iter().map(read).collect::<Vec<_>>();
-    let callers: Vec<&str> = records.iter().map(|record| record.id.caller.as_str()).collect();
-    let keys: Vec<&str> = records.iter().map(|record| record.id.key.as_str()).collect();
-    let methods: Vec<&str> = records.iter().map(|record| record.method).collect();
-    let paths: Vec<&str> = records.iter().map(|record| record.path).collect();
-    let hashes: Vec<&[u8]> = records.iter().map(|record| record.fingerprint.0.as_slice()).collect();
-    let statuses: Vec<i16> = records.iter().map(|record| record.status as i16).collect();
-    let responses: Vec<Option<&str>> = records.iter().map(|record| record.response).collect();
-    let request_ids: Vec<String> = column(|record| record.request_id.to_owned());
-    let created: Vec<OffsetDateTime> = records.iter().map(|record| record.created_at.to_date_time()).collect();
-    let expires: Vec<OffsetDateTime> = records.iter().map(|record| record.expires_at.to_date_time()).collect();
+) -> Result<(), StoreError> {
+    let callers: Vec<&str> = ids.iter().map(|id| id.caller.as_str()).collect();
+    let keys: Vec<&str> = ids.iter().map(|id| id.key.as_str()).collect();
     sqlx::query!(
-        "-- idempotency::insert
-        INSERT INTO idempotency_keys
-            (caller, key, method, path, request_hash, status, response, request_id, created_at, expires_at)
-        SELECT caller, key, method, path, request_hash, status, response::json, request_id, created_at, expires_at
-        FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::smallint[], $7::text[],
-                    $8::text[], $9::timestamptz[], $10::timestamptz[])
-            AS record (caller, key, method, path, request_hash, status, response, request_id, created_at, expires_at)",
+        "-- idempotency::remove_expired
+        WITH removed AS (
+            DELETE FROM idempotency_keys WHERE ctid = ANY (ARRAY(
+                SELECT stored.ctid
+                FROM unnest($1::text[], $2::text[]) AS wanted (caller, key)
+                CROSS JOIN LATERAL (
+                    SELECT ctid FROM idempotency_keys
+                    WHERE idempotency_keys.caller = wanted.caller AND idempotency_keys.key = wanted.key
+                      AND idempotency_keys.expires_at <= $3
+                    LIMIT 1
+                    FOR UPDATE SKIP LOCKED
+                ) AS stored))
+            RETURNING caller
+        )
+        INSERT INTO record_changes (kind, owner, change)
+        SELECT 'caller_replies', caller, -count(*) FROM removed GROUP BY caller",
         callers as _,
         keys as _,
-        methods as _,
-        paths as _,
-        hashes as _,
-        &statuses,
-        responses as _,
-        &request_ids,
-        &created,
-        &expires,
+        now.to_date_time(),
     )
     .execute(connection)
     .await?;

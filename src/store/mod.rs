@@ -2,15 +2,19 @@
 //! Lookups by list go through `CROSS JOIN LATERAL (… LIMIT 1)` and writes by list through `ON CONFLICT`:
 //! neither leaves the planner a choice that could go wrong while a table is still empty.
 
+pub mod agents;
 pub mod api_keys;
 pub mod audit;
+pub mod batch;
 pub mod error;
 pub mod events;
+pub mod exports;
 pub mod idempotency;
 pub mod limits;
 pub mod migrations;
 pub mod record_counts;
 pub mod server;
+pub mod service_usage;
 pub mod services;
 pub mod settlements;
 pub mod tenants;

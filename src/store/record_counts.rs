@@ -15,7 +15,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::CallerReplies => "caller_replies",
             Self::TenantEvents => "tenant_events",
@@ -38,6 +38,7 @@ pub struct Owner {
     pub records: i64,
 }
 
+/// Appends changes outside of a batch.
 pub async fn append(connection: &mut PgConnection, changes: &[Change<'_>]) -> Result<(), StoreError> {
     let kinds: Vec<&str> = changes.iter().map(|change| change.kind.name()).collect();
     let owners: Vec<&str> = changes.iter().map(|change| change.owner).collect();

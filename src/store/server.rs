@@ -32,26 +32,14 @@ pub async fn ping(connection: &mut PgConnection) -> Result<(), StoreError> {
     Ok(connection.ping().await?)
 }
 
-/// How long a transaction waits for a row that somebody else keeps locked, before it gives up as
-/// [`Blocked`](super::FaultKind::Blocked) and lets the others go first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
-    /// For a batch: longer than a commit takes, so that replicas simply take turns.
-    Batch,
-    /// For one request that is known to be blocked.
-    Single,
-}
-
-/// Begins the transaction of a commit, in one round trip.
-pub async fn begin_commit(
-    connection: &mut PgConnection,
-    patience: Patience,
-) -> Result<Transaction<'_, Postgres>, StoreError> {
-    let begin = match patience {
-        Patience::Batch => "BEGIN; SET LOCAL lock_timeout = '500ms'",
-        Patience::Single => "BEGIN; SET LOCAL lock_timeout = '50ms'",
-    };
-    Ok(connection.begin_with(begin).await?)
+/// Begins the transaction of a commit, in one round trip. `lock_timeout` is how long it waits for a row that somebody
+/// else keeps locked, before it gives up as [`Blocked`](super::FaultKind::Blocked) and lets the others go first.
+pub async fn begin_commit<'a>(
+    connection: &'a mut PgConnection,
+    lock_timeout: &str,
+) -> Result<Transaction<'a, Postgres>, StoreError> {
+    let begin = format!("BEGIN; SET LOCAL lock_timeout = '{lock_timeout}'");
+    Ok(connection.begin_with(sqlx::AssertSqlSafe(begin)).await?)
 }
 
 /// Begins a transaction that sees the database as of one moment.

@@ -1,10 +1,11 @@
 //! The table `services`: what a tenant sells, and at which price.
 
 use sqlx::PgConnection;
+use time::OffsetDateTime;
 
 use crate::domain::caller::Tenant;
 use crate::domain::names::ServiceId;
-use crate::domain::service::{Metadata, Registration, Service, Terms};
+use crate::domain::service::{Metadata, PricedService, Registration, Service};
 use crate::domain::timestamp::Timestamp;
 
 use super::{StoreError, corrupt};
@@ -38,36 +39,6 @@ impl From<Row> for Service {
             metadata: row.description.zip(row.owner).map(|(description, owner)| Metadata { description, owner }),
         }
     }
-}
-
-/// Price and state of services; the result has the order of `ids`, none for one that is not registered.
-pub async fn terms(
-    connection: &mut PgConnection,
-    ids: &[(&Tenant, &ServiceId)],
-) -> Result<Vec<Option<Terms>>, StoreError> {
-    let tenants: Vec<&str> = ids.iter().map(|(tenant, _)| tenant.as_str()).collect();
-    let services: Vec<&str> = ids.iter().map(|(_, service)| service.as_str()).collect();
-    let rows = sqlx::query!(
-        r#"-- services::terms
-        SELECT wanted.position AS "position!", service.price_stroops AS "price_stroops!",
-               service.disabled AS "disabled!"
-        FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted (tenant, service_id, position)
-        CROSS JOIN LATERAL (
-            SELECT price_stroops, disabled FROM services
-            WHERE services.tenant = wanted.tenant AND services.service_id = wanted.service_id
-            LIMIT 1
-        ) AS service"#,
-        tenants as _,
-        services as _,
-    )
-    .fetch_all(connection)
-    .await?;
-    let mut terms = vec![None; ids.len()];
-    for row in rows {
-        *terms.get_mut(row.position as usize - 1).ok_or_else(|| corrupt("position"))? =
-            Some(Terms { price_stroops: row.price_stroops, disabled: row.disabled });
-    }
-    Ok(terms)
 }
 
 /// One service, if it is registered.
@@ -136,6 +107,118 @@ pub async fn update(
     Ok(updated.rows_affected() > 0)
 }
 
+/// Which of `ids` are registered, in any order.
+pub async fn registered(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    ids: &[&ServiceId],
+) -> Result<Vec<ServiceId>, StoreError> {
+    let ids: Vec<&str> = ids.iter().map(|id| id.as_str()).collect();
+    let found = sqlx::query_scalar!(
+        r#"-- services::registered
+        SELECT service.service_id AS "service_id!"
+        FROM unnest($2::text[]) AS wanted (service_id)
+        CROSS JOIN LATERAL (
+            SELECT service_id FROM services
+            WHERE services.tenant = $1 AND services.service_id = wanted.service_id
+            LIMIT 1
+        ) AS service"#,
+        tenant.as_str(),
+        ids as _,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(found.into_iter().map(ServiceId::from_stored).collect())
+}
+
+/// Registers new, distinct services; they are listed in the order given.
+pub async fn insert_all(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    services: &[&PricedService],
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let ids: Vec<&str> = services.iter().map(|service| service.service_id.as_str()).collect();
+    let prices: Vec<i64> = services.iter().map(|service| service.price_stroops).collect();
+    sqlx::query!(
+        "-- services::insert_all
+        INSERT INTO services (tenant, service_id, price_stroops, created_at)
+        SELECT $1, service_id, price_stroops, $2
+        FROM unnest($3::text[], $4::bigint[]) AS service (service_id, price_stroops)",
+        tenant.as_str(),
+        now.to_date_time() as OffsetDateTime,
+        ids as _,
+        &prices,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Gives services that are registered, sorted and distinct, new prices.
+pub async fn set_prices(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    services: &[&PricedService],
+) -> Result<(), StoreError> {
+    let ids: Vec<&str> = services.iter().map(|service| service.service_id.as_str()).collect();
+    let prices: Vec<i64> = services.iter().map(|service| service.price_stroops).collect();
+    // An upsert that always finds its row: unlike UPDATE … FROM it cannot be planned as a scan of the table.
+    let updated = sqlx::query_scalar!(
+        r#"-- services::set_prices
+        INSERT INTO services AS service (tenant, service_id, price_stroops, created_at)
+        SELECT $1, service_id, price_stroops, now()
+        FROM unnest($2::text[], $3::bigint[]) AS priced (service_id, price_stroops)
+        ON CONFLICT (tenant, service_id) DO UPDATE SET price_stroops = excluded.price_stroops
+        RETURNING xmax <> 0 AS "was_there!""#,
+        tenant.as_str(),
+        ids as _,
+        &prices,
+    )
+    .fetch_all(connection)
+    .await?;
+    if updated.iter().all(|was_there| *was_there) { Ok(()) } else { Err(corrupt("a service vanished under its lock")) }
+}
+
+/// Gives a service a new price. False if it is not registered.
+pub async fn set_price(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    service_id: &ServiceId,
+    price_stroops: i64,
+) -> Result<bool, StoreError> {
+    let updated = sqlx::query!(
+        "-- services::set_price
+        UPDATE services SET price_stroops = $3 WHERE tenant = $1 AND service_id = $2",
+        tenant.as_str(),
+        service_id.as_str(),
+        price_stroops,
+    )
+    .execute(connection)
+    .await?;
+    Ok(updated.rows_affected() > 0)
+}
+
+/// Gives a service new metadata. False if it is not registered.
+pub async fn set_metadata(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    service_id: &ServiceId,
+    metadata: &Metadata,
+) -> Result<bool, StoreError> {
+    let updated = sqlx::query!(
+        "-- services::set_metadata
+        UPDATE services SET description = $3, owner = $4 WHERE tenant = $1 AND service_id = $2",
+        tenant.as_str(),
+        service_id.as_str(),
+        metadata.description,
+        metadata.owner,
+    )
+    .execute(connection)
+    .await?;
+    Ok(updated.rows_affected() > 0)
+}
+
 /// Disables or enables a service. False if it is not registered.
 pub async fn set_disabled(
     connection: &mut PgConnection,
@@ -153,6 +236,22 @@ pub async fn set_disabled(
     .execute(connection)
     .await?;
     Ok(updated.rows_affected() > 0)
+}
+
+/// Deletes a service with its metadata and its flag. False if it is not registered.
+pub async fn delete(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    service_id: &ServiceId,
+) -> Result<bool, StoreError> {
+    let deleted = sqlx::query!(
+        "-- services::delete\nDELETE FROM services WHERE tenant = $1 AND service_id = $2",
+        tenant.as_str(),
+        service_id.as_str(),
+    )
+    .execute(connection)
+    .await?;
+    Ok(deleted.rows_affected() > 0)
 }
 
 /// Services in the order of their creation, after leaving out `offset`, and how many the whole filtered list has.

@@ -1,4 +1,4 @@
-//! The table `settlements`: the permanent ledger.
+//! The table `settlements`: the permanent ledger. Batches append to it, in `batch::write`.
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -53,40 +53,6 @@ impl Row {
             request_id: self.request_id,
         })
     }
-}
-
-pub async fn append(connection: &mut PgConnection, settlements: &[(Tenant, Settlement)]) -> Result<(), StoreError> {
-    let text = |read: fn(&Settlement) -> &str| settlements.iter().map(|(_, row)| read(row)).collect::<Vec<_>>();
-    let tenants: Vec<&str> = settlements.iter().map(|(tenant, _)| tenant.as_str()).collect();
-    let requests: Vec<i64> = settlements.iter().map(|(_, row)| row.requests.0).collect();
-    let prices: Vec<i64> = settlements.iter().map(|(_, row)| row.price_stroops).collect();
-    let billed: Vec<String> = settlements.iter().map(|(_, row)| row.billed_stroops.to_string()).collect();
-    let moments: Vec<OffsetDateTime> = settlements.iter().map(|(_, row)| row.settled_at.to_date_time()).collect();
-    let keys: Vec<Option<&str>> = settlements.iter().map(|(_, row)| row.idempotency_key.as_deref()).collect();
-    sqlx::query!(
-        "-- settlements::append
-        INSERT INTO settlements (tenant, settlement_id, agent, service_id, requests, price_stroops, billed_stroops,
-                                 settled_at, idempotency_key, request_id)
-        SELECT tenant, settlement_id, agent, service_id, requests, price_stroops, billed_stroops::numeric,
-               settled_at, idempotency_key, request_id
-        FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::text[],
-                    $8::timestamptz[], $9::text[], $10::text[])
-            AS bill (tenant, settlement_id, agent, service_id, requests, price_stroops, billed_stroops,
-                     settled_at, idempotency_key, request_id)",
-        tenants as _,
-        text(|row| &row.id) as _,
-        text(|row| row.agent.as_str()) as _,
-        text(|row| row.service_id.as_str()) as _,
-        &requests,
-        &prices,
-        &billed,
-        &moments,
-        keys as _,
-        text(|row| &row.request_id) as _,
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
 }
 
 pub async fn find(

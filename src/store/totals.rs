@@ -1,21 +1,24 @@
-//! The table `tenant_totals`: what would otherwise have to be counted.
-//! A tenant's rows are spread over shards, so that committers do not wait for each other.
+//! The tables `tenant_totals` and `service_totals`: what would otherwise have to be counted. Batches add to them, in
+//! `batch::write`. The rows of one owner are spread over shards, so that committers do not wait for each other.
 
-use std::collections::BTreeMap;
+use std::ops::AddAssign;
 
 use sqlx::PgConnection;
 
 use crate::domain::caller::Tenant;
 use crate::domain::money::Stroops;
 
-use super::StoreError;
+use super::{StoreError, corrupt};
 
-/// Rows a tenant's totals are spread over.
+/// Rows that the totals of one tenant or service are spread over.
 pub const SHARDS: i16 = 16;
+
+/// Stands for all tenants together. No tenant can have this id.
+pub const ALL_TENANTS: &str = "*";
 
 /// What one commit changes of a tenant's totals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Change {
+pub struct TenantChange {
     pub pairs: i64,
     pub pairs_above_zero: i64,
     pub outstanding: i64,
@@ -23,70 +26,177 @@ pub struct Change {
     pub settlements: i64,
     pub settled_stroops: Stroops,
     pub services: i64,
+    pub agents: i64,
+    pub events: i64,
+    pub webhooks: i64,
+    pub api_keys: i64,
 }
 
-/// Adds the changes to the tenants' rows of one shard.
-pub async fn add(
-    connection: &mut PgConnection,
-    shard: i16,
-    changes: &BTreeMap<Tenant, Change>,
-) -> Result<(), StoreError> {
-    let tenants: Vec<&str> = changes.keys().map(Tenant::as_str).collect();
-    let column = |read: fn(&Change) -> i64| changes.values().map(read).collect::<Vec<_>>();
-    let settled: Vec<String> = changes.values().map(|change| change.settled_stroops.to_string()).collect();
+impl AddAssign<&TenantChange> for TenantChange {
+    fn add_assign(&mut self, other: &Self) {
+        self.pairs += other.pairs;
+        self.pairs_above_zero += other.pairs_above_zero;
+        self.outstanding += other.outstanding;
+        self.lifetime += other.lifetime;
+        self.settlements += other.settlements;
+        self.settled_stroops += other.settled_stroops;
+        self.services += other.services;
+        self.agents += other.agents;
+        self.events += other.events;
+        self.webhooks += other.webhooks;
+        self.api_keys += other.api_keys;
+    }
+}
+
+/// What one commit changes of a service's totals.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServiceChange {
+    pub outstanding: i64,
+    pub pairs_above_zero: i64,
+}
+
+/// Notes that `events` of a tenant's events were pruned.
+pub async fn subtract_events(connection: &mut PgConnection, tenant: &str, events: i64) -> Result<(), StoreError> {
     sqlx::query!(
-        "-- totals::add
-        INSERT INTO tenant_totals AS total
-            (tenant, shard, pairs, pairs_above_zero, outstanding, lifetime, settlements, settled_stroops, services)
-        SELECT tenant, $1, pairs, pairs_above_zero, outstanding, lifetime, settlements, settled_stroops::numeric, services
-        FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::text[],
-                    $9::bigint[])
-            AS change (tenant, pairs, pairs_above_zero, outstanding, lifetime, settlements, settled_stroops, services)
-        ON CONFLICT (tenant, shard) DO UPDATE
-        SET pairs = total.pairs + excluded.pairs,
-            pairs_above_zero = total.pairs_above_zero + excluded.pairs_above_zero,
-            outstanding = total.outstanding + excluded.outstanding,
-            lifetime = total.lifetime + excluded.lifetime,
-            settlements = total.settlements + excluded.settlements,
-            settled_stroops = total.settled_stroops + excluded.settled_stroops,
-            services = total.services + excluded.services",
-        shard,
-        tenants as _,
-        &column(|change| change.pairs),
-        &column(|change| change.pairs_above_zero),
-        &column(|change| change.outstanding),
-        &column(|change| change.lifetime),
-        &column(|change| change.settlements),
-        &settled,
-        &column(|change| change.services),
+        "-- totals::subtract_events
+        INSERT INTO tenant_totals AS total (tenant, shard, events)
+        SELECT tenant, 0, $2 FROM unnest(ARRAY[$3, $1]) AS pruned (tenant)
+        ON CONFLICT (tenant, shard) DO UPDATE SET events = total.events + excluded.events",
+        tenant,
+        -events,
+        ALL_TENANTS,
     )
     .execute(connection)
     .await?;
     Ok(())
 }
 
-/// How many pairs each tenant has above zero; the result has the order of `tenants`.
-pub async fn pairs_above_zero(connection: &mut PgConnection, tenants: &[&Tenant]) -> Result<Vec<i64>, StoreError> {
-    let names: Vec<&str> = tenants.iter().map(|tenant| tenant.as_str()).collect();
-    let rows = sqlx::query!(
-        r#"-- totals::pairs_above_zero
-        SELECT wanted.position AS "position!", totals.pairs AS "pairs!"
-        FROM unnest($1::text[]) WITH ORDINALITY AS wanted (tenant, position)
-        CROSS JOIN LATERAL (
-            SELECT coalesce(sum(pairs_above_zero), 0)::bigint AS pairs
-            FROM tenant_totals WHERE tenant_totals.tenant = wanted.tenant
-        ) AS totals"#,
-        names as _,
+/// A tenant's totals, or those of all tenants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub pairs: i64,
+    pub outstanding: i64,
+    pub lifetime: i64,
+    pub settlements: i64,
+    pub settled_stroops: Stroops,
+    pub services: i64,
+    pub agents: i64,
+    pub events: i64,
+    pub webhooks: i64,
+    pub api_keys: i64,
+}
+
+/// The totals of `owner`: a tenant's id, or [`ALL_TENANTS`]. Zeros for one that has nothing.
+pub async fn of(connection: &mut PgConnection, owner: &str) -> Result<Totals, StoreError> {
+    let row = sqlx::query!(
+        r#"-- totals::of
+        SELECT coalesce(sum(pairs), 0)::bigint AS "pairs!", coalesce(sum(outstanding), 0)::bigint AS "outstanding!",
+               coalesce(sum(lifetime), 0)::bigint AS "lifetime!", coalesce(sum(settlements), 0)::bigint AS "settlements!",
+               coalesce(sum(settled_stroops), 0)::text AS "settled_stroops!",
+               coalesce(sum(services), 0)::bigint AS "services!", coalesce(sum(agents), 0)::bigint AS "agents!",
+               coalesce(sum(events), 0)::bigint AS "events!", coalesce(sum(webhooks), 0)::bigint AS "webhooks!",
+               coalesce(sum(api_keys), 0)::bigint AS "api_keys!"
+        FROM tenant_totals WHERE tenant = $1"#,
+        owner,
     )
-    .fetch_all(connection)
+    .fetch_one(connection)
     .await?;
-    let mut pairs = vec![0; tenants.len()];
-    for row in rows {
-        if let Some(place) = pairs.get_mut(row.position as usize - 1) {
-            *place = row.pairs;
-        }
+    Ok(Totals {
+        pairs: row.pairs,
+        outstanding: row.outstanding,
+        lifetime: row.lifetime,
+        settlements: row.settlements,
+        settled_stroops: Stroops::from_digits(&row.settled_stroops).ok_or_else(|| corrupt("settled_stroops"))?,
+        services: row.services,
+        agents: row.agents,
+        events: row.events,
+        webhooks: row.webhooks,
+        api_keys: row.api_keys,
+    })
+}
+
+/// What a tenant's outstanding requests would be billed now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Due {
+    /// The part of disabled services included.
+    pub total_stroops: Stroops,
+    pub disabled_stroops: Stroops,
+    /// Requests of services that are not registered.
+    pub unpriced_requests: i64,
+}
+
+/// Sums over the tenant's services, not over its pairs.
+pub async fn due(connection: &mut PgConnection, tenant: &Tenant) -> Result<Due, StoreError> {
+    let row = sqlx::query!(
+        r#"-- totals::due
+        SELECT coalesce(sum(used.outstanding * service.price_stroops), 0)::text AS "total!",
+               coalesce(sum(used.outstanding * service.price_stroops) FILTER (WHERE service.disabled), 0)::text
+                   AS "disabled!",
+               coalesce(sum(used.outstanding) FILTER (WHERE service.price_stroops IS NULL), 0)::bigint AS "unpriced!"
+        FROM (
+            SELECT service_id, sum(outstanding) AS outstanding
+            FROM service_totals WHERE tenant = $1 GROUP BY service_id
+        ) AS used
+        LEFT JOIN LATERAL (
+            SELECT price_stroops, disabled FROM services
+            WHERE services.tenant = $1 AND services.service_id = used.service_id
+            LIMIT 1
+        ) AS service ON true"#,
+        tenant.as_str(),
+    )
+    .fetch_one(connection)
+    .await?;
+    let amount = |digits: &str| Stroops::from_digits(digits).ok_or_else(|| corrupt("an amount"));
+    Ok(Due {
+        total_stroops: amount(&row.total)?,
+        disabled_stroops: amount(&row.disabled)?,
+        unpriced_requests: row.unpriced,
+    })
+}
+
+/// A registered service of a tenant with what is outstanding of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceLine {
+    pub tenant: String,
+    pub service_id: String,
+    pub price_stroops: i64,
+    pub outstanding: i64,
+}
+
+/// Registered services by tenant and id, of one tenant or of all, beginning after `after`, at most `limit`.
+pub async fn service_lines(
+    connection: &mut PgConnection,
+    tenant: Option<&Tenant>,
+    after: (&str, &str),
+    limit: i64,
+) -> Result<Vec<ServiceLine>, StoreError> {
+    macro_rules! lines {
+        ($condition:literal $(, $argument:expr)*) => {
+            sqlx::query_as!(
+                ServiceLine,
+                r#"-- totals::service_lines
+                SELECT tenant, service_id, price_stroops, used.outstanding AS "outstanding!"
+                FROM services
+                CROSS JOIN LATERAL (
+                    SELECT coalesce(sum(outstanding), 0)::bigint AS outstanding FROM service_totals
+                    WHERE service_totals.tenant = services.tenant AND service_totals.service_id = services.service_id
+                ) AS used
+                WHERE (tenant, service_id) > ($1, $2) "#
+                    + $condition
+                    + " ORDER BY tenant, service_id LIMIT $3",
+                after.0,
+                after.1,
+                limit
+                $(, $argument)*
+            )
+            .fetch_all(connection)
+            .await?
+        };
     }
-    Ok(pairs)
+    Ok(match tenant {
+        None => lines!(""),
+        Some(tenant) => lines!("AND tenant = $4", tenant.as_str()),
+    })
 }
 
 /// How many services a tenant has.

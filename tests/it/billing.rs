@@ -31,7 +31,7 @@ async fn a_settlement_drains_the_pair_at_the_current_price_and_is_kept() {
     }
     assert_eq!(service.number("SELECT count(*) FROM settlements").await, 1);
     assert_eq!(service.number("SELECT count(*) FROM usage_counters").await, 1);
-    assert_eq!(service.number("SELECT sum(settlements)::bigint FROM tenant_totals").await, 3);
+    assert_eq!(service.number("SELECT sum(settlements)::bigint FROM tenant_totals WHERE tenant = 'public'").await, 3);
     service.verify().await;
 }
 
@@ -62,6 +62,54 @@ async fn settling_an_agent_lists_every_pair_and_settles_what_is_due() {
     let second = client.get(&format!("/api/v1/settlements?limit=2&cursor={cursor}")).await.json();
     assert_eq!((first["items"].as_array().map(Vec::len), second["items"].as_array().map(Vec::len)), (Some(2), Some(1)));
     assert_eq!(second["nextCursor"], json!(null));
+    service.verify().await;
+}
+
+#[tokio::test]
+async fn a_reset_clears_the_pair_without_a_bill() {
+    let service = Service::start(&[]).await;
+    let client = service.client();
+    let unknown = client.send("DELETE", "/api/v1/usage/a/s", None).await.error();
+    assert_eq!(unknown, (404, "not_found".to_owned(), "no usage recorded for a/s".to_owned()));
+    client.post(USAGE, &usage("a", "s", 7)).await;
+    let cleared = client.key("reset").send("DELETE", "/api/v1/usage/a/s", Some("ignored")).await;
+    assert_eq!((cleared.status, cleared.text.as_str()), (200, r#"{"agent":"a","serviceId":"s","clearedTotal":7}"#));
+    assert!(client.key("reset").send("DELETE", "/api/v1/usage/a/s", None).await.same(&cleared));
+    let again = client.send("DELETE", "/api/v1/usage/a/s", None).await;
+    assert_eq!(again.json()["clearedTotal"], 0);
+    assert_eq!(client.get("/api/v1/usage/a/s").await.json()["total"], 0);
+    let invalid = client.send("DELETE", "/api/v1/usage/a%20/s", None).await.error();
+    assert_eq!((invalid.0, invalid.2.as_str()), (400, "agent and serviceId must be safe identifiers"));
+    assert_eq!(service.number("SELECT reset FROM usage_counters").await, 7);
+    assert_eq!(service.number("SELECT count(*) FROM settlements").await, 0);
+    let payloads = "SELECT count(*) FROM events WHERE type = 'usage.reset' AND payload::text = \
+                    '{\"agent\":\"a\",\"serviceId\":\"s\",\"clearedTotal\":7}'";
+    assert_eq!(service.number(payloads).await, 1);
+    service.verify().await;
+}
+
+#[tokio::test]
+async fn the_billing_total_sums_what_is_due_at_current_prices() {
+    let service = Service::start(&[]).await;
+    let client = service.client();
+    let none = r#"{"totalStroops":0,"disabledStroops":0,"unpricedRequests":0}"#;
+    assert_eq!(client.get("/api/v1/billing/total").await.text, none);
+    for (service_id, price) in [("big", 9_007_199_254_i64), ("off", 5)] {
+        client.post("/api/v1/services", &json!({ "serviceId": service_id, "priceStroops": price })).await;
+    }
+    let items = json!({ "items": [usage("a", "big", 1_000_000), usage("b", "big", 1_000_000), usage("a", "off", 3),
+                                  usage("a", "unknown", 4)] });
+    client.post("/api/v1/usage/bulk", &items).await;
+    client.send("POST", "/api/v1/services/off/disable", None).await;
+    assert_eq!(
+        client.get("/api/v1/billing/total").await.text,
+        r#"{"totalStroops":"18014398508000015","disabledStroops":15,"unpricedRequests":4}"#
+    );
+    client.post("/api/v1/settle/bulk", &json!({ "agent": "a" })).await;
+    assert_eq!(
+        client.get("/api/v1/billing/total").await.text,
+        r#"{"totalStroops":9007199254000000,"disabledStroops":0,"unpricedRequests":0}"#
+    );
     service.verify().await;
 }
 
@@ -173,5 +221,5 @@ async fn migrations_go_up_down_and_up_again() {
                   AND relname <> '_sqlx_migrations'";
     assert_eq!(service.number(tables).await, 0);
     MIGRATOR.run(&service.pool).await.expect("up");
-    assert_eq!(service.number(tables).await, 14);
+    assert_eq!(service.number(tables).await, 16);
 }

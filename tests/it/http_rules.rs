@@ -146,7 +146,7 @@ async fn options_is_204_on_any_path() {
         assert_eq!((answer.status, answer.text.as_str()), (204, ""), "{path}");
         assert!(!answer.headers.contains_key("vary"), "{path}");
     }
-    let known = service.client().send("OPTIONS", "/api/v1/services/s/", None).await;
+    let known = service.client().send("OPTIONS", "/api/v1/settlements/s/", None).await;
     assert_eq!(known.headers["allow"], "GET, HEAD, OPTIONS");
 }
 

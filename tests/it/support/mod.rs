@@ -75,5 +75,6 @@ pub async fn verify(pool: &PgPool) {
     audit::pairs(&mut connection, &mut |finding| findings.push(finding)).await.expect("audit");
     audit::settlements(&mut connection, &mut |finding| findings.push(finding)).await.expect("audit");
     audit::totals(&mut connection, &mut |finding| findings.push(finding)).await.expect("audit");
+    audit::lists(&mut connection, &mut |finding| findings.push(finding)).await.expect("audit");
     assert_eq!(findings, Vec::<String>::new());
 }

@@ -1,0 +1,76 @@
+//! Agents: who has used anything, and what is outstanding of them.
+
+use axum::extract::State;
+use axum::response::Response;
+use serde::Serialize;
+
+use crate::domain::money::Count;
+use crate::domain::names::{AgentId, ServiceId};
+use crate::domain::refusal::Refusal;
+use crate::store::{agents, totals};
+
+use super::exchange::{Exchange, Failure, Read, json};
+use super::query::{Pages, Slice};
+use super::state::ApiState;
+
+#[derive(Serialize)]
+struct List {
+    agents: Vec<AgentId>,
+    #[serde(flatten)]
+    pages: Option<Pages>,
+}
+
+pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    let tenant = &exchange.identity.tenant;
+    let slice = Slice::read(&exchange.query, 100, 1000);
+    let mut connection = state.connection().await?;
+    let agents = agents::list(&mut connection, tenant, slice.limit, slice.offset()).await?;
+    let count = if slice.page.is_some() { totals::of(&mut connection, tenant.as_str()).await?.agents } else { 0 };
+    Ok(json(&List { agents, pages: slice.pages(count) }))
+}
+
+#[derive(Serialize)]
+struct Total<'a> {
+    agent: &'a AgentId,
+    total: Count,
+}
+
+pub async fn total(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    let agent = path_agent(&exchange)?;
+    let mut connection = state.connection().await?;
+    let total = agents::outstanding(&mut connection, &exchange.identity.tenant, &agent).await?;
+    Ok(json(&Total { agent: &agent, total }))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Item {
+    service_id: ServiceId,
+    total: Count,
+}
+
+#[derive(Serialize)]
+struct Usage<'a> {
+    agent: &'a AgentId,
+    items: Vec<Item>,
+    #[serde(flatten)]
+    pages: Option<Pages>,
+}
+
+pub async fn usage(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    let agent = path_agent(&exchange)?;
+    let tenant = &exchange.identity.tenant;
+    let slice = Slice::read(&exchange.query, 100, 1000);
+    // Only a request that pages is limited.
+    let limit = slice.page.map(|_| slice.limit);
+    let mut connection = state.connection().await?;
+    let pairs = agents::pairs(&mut connection, tenant, &agent, limit, slice.offset()).await?;
+    let count = if slice.page.is_some() { agents::count_pairs(&mut connection, tenant, &agent).await? } else { 0 };
+    let items = pairs.into_iter().map(|(service_id, total)| Item { service_id, total }).collect();
+    Ok(json(&Usage { agent: &agent, items, pages: slice.pages(count) }))
+}
+
+/// The agent a path names. Its refusal speaks of both ids, as that of all reads of usage does.
+fn path_agent(exchange: &Exchange) -> Result<AgentId, Refusal> {
+    AgentId::parse(exchange.parameter("agent")).ok_or(Refusal::AgentAndService)
+}

@@ -1,0 +1,251 @@
+//! Exports: all pairs of the tenant as one file, streamed from one snapshot. Memory is bounded by two parts of it, and
+//! an export that cannot be finished breaks its connection, so that it never looks complete.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::stream;
+use serde::Serialize;
+use sqlx::pool::PoolConnection;
+use sqlx::{PgConnection, Postgres};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::time::timeout;
+use tracing::warn;
+
+use crate::domain::caller::Tenant;
+use crate::domain::money::Count;
+use crate::domain::names::{AgentId, ServiceId};
+use crate::domain::refusal::Refusal;
+use crate::domain::timestamp::Timestamp;
+use crate::store::exports::{Exported, pairs_after};
+use crate::store::{StoreError, server};
+
+use super::exchange::{Failure, Read};
+use super::state::{ApiState, read_refusal};
+
+/// Pairs of one part, which is at most 400 kB long.
+const PAIRS_OF_PART: i64 = 1000;
+
+/// How long the client may take for one part.
+const STALL_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long an export may take. The deadline of a request bounds its first part only, for a large file takes its time;
+/// but while a snapshot is held PostgreSQL can clean up no row version that it may see, and busy counters make many.
+const EXPORT_LIMIT: Duration = Duration::from_secs(300);
+
+pub async fn json(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    let headers = [
+        (header::CONTENT_TYPE, "application/json; charset=utf-8"),
+        (header::CONTENT_DISPOSITION, "attachment; filename=usage.json"),
+    ];
+    let exported_at = state.clock.now();
+    let body = export(&state, &exchange.identity.tenant, Format::Json { exported_at }).await?;
+    Ok((headers, body).into_response())
+}
+
+pub async fn csv(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    let headers = [
+        (header::CONTENT_TYPE, "text/csv; charset=utf-8"),
+        (header::CONTENT_DISPOSITION, "attachment; filename=usage.csv"),
+    ];
+    let body = export(&state, &exchange.identity.tenant, Format::Csv).await?;
+    Ok((headers, body).into_response())
+}
+
+/// What the task that reads says to the one that sends. A channel that closes without `End` is an export that broke off.
+enum Message {
+    Part(Bytes),
+    End,
+    Fault(StoreError),
+}
+
+/// The body, once its first part is there: until then a fault still is an answer of its own.
+async fn export(state: &ApiState, tenant: &Tenant, format: Format) -> Result<Body, Failure> {
+    let turn = state.export_turns.clone().acquire_owned().await.map_err(|_| Failure(Refusal::StoreUnavailable))?;
+    let connection = state.connection().await?;
+    let (sender, mut receiver) = channel(1);
+    let tenant = tenant.clone();
+    // A task of its own, because a body is only polled while its client takes it: nobody would end a stalled one.
+    tokio::spawn(async move {
+        read_all(connection, &tenant, format, sender).await;
+        drop(turn);
+    });
+    match receiver.recv().await {
+        Some(Message::Part(first)) => Ok(body(first, receiver)),
+        Some(Message::Fault(error)) => Err(Failure(read_refusal(&error))),
+        Some(Message::End) | None => Err(Failure(Refusal::StoreUnavailable)),
+    }
+}
+
+fn body(first: Bytes, receiver: Receiver<Message>) -> Body {
+    let parts = stream::unfold((Some(Message::Part(first)), receiver), |(first, mut receiver)| async move {
+        let message = match first {
+            Some(message) => Some(message),
+            None => receiver.recv().await,
+        };
+        match message {
+            Some(Message::Part(part)) => Some((Ok(part), (None, receiver))),
+            Some(Message::End) => None,
+            // hyper closes the connection without the end of the body.
+            Some(Message::Fault(_)) | None => Some((Err("the export broke off"), (None, receiver))),
+        }
+    });
+    Body::from_stream(parts)
+}
+
+async fn read_all(mut connection: PoolConnection<Postgres>, tenant: &Tenant, format: Format, sender: Sender<Message>) {
+    match timeout(EXPORT_LIMIT, read_parts(&mut connection, tenant, &format, &sender)).await {
+        Ok(Ok(true)) => {}
+        Ok(Ok(false)) => warn!("an export was given up, because its client stopped reading"),
+        Ok(Err(error)) => {
+            warn!(%error, "an export broke off");
+            let _ = timeout(STALL_LIMIT, sender.send(Message::Fault(error))).await;
+        }
+        Err(_) => warn!("an export was given up, because it took too long"),
+    }
+}
+
+/// False if the client does not take what was read.
+async fn read_parts(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    format: &Format,
+    sender: &Sender<Message>,
+) -> Result<bool, StoreError> {
+    let mut snapshot = server::begin_snapshot(connection).await?;
+    let mut last_position = 0;
+    let mut text = format.start();
+    loop {
+        // Steps by position rather than one long result: a result that is given up halfway has to be read to its end
+        // before the connection is of use again.
+        let pairs = pairs_after(&mut snapshot, tenant, last_position, PAIRS_OF_PART).await?;
+        format.write(&mut text, &pairs, last_position == 0);
+        last_position = pairs.last().map_or(last_position, |exported| exported.list_position);
+        let is_last = (pairs.len() as i64) < PAIRS_OF_PART;
+        if is_last {
+            text.extend_from_slice(format.end());
+        }
+        let part = Message::Part(std::mem::take(&mut text).into());
+        if !matches!(timeout(STALL_LIMIT, sender.send(part)).await, Ok(Ok(()))) {
+            return Ok(false);
+        }
+        if is_last {
+            break;
+        }
+    }
+    snapshot.rollback().await?;
+    Ok(matches!(timeout(STALL_LIMIT, sender.send(Message::End)).await, Ok(Ok(()))))
+}
+
+/// The shape of the file.
+enum Format {
+    Json { exported_at: Timestamp },
+    Csv,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Item<'a> {
+    agent: &'a AgentId,
+    service_id: &'a ServiceId,
+    total: Count,
+}
+
+impl Format {
+    fn start(&self) -> Vec<u8> {
+        match self {
+            Self::Json { exported_at } => format!(r#"{{"exportedAt":{},"items":["#, exported_at.as_ms()).into_bytes(),
+            Self::Csv => b"agent,serviceId,total\n".to_vec(),
+        }
+    }
+
+    fn write(&self, text: &mut Vec<u8>, pairs: &[Exported], is_first_part: bool) {
+        match self {
+            Self::Json { .. } => {
+                for (index, exported) in pairs.iter().enumerate() {
+                    if index > 0 || !is_first_part {
+                        text.push(b',');
+                    }
+                    let (agent, service_id) = (&exported.pair.agent, &exported.pair.service_id);
+                    let item = Item { agent, service_id, total: Count(exported.outstanding) };
+                    serde_json::to_writer(&mut *text, &item).expect("writing to memory cannot fail");
+                }
+            }
+            Self::Csv => {
+                let mut writer = ::csv::Writer::from_writer(text);
+                for exported in pairs {
+                    let total = Count(exported.outstanding).to_string();
+                    let fields = [exported.pair.agent.as_str(), exported.pair.service_id.as_str(), &total];
+                    writer.write_record(fields.map(|field| guarded(field).into_owned())).expect("memory cannot fail");
+                }
+                writer.flush().expect("memory cannot fail");
+            }
+        }
+    }
+
+    fn end(&self) -> &'static [u8] {
+        match self {
+            Self::Json { .. } => b"]}",
+            Self::Csv => b"",
+        }
+    }
+}
+
+/// Keeps a spreadsheet from taking a field for a formula.
+fn guarded(field: &str) -> Cow<'_, str> {
+    if field.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{field}").into() } else { field.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(agent: &str, outstanding: i64) -> Exported {
+        let (agent, service_id) = (AgentId::from_stored(agent.to_owned()), ServiceId::from_stored("s".to_owned()));
+        let pair = crate::domain::usage::Pair { agent, service_id };
+        Exported { pair, outstanding, list_position: 1 }
+    }
+
+    #[test]
+    fn fields_are_guarded_and_quoted_as_in_the_contract() {
+        for (field, shown) in [
+            ("plain", "plain"),
+            ("-x", "'-x"),
+            ("+x", "'+x"),
+            ("@x", "'@x"),
+            ("\tx", "'\tx"),
+            ("x-=+@", "x-=+@"),
+            ("=cmd", "'=cmd"),
+            ("needs,quote", "\"needs,quote\""),
+            ("=\"quoted\"", "\"'=\"\"quoted\"\"\""),
+            ("\rCarriage", "\"'\rCarriage\""),
+            ("two\nlines", "\"two\nlines\""),
+            ("it's; #1", "it's; #1"),
+        ] {
+            let mut text = Vec::new();
+            Format::Csv.write(&mut text, &[pair(field, 7)], true);
+            assert_eq!(String::from_utf8_lossy(&text), format!("{shown},s,7\n"));
+        }
+    }
+
+    #[test]
+    fn parts_join_to_one_document() {
+        let format = Format::Json { exported_at: Timestamp::from_ms(5) };
+        let mut text = format.start();
+        format.write(&mut text, &[pair("a", 1), pair("b", i64::MAX)], true);
+        format.write(&mut text, &[pair("c", 0)], false);
+        text.extend_from_slice(format.end());
+        assert_eq!(
+            String::from_utf8_lossy(&text),
+            concat!(
+                r#"{"exportedAt":5,"items":[{"agent":"a","serviceId":"s","total":1},"#,
+                r#"{"agent":"b","serviceId":"s","total":9007199254740991},{"agent":"c","serviceId":"s","total":0}]}"#
+            )
+        );
+    }
+}

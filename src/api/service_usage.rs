@@ -1,0 +1,74 @@
+//! What is outstanding of one service, in sum and by agent. Such a service need not be registered.
+
+use axum::extract::State;
+use axum::response::Response;
+use serde::Serialize;
+
+use crate::domain::money::Count;
+use crate::domain::names::{AgentId, ServiceId};
+use crate::store::service_usage::{self, Order};
+
+use super::exchange::{Exchange, Failure, Read, json};
+use super::query::{Pages, Slice};
+use super::services::path_service;
+use super::state::ApiState;
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Sums<'a> {
+    service_id: &'a ServiceId,
+    total: Count,
+    agents: i64,
+}
+
+pub async fn sums(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    let service_id = path_service(&exchange)?;
+    let mut connection = state.connection().await?;
+    let sums = service_usage::sums(&mut connection, &exchange.identity.tenant, &service_id).await?;
+    Ok(json(&Sums { service_id: &service_id, total: sums.outstanding, agents: sums.agents }))
+}
+
+#[derive(Serialize)]
+struct Item {
+    agent: AgentId,
+    total: Count,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Agents<'a> {
+    service_id: &'a ServiceId,
+    items: Vec<Item>,
+    #[serde(flatten)]
+    pages: Option<Pages>,
+}
+
+/// All agents; only a request that pages is limited.
+pub async fn agents(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    let slice = Slice::read(&exchange.query, 100, 1000);
+    show(&state, &exchange, Order::FirstSeen, slice, slice.page.map(|_| slice.limit)).await
+}
+
+pub async fn top_agents(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    let slice = Slice::read(&exchange.query, 10, 100);
+    show(&state, &exchange, Order::Total, slice, Some(slice.limit)).await
+}
+
+async fn show(
+    state: &ApiState,
+    exchange: &Exchange,
+    order: Order,
+    slice: Slice,
+    limit: Option<i64>,
+) -> Result<Response, Failure> {
+    let service_id = path_service(exchange)?;
+    let tenant = &exchange.identity.tenant;
+    let mut connection = state.connection().await?;
+    let agents = service_usage::agents(&mut connection, tenant, &service_id, order, limit, slice.offset()).await?;
+    let count = match slice.page {
+        Some(_) => service_usage::sums(&mut connection, tenant, &service_id).await?.agents,
+        None => 0,
+    };
+    let items = agents.into_iter().map(|(agent, total)| Item { agent, total }).collect();
+    Ok(json(&Agents { service_id: &service_id, items, pages: slice.pages(count) }))
+}

@@ -1,0 +1,78 @@
+//! The table `agents`, and what each of them used. Batches add to it, in `batch::write`.
+
+use sqlx::PgConnection;
+
+use crate::domain::caller::Tenant;
+use crate::domain::money::Count;
+use crate::domain::names::{AgentId, ServiceId};
+
+use super::StoreError;
+
+/// Agents with any pair, in the order they were first seen, after leaving out `offset`.
+pub async fn list(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    limit: i64,
+    offset: i64,
+) -> Result<Vec<AgentId>, StoreError> {
+    let agents = sqlx::query_scalar!(
+        "-- agents::list
+        SELECT agent FROM agents WHERE tenant = $1 ORDER BY tenant, list_position LIMIT $2 OFFSET $3",
+        tenant.as_str(),
+        limit,
+        offset,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(agents.into_iter().map(AgentId::from_stored).collect())
+}
+
+/// What is outstanding of all pairs of an agent; 0 for one never seen.
+pub async fn outstanding(connection: &mut PgConnection, tenant: &Tenant, agent: &AgentId) -> Result<Count, StoreError> {
+    // The sum may be longer than 64 bits; what is shown of it is not.
+    let total = sqlx::query_scalar!(
+        r#"-- agents::outstanding
+        SELECT least(coalesce(sum(outstanding), 0), 9007199254740991)::bigint AS "total!"
+        FROM usage_counters WHERE tenant = $1 AND agent = $2"#,
+        tenant.as_str(),
+        agent.as_str(),
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(Count(total))
+}
+
+/// An agent's pairs in the order of their first record, zero included, after leaving out `offset`; all without `limit`.
+pub async fn pairs(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    agent: &AgentId,
+    limit: Option<i64>,
+    offset: i64,
+) -> Result<Vec<(ServiceId, Count)>, StoreError> {
+    let pairs = sqlx::query!(
+        "-- agents::pairs
+        SELECT service_id, outstanding FROM usage_counters WHERE tenant = $1 AND agent = $2
+        ORDER BY list_position LIMIT $3 OFFSET $4",
+        tenant.as_str(),
+        agent.as_str(),
+        limit,
+        offset,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(pairs.into_iter().map(|row| (ServiceId::from_stored(row.service_id), Count(row.outstanding))).collect())
+}
+
+/// How many pairs an agent has.
+pub async fn count_pairs(connection: &mut PgConnection, tenant: &Tenant, agent: &AgentId) -> Result<i64, StoreError> {
+    let pairs = sqlx::query_scalar!(
+        r#"-- agents::count_pairs
+        SELECT count(*) AS "pairs!" FROM usage_counters WHERE tenant = $1 AND agent = $2"#,
+        tenant.as_str(),
+        agent.as_str(),
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(pairs)
+}

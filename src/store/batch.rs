@@ -1,0 +1,343 @@
+//! The two statements of a batch: all it has to know, and all it changes. One round trip each, because under load a
+//! batch spends its time on round trips. Whatever was read may change before it is written: the keys' unique index and
+//! the counters' versions notice, and then nothing at all is written.
+
+use std::collections::BTreeMap;
+
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+
+use crate::domain::caller::Tenant;
+use crate::domain::event::Event;
+use crate::domain::names::{AgentId, ServiceId};
+use crate::domain::service::Terms;
+use crate::domain::settlement::Settlement;
+use crate::domain::timestamp::Timestamp;
+
+use super::idempotency::{CallerKey, NewRecord, StoredReply};
+use super::record_counts;
+use super::totals::{ServiceChange, TenantChange};
+use super::usage::{Columns, Counter, CounterId};
+use super::{StoreError, corrupt};
+use crate::domain::fingerprint::Fingerprint;
+
+/// What a batch asks for. Each list of [`Known`] has the order of the list here that it answers.
+#[derive(Default)]
+pub struct Wanted<'a> {
+    pub keys: Vec<&'a CallerKey>,
+    pub pairs: &'a [CounterId],
+    pub offers: Vec<(&'a Tenant, &'a ServiceId)>,
+    pub tenants: Vec<&'a Tenant>,
+}
+
+/// What a batch has to know.
+#[derive(Default)]
+pub struct Known {
+    /// Stored answers, expired ones included.
+    pub replies: Vec<Option<StoredReply>>,
+    /// One for each pair; none for a pair never seen.
+    pub counters: Vec<Option<Counter>>,
+    /// Whether the agent of a pair that was never seen has other pairs.
+    pub agents: Vec<bool>,
+    /// Price and state of each offer; none for a service that is not registered.
+    pub terms: Vec<Option<Terms>>,
+    /// Pairs above zero of each tenant.
+    pub pairs_above_zero: Vec<i64>,
+}
+
+/// Reads, without locking anything.
+pub async fn read(connection: &mut PgConnection, wanted: &Wanted<'_>) -> Result<Known, StoreError> {
+    let callers: Vec<&str> = wanted.keys.iter().map(|id| id.caller.as_str()).collect();
+    let keys: Vec<&str> = wanted.keys.iter().map(|id| id.key.as_str()).collect();
+    let pairs = Columns::of(wanted.pairs.iter());
+    let offer_tenants: Vec<&str> = wanted.offers.iter().map(|(tenant, _)| tenant.as_str()).collect();
+    let offers: Vec<&str> = wanted.offers.iter().map(|(_, service)| service.as_str()).collect();
+    let tenants: Vec<&str> = wanted.tenants.iter().map(|tenant| tenant.as_str()).collect();
+    let rows = sqlx::query!(
+        r#"-- batch::read
+        SELECT 0 AS "kind!", wanted.position AS "position!", stored.status::bigint AS a, NULL::bigint AS b,
+               NULL::bigint AS c, NULL::bigint AS d, NULL::boolean AS flag,
+               stored.request_hash AS hash, stored.response, stored.expires_at
+        FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted (caller, key, position)
+        CROSS JOIN LATERAL (
+            SELECT request_hash, status, response::text AS response, expires_at
+            FROM idempotency_keys
+            WHERE idempotency_keys.caller = wanted.caller AND idempotency_keys.key = wanted.key
+            LIMIT 1
+        ) AS stored
+        UNION ALL
+        SELECT 1, wanted.position, counter.outstanding, counter.settled, counter.reset, counter.version,
+               agent.is_known, NULL, NULL, NULL
+        FROM unnest($3::text[], $4::text[], $5::text[]) WITH ORDINALITY AS wanted (tenant, agent, service_id, position)
+        LEFT JOIN LATERAL (
+            SELECT outstanding, settled, reset, version FROM usage_counters
+            WHERE usage_counters.tenant = wanted.tenant AND usage_counters.agent = wanted.agent
+              AND usage_counters.service_id = wanted.service_id
+            LIMIT 1
+        ) AS counter ON true
+        LEFT JOIN LATERAL (
+            SELECT true AS is_known FROM agents
+            WHERE counter.version IS NULL AND agents.tenant = wanted.tenant AND agents.agent = wanted.agent
+            LIMIT 1
+        ) AS agent ON true
+        UNION ALL
+        SELECT 2, wanted.position, service.price_stroops, NULL, NULL, NULL, service.disabled, NULL, NULL, NULL
+        FROM unnest($6::text[], $7::text[]) WITH ORDINALITY AS wanted (tenant, service_id, position)
+        CROSS JOIN LATERAL (
+            SELECT price_stroops, disabled FROM services
+            WHERE services.tenant = wanted.tenant AND services.service_id = wanted.service_id
+            LIMIT 1
+        ) AS service
+        UNION ALL
+        SELECT 3, wanted.position, totals.pairs, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+        FROM unnest($8::text[]) WITH ORDINALITY AS wanted (tenant, position)
+        CROSS JOIN LATERAL (
+            SELECT coalesce(sum(pairs_above_zero), 0)::bigint AS pairs
+            FROM tenant_totals WHERE tenant_totals.tenant = wanted.tenant
+        ) AS totals"#,
+        callers as _,
+        keys as _,
+        pairs.tenants as _,
+        pairs.agents as _,
+        pairs.services as _,
+        offer_tenants as _,
+        offers as _,
+        tenants as _,
+    )
+    .fetch_all(connection)
+    .await?;
+    let mut known = Known {
+        replies: vec![None; wanted.keys.len()],
+        counters: vec![None; wanted.pairs.len()],
+        agents: vec![false; wanted.pairs.len()],
+        terms: vec![None; wanted.offers.len()],
+        pairs_above_zero: vec![0; wanted.tenants.len()],
+    };
+    for row in rows {
+        let place = row.position as usize - 1;
+        let number = |value: Option<i64>| value.ok_or_else(|| corrupt("a number is missing"));
+        match row.kind {
+            0 => {
+                let hash = row.hash.and_then(|hash| hash.try_into().ok());
+                known.replies[place] = Some(StoredReply {
+                    fingerprint: Fingerprint(hash.ok_or_else(|| corrupt("request_hash"))?),
+                    status: u16::try_from(number(row.a)?).map_err(|_| corrupt("status"))?,
+                    response: row.response,
+                    expires_at: row.expires_at.ok_or_else(|| corrupt("expires_at"))?.into(),
+                });
+            }
+            1 => {
+                known.agents[place] = row.flag.unwrap_or(false);
+                if let Some(version) = row.d {
+                    let (outstanding, settled, reset) = (number(row.a)?, number(row.b)?, number(row.c)?);
+                    known.counters[place] = Some(Counter { outstanding, settled, reset, version });
+                }
+            }
+            2 => {
+                let disabled = row.flag.ok_or_else(|| corrupt("disabled"))?;
+                known.terms[place] = Some(Terms { price_stroops: number(row.a)?, disabled });
+            }
+            _ => known.pairs_above_zero[place] = number(row.a)?,
+        }
+    }
+    Ok(known)
+}
+
+/// A counter to be written. Its version is one higher than what was read.
+#[derive(Clone, Copy, Debug)]
+pub struct ChangedCounter<'a> {
+    pub id: &'a CounterId,
+    pub counter: Counter,
+    /// For a pair that is new: its rank among the new ones of this batch, from 1, in the order of their first records.
+    pub arrival: Option<i64>,
+}
+
+/// All that a batch changes. Lists are sorted by primary key where a row may be wanted by others, too.
+#[derive(Default)]
+pub struct Changes<'a> {
+    pub counters: Vec<ChangedCounter<'a>>,
+    /// Agents never seen before, sorted, each with its rank from 1 in the order of its first record.
+    pub agents: Vec<(&'a Tenant, &'a AgentId, i64)>,
+    pub services: BTreeMap<(&'a Tenant, &'a ServiceId), ServiceChange>,
+    pub tenants: BTreeMap<Tenant, TenantChange>,
+    pub settlements: &'a [(Tenant, Settlement)],
+    pub events: &'a [(Tenant, Event)],
+    pub records: Vec<NewRecord<'a>>,
+    pub record_counts: Vec<record_counts::Change<'a>>,
+}
+
+/// Writes everything, or nothing: a counter that is not at the version before its new one is
+/// [`Moved`](super::FaultKind::Moved), a key that was stored meanwhile [`KeyTaken`](super::FaultKind::KeyTaken).
+/// `lock_timeout` is how long a locked row is waited for, as PostgreSQL writes it.
+pub async fn write(
+    connection: &mut PgConnection,
+    changes: &Changes<'_>,
+    shard: i16,
+    now: Timestamp,
+    lock_timeout: &str,
+) -> Result<(), StoreError> {
+    let counters = &changes.counters;
+    let pairs = Columns::of(counters.iter().map(|changed| changed.id));
+    let counter = |read: fn(&Counter) -> i64| counters.iter().map(|changed| read(&changed.counter)).collect::<Vec<_>>();
+    let arrivals: Vec<Option<i64>> = counters.iter().map(|changed| changed.arrival).collect();
+
+    let agents = &changes.agents;
+    let service = |read: fn(&ServiceChange) -> i64| changes.services.values().map(read).collect::<Vec<_>>();
+    let tenant = |read: fn(&TenantChange) -> i64| changes.tenants.values().map(read).collect::<Vec<_>>();
+
+    let bills = changes.settlements;
+    let bill = |read: fn(&Settlement) -> &str| bills.iter().map(|(_, row)| read(row)).collect::<Vec<_>>();
+    let bill_keys: Vec<Option<&str>> = bills.iter().map(|(_, row)| row.idempotency_key.as_deref()).collect();
+
+    let records = &changes.records;
+    let record = |read: for<'b> fn(&'b NewRecord<'_>) -> &'b str| records.iter().map(read).collect::<Vec<_>>();
+    let responses: Vec<Option<&str>> = records.iter().map(|record| record.response).collect();
+    let expires: Vec<OffsetDateTime> = records.iter().map(|record| record.expires_at.to_date_time()).collect();
+
+    sqlx::query_scalar!(
+        r#"-- batch::write
+        WITH patience AS (SELECT set_config('lock_timeout', $1, true) AS lock_timeout),
+        counters AS (
+            INSERT INTO usage_counters AS counter
+                (tenant, agent, service_id, outstanding, lifetime, settled, reset, version, list_position)
+            OVERRIDING SYSTEM VALUE
+            SELECT tenant, agent, service_id, outstanding, outstanding + settled + reset, settled, reset, version,
+                   coalesce(positions.drawn[arrival], 0)
+            FROM patience
+            CROSS JOIN (
+                SELECT ARRAY(SELECT nextval(pg_get_serial_sequence('usage_counters', 'list_position'))
+                             FROM generate_series(1, $2::bigint)) AS drawn
+            ) AS positions
+            CROSS JOIN unnest($3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::bigint[],
+                              $9::bigint[], $10::bigint[])
+                AS changed (tenant, agent, service_id, outstanding, settled, reset, version, arrival)
+            WHERE patience.lock_timeout IS NOT NULL
+            ON CONFLICT (tenant, agent, service_id) DO UPDATE
+            SET outstanding = excluded.outstanding, lifetime = excluded.lifetime, settled = excluded.settled,
+                reset = excluded.reset, version = excluded.version
+            WHERE counter.version = excluded.version - 1
+            RETURNING list_position
+        ), new_agents AS (
+            INSERT INTO agents (tenant, agent, list_position)
+            OVERRIDING SYSTEM VALUE
+            SELECT tenant, agent, positions.drawn[arrival]
+            FROM (SELECT ARRAY(SELECT nextval(pg_get_serial_sequence('agents', 'list_position'))
+                               FROM generate_series(1, cardinality($11::text[]))) AS drawn) AS positions
+            CROSS JOIN unnest($11::text[], $12::text[], $13::bigint[]) AS added (tenant, agent, arrival)
+        ), services AS (
+            INSERT INTO service_totals AS total (tenant, service_id, shard, outstanding, pairs_above_zero)
+            SELECT tenant, service_id, $14, outstanding, pairs_above_zero
+            FROM unnest($15::text[], $16::text[], $17::bigint[], $18::bigint[])
+                AS change (tenant, service_id, outstanding, pairs_above_zero)
+            ON CONFLICT (tenant, service_id, shard) DO UPDATE
+            SET outstanding = total.outstanding + excluded.outstanding,
+                pairs_above_zero = total.pairs_above_zero + excluded.pairs_above_zero
+        ), tenants AS (
+            INSERT INTO tenant_totals AS total
+                (tenant, shard, pairs, pairs_above_zero, outstanding, lifetime, settlements, settled_stroops, services,
+                 agents, events, webhooks, api_keys)
+            SELECT tenant, $14, pairs, pairs_above_zero, outstanding, lifetime, settlements, settled_stroops::numeric,
+                   services, agents, events, webhooks, api_keys
+            FROM unnest($19::text[], $20::bigint[], $21::bigint[], $22::bigint[], $23::bigint[], $24::bigint[],
+                        $25::text[], $26::bigint[], $27::bigint[], $28::bigint[], $29::bigint[], $30::bigint[])
+                AS change (tenant, pairs, pairs_above_zero, outstanding, lifetime, settlements, settled_stroops,
+                           services, agents, events, webhooks, api_keys)
+            ON CONFLICT (tenant, shard) DO UPDATE
+            SET pairs = total.pairs + excluded.pairs,
+                pairs_above_zero = total.pairs_above_zero + excluded.pairs_above_zero,
+                outstanding = total.outstanding + excluded.outstanding,
+                lifetime = total.lifetime + excluded.lifetime,
+                settlements = total.settlements + excluded.settlements,
+                settled_stroops = total.settled_stroops + excluded.settled_stroops,
+                services = total.services + excluded.services,
+                agents = total.agents + excluded.agents,
+                events = total.events + excluded.events,
+                webhooks = total.webhooks + excluded.webhooks,
+                api_keys = total.api_keys + excluded.api_keys
+        ), bills AS (
+            INSERT INTO settlements (tenant, settlement_id, agent, service_id, requests, price_stroops, billed_stroops,
+                                     settled_at, idempotency_key, request_id)
+            SELECT tenant, settlement_id, agent, service_id, requests, price_stroops, billed_stroops::numeric,
+                   $31, idempotency_key, request_id
+            FROM unnest($32::text[], $33::text[], $34::text[], $35::text[], $36::bigint[], $37::bigint[], $38::text[],
+                        $39::text[], $40::text[])
+                AS bill (tenant, settlement_id, agent, service_id, requests, price_stroops, billed_stroops,
+                         idempotency_key, request_id)
+        ), log AS (
+            INSERT INTO events (tenant, recorded_at, type, payload)
+            SELECT tenant, $31, type, payload::json
+            FROM unnest($41::text[], $42::text[], $43::text[]) AS event (tenant, type, payload)
+        ), replies AS (
+            INSERT INTO idempotency_keys
+                (caller, key, method, path, request_hash, status, response, request_id, created_at, expires_at)
+            SELECT caller, key, method, path, request_hash, status, response::json, request_id, $31, expires_at
+            FROM unnest($44::text[], $45::text[], $46::text[], $47::text[], $48::bytea[], $49::smallint[], $50::text[],
+                        $51::text[], $52::timestamptz[])
+                AS record (caller, key, method, path, request_hash, status, response, request_id, expires_at)
+        ), counts AS (
+            INSERT INTO record_changes (kind, owner, change)
+            SELECT kind, owner, change FROM unnest($53::text[], $54::text[], $55::bigint[]) AS added (kind, owner, change)
+        )
+        -- Every counter must have come back, and none of them as a new row that takes the place of a vanished one.
+        SELECT 1 / (count(*) FILTER (WHERE list_position > 0) = cardinality($3::text[]))::int AS "unmoved!"
+        FROM counters"#,
+        lock_timeout,
+        arrivals.iter().flatten().count() as i64,
+        pairs.tenants as _,
+        pairs.agents as _,
+        pairs.services as _,
+        &counter(|counter| counter.outstanding),
+        &counter(|counter| counter.settled),
+        &counter(|counter| counter.reset),
+        &counter(|counter| counter.version),
+        arrivals as _,
+        agents.iter().map(|(tenant, ..)| tenant.as_str()).collect::<Vec<_>>() as _,
+        agents.iter().map(|(_, agent, _)| agent.as_str()).collect::<Vec<_>>() as _,
+        &agents.iter().map(|(.., arrival)| *arrival).collect::<Vec<_>>(),
+        shard,
+        changes.services.keys().map(|(tenant, _)| tenant.as_str()).collect::<Vec<_>>() as _,
+        changes.services.keys().map(|(_, service)| service.as_str()).collect::<Vec<_>>() as _,
+        &service(|change| change.outstanding),
+        &service(|change| change.pairs_above_zero),
+        changes.tenants.keys().map(Tenant::as_str).collect::<Vec<_>>() as _,
+        &tenant(|change| change.pairs),
+        &tenant(|change| change.pairs_above_zero),
+        &tenant(|change| change.outstanding),
+        &tenant(|change| change.lifetime),
+        &tenant(|change| change.settlements),
+        &changes.tenants.values().map(|change| change.settled_stroops.to_string()).collect::<Vec<_>>(),
+        &tenant(|change| change.services),
+        &tenant(|change| change.agents),
+        &tenant(|change| change.events),
+        &tenant(|change| change.webhooks),
+        &tenant(|change| change.api_keys),
+        now.to_date_time(),
+        bills.iter().map(|(tenant, _)| tenant.as_str()).collect::<Vec<_>>() as _,
+        bill(|row| &row.id) as _,
+        bill(|row| row.agent.as_str()) as _,
+        bill(|row| row.service_id.as_str()) as _,
+        &bills.iter().map(|(_, row)| row.requests.0).collect::<Vec<_>>(),
+        &bills.iter().map(|(_, row)| row.price_stroops).collect::<Vec<_>>(),
+        &bills.iter().map(|(_, row)| row.billed_stroops.to_string()).collect::<Vec<_>>(),
+        bill_keys as _,
+        bill(|row| &row.request_id) as _,
+        changes.events.iter().map(|(tenant, _)| tenant.as_str()).collect::<Vec<_>>() as _,
+        changes.events.iter().map(|(_, event)| event.type_name()).collect::<Vec<_>>() as _,
+        &changes.events.iter().map(|(_, event)| event.to_json()).collect::<Vec<_>>(),
+        record(|record| &record.id.caller) as _,
+        record(|record| &record.id.key) as _,
+        record(|record| record.method) as _,
+        record(|record| record.path) as _,
+        records.iter().map(|record| record.fingerprint.0.as_slice()).collect::<Vec<_>>() as _,
+        &records.iter().map(|record| record.status as i16).collect::<Vec<_>>(),
+        responses as _,
+        record(|record| record.request_id) as _,
+        &expires,
+        changes.record_counts.iter().map(|change| change.kind.name()).collect::<Vec<_>>() as _,
+        changes.record_counts.iter().map(|change| change.owner).collect::<Vec<_>>() as _,
+        &changes.record_counts.iter().map(|change| change.change).collect::<Vec<_>>(),
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,81 @@
+//! What is outstanding of one service: kept sums, and the pairs above zero, whose number is capped.
+
+use sqlx::PgConnection;
+
+use crate::domain::caller::Tenant;
+use crate::domain::money::Count;
+use crate::domain::names::{AgentId, ServiceId};
+
+use super::StoreError;
+
+/// What a service's pairs above zero come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sums {
+    pub outstanding: Count,
+    pub agents: i64,
+}
+
+/// Zeros for a service nobody used.
+pub async fn sums(connection: &mut PgConnection, tenant: &Tenant, service_id: &ServiceId) -> Result<Sums, StoreError> {
+    // The sum may be longer than 64 bits; what is shown of it is not.
+    let row = sqlx::query!(
+        r#"-- service_usage::sums
+        SELECT least(coalesce(sum(outstanding), 0), 9007199254740991)::bigint AS "outstanding!",
+               coalesce(sum(pairs_above_zero), 0)::bigint AS "agents!"
+        FROM service_totals WHERE tenant = $1 AND service_id = $2"#,
+        tenant.as_str(),
+        service_id.as_str(),
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(Sums { outstanding: Count(row.outstanding), agents: row.agents })
+}
+
+/// How a list of agents is ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    FirstSeen,
+    /// Most outstanding first, then by name.
+    Total,
+}
+
+/// Agents with something outstanding, after leaving out `offset`; all without `limit`.
+pub async fn agents(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    service_id: &ServiceId,
+    order: Order,
+    limit: Option<i64>,
+    offset: i64,
+) -> Result<Vec<(AgentId, Count)>, StoreError> {
+    macro_rules! rows {
+        ($name:literal, $order:literal) => {
+            sqlx::query_as!(
+                Row,
+                "-- service_usage::agents, "
+                    + $name
+                    + "\n"
+                    + "SELECT agent, outstanding FROM usage_counters
+                       WHERE tenant = $1 AND service_id COLLATE \"POSIX\" = $2 AND outstanding > 0 ORDER BY "
+                    + $order
+                    + " LIMIT $3 OFFSET $4",
+                tenant.as_str(),
+                service_id.as_str(),
+                limit,
+                offset
+            )
+            .fetch_all(connection)
+            .await?
+        };
+    }
+    let rows = match order {
+        Order::FirstSeen => rows!("first seen", "list_position"),
+        Order::Total => rows!("total", "outstanding DESC, agent"),
+    };
+    Ok(rows.into_iter().map(|row| (AgentId::from_stored(row.agent), Count(row.outstanding))).collect())
+}
+
+struct Row {
+    agent: String,
+    outstanding: i64,
+}

@@ -1,0 +1,175 @@
+//! Contract sections 14 and 19: the exports, and the changelog.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::support::{Service, usage};
+
+const JSON: &str = "/api/v1/usage/export.json";
+const CSV: &str = "/api/v1/usage/export.csv";
+
+/// Pairs whose export is longer than what fits into the buffers of the sockets.
+const MANY: i64 = 40_000;
+
+/// Makes [`MANY`] pairs of the tenant `public` with long names, by hand.
+async fn fill(service: &Service) {
+    let sql = "WITH agents AS (
+                   INSERT INTO agents (tenant, agent)
+                   SELECT 'public', 'agent-' || number || repeat('x', 240) FROM generate_series(1, $1) AS number
+               )
+               INSERT INTO usage_counters (tenant, agent, service_id, outstanding, lifetime, version)
+               SELECT 'public', 'agent-' || number || repeat('x', 240), repeat('s', 128), number, number, 1
+               FROM generate_series(1, $1) AS number ORDER BY number";
+    sqlx::query(sql).bind(MANY).execute(&service.pool).await.expect("pairs");
+}
+
+#[tokio::test]
+async fn all_pairs_are_exported_in_the_order_of_their_first_record() {
+    let service = Service::start(&[]).await;
+    let client = service.client();
+    let empty = client.get(CSV).await;
+    assert_eq!((empty.status, empty.text.as_str()), (200, "agent,serviceId,total\n"));
+    assert_eq!(client.get(JSON).await.json()["items"], json!([]));
+    for (agent, service_id, requests) in [("z", "s", 1), ("-a", "-b", 2), ("z", "a.b_c", 3)] {
+        client.post("/api/v1/usage", &usage(agent, service_id, requests)).await;
+    }
+    client.post("/api/v1/settle", &json!({ "agent": "z", "serviceId": "s" })).await;
+    let csv = client.get(CSV).await;
+    assert_eq!(csv.text, "agent,serviceId,total\nz,s,0\n'-a,'-b,2\nz,a.b_c,3\n");
+    assert_eq!(csv.headers["content-type"], "text/csv; charset=utf-8");
+    assert_eq!(csv.headers["content-disposition"], "attachment; filename=usage.csv");
+    assert_eq!(csv.headers["cache-control"], "private, no-cache");
+    let exported = client.get(JSON).await;
+    let exported_at = exported.json()["exportedAt"].as_i64().expect("a moment");
+    assert!((exported_at - service.clock.now().as_ms()).abs() < 60_000);
+    let items = concat!(
+        r#"[{"agent":"z","serviceId":"s","total":0},{"agent":"-a","serviceId":"-b","total":2},"#,
+        r#"{"agent":"z","serviceId":"a.b_c","total":3}]"#
+    );
+    assert_eq!(exported.text, format!(r#"{{"exportedAt":{exported_at},"items":{items}}}"#));
+    assert_eq!(exported.headers["content-type"], "application/json; charset=utf-8");
+    assert_eq!(exported.headers["content-disposition"], "attachment; filename=usage.json");
+    let head = client.send("HEAD", CSV, None).await;
+    assert_eq!((head.status, head.text.as_str()), (200, ""));
+    assert_eq!(head.headers["content-disposition"], "attachment; filename=usage.csv");
+    let made = client.post("/api/v1/api-keys", &json!({ "label": "x" })).await.json();
+    let tenant = client.with("x-api-key", made["key"].as_str().expect("a key"));
+    assert_eq!(tenant.get(CSV).await.text, "agent,serviceId,total\n");
+}
+
+#[tokio::test]
+async fn an_export_of_many_parts_is_whole_also_at_exact_boundaries() {
+    let service = Service::start(&[]).await;
+    let client = service.client();
+    for (added, pairs) in [(999, 999), (1, 1000), (1, 1001), (1999, 3000)] {
+        add_pairs(&service, added).await;
+        let lines: Vec<String> = client.get(CSV).await.text.lines().map(str::to_owned).collect();
+        assert_eq!(lines.len(), pairs + 1);
+        let items = client.get(JSON).await.json()["items"].as_array().expect("items").clone();
+        assert_eq!(items.len(), pairs);
+        for (line, item) in lines[1..].iter().zip(&items) {
+            let shown = format!("{},{},{}", item["agent"].as_str().unwrap(), "service", item["total"]);
+            assert_eq!(*line, shown);
+        }
+    }
+}
+
+/// Adds pairs with names that are new.
+async fn add_pairs(service: &Service, pairs: i64) {
+    let sql = "WITH added AS (
+                   SELECT 'agent-' || held || '-' || number AS agent, number
+                   FROM (SELECT count(*) AS held FROM usage_counters) AS held, generate_series(1, $1) AS number
+               ), agents AS (
+                   INSERT INTO agents (tenant, agent) SELECT 'public', agent FROM added ORDER BY number
+               )
+               INSERT INTO usage_counters (tenant, agent, service_id, outstanding, lifetime, version)
+               SELECT 'public', agent, 'service', number, number, 1 FROM added ORDER BY number";
+    sqlx::query(sql).bind(pairs).execute(&service.pool).await.expect("pairs");
+}
+
+/// The head and the first bytes of an export, and the connection it goes on coming through.
+async fn begin(service: &Service, path: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(service.address).await.expect("a connection");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("a request");
+    let mut start = [0; 15];
+    stream.read_exact(&mut start).await.expect("an answer");
+    assert_eq!(&start, b"HTTP/1.1 200 OK");
+    stream
+}
+
+#[tokio::test]
+async fn an_export_shows_one_moment_whatever_is_recorded_meanwhile() {
+    let service = Service::start(&[]).await;
+    fill(&service).await;
+    let mut stream = begin(&service, CSV).await;
+    sqlx::query("UPDATE usage_counters SET outstanding = outstanding + 1000000, lifetime = lifetime + 1000000")
+        .execute(&service.pool)
+        .await
+        .expect("an update");
+    service.client().post("/api/v1/usage", &usage("late", "s", 1)).await;
+    let mut text = Vec::new();
+    while !text.ends_with(b"\r\n0\r\n\r\n") {
+        assert_ne!(stream.read_buf(&mut text).await.expect("more"), 0);
+    }
+    let text = String::from_utf8_lossy(&text);
+    assert!(!text.contains("late"));
+    let totals = text.lines().filter(|line| line.starts_with("agent-")).filter_map(|line| line.rsplit(',').next());
+    let totals: Vec<i64> = totals.filter_map(|total| total.parse().ok()).collect();
+    // A few lines are cut by the chunks they came in.
+    assert!(totals.len() as i64 > MANY - 1000 && totals.iter().all(|total| *total <= MANY), "{}", totals.len());
+}
+
+#[tokio::test]
+async fn an_export_that_breaks_off_does_not_look_complete() {
+    let service = Service::start(&[]).await;
+    fill(&service).await;
+    for path in [CSV, JSON] {
+        let mut stream = begin(&service, path).await;
+        // Its backend is the one that is in a transaction and waits for us to read.
+        let sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                   WHERE datname = current_database() AND query LIKE '-- exports::pairs_after%'
+                     AND state = 'idle in transaction'";
+        while service.number(sql).await == 0 {}
+        let mut text = Vec::new();
+        // The peer's end of the connection, or its reset: either way without the last chunk.
+        let _ = stream.read_to_end(&mut text).await;
+        assert!(!text.ends_with(b"0\r\n\r\n"), "{} bytes", text.len());
+    }
+    assert_eq!(service.client().get(CSV).await.text.lines().count() as i64, MANY + 1);
+}
+
+#[tokio::test]
+async fn exports_take_turns_so_that_reads_keep_their_connections() {
+    let service = Service::start(&[("DATABASE_POOL_MAX", "4"), ("REQUEST_TIMEOUT_MS", "1000")]).await;
+    fill(&service).await;
+    let first = begin(&service, CSV).await;
+    // The only turn is taken: the next one waits until its deadline, and other reads do not notice.
+    let refused = service.client().get(CSV).await.error();
+    let message = "the store is unavailable; nothing was changed".to_owned();
+    assert_eq!(refused, (503, "service_unavailable".to_owned(), message));
+    assert_eq!(service.client().get("/api/v1/agents/a/total").await.status, 200);
+    // A client that hangs up gives its turn back at once.
+    drop(first);
+    // HEAD, because it does not wait for the whole file.
+    let took = tokio::time::timeout(Duration::from_secs(20), async {
+        while service.client().send("HEAD", CSV, None).await.status != 200 {}
+    });
+    took.await.expect("a turn");
+}
+
+#[tokio::test]
+async fn the_changelog_tells_the_releases() {
+    let service = Service::start(&[]).await;
+    let answer = service.client().get("/api/v1/changelog?x=1").await;
+    assert!(answer.text.starts_with(r#"{"entries":[{"version":""#), "{}", answer.text);
+    let newest = &answer.json()["entries"][0];
+    assert_eq!(newest["version"], env!("CARGO_PKG_VERSION"));
+    let members: Vec<String> = newest.as_object().expect("an entry").keys().cloned().collect();
+    assert_eq!(members, ["version", "date", "notes"]);
+    assert_eq!(newest["date"].as_str().map(str::len), Some(10));
+    assert!(newest["notes"].as_array().is_some_and(|notes| notes.iter().all(|note| note.is_string())));
+}
