@@ -58,12 +58,23 @@ pub struct Database {
 }
 
 impl Database {
+    /// For a service, which has its private PostgreSQL to itself.
     pub async fn open(settings: &Settings) -> Result<Self, StartError> {
         if let Some(options) = &settings.database {
             return Ok(Self { options: options.clone().application_name("agentpay-billing"), local: None });
         }
         let local = LocalPostgres::start(&settings.data_dir, &[]).await?;
         Ok(Self { options: local.connect_options("agentpay"), local: Some(local) })
+    }
+
+    /// For a command, which uses the private PostgreSQL of a running service, or starts it for as long as it runs.
+    pub async fn open_beside(settings: &Settings) -> Result<Self, StartError> {
+        match Self::open(settings).await {
+            Err(StartError::LocalPostgres(LocalPostgresError::InUse { .. })) => {
+                Ok(Self { options: LocalPostgres::beside(&settings.data_dir).await?, local: None })
+            }
+            opened => opened,
+        }
     }
 
     pub async fn close(self) {
@@ -186,8 +197,7 @@ impl App {
             tokio::time::sleep(grace).await;
             stop.cancel();
         });
-        let serving =
-            tokio::spawn(api::server::serve(listener, router, settings.headers_timeout, DRAIN_LIMIT, stop_serving));
+        let serving = tokio::spawn(api::server::serve(listener, router, settings.silence, DRAIN_LIMIT, stop_serving));
         info!(host = %address.ip(), port = address.port(), "server started");
         Ok(Self { address, janitor, dispatcher, limits: live, draining, serving, jobs, stop_jobs, lanes, pool })
     }

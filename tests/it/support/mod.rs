@@ -1,9 +1,12 @@
 //! What tests stand on: one PostgreSQL for all of them, a database for each, the service on a real socket, a client.
 
 mod client;
+mod container;
 mod postgres;
 mod process;
+mod proxy;
 mod receiver;
+mod socket;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -16,9 +19,11 @@ use agentpay_billing::settings::Settings;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 pub use client::{Answer, Client, usage};
-pub use postgres::{new_database, url};
-pub use process::Process;
+pub use postgres::{empty_database, new_database, url};
+pub use process::{Process, binary, free_port, run};
+pub use proxy::{Moment, Proxy};
 pub use receiver::{Behaviour, Received, Receiver};
+pub use socket::{Head, Socket};
 
 /// A service in this process.
 pub struct Service {
@@ -47,7 +52,7 @@ impl Service {
         let (address, janitor, limits) = (app.address, app.janitor.clone(), app.limits.clone());
         let dispatcher = app.dispatcher.clone();
         tokio::spawn(app.run());
-        let pool = PgPoolOptions::new().max_connections(4).connect_lazy_with(database);
+        let pool = pool(&database);
         Self { address, clock, janitor, dispatcher, limits, pool }
     }
 
@@ -64,6 +69,11 @@ impl Service {
     pub async fn verify(&self) {
         verify(&self.pool).await;
     }
+}
+
+/// Connections straight to a database.
+pub fn pool(database: &PgConnectOptions) -> PgPool {
+    PgPoolOptions::new().max_connections(4).connect_lazy_with(database.clone())
 }
 
 pub async fn verify(pool: &PgPool) {
