@@ -295,7 +295,6 @@ fn refuse_unless_unsettled(jobs: Vec<Job>) -> Vec<Job> {
 
 /// One request alone breaks something: our fault, or a database that was changed by hand.
 fn fail(jobs: Vec<Job>, fault: &StoreError) {
-    eprintln!("FAULT {fault:?}");
     for job in jobs {
         let request = &job.request;
         error!(requestId = request.request_id, method = request.method, path = request.path, error = %fault,

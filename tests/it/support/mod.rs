@@ -47,6 +47,8 @@ impl Service {
         let read = |name: &str| environment.iter().find(|(own, _)| *own == name).map(|(_, value)| (*value).to_owned());
         let mut settings = Settings::read(read, false).expect("settings");
         settings.port = 0;
+        // What a service blames itself for is told beside the test that fails.
+        let _ = tracing_subscriber::fmt().with_max_level(tracing::Level::ERROR).with_writer(std::io::stderr).try_init();
         let clock = Clock::default();
         let app = App::start(&settings, database.clone(), clock.clone()).await.expect("the service starts");
         let (address, janitor, limits) = (app.address, app.janitor.clone(), app.limits.clone());
