@@ -1,7 +1,6 @@
 //! Builds every part from the settings, starts them, and stops them in order.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -11,7 +10,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::api::{self, state::ApiState};
+use crate::api;
+use crate::api::rate_limit::RateLimiter;
+use crate::api::state::{ApiParts, KnownKeys};
 use crate::clock::Clock;
 use crate::command::Committer;
 use crate::jobs::delivery::{Names, Sender};
@@ -176,20 +177,21 @@ impl App {
         jobs.spawn(dispatcher.clone().run(stop_jobs.clone()));
         jobs.spawn(Follower::new(options, live.clone()).run(stop_jobs.clone()));
         let draining = CancellationToken::new();
-        let router = api::router(ApiState {
-            settings: Arc::new(settings.api.clone()),
+        let parts = ApiParts {
+            settings: settings.api.clone(),
             pool: pool.clone(),
             committer,
             clock,
             limits: live.clone(),
             draining: draining.clone(),
-            known_keys: Arc::default(),
+            known_keys: KnownKeys::default(),
             export_turns: api::state::export_turns(settings.pool_max),
             dispatcher: dispatcher.clone(),
-            limiter: settings.api.rate_limit.then(Arc::default),
+            limiter: settings.api.rate_limit.then(RateLimiter::default),
             janitor_ran: janitor.last_run.clone(),
             started: tokio::time::Instant::now(),
-        });
+        };
+        let router = api::router(parts.into());
         let stop_serving = CancellationToken::new();
         let (drain, grace, stop) = (draining.clone(), settings.shutdown_grace, stop_serving.clone());
         tokio::spawn(async move {

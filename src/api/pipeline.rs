@@ -43,7 +43,8 @@ pub async fn run(State(state): State<ApiState>, mut request: Request, next: Next
     };
     let mut response = render(response, &method, &path, &request_id);
     if let Some((accepts, threshold)) = accepts {
-        response = compression::apply(response, &accepts, threshold).await;
+        // Boxed, so that a service without compression does not carry its size in every request.
+        response = Box::pin(compression::apply(response, &accepts, threshold)).await;
     }
     headers::add(response.headers_mut(), &method, &path, &request_id, began);
     origin.add_headers(response.headers_mut());
