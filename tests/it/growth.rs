@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use sqlx::{AssertSqlSafe, Row};
+
 use crate::support::{Service, usage};
 
 const CLIENTS: u64 = 64;
@@ -48,11 +50,66 @@ async fn send(service: &Service, first: u64, count: u64) {
     }
 }
 
+/// The statements that every usage, settlement and replay runs.
+const WRITE_PATH: [&str; 6] = [
+    "batch::read",
+    "batch::write",
+    "usage::lock",
+    "usage::services_of_agents",
+    "idempotency::remove_expired",
+    "outbox::subscribers",
+];
+
+/// The general plan of each statement of the write path, as JSON. The texts are those the program was compiled with.
+async fn plans(service: &Service) -> Vec<(&'static str, serde_json::Value)> {
+    let mut connection = service.pool.acquire().await.expect("connection").detach();
+    sqlx::raw_sql("SET plan_cache_mode = force_generic_plan").execute(&mut connection).await.expect("setting");
+    let mut plans = Vec::new();
+    for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.sqlx")).expect(".sqlx") {
+        let text = std::fs::read_to_string(entry.expect("an entry").path()).expect("a statement");
+        let statement: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let query = statement["query"].as_str().expect("its text");
+        let Some(name) = WRITE_PATH.into_iter().find(|name| query.starts_with(&format!("-- {name}\n"))) else {
+            continue;
+        };
+        let parameters = statement["describe"]["parameters"]["Left"].as_array().expect("parameters").len();
+        let arguments = vec!["NULL"; parameters].join(", ");
+        let prepare = format!("DEALLOCATE ALL; PREPARE planned AS {query}");
+        sqlx::raw_sql(AssertSqlSafe(prepare)).execute(&mut connection).await.expect("prepared");
+        let explain = AssertSqlSafe(format!("EXPLAIN (FORMAT JSON) EXECUTE planned ({arguments})"));
+        let row = sqlx::raw_sql(explain).fetch_one(&mut connection).await.expect("a plan");
+        plans.push((name, row.get::<serde_json::Value, _>(0)[0]["Plan"].clone()));
+    }
+    assert_eq!(plans.len(), WRITE_PATH.len());
+    plans
+}
+
+/// Every table that the plan scans from its beginning to its end.
+fn scanned(plan: &serde_json::Value, tables: &mut Vec<String>) {
+    if plan["Node Type"] == "Seq Scan" {
+        tables.push(plan["Relation Name"].as_str().unwrap_or_default().to_owned());
+    }
+    plan["Plans"].as_array().into_iter().flatten().for_each(|part| scanned(part, tables));
+}
+
+/// No plan of the write path scans a table that is not `small`, or is dear enough for PostgreSQL to compile it.
+async fn check_plans(service: &Service, small: &[&str]) {
+    let jit_above_cost = service.number("SELECT current_setting('jit_above_cost')::bigint").await as f64;
+    for (name, plan) in plans(service).await {
+        let mut tables = Vec::new();
+        scanned(&plan, &mut tables);
+        tables.retain(|table| !small.contains(&table.as_str()));
+        assert_eq!(tables, Vec::<String>::new(), "{name} scans");
+        assert!(plan["Total Cost"].as_f64().is_some_and(|cost| cost < jit_above_cost / 10.0), "{name}: {plan}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_work_per_request_does_not_grow_with_the_database() {
     let requests = std::env::var("GROWTH_REQUESTS").ok().and_then(|text| text.parse().ok()).unwrap_or(200_000);
     let fifth: u64 = requests / 5;
     let service = Service::start(&[("JANITOR_INTERVAL_MS", "3600000"), ("COMMIT_LANES", "1")]).await;
+    check_plans(&service, &[]).await;
     let mut buffers = Vec::new();
     for round in 0..5 {
         let before = work(&service).await;
@@ -61,6 +118,10 @@ async fn the_work_per_request_does_not_grow_with_the_database() {
         buffers.push(after.0 - before.0);
         assert!(after.1 - before.1 < fifth as i64, "sequential scans read {} rows", after.1 - before.1);
     }
+    check_plans(&service, &[]).await;
+    sqlx::query("ANALYZE").execute(&service.pool).await.expect("statistics");
+    // PostgreSQL now knows that these have a page at most, of which a scan is the best plan there is.
+    check_plans(&service, &["services", "tenant_totals", "service_totals", "webhooks"]).await;
     println!("buffers per fifth: {buffers:?}");
     // A request touches about twenty buffers; a plan that scans touches hundreds.
     assert!(buffers[0] < 40 * fifth as i64, "the work is too much: {buffers:?}");
