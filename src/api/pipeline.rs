@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::command::Reply;
 use crate::domain::caller::Caller;
+use crate::domain::identifiers::without_keys;
 use crate::domain::refusal::Refusal;
 use crate::metrics;
 
@@ -223,6 +224,7 @@ fn error_type(refusal: &Refusal) -> Option<&'static str> {
 
 fn log(response: &Response, method: &Method, path: &str, request_id: &str, began: Instant) {
     let status = response.status().as_u16();
+    let path = without_keys(path);
     let tenths = (began.elapsed().as_secs_f64() * 10_000.0).round();
     info!(requestId = request_id, %method, path, status, durationMs = tenths / 10.0, "request completed");
     if let Some(Failure(refusal)) = response.extensions().get::<Failure>()
