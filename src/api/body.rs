@@ -10,8 +10,10 @@ use serde_json::Value;
 
 use crate::domain::refusal::Refusal;
 
-/// Longest body, before and after decompression.
+/// Longest body, after decompression.
 const BYTES_MAX: usize = 102_400;
+/// Longest encoded body: what cannot be compressed grows a little by its encoding.
+const ENCODED_BYTES_MAX: usize = BYTES_MAX + 4096;
 /// Deepest nesting of JSON.
 const DEPTH_MAX: usize = 128;
 
@@ -26,10 +28,11 @@ pub async fn read(headers: &HeaderMap, body: Body, deadline: Instant) -> Result<
     check_media_type(headers)?;
     let encoding = encoding(headers)?;
     let declared: Option<usize> = length.and_then(|length| std::str::from_utf8(length).ok()?.parse().ok());
-    if declared.is_some_and(|length| length > BYTES_MAX) {
+    let bytes_max = if matches!(encoding, Encoding::Identity) { BYTES_MAX } else { ENCODED_BYTES_MAX };
+    if declared.is_some_and(|length| length > bytes_max) {
         return Err(Refusal::BodyTooLarge);
     }
-    let collected = Limited::new(body, BYTES_MAX).collect();
+    let collected = Limited::new(body, bytes_max).collect();
     let bytes = match tokio::time::timeout_at(deadline.into(), collected).await {
         Err(_) => return Err(Refusal::BodyTimeout),
         Ok(Ok(collected)) => collected.to_bytes(),

@@ -90,7 +90,9 @@ async fn pass(
     trail: &mut Trail,
 ) -> Result<(), Response> {
     let method = request.method().as_str();
-    let matched = request.extensions().get::<MatchedPath>();
+    // axum lets a parameter be empty; the contract does not.
+    let has_empty_segment = request.uri().path().split('/').skip(1).any(str::is_empty);
+    let matched = request.extensions().get::<MatchedPath>().filter(|_| !has_empty_segment);
     let route = matched.and_then(|matched| routes::find(method, matched.as_str()));
     let peer = request.extensions().get::<Peer>().copied().ok_or_else(|| ended(Refusal::Internal))?;
     let identity = identify(state, request.headers(), peer.0, route).await.map_err(ended)?;

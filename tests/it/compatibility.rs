@@ -61,7 +61,7 @@ async fn the_guide_moves_services_and_outstanding_usage_exactly_once() {
     std::fs::create_dir(&dir).expect("a directory");
     let run = Command::new("sh")
         .arg("-c")
-        .arg(format!("{}\necho moved", steps.join("\n")))
+        .arg(format!("set -e\n{}\necho moved", steps.join("\n")))
         .current_dir(&dir)
         .envs([("OLD", format!("http://{}", old.address)), ("NEW", format!("http://{}", new.address))])
         .envs([("OLD_ADMIN", "admin"), ("ADMIN", "admin"), ("OLD_KEY", &old_key)])

@@ -2,6 +2,7 @@
 
 mod admin;
 mod agents;
+mod api_keys;
 mod batch;
 mod billing;
 mod browser;
@@ -15,6 +16,7 @@ mod exports;
 mod faults;
 mod growth;
 mod health;
+mod http;
 mod idempotency;
 mod janitor;
 mod local_postgres;
