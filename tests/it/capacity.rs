@@ -92,15 +92,17 @@ async fn a_full_queue_refuses_what_it_cannot_take() {
     let environment = [("COMMIT_LANES", "1"), ("COMMIT_QUEUE_MAX", "2"), ("REQUEST_TIMEOUT_MS", "20000")];
     let service = Service::start(&environment).await;
     let client = service.client();
-    client.post(USAGE, &usage("a", "s", 1)).await;
+    // The lane takes the first one and gets stuck with it; the others wait for the lane.
     let mut transaction = service.pool.begin().await.expect("begin");
-    sqlx::query("SELECT FROM usage_counters FOR UPDATE").execute(&mut *transaction).await.expect("a lock");
-    let waiting: Vec<_> = (0..2)
-        .map(|_| {
-            let client = client.clone();
-            tokio::spawn(async move { client.post(USAGE, &usage("a", "s", 1)).await })
-        })
-        .collect();
+    sqlx::query("LOCK TABLE usage_counters").execute(&mut *transaction).await.expect("a lock");
+    let send = || {
+        let client = client.clone();
+        tokio::spawn(async move { client.post(USAGE, &usage("a", "s", 1)).await })
+    };
+    let mut waiting = vec![send()];
+    let is_stuck = async || service.number("SELECT count(*) FROM pg_locks WHERE NOT granted").await > 0;
+    wait_until(Duration::from_secs(10), is_stuck).await;
+    waiting.extend([send(), send()]);
     let is_full = async || {
         let report = client.get("/api/v1/health/deep").await.json();
         report["checks"][2]["detail"]["depth"] == 2
