@@ -70,8 +70,12 @@ struct Trail {
 pub struct OriginalPath(pub String);
 
 /// Runs the handler. Reads are bounded here; writes bound themselves, because only they know what is certain.
-async fn execute(request: Request, next: Next, deadline: Instant) -> Response {
-    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+async fn execute(mut request: Request, next: Next, deadline: Instant) -> Response {
+    // HEAD is answered as GET to the end, so that even compression is told alike; hyper leaves the body out.
+    if request.method() == Method::HEAD {
+        *request.method_mut() = Method::GET;
+    }
+    let is_read = request.method() == Method::GET;
     let run = next.run(request);
     if !is_read {
         return run.await;

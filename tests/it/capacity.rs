@@ -1,9 +1,11 @@
 //! Contract section 24 for usage, and the answers to what waits too long.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use sqlx::Connection;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::support::{Service, usage, wait_until};
 
@@ -119,4 +121,57 @@ async fn a_full_queue_refuses_what_it_cannot_take() {
     }
     assert_eq!(client.post(USAGE, &usage("b", "s", 1)).await.status, 201);
     assert_eq!(client.get("/api/v1/usage/a/s").await.json()["total"], 3);
+}
+
+/// Two requests share a batch that is held up past the deadline of the first: that one is told that nothing was
+/// changed, so nothing of it may be written with the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_given_up_at_its_deadline_is_not_written_with_its_batch() {
+    let service = Service::start(&[("COMMIT_LANES", "1"), ("REQUEST_TIMEOUT_MS", "3000")]).await;
+    let client = service.client();
+    client.post(USAGE, &usage("other", "s", 1)).await;
+    let blocked = async |count: i64| {
+        let is_blocked = async || service.number("SELECT count(*) FROM pg_locks WHERE NOT granted").await >= count;
+        wait_until(Duration::from_secs(5), is_blocked).await;
+    };
+    // The deadline counts from the head: this one's comes a second before those that follow.
+    let mut first = TcpStream::connect(service.address).await.expect("connect");
+    let body = usage("first", "s", 1).to_string();
+    let head = format!(
+        "POST {USAGE} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n",
+        body.len()
+    );
+    first.write_all(head.as_bytes()).await.expect("write");
+    let began = Instant::now();
+    wait_until(Duration::from_secs(5), async || began.elapsed() > Duration::from_secs(1)).await;
+
+    // The lane is busy for half a second with a change that waits for a row, while two requests gather behind it.
+    let mut row = service.pool.begin().await.expect("begin");
+    sqlx::query("SELECT FROM limits FOR UPDATE").execute(&mut *row).await.expect("a lock");
+    let config = client.clone();
+    let change = async move { config.send("PATCH", "/api/v1/config", Some(r#"{"bulkMaxItems":7}"#)).await };
+    let change = tokio::spawn(change);
+    blocked(1).await;
+    let mut table = service.pool.begin().await.expect("begin");
+    let lock = tokio::spawn(async move {
+        sqlx::query("LOCK TABLE usage_counters").execute(&mut *table).await.expect("a lock");
+        table
+    });
+    blocked(2).await;
+    first.write_all(body.as_bytes()).await.expect("write");
+    let second = client.clone();
+    let second = tokio::spawn(async move { second.post(USAGE, &usage("second", "s", 1)).await });
+
+    let table = lock.await.expect("a task");
+    let mut answer = String::new();
+    first.read_to_string(&mut answer).await.expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("nothing was changed"), "{answer}");
+    table.rollback().await.expect("rollback");
+    let second = second.await.expect("a task");
+    assert_eq!(second.status, 201, "{second:?}");
+    row.rollback().await.expect("rollback");
+    let _ = change.await.expect("a task");
+    assert_eq!(service.number("SELECT count(*) FROM usage_counters WHERE agent = 'first'").await, 0);
+    service.verify().await;
 }
