@@ -21,6 +21,7 @@ mod http;
 mod idempotency;
 mod janitor;
 mod local_postgres;
+mod logs;
 mod metrics;
 mod model;
 mod pause;

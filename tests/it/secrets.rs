@@ -3,15 +3,13 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus};
-use std::time::Duration;
 
 use agentpay_billing::local_postgres::LocalPostgres;
 use serde_json::json;
 use sqlx::postgres::PgPool;
 use tokio::net::{TcpListener, UnixStream};
 
-use crate::support::{Answer, Behaviour, Client, Receiver, usage, wait_until};
+use crate::support::{Answer, Behaviour, Client, Logged, Receiver, free_port, usage};
 
 const PASSWORD: &str = "pass-word-of-the-database";
 const ADMIN_KEY: &str = "the-admin-key-of-this-test";
@@ -68,57 +66,21 @@ async fn forward(socket: PathBuf) -> u16 {
     port
 }
 
-/// The binary with everything it writes kept in a file. Killed when dropped.
-struct Logged {
-    child: Child,
-    log: PathBuf,
-}
-
-impl Logged {
-    fn start(url: &str, port: u16, format: &str) -> Self {
-        let log = std::env::temp_dir().join(format!("agentpay-secrets-{}.log", uuid::Uuid::new_v4()));
-        let file = fs::File::create(&log).expect("a file");
-        let child = Command::new(env!("CARGO_BIN_EXE_agentpay-billing"))
-            .envs([("DATABASE_URL", url), ("PORT", &port.to_string()), ("LOG_FORMAT", format), ("LOG_LEVEL", "trace")])
-            // What other programs take for a level must not open the drivers' logs.
-            .envs([("RUST_LOG", "trace"), ("ADMIN_API_KEY", ADMIN_KEY), ("REQUIRE_API_KEY", "true")])
-            .envs([("WEBHOOK_ALLOW_PRIVATE", "true"), ("RATE_LIMIT", "off"), ("JANITOR_INTERVAL_MS", "50")])
-            .stdout(file.try_clone().expect("a file"))
-            .stderr(file)
-            .spawn()
-            .expect("the binary");
-        Self { child, log }
-    }
-
-    fn text(&self) -> String {
-        fs::read_to_string(&self.log).expect("the log")
-    }
-
-    async fn says(&self, text: &str) {
-        wait_until(Duration::from_secs(20), async || self.text().contains(text)).await;
-    }
-
-    async fn exit(&mut self) -> ExitStatus {
-        let mut status = None;
-        let ends = async || {
-            status = self.child.try_wait().expect("a process");
-            status.is_some()
-        };
-        wait_until(Duration::from_secs(20), ends).await;
-        status.expect("it ended")
-    }
-}
-
-impl Drop for Logged {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = fs::remove_file(&self.log);
-    }
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address").port()
+fn start(url: &str, port: u16, format: &str) -> Logged {
+    let port = port.to_string();
+    Logged::start(&[
+        ("DATABASE_URL", url),
+        ("PORT", &port),
+        ("LOG_FORMAT", format),
+        ("LOG_LEVEL", "trace"),
+        // What other programs take for a level must not open the drivers' logs.
+        ("RUST_LOG", "trace"),
+        ("ADMIN_API_KEY", ADMIN_KEY),
+        ("REQUIRE_API_KEY", "true"),
+        ("WEBHOOK_ALLOW_PRIVATE", "true"),
+        ("RATE_LIMIT", "off"),
+        ("JANITOR_INTERVAL_MS", "50"),
+    ])
 }
 
 /// Uses everything that has to do with secrets. Gives the secrets, and all answers but the two that make one.
@@ -204,11 +166,11 @@ async fn no_secret_and_no_body_is_logged_or_told() {
     for format in ["json", "pretty"] {
         let (guarded, receiver) = (Guarded::start().await, Receiver::start().await);
         let port = free_port();
-        let mut service = Logged::start(&guarded.url(PASSWORD), port, format);
+        let mut service = start(&guarded.url(PASSWORD), port, format);
         service.says("server started").await;
         let client = Client::new(([127, 0, 0, 1], port).into());
         let (secrets, answers) = talk(&client, &guarded, &receiver).await;
-        Command::new("kill").args(["-TERM", &service.child.id().to_string()]).status().expect("kill");
+        service.terminate();
         service.exit().await;
 
         let log = service.text();
@@ -245,7 +207,7 @@ async fn no_secret_and_no_body_is_logged_or_told() {
 async fn a_refused_password_is_not_repeated() {
     let guarded = Guarded::start().await;
     for url in [guarded.url("wrong-pass-word"), "postgres://u:wrong-pass-word@[bad/x".to_owned()] {
-        let mut service = Logged::start(&url, free_port(), "json");
+        let mut service = start(&url, free_port(), "json");
         let status = service.exit().await;
         let log = service.text();
         assert_eq!(status.code(), Some(1), "{log}");

@@ -1,6 +1,7 @@
 //! What tests stand on: one PostgreSQL for all of them, a database for each, the service on a real socket, a client.
 
 mod client;
+mod logged;
 mod postgres;
 mod process;
 mod receiver;
@@ -16,6 +17,7 @@ use agentpay_billing::settings::Settings;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 pub use client::{Answer, Client, usage};
+pub use logged::{Logged, free_port};
 pub use postgres::{new_database, url};
 pub use process::Process;
 pub use receiver::{Behaviour, Received, Receiver};

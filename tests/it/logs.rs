@@ -1,0 +1,84 @@
+//! Contract section 22: what the log says, and what a start that fails says.
+
+use serde_json::{Value, json};
+
+use crate::support::{Client, Logged, free_port, new_database, url};
+
+fn lines(log: &str) -> Vec<Value> {
+    log.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("JSON: {line}"))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_are_logged_as_json_lines_with_the_contracts_fields() {
+    let database = url(&new_database().await);
+    let port = free_port();
+    let text = port.to_string();
+    let mut service = Logged::start(&[("DATABASE_URL", &database), ("PORT", &text), ("SHUTDOWN_GRACE_MS", "0")]);
+    service.says("server started").await;
+    let client = Client::new(([127, 0, 0, 1], port).into()).with("x-request-id", "r-1");
+    client.get("/api/v1/nothing?secret=no").await;
+    service.terminate();
+    assert!(service.exit().await.success());
+    let lines = lines(&service.text());
+    let find = |message: &str| lines.iter().find(|line| line["message"] == message).expect(message);
+    let started = find("server started");
+    assert_eq!(
+        (&started["level"], &started["host"], &started["port"]),
+        (&json!("INFO"), &json!("127.0.0.1"), &json!(port))
+    );
+    let completed = find("request completed");
+    let fields = ["level", "requestId", "method", "path", "status"].map(|name| completed[name].clone());
+    assert_eq!(fields, [json!("INFO"), json!("r-1"), json!("GET"), json!("/api/v1/nothing"), json!(404)]);
+    let ms = completed["durationMs"].as_f64().expect("a number");
+    assert!((ms * 10.0 - (ms * 10.0).round()).abs() < 1e-6, "{ms}");
+    assert!(completed["timestamp"].as_str().is_some_and(|moment| moment.ends_with('Z')), "{completed}");
+    assert!(completed["target"].is_string());
+    let signal = find("shutdown signal received");
+    assert_eq!((&signal["level"], &signal["signal"]), (&json!("INFO"), &json!("SIGTERM")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_service_says_nothing_and_a_quiet_one_only_what_is_wrong() {
+    let database = url(&new_database().await);
+    for (level, expected) in [("silent", 0), ("fatal", 0), ("error", 0), ("warn", 1)] {
+        let port = free_port();
+        let text = port.to_string();
+        let environment = [
+            ("DATABASE_URL", database.as_str()),
+            ("PORT", &text),
+            ("LOG_LEVEL", level),
+            ("ALLOW_ADMIN_RESET", "perhaps"),
+        ];
+        let mut service = Logged::start(&environment);
+        let client = Client::new(([127, 0, 0, 1], port).into());
+        let serves = async || client.try_send("GET", "/health", None).await.is_ok();
+        crate::support::wait_until(std::time::Duration::from_secs(20), serves).await;
+        service.terminate();
+        assert!(service.exit().await.success());
+        assert_eq!(service.text().lines().count(), expected, "{level}: {}", service.text());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_fails_says_why_in_one_line_and_exits_with_1() {
+    let database = url(&new_database().await);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("its address").port().to_string();
+    let address = format!("127.0.0.1:{port}");
+    for (name, value, says) in [
+        ("PORT", "abc", r#"PORT must be an integer between 1-65535, got "abc""#),
+        ("CORS_ALLOWED_ORIGINS", "*", "CORS_ALLOWED_ORIGINS wildcard is not supported"),
+        ("REQUIRE_API_KEY", "true", "ADMIN_API_KEY"),
+        ("HOST", "0.0.0.0", "REQUIRE_API_KEY"),
+        ("PORT", port.as_str(), address.as_str()),
+        ("MIGRATE_ON_START", "false", "pending migrations: "),
+        ("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none?sslmode=maybe", "DATABASE_URL"),
+    ] {
+        let free = free_port().to_string();
+        let mut service =
+            Logged::start(&[("DATABASE_URL", &database), ("PORT", &free), ("LOG_LEVEL", "silent"), (name, value)]);
+        assert_eq!(service.exit().await.code(), Some(1), "{name}={value}");
+        let text = service.text();
+        assert!(text.lines().count() == 1 && text.contains(says), "{name}={value}: {text}");
+    }
+}
