@@ -102,14 +102,9 @@ async fn a_full_queue_refuses_what_it_cannot_take() {
         tokio::spawn(async move { client.post(USAGE, &usage("a", "s", 1)).await })
     };
     let mut waiting = vec![send()];
-    let is_stuck = async || service.number("SELECT count(*) FROM pg_locks WHERE NOT granted").await > 0;
-    wait_until(Duration::from_secs(10), is_stuck).await;
+    service.blocked(1).await;
     waiting.extend([send(), send()]);
-    let is_full = async || {
-        let report = client.get("/api/v1/health/deep").await.json();
-        report["checks"][2]["detail"]["depth"] == 2
-    };
-    wait_until(Duration::from_secs(10), is_full).await;
+    service.queued(2).await;
     let refused = client.post(USAGE, &usage("b", "s", 1)).await;
     let message = "the write queue is full; nothing was changed";
     assert_eq!(refused.error(), (503, "service_unavailable".to_owned(), message.to_owned()));
@@ -130,10 +125,6 @@ async fn what_was_given_up_at_its_deadline_is_not_written_with_its_batch() {
     let service = Service::start(&[("COMMIT_LANES", "1"), ("REQUEST_TIMEOUT_MS", "3000")]).await;
     let client = service.client();
     client.post(USAGE, &usage("other", "s", 1)).await;
-    let blocked = async |count: i64| {
-        let is_blocked = async || service.number("SELECT count(*) FROM pg_locks WHERE NOT granted").await >= count;
-        wait_until(Duration::from_secs(5), is_blocked).await;
-    };
     // The deadline counts from the head: this one's comes a second before those that follow.
     let mut first = TcpStream::connect(service.address).await.expect("connect");
     let body = usage("first", "s", 1).to_string();
@@ -152,13 +143,13 @@ async fn what_was_given_up_at_its_deadline_is_not_written_with_its_batch() {
     let config = client.clone();
     let change = async move { config.send("PATCH", "/api/v1/config", Some(r#"{"bulkMaxItems":7}"#)).await };
     let change = tokio::spawn(change);
-    blocked(1).await;
+    service.blocked(1).await;
     let mut table = service.pool.begin().await.expect("begin");
     let lock = tokio::spawn(async move {
         sqlx::query("LOCK TABLE usage_counters").execute(&mut *table).await.expect("a lock");
         table
     });
-    blocked(2).await;
+    service.blocked(2).await;
     first.write_all(body.as_bytes()).await.expect("write");
     let second = client.clone();
     let second = tokio::spawn(async move { second.post(USAGE, &usage("second", "s", 1)).await });
