@@ -34,4 +34,5 @@ mod settlements;
 mod stats;
 mod support;
 mod tenancy;
+mod unknown;
 mod webhooks;
