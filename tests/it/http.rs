@@ -278,7 +278,7 @@ async fn bodies_are_judged_by_type_then_encoding_then_size_then_content() {
     const MALFORMED: &str = "Malformed JSON in request body";
     let json = ("content-type", "application/json");
     let large = vec![b' '; 102_401];
-    let refused: Vec<(Vec<(&str, &str)>, Vec<u8>, u16, &str, &str)> = vec![
+    let refused = vec![
         (
             vec![("content-type", "text/plain"), ("content-encoding", "zip")],
             large.clone(),
