@@ -13,7 +13,7 @@ pub fn start(settings: &Settings) {
     });
     let log = tracing_subscriber::fmt().with_env_filter(filter);
     if settings.log_json {
-        log.json().flatten_event(true).init();
+        log.json().init();
     } else {
         log.init();
     }

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::command::Reply;
 use crate::domain::caller::Caller;
+use crate::domain::identifiers::without_keys;
 use crate::domain::refusal::Refusal;
 use crate::metrics;
 
@@ -70,8 +71,12 @@ struct Trail {
 pub struct OriginalPath(pub String);
 
 /// Runs the handler. Reads are bounded here; writes bound themselves, because only they know what is certain.
-async fn execute(request: Request, next: Next, deadline: Instant) -> Response {
-    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+async fn execute(mut request: Request, next: Next, deadline: Instant) -> Response {
+    // HEAD is answered as GET to the end, so that even compression is told alike; hyper leaves the body out.
+    if request.method() == Method::HEAD {
+        *request.method_mut() = Method::GET;
+    }
+    let is_read = request.method() == Method::GET;
     let run = next.run(request);
     if !is_read {
         return run.await;
@@ -240,6 +245,7 @@ fn error_type(refusal: &Refusal) -> Option<&'static str> {
 
 fn log(response: &Response, method: &Method, path: &str, request_id: &str, began: Instant) {
     let status = response.status().as_u16();
+    let path = without_keys(path);
     let tenths = (began.elapsed().as_secs_f64() * 10_000.0).round();
     info!(requestId = request_id, %method, path, status, durationMs = tenths / 10.0, "request completed");
     if let Some(Failure(refusal)) = response.extensions().get::<Failure>()

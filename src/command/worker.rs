@@ -11,6 +11,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 use tracing::{error, warn};
 
+use crate::domain::identifiers::without_keys;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
 use crate::metrics;
@@ -297,7 +298,8 @@ fn refuse_unless_unsettled(jobs: Vec<Job>) -> Vec<Job> {
 fn fail(jobs: Vec<Job>, fault: &StoreError) {
     for job in jobs {
         let request = &job.request;
-        error!(requestId = request.request_id, method = request.method, path = request.path, error = %fault,
+        let path = without_keys(&request.path);
+        error!(requestId = request.request_id, method = request.method, path, error = %fault,
             "a request could not be executed");
         let outcome = if job.unsettled.is_some() { Refusal::OutcomeUnknown } else { Refusal::Internal };
         job.refuse(outcome);

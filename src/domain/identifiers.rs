@@ -3,6 +3,9 @@
 use rand::Rng;
 use sha2::{Digest, Sha256};
 
+/// Hexadecimal digits of a key that its prefix shows.
+const PREFIX_DIGITS: usize = 8;
+
 /// `prefix` and `bytes` random bytes in lowercase hexadecimal.
 pub fn draw(dice: &mut impl Rng, prefix: &str, bytes: usize) -> String {
     let mut drawn = vec![0; bytes];
@@ -28,7 +31,7 @@ impl ApiKey {
 
     /// The first 12 characters: the key's public name.
     pub fn prefix(&self) -> &str {
-        &self.0[..12]
+        &self.0[.."apk_".len() + PREFIX_DIGITS]
     }
 
     pub fn hash(&self) -> [u8; 32] {
@@ -44,4 +47,40 @@ impl ApiKey {
 /// What is stored of an API key: its SHA-256. The keys are 128 random bits, so no slow hash is needed.
 pub fn hash_of_key(presented: &[u8]) -> [u8; 32] {
     Sha256::digest(presented).into()
+}
+
+/// `text` with every API key in it cut down to its prefix, for logs: whoever means to name a key may send all of it.
+pub fn without_keys(text: &str) -> String {
+    let mut parts = text.split("apk_");
+    let mut shown = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        shown.push_str("apk_");
+        let digits = part.bytes().take_while(u8::is_ascii_hexdigit).count();
+        if digits > PREFIX_DIGITS {
+            shown.push_str(&part[..PREFIX_DIGITS]);
+            shown.push('*');
+            shown.push_str(&part[digits..]);
+        } else {
+            shown.push_str(part);
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_key_only_its_prefix_is_shown() {
+        for (text, shown) in [
+            ("/api/v1/api-keys/apk_3d455bc0d3ba04160d41d4b66259b6a7", "/api/v1/api-keys/apk_3d455bc0*"),
+            ("/apk_3d455bc0d3/apk_3d455bc0d3ba/", "/apk_3d455bc0*/apk_3d455bc0*/"),
+            ("/api/v1/api-keys/apk_3d455bc0", "/api/v1/api-keys/apk_3d455bc0"),
+            ("/apk_apk_é", "/apk_apk_é"),
+            ("", ""),
+        ] {
+            assert_eq!(without_keys(text), shown);
+        }
+    }
 }

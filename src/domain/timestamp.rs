@@ -8,6 +8,9 @@ use time::{Duration, OffsetDateTime};
 #[serde(transparent)]
 pub struct Timestamp(i64);
 
+/// 0001-01-01T00:00:00Z.
+const YEAR_ONE_MS: i64 = -62_135_596_800_000;
+
 impl Timestamp {
     pub const fn from_ms(ms: i64) -> Self {
         Self(ms)
@@ -26,9 +29,11 @@ impl Timestamp {
         Self(self.0.saturating_add(ms))
     }
 
-    /// The value as PostgreSQL's `timestamptz` takes it. Moments outside the calendar's range saturate.
+    /// The value as PostgreSQL's `timestamptz` takes it. Moments outside the calendar's range saturate: after the year
+    /// 9999 as those of [`OffsetDateTime`] do, and before the year 1, because PostgreSQL's calendar begins later than that.
     pub fn to_date_time(self) -> OffsetDateTime {
-        OffsetDateTime::UNIX_EPOCH.saturating_add(Duration::milliseconds(self.0))
+        let ms = self.0.max(YEAR_ONE_MS);
+        OffsetDateTime::UNIX_EPOCH.saturating_add(Duration::milliseconds(ms))
     }
 }
 

@@ -34,6 +34,9 @@ async fn a_counter_that_moved_vanished_or_came_meanwhile_takes_everything_back()
     // It was read as known, and is gone; then as known to its agent, which is gone.
     assert_eq!(kind(write(&service, counter(6, 2), None).await), FaultKind::Moved);
     assert_eq!(kind(write(&service, counter(6, 1), Some(1)).await), FaultKind::Moved);
+    // The same, while its agent is there by another pair.
+    service.client().post("/api/v1/usage", &usage("a", "other", 1)).await;
+    assert_eq!(kind(write(&service, counter(6, 2), None).await), FaultKind::Moved);
     service.client().post("/api/v1/usage", &usage("a", "s", 5)).await;
     // It was read as new, and is there; then at version 1, and is at 2.
     assert_eq!(kind(write(&service, counter(6, 1), Some(1)).await), FaultKind::Moved);
@@ -42,8 +45,9 @@ async fn a_counter_that_moved_vanished_or_came_meanwhile_takes_everything_back()
     service.verify().await;
     // At the version before its new one it is written.
     write(&service, counter(7, 3), None).await.expect("written");
-    assert_eq!(service.number("SELECT outstanding FROM usage_counters").await, 7);
-    assert_eq!(service.number("SELECT sum(lifetime)::bigint FROM tenant_totals WHERE tenant = 'public'").await, 7);
+    assert_eq!(service.number("SELECT outstanding FROM usage_counters WHERE service_id = 's'").await, 7);
+    let lifetime = "SELECT sum(lifetime)::bigint FROM tenant_totals WHERE tenant = 'public'";
+    assert_eq!(service.number(lifetime).await, 7);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -42,6 +42,22 @@ async fn long_bodies_are_compressed_for_who_accepts_gzip() {
 }
 
 #[tokio::test]
+async fn head_tells_how_get_would_be_encoded() {
+    let service = Service::start(ON).await;
+    let client = service.client();
+    ten_services(&client).await;
+    for (accept, path) in [("gzip", "/api/v1/services"), ("identity", "/api/v1/services"), ("gzip", "/api/v1/version")]
+    {
+        let client = client.with("accept-encoding", accept);
+        let (get, head) = (client.get_bytes(path).await, client.send("HEAD", path, None).await);
+        assert_eq!((head.status, head.text.as_str()), (200, ""));
+        for name in ["content-encoding", "content-length", "content-type", "vary", "etag"] {
+            assert_eq!(head.headers.get(name), get.headers.get(name), "{name} of {path} for {accept}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn short_bodies_plain_text_and_no_body_stay_as_they_are() {
     let service = Service::start(ON).await;
     let client = service.client().with("accept-encoding", "gzip");

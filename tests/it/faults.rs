@@ -219,29 +219,15 @@ async fn one_request_that_breaks_its_batch_fails_alone() {
         .execute(&service.pool)
         .await
         .expect("constraint");
-    // A locked row occupies the lane until all fifty wait for it, and so share a batch.
-    service.client().post("/api/v1/usage", &usage("locked", "s", 1)).await;
-    let mut holder = service.pool.begin().await.expect("transaction");
-    sqlx::query("SELECT 1 FROM usage_counters FOR UPDATE").execute(&mut *holder).await.expect("lock");
-    let occupant = service.client();
-    let occupant = tokio::spawn(async move { occupant.post("/api/v1/usage", &usage("locked", "s", 1)).await });
-    let waiting =
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    while service.number(waiting).await == 0 {}
-    let tasks: Vec<_> = (0..50_u64)
-        .map(|number| {
-            let client = service.client().key(&format!("k{number}"));
-            let agent = if number == 25 { "poison".to_owned() } else { format!("agent-{number}") };
-            tokio::spawn(async move { client.post("/api/v1/usage", &usage(&agent, "s", 1)).await })
-        })
-        .collect();
+    let records = (0..50).map(|number| {
+        let agent = if number == 25 { "poison".to_owned() } else { format!("agent-{number}") };
+        (service.client().key(&format!("k{number}")), usage(&agent, "s", 1))
+    });
     let mut statuses = BTreeMap::new();
-    for task in tasks {
-        *statuses.entry(task.await.expect("a client").status).or_insert(0) += 1;
+    for answer in service.record_together(records.collect()).await {
+        *statuses.entry(answer.status).or_insert(0) += 1;
     }
     assert_eq!(statuses, BTreeMap::from([(201, 49), (500, 1)]));
-    holder.rollback().await.expect("rollback");
-    assert_eq!(occupant.await.expect("a client").status, 201);
     assert_eq!(service.number("SELECT count(*) FROM idempotency_keys").await, 49);
     service.verify().await;
 }

@@ -200,3 +200,24 @@ async fn of_200_twins_in_two_processes_on_one_database_one_executes() {
     let first = Service::start_on(database.clone(), &[]).await;
     two_hundred_twins(&[first, Service::start_on(database, &[]).await]).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twins_of_one_batch_that_differ_are_a_conflict_and_equal_ones_a_replay() {
+    let service = Service::start(&[("COMMIT_LANES", "1")]).await;
+    let client = service.client();
+    let records = [("k", 3), ("k", 3), ("other", 5), ("other", 7)];
+    let records = records.map(|(key, requests)| (client.key(key), usage("a", "s", requests)));
+    let answers = service.record_together(records.to_vec()).await;
+    // They may have come in any order.
+    let (equal, different) = answers.split_at(2);
+    assert!(equal[0].same(&equal[1]) && equal[0].status == 201, "{equal:?}");
+    assert_ne!(equal[0].replayed, equal[1].replayed);
+    let mut statuses = [different[0].status, different[1].status];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [201, 409], "{different:?}");
+    let refused = different.iter().find(|answer| answer.status == 409).expect("one of them").error();
+    assert_eq!(refused.1, "idempotency_conflict");
+    let executed = if different[0].status == 201 { 5 } else { 7 };
+    assert_eq!(service.number("SELECT lifetime FROM usage_counters WHERE agent = 'a'").await, 3 + executed);
+    service.verify().await;
+}

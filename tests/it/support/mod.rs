@@ -2,6 +2,7 @@
 
 mod client;
 mod container;
+mod logged;
 mod postgres;
 mod process;
 mod proxy;
@@ -19,6 +20,7 @@ use agentpay_billing::settings::Settings;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 pub use client::{Answer, Client, usage};
+pub use logged::Logged;
 pub use postgres::{empty_database, new_database, url};
 pub use process::{Process, binary, free_port, run};
 pub use proxy::{Moment, Proxy};
@@ -65,6 +67,43 @@ impl Service {
     /// One number from the database.
     pub async fn number(&self, sql: &'static str) -> i64 {
         sqlx::query_scalar(sql).fetch_one(&self.pool).await.expect(sql)
+    }
+
+    /// Waits until `count` connections of this service wait for a lock.
+    pub async fn blocked(&self, count: i64) {
+        let waiting =
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        wait_until(Duration::from_secs(10), async || self.number(waiting).await >= count).await;
+    }
+
+    /// Waits until `depth` requests wait for a lane.
+    pub async fn queued(&self, depth: usize) {
+        let client = self.client();
+        let is_queued = async || {
+            let report = client.get("/api/v1/health/deep").await.json();
+            report["checks"][2]["detail"]["depth"] == depth
+        };
+        wait_until(Duration::from_secs(10), is_queued).await;
+    }
+
+    /// Sends records of usage that meet in one batch, if the service has one lane: they gather behind another one that
+    /// cannot go on. Their answers, in order.
+    pub async fn record_together(&self, records: Vec<(Client, serde_json::Value)>) -> Vec<Answer> {
+        let mut table = self.pool.begin().await.expect("begin");
+        sqlx::query("LOCK TABLE usage_counters").execute(&mut *table).await.expect("a lock");
+        let send = |client: Client, record| tokio::spawn(async move { client.post("/api/v1/usage", &record).await });
+        let occupant = send(self.client(), usage("occupant", "s", 1));
+        self.blocked(1).await;
+        let count = records.len();
+        let sent: Vec<_> = records.into_iter().map(|(client, record)| send(client, record)).collect();
+        self.queued(count).await;
+        table.rollback().await.expect("rollback");
+        assert_eq!(occupant.await.expect("a task").status, 201);
+        let mut answers = Vec::new();
+        for answer in sent {
+            answers.push(answer.await.expect("a task"));
+        }
+        answers
     }
 
     /// Everything in the database adds up.

@@ -1,0 +1,61 @@
+//! The real binary with everything it writes kept in a file, for tests of its log and its end.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus};
+use std::time::Duration;
+
+use super::wait_until;
+
+/// Killed when dropped.
+pub struct Logged {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Logged {
+    pub fn start(environment: &[(&str, &str)]) -> Self {
+        let log = std::env::temp_dir().join(format!("agentpay-{}.log", uuid::Uuid::new_v4()));
+        let file = fs::File::create(&log).expect("a file");
+        let child = Command::new(env!("CARGO_BIN_EXE_agentpay-billing"))
+            .envs(environment.iter().copied())
+            .stdout(file.try_clone().expect("a file"))
+            .stderr(file)
+            .spawn()
+            .expect("the binary");
+        Self { child, log }
+    }
+
+    pub fn text(&self) -> String {
+        fs::read_to_string(&self.log).expect("the log")
+    }
+
+    pub async fn says(&self, text: &str) {
+        wait_until(Duration::from_secs(20), async || self.text().contains(text)).await;
+    }
+
+    /// SIGTERM.
+    pub fn terminate(&self) {
+        let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().expect("kill");
+        assert!(status.success());
+    }
+
+    /// Waits for its end.
+    pub async fn exit(&mut self) -> ExitStatus {
+        let mut status = None;
+        let ends = async || {
+            status = self.child.try_wait().expect("a process");
+            status.is_some()
+        };
+        wait_until(Duration::from_secs(20), ends).await;
+        status.expect("it ended")
+    }
+}
+
+impl Drop for Logged {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_file(&self.log);
+    }
+}
