@@ -16,6 +16,7 @@ mod documents;
 mod events;
 mod exports;
 mod faults;
+mod gate;
 mod growth;
 mod health;
 mod http_rules;
