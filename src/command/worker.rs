@@ -299,7 +299,6 @@ fn fail(jobs: Vec<Job>, fault: &StoreError) {
         let request = &job.request;
         error!(requestId = request.request_id, method = request.method, path = request.path, error = %fault,
             "a request could not be executed");
-        let outcome = if job.unsettled.is_some() { Refusal::OutcomeUnknown } else { Refusal::Internal };
-        job.refuse(outcome);
+        job.give_up(Refusal::Internal);
     }
 }
