@@ -318,8 +318,11 @@ async fn apply(
         match &request.command {
             Command::Settle(pair) => outcomes[place] = Some(settle::apply(work, request, pair)),
             Command::SettleAgent(agent) => {
-                let pairs = &of_agents[&(&request.tenant, agent)];
-                outcomes[place] = Some(settle::apply_to_agent(work, request, agent, pairs));
+                let known = &of_agents[&(&request.tenant, agent)];
+                // Usage of this batch counts as recorded before, all of it or none.
+                let new = work.ledger.new_pairs(&request.tenant, agent);
+                let pairs: Vec<&Pair> = known.iter().chain(&new).collect();
+                outcomes[place] = Some(settle::apply_to_agent(work, request, agent, &pairs));
             }
             Command::ResetUsage(pair) => outcomes[place] = Some(reset_usage::apply(work, request, pair)),
             _ => {}
