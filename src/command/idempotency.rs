@@ -182,7 +182,7 @@ mod tests {
         let fresh = Verdict::Answered(Answer::Fresh(Reply { status: 200, body: None }));
         assert_eq!(judge(&jobs, vec![stored(expiry)], now), [fresh]);
         let unknown = Verdict::Answered(Answer::Refused(Refusal::OutcomeUnknown));
-        assert_eq!(judge(&jobs, vec![None], now), [unknown.clone()]);
+        assert_eq!(judge(&jobs, vec![None], now), std::slice::from_ref(&unknown));
         assert_eq!(judge(&jobs, vec![stored(Timestamp::from_ms(5))], now), [unknown]);
     }
 }

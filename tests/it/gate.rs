@@ -1,11 +1,9 @@
 //! The lock that a reset holds alone and all commits hold together: who waits too long for it comes to no harm.
 
-use std::time::Duration;
-
 use serde_json::json;
 use sqlx::{Postgres, Transaction};
 
-use crate::support::{Service, usage, wait_until};
+use crate::support::{Service, usage};
 
 const GATE: i64 = 0x6167_656e_7470_617a;
 
@@ -16,8 +14,20 @@ async fn close(service: &Service) -> Transaction<'static, Postgres> {
     holder
 }
 
-async fn waiting(service: &Service) -> i64 {
-    service.number("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())").await
+const WAITING: &str = "SELECT coalesce(max(extract(epoch FROM waitstart) * 1000000), 0)::bigint FROM pg_locks
+    WHERE locktype = 'advisory' AND NOT granted
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+
+/// Waits until somebody has begun to wait at the gate since `before`, and tells when that was.
+async fn begun_to_wait(service: &Service, before: i64) -> i64 {
+    let began = std::time::Instant::now();
+    loop {
+        assert!(began.elapsed().as_secs() < 10, "nobody waits at the gate again");
+        let since = service.number(WAITING).await;
+        if since > before {
+            return since;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -31,9 +41,10 @@ async fn a_commit_that_gave_up_at_the_gate_leaves_its_lane_in_order() {
         let writer = client.key(path);
         let write = tokio::spawn(async move { writer.post(path, &body).await });
         // It begins to wait, gives up, and begins again in the waiting room.
+        let mut since = 0;
         for _ in 0..3 {
-            wait_until(Duration::from_secs(10), async || waiting(&service).await == 1).await;
-            wait_until(Duration::from_secs(10), async || waiting(&service).await == 0).await;
+            since = begun_to_wait(&service, since).await;
+            assert!(!write.is_finished());
         }
         holder.rollback().await.expect("rollback");
         let answer = write.await.expect("a client");
@@ -57,7 +68,7 @@ async fn a_commit_without_counters_waits_at_the_gate_too() {
             let holder = close(&service).await;
             let writer = service.client().key(&format!("{path}{round}"));
             let write = tokio::spawn(async move { writer.post(path, &body).await });
-            wait_until(Duration::from_secs(10), async || write.is_finished() || waiting(&service).await == 1).await;
+            while !write.is_finished() && service.number(WAITING).await == 0 {}
             assert!(!write.is_finished(), "{path} went through a closed gate in round {round}");
             holder.rollback().await.expect("rollback");
             assert!(matches!(write.await.expect("a client").status, 200 | 400));
