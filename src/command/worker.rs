@@ -169,7 +169,8 @@ impl Worker {
                 FaultKind::Blocked if group.jobs.len() > 1 => prepend(&mut groups, group.apart()),
                 FaultKind::Blocked => {
                     if phase == Phase::Write {
-                        group.jobs.iter().for_each(|job| job.progress.meet_twin());
+                        let keyed = group.jobs.iter().filter(|job| job.request.keyed.is_some());
+                        keyed.for_each(|job| job.progress.meet_twin());
                     }
                     match &self.waiting_room {
                         Some(waiting_room) => group.jobs.into_iter().for_each(|job| waiting_room.admit(job)),
