@@ -7,6 +7,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, PgConnection, PgPool};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -140,6 +141,7 @@ pub struct App {
     pub dispatcher: Dispatcher,
     pub limits: LiveLimits,
     draining: CancellationToken,
+    stop_serving: CancellationToken,
     serving: tokio::task::JoinHandle<bool>,
     jobs: JoinSet<()>,
     stop_jobs: CancellationToken,
@@ -189,7 +191,7 @@ impl App {
             dispatcher: dispatcher.clone(),
             limiter: settings.api.rate_limit.then(RateLimiter::default),
             janitor_ran: janitor.last_run.clone(),
-            started: tokio::time::Instant::now(),
+            started: Instant::now(),
         };
         let router = api::router(parts.into());
         let stop_serving = CancellationToken::new();
@@ -199,9 +201,11 @@ impl App {
             tokio::time::sleep(grace).await;
             stop.cancel();
         });
-        let serving = tokio::spawn(api::server::serve(listener, router, settings.silence, DRAIN_LIMIT, stop_serving));
+        let stop = stop_serving.clone();
+        let serving = tokio::spawn(api::server::serve(listener, router, settings.silence, DRAIN_LIMIT, stop));
         info!(host = %address.ip(), port = address.port(), "server started");
-        Ok(Self { address, janitor, dispatcher, limits: live, draining, serving, jobs, stop_jobs, lanes, pool })
+        let limits = live;
+        Ok(Self { address, janitor, dispatcher, limits, draining, stop_serving, serving, jobs, stop_jobs, lanes, pool })
     }
 
     /// Cancel it to begin a drain.
@@ -221,17 +225,24 @@ impl App {
             error!("a background task died");
             self.draining.cancel();
         }
+        self.stop_serving.cancelled().await;
+        let latest = Instant::now() + DRAIN_LIMIT;
+        let forced = || {
+            error!(timeoutMs = DRAIN_LIMIT.as_millis() as u64, "forced exit after drain timeout");
+            false
+        };
         match self.serving.await {
             Ok(true) => {}
-            Ok(false) => {
-                error!(timeoutMs = DRAIN_LIMIT.as_millis() as u64, "forced exit after drain timeout");
-                return false;
-            }
+            Ok(false) => return forced(),
             Err(_) => is_well = false,
         }
-        // All senders went with the router, so the lanes end when their queues are empty.
-        while let Some(lane) = self.lanes.join_next().await {
+        // All senders went with the router, so the lanes end when their queues are empty. A write whose client hung up
+        // may still wait there, for its own deadline.
+        while let Ok(Some(lane)) = timeout_at(latest, self.lanes.join_next()).await {
             is_well &= lane.is_ok();
+        }
+        if !self.lanes.is_empty() {
+            return forced();
         }
         self.stop_jobs.cancel();
         while let Some(job) = self.jobs.join_next().await {

@@ -103,20 +103,7 @@ impl Attempt<'_> {
         let done = if is_plain && self.manners == Manners::Hopeful {
             self.execute(connection, jobs, false).await?
         } else {
-            let mut transaction =
-                server::begin_commit(connection, self.manners.lock_timeout(), self.manners == Manners::Alone).await?;
-            match self.execute(&mut transaction, jobs, true).await {
-                Ok(done) => {
-                    transaction.commit().await.map_err(StoreError::from)?;
-                    done
-                }
-                Err(setback) => {
-                    // At once, because an idle lane must not keep rows locked. A connection that cannot even do that is
-                    // broken, which its next use finds out.
-                    let _ = transaction.rollback().await;
-                    return Err(setback);
-                }
-            }
+            self.execute_in_transaction(connection, jobs).await?
         };
         if done.executed > 0 {
             metrics::committed(done.executed, began.elapsed());
@@ -125,6 +112,27 @@ impl Attempt<'_> {
             self.deliveries.notify_one();
         }
         Ok(done.answers)
+    }
+
+    async fn execute_in_transaction(&mut self, connection: &mut PgConnection, jobs: &[Job]) -> Result<Done, Setback> {
+        let alone = self.manners == Manners::Alone;
+        let error = match server::begin_commit(&mut *connection, self.manners.lock_timeout(), alone).await {
+            Ok(mut transaction) => match self.execute(&mut transaction, jobs, true).await {
+                Ok(done) => {
+                    transaction.commit().await.map_err(StoreError::from)?;
+                    return Ok(done);
+                }
+                Err(setback) => {
+                    // At once, because an idle lane must not keep rows locked. A connection that cannot even do that is
+                    // broken, which its next use finds out.
+                    let _ = transaction.rollback().await;
+                    return Err(setback);
+                }
+            },
+            Err(error) => error,
+        };
+        server::end_begun(connection).await;
+        Err(error.into())
     }
 
     async fn execute(
@@ -310,8 +318,11 @@ async fn apply(
         match &request.command {
             Command::Settle(pair) => outcomes[place] = Some(settle::apply(work, request, pair)),
             Command::SettleAgent(agent) => {
-                let pairs = &of_agents[&(&request.tenant, agent)];
-                outcomes[place] = Some(settle::apply_to_agent(work, request, agent, pairs));
+                let known = &of_agents[&(&request.tenant, agent)];
+                // Usage of this batch counts as recorded before, all of it or none.
+                let new = work.ledger.new_pairs(&request.tenant, agent);
+                let pairs: Vec<&Pair> = known.iter().chain(&new).collect();
+                outcomes[place] = Some(settle::apply_to_agent(work, request, agent, &pairs));
             }
             Command::ResetUsage(pair) => outcomes[place] = Some(reset_usage::apply(work, request, pair)),
             _ => {}

@@ -85,10 +85,10 @@ impl WaitingRoom {
             Ok(place) => {
                 job.place = Some(place);
                 if let Err(returned) = self.entrance.send(job) {
-                    returned.0.refuse(Refusal::StoreUnavailable);
+                    returned.0.give_up(Refusal::StoreUnavailable);
                 }
             }
-            Err(_) => job.refuse(Refusal::QueueFull),
+            Err(_) => job.give_up(Refusal::QueueFull),
         }
     }
 }

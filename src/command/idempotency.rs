@@ -1,6 +1,6 @@
 //! The judgement on each request of a batch: is it new, a repeat, a conflict, or a twin of one in the same batch?
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
@@ -32,6 +32,7 @@ impl Verdict {
 /// One verdict for each job; `stored` has one entry for each keyed job, in order.
 pub fn judge(jobs: &[Job], stored: Vec<Option<StoredReply>>, now: Timestamp) -> Vec<Verdict> {
     let mut leaders: HashMap<&CallerKey, usize> = HashMap::new();
+    let mut first_answers: HashSet<&CallerKey> = HashSet::new();
     let mut stored = stored.into_iter();
     let mut verdicts = Vec::with_capacity(jobs.len());
     for (place, job) in jobs.iter().enumerate() {
@@ -41,7 +42,20 @@ pub fn judge(jobs: &[Job], stored: Vec<Option<StoredReply>>, now: Timestamp) -> 
         };
         let record = stored.next().flatten();
         verdicts.push(match record {
-            Some(record) if record.expires_at > now => Verdict::Answered(recall(job, keyed, record)),
+            // What this request left by a COMMIT in doubt is its answer, however long it took to find out.
+            Some(record) if record.expires_at > now || job.unsettled == Some(record.expires_at) => {
+                let is_ours = job.unsettled == Some(record.expires_at);
+                let answer = recall(keyed, record);
+                Verdict::Answered(match answer {
+                    // Of twins in one interrupted batch only the first was executed.
+                    Answer::Replayed(reply) if is_ours && first_answers.insert(&keyed.id) => Answer::Fresh(reply),
+                    answer => answer,
+                })
+            }
+            // It may have been executed, and its record be expired and gone.
+            _ if job.unsettled.is_some_and(|expiry| expiry <= now) => {
+                Verdict::Answered(Answer::Refused(Refusal::OutcomeUnknown))
+            }
             expired => match leaders.get(&keyed.id) {
                 Some(leader) => Verdict::Ride { leader: *leader },
                 None => {
@@ -54,13 +68,11 @@ pub fn judge(jobs: &[Job], stored: Vec<Option<StoredReply>>, now: Timestamp) -> 
     verdicts
 }
 
-fn recall(job: &Job, keyed: &Keyed, record: StoredReply) -> Answer {
+fn recall(keyed: &Keyed, record: StoredReply) -> Answer {
     if record.fingerprint != keyed.fingerprint {
         return Answer::Refused(Refusal::KeyConflict);
     }
-    let is_ours = job.unsettled == Some(record.expires_at);
-    let reply = Reply { status: record.status, body: record.response.map(Into::into) };
-    if is_ours { Answer::Fresh(reply) } else { Answer::Replayed(reply) }
+    Answer::Replayed(Reply { status: record.status, body: record.response.map(Into::into) })
 }
 
 /// What a twin gets, now that its leader's answer is known. None: the leader left no record, so the twin has to run.
@@ -109,4 +121,68 @@ pub fn records<'a>(
         .collect();
     records.sort_unstable_by_key(|record| record.id);
     records
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    use tokio::sync::Semaphore;
+
+    use crate::command::Command;
+    use crate::domain::caller::Tenant;
+    use crate::domain::fingerprint::Fingerprint;
+
+    use super::*;
+
+    /// Requests with one key, all in doubt about the same COMMIT.
+    fn twins(expiry: Timestamp, fingerprints: &[u8]) -> Vec<Job> {
+        let job = |fingerprint: &u8| {
+            let id = CallerKey { caller: "ip:192.0.2.1".into(), key: "k".into() };
+            let request = Request {
+                tenant: Tenant::public(),
+                keyed: Some(Keyed { id, fingerprint: Fingerprint([*fingerprint; 32]) }),
+                method: "POST",
+                path: "/".into(),
+                request_id: "r".into(),
+                deadline: Instant::now(),
+                command: Command::Refuse(Refusal::Internal),
+            };
+            let place = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("a place");
+            let (mut job, _) = Job::new(request, place, None);
+            job.unsettled = Some(expiry);
+            job
+        };
+        fingerprints.iter().map(job).collect()
+    }
+
+    fn stored(expires_at: Timestamp) -> Option<StoredReply> {
+        Some(StoredReply { fingerprint: Fingerprint([1; 32]), status: 200, response: None, expires_at })
+    }
+
+    #[test]
+    fn of_twins_in_a_batch_whose_commit_went_unheard_only_the_first_was_executed() {
+        let (now, expiry) = (Timestamp::from_ms(10), Timestamp::from_ms(20));
+        let reply = Reply { status: 200, body: None };
+        let fresh = Verdict::Answered(Answer::Fresh(reply.clone()));
+        let replayed = Verdict::Answered(Answer::Replayed(reply));
+        let conflict = Verdict::Answered(Answer::Refused(Refusal::KeyConflict));
+        let jobs = twins(expiry, &[2, 1, 1]);
+        assert_eq!(judge(&jobs, vec![stored(expiry); 3], now), [conflict.clone(), fresh, replayed.clone()]);
+        // Somebody else's record.
+        let other = stored(Timestamp::from_ms(21));
+        assert_eq!(judge(&jobs, vec![other; 3], now), [conflict, replayed.clone(), replayed]);
+    }
+
+    #[test]
+    fn a_commit_in_doubt_for_longer_than_its_record_lives_is_not_executed_again() {
+        let (now, expiry) = (Timestamp::from_ms(20), Timestamp::from_ms(20));
+        let jobs = twins(expiry, &[1]);
+        let fresh = Verdict::Answered(Answer::Fresh(Reply { status: 200, body: None }));
+        assert_eq!(judge(&jobs, vec![stored(expiry)], now), [fresh]);
+        let unknown = Verdict::Answered(Answer::Refused(Refusal::OutcomeUnknown));
+        assert_eq!(judge(&jobs, vec![None], now), std::slice::from_ref(&unknown));
+        assert_eq!(judge(&jobs, vec![stored(Timestamp::from_ms(5))], now), [unknown]);
+    }
 }

@@ -104,4 +104,10 @@ impl Job {
     pub fn refuse(self, refusal: Refusal) {
         self.answer(Answer::Refused(refusal));
     }
+
+    /// Refuses what this attempt did not change. An earlier COMMIT in doubt stays so: then nothing else can be said.
+    pub fn give_up(self, refusal: Refusal) {
+        let is_in_doubt = self.unsettled.is_some();
+        self.refuse(if is_in_doubt { Refusal::OutcomeUnknown } else { refusal });
+    }
 }

@@ -81,6 +81,17 @@ impl Ledger {
         Some(std::mem::take(&mut entry.now.outstanding))
     }
 
+    /// The pairs of an agent that came with this batch, in the order of their first records.
+    pub fn new_pairs(&self, tenant: &Tenant, agent: &AgentId) -> Vec<Pair> {
+        if self.arrivals == 0 {
+            return Vec::new();
+        }
+        let of_agent = self.entries.iter().filter(|Entry { id, .. }| id.tenant == *tenant && id.pair.agent == *agent);
+        let mut new: Vec<(i64, &Pair)> = of_agent.filter_map(|entry| Some((entry.arrival?, &entry.id.pair))).collect();
+        new.sort_unstable();
+        new.into_iter().map(|(_, pair)| pair.clone()).collect()
+    }
+
     fn entry(&mut self, tenant: &Tenant, pair: &Pair) -> &mut Entry {
         let place = self
             .entries

@@ -47,7 +47,7 @@ pub fn apply(work: &mut Work<'_>, request: &Request, pair: &Pair) -> Outcome {
 }
 
 /// `pairs` are all pairs of the agent in the order of their creation. Only those with something due are settled.
-pub fn apply_to_agent(work: &mut Work<'_>, request: &Request, agent: &AgentId, pairs: &[Pair]) -> Outcome {
+pub fn apply_to_agent(work: &mut Work<'_>, request: &Request, agent: &AgentId, pairs: &[&Pair]) -> Outcome {
     let items: Vec<SettledItem<'_>> = pairs.iter().map(|pair| bill(work, request, pair, true)).collect();
     let mut total_billed_stroops = Stroops::default();
     for item in &items {

@@ -170,7 +170,8 @@ impl Worker {
                 FaultKind::Blocked if group.jobs.len() > 1 => prepend(&mut groups, group.apart()),
                 FaultKind::Blocked => {
                     if phase == Phase::Write {
-                        group.jobs.iter().for_each(|job| job.progress.meet_twin());
+                        let keyed = group.jobs.iter().filter(|job| job.request.keyed.is_some());
+                        keyed.for_each(|job| job.progress.meet_twin());
                     }
                     match &self.waiting_room {
                         Some(waiting_room) => group.jobs.into_iter().for_each(|job| waiting_room.admit(job)),
@@ -301,7 +302,6 @@ fn fail(jobs: Vec<Job>, fault: &StoreError) {
         let path = without_keys(&request.path);
         error!(requestId = request.request_id, method = request.method, path, error = %fault,
             "a request could not be executed");
-        let outcome = if job.unsettled.is_some() { Refusal::OutcomeUnknown } else { Refusal::Internal };
-        job.refuse(outcome);
+        job.give_up(Refusal::Internal);
     }
 }

@@ -61,7 +61,8 @@ pub fn check_types(events: &[String]) -> Result<(), Refusal> {
 /// A URL that deliveries may be sent to, as far as its text tells: a name's addresses are judged at every attempt.
 pub fn check_url(text: &str, allow_private: bool) -> Result<(), Refusal> {
     let has_scheme = text.starts_with("http://") || text.starts_with("https://");
-    if !has_scheme || text.encode_utf16().count() > URL_MAX {
+    // A parser would strip or escape control characters, but they are no part of a URL, and in JSON each is six long.
+    if !has_scheme || text.encode_utf16().count() > URL_MAX || text.contains(char::is_control) {
         return Err(Refusal::WebhookUrl);
     }
     let url = Url::parse(text).map_err(|_| Refusal::WebhookUrl)?;
@@ -149,6 +150,8 @@ mod tests {
             "http://a b",
             "http://[::1",
             " http://a",
+            "http://a/\u{1}",
+            "http://a\n",
         ] {
             assert_eq!(check_url(text, false), Err(Refusal::WebhookUrl), "{text}");
         }

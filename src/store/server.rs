@@ -1,6 +1,6 @@
 //! Questions to the PostgreSQL server itself, and the locks and transactions of the house.
 
-use sqlx::{Connection, PgConnection, Postgres, Transaction};
+use sqlx::{Connection, Executor, PgConnection, Postgres, Transaction};
 
 use super::StoreError;
 
@@ -47,6 +47,12 @@ pub async fn begin_commit<'a>(
     let lock = if alone { "pg_advisory_xact_lock" } else { "pg_advisory_xact_lock_shared" };
     let begin = format!("BEGIN; SELECT set_config('lock_timeout', '{lock_timeout}', true), {lock}({GATE})");
     Ok(connection.begin_with(sqlx::AssertSqlSafe(begin)).await?)
+}
+
+/// Ends what a failed [`begin_commit`] began: BEGIN had its effect before the lock was given up, and the driver does not
+/// know. Left alone, the connection would refuse everything from then on. A broken one shows at its next use.
+pub async fn end_begun(connection: &mut PgConnection) {
+    let _ = connection.execute("ROLLBACK").await;
 }
 
 /// Begins a transaction whose statements are planned for the tables as they are now, and not as they once were.

@@ -51,6 +51,46 @@ async fn a_counter_that_moved_vanished_or_came_meanwhile_takes_everything_back()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_bill_of_an_agent_holds_all_or_nothing_of_a_bulk_record_that_commits_with_it() {
+    let service = Service::start(&[("COMMIT_LANES", "1")]).await;
+    let client = service.client();
+    for agent in ["a", "busy"] {
+        client.post("/api/v1/usage", &usage(agent, "old", 1)).await;
+    }
+    client.post("/api/v1/settle", &json!({ "agent": "a", "serviceId": "old" })).await;
+    // The lane waits for this row, and what comes meanwhile forms one batch.
+    let mut holder = service.pool.begin().await.expect("transaction");
+    let lock = "SELECT 1 FROM usage_counters WHERE agent = 'busy' FOR UPDATE";
+    sqlx::query(lock).execute(&mut *holder).await.expect("lock");
+    let post = |path: &'static str, body: serde_json::Value| {
+        let client = service.client();
+        tokio::spawn(async move { client.post(path, &body).await })
+    };
+    let queued = async |depth: i64| {
+        let line = format!("agentpay_commit_queue_depth {depth}");
+        while !client.get("/api/v1/metrics").await.text.contains(&line) {}
+    };
+    let busy = post("/api/v1/usage", usage("busy", "old", 1));
+    let waiting =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    while service.number(waiting).await == 0 {}
+    let bulk = post("/api/v1/usage/bulk", json!({ "items": [usage("a", "old", 2), usage("a", "new", 3)] }));
+    queued(1).await;
+    let bill = post("/api/v1/settle/bulk", json!({ "agent": "a" }));
+    queued(2).await;
+    holder.rollback().await.expect("rollback");
+    assert_eq!((busy.await.expect("a client").status, bulk.await.expect("a client").status), (201, 201));
+    let due: Vec<i64> = bill.await.expect("a client").json()["items"]
+        .as_array()
+        .expect("items")
+        .iter()
+        .map(|item| item["requests"].as_i64().expect("a number"))
+        .collect();
+    assert_eq!(due, [2, 3]);
+    service.verify().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_services_on_one_hot_pair_count_every_request_once() {
     let database = new_database().await;
     let services = [Service::start_on(database.clone(), &[]).await, Service::start_on(database, &[]).await];

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Process, Service, Socket, new_database, url};
+use crate::support::{Process, Service, Socket, new_database, pool, url, usage};
 
 const HEALTH: &str = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
 const LONG_MS: &str = "600000";
@@ -74,8 +74,34 @@ async fn a_request_that_does_not_finish_within_10_s_is_cut_and_the_exit_code_is_
         "POST /api/v1/usage HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{";
     hung.send(head).await;
     assert_eq!(process.client().get("/health").await.status, 200);
-    process.signal("-TERM");
     let began = Instant::now();
+    process.signal("-TERM");
+    let status = tokio::task::block_in_place(|| process.child.wait()).expect("exit");
+    assert_eq!(status.code(), Some(1));
+    assert!((10..20).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_cannot_commit_does_not_hold_up_a_stop_when_its_client_is_gone() {
+    let database = new_database().await;
+    let mut process = Process::start_with(&[("DATABASE_URL", &url(&database)), ("REQUEST_TIMEOUT_MS", LONG_MS)], 0);
+    assert_eq!(process.client().post("/api/v1/usage", &usage("a", "s", 1)).await.status, 201);
+    let pool = pool(&database);
+    let mut holder = pool.begin().await.expect("transaction");
+    sqlx::query("SELECT 1 FROM usage_counters FOR UPDATE").execute(&mut *holder).await.expect("lock");
+    let body = usage("a", "s", 1).to_string();
+    let length = body.len();
+    let mut gone = Socket::connect(process.address).await;
+    gone.send(&format!(
+        "POST /api/v1/usage HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    ))
+    .await;
+    let waiting =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&pool).await.expect("a number") == 0 {}
+    drop(gone);
+    let began = Instant::now();
+    process.signal("-TERM");
     let status = tokio::task::block_in_place(|| process.child.wait()).expect("exit");
     assert_eq!(status.code(), Some(1));
     assert!((10..20).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());

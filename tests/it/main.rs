@@ -20,6 +20,7 @@ mod documents;
 mod events;
 mod exports;
 mod faults;
+mod gate;
 mod growth;
 mod health;
 mod http;

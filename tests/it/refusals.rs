@@ -345,3 +345,16 @@ async fn set_limit(service: &Service, name: &'static str, value: i64) {
     let mut connection = service.pool.acquire().await.expect("connection");
     service.limits.replace(agentpay_billing::store::limits::read(&mut connection).await.expect("limits"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_without_a_key_that_waits_for_a_lock_until_its_deadline_changed_nothing() {
+    let service = Service::start(&[("REQUEST_TIMEOUT_MS", "1500")]).await;
+    let mut holder = service.pool.begin().await.expect("transaction");
+    let insert = "INSERT INTO agents (tenant, agent) VALUES ('public', 'a')";
+    sqlx::query(insert).execute(&mut *holder).await.expect("an agent that is not committed");
+    let error = service.client().post("/api/v1/usage", &usage("a", "s", 1)).await.error();
+    let message = "the store is unavailable; nothing was changed";
+    assert_eq!(error, (503, "service_unavailable".to_owned(), message.to_owned()));
+    holder.rollback().await.expect("rollback");
+    assert_eq!(service.number("SELECT count(*) FROM usage_counters").await, 0);
+}

@@ -313,3 +313,12 @@ async fn writes_need_a_key_where_keys_are_required() {
     }
     assert_eq!(client.get(WEBHOOKS).await.status, 200);
 }
+
+#[tokio::test]
+async fn a_url_of_control_characters_is_none() {
+    let service = Service::start(&[]).await;
+    let url = format!("https://example.com/{}", "\u{1}".repeat(2000));
+    let body = json!({ "url": url, "events": ["*"] });
+    let error = service.client().post("/api/v1/webhooks", &body).await.error();
+    assert_eq!((error.0, error.2.as_str()), (400, "url must be an http(s) URL up to 2048 chars"));
+}
