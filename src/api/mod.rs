@@ -20,6 +20,7 @@ mod headers;
 mod health;
 mod idempotency;
 mod metrics;
+mod openapi;
 mod pipeline;
 mod query;
 pub mod rate_limit;
