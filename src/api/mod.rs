@@ -11,6 +11,7 @@ mod compression;
 mod config;
 pub mod cors;
 mod deep_health;
+mod docs;
 mod etag;
 mod events;
 mod exchange;
@@ -51,9 +52,8 @@ use state::ApiState;
 
 /// All routes behind the pipeline. Paths come without their trailing slash.
 pub fn router(state: ApiState) -> Router {
-    routes::mount()
+    routes::mount(unmatched)
         .fallback(unmatched)
-        .method_not_allowed_fallback(unmatched)
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(state.clone(), pipeline::run))
         .with_state(state)

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use axum::Router;
-use axum::routing::{MethodRouter, delete, get, patch, post, put};
+use axum::handler::Handler;
+use axum::routing::{MethodRouter, any, delete, get, patch, post, put};
 
 use super::{
-    admin, agents, api_keys, billing, changelog, config, events, exports, health, idempotency, metrics, openapi,
+    admin, agents, api_keys, billing, changelog, config, docs, events, exports, health, idempotency, metrics, openapi,
     openapi::description::Description, service_usage, services, settle, settlements, state::ApiState, stats, usage,
     webhooks,
 };
@@ -172,12 +173,23 @@ pub const ROUTES: &[Route] = &[
     read("/api/v1/idempotency/:key", || get(idempotency::find), idempotency::FIND).strict(),
 ];
 
+/// Pages for people: they pass the pipeline as routes do, but are no operations of the API.
+const PAGES: &[Route] = &[
+    read("/docs", || get(docs::page_of_all), Description::of("The API, to read")),
+    read("/docs/style.css", || get(docs::style), Description::of("How that looks")),
+];
+
+fn all() -> impl Iterator<Item = &'static Route> {
+    ROUTES.iter().chain(PAGES)
+}
+
 const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 
-/// All routes of the table.
-pub fn mount() -> Router<ApiState> {
+/// All routes of the table. `unmatched` answers other methods; unlike axum's own answer it comes without `Allow`, which
+/// is the pipeline's to write.
+pub fn mount<T: 'static, H: Handler<T, ApiState>>(unmatched: H) -> Router<ApiState> {
     BY_PATTERN.iter().fold(Router::new(), |router, (path, routes)| {
-        let methods = routes.iter().fold(MethodRouter::new(), |methods, route| methods.merge((route.handler)()));
+        let methods = routes.iter().fold(any(unmatched.clone()), |methods, route| methods.merge((route.handler)()));
         router.route(path, methods)
     })
 }
@@ -186,14 +198,14 @@ pub fn mount() -> Router<ApiState> {
 /// pattern also has the methods of the parameter patterns that hold the same paths. Fixed names are no reserved words:
 /// where `/services/bulk` has no GET, `/services/:serviceId` reads the service of that name.
 static BY_PATTERN: LazyLock<HashMap<String, Vec<&'static Route>>> = LazyLock::new(|| {
-    let patterns = ROUTES.iter().map(|route| braced(route.pattern));
+    let patterns = all().map(|route| braced(route.pattern));
     let routes = |path: &str| METHODS.iter().filter_map(|method| most_literal(method, path)).collect();
     patterns.map(|path| (path.clone(), routes(&path))).collect()
 });
 
 fn most_literal(method: &str, path: &str) -> Option<&'static Route> {
     let parameters = |route: &&Route| route.pattern.matches(':').count();
-    ROUTES.iter().filter(|route| route.method == method && covers(route.pattern, path)).min_by_key(parameters)
+    all().filter(|route| route.method == method && covers(route.pattern, path)).min_by_key(parameters)
 }
 
 /// The route of a request, by the pattern that matched; HEAD is answered as GET.
@@ -278,6 +290,6 @@ mod tests {
 
     #[test]
     fn the_table_mounts() {
-        let _: Router<ApiState> = mount();
+        let _: Router<ApiState> = mount(async || ());
     }
 }

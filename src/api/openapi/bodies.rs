@@ -51,6 +51,7 @@ fn items(item: Value) -> Value {
         "maxItems": ITEMS_MAX,
         "description": "Up to `bulkMaxItems`. An item that is not valid is refused in its place; the others count.",
         "items": item,
+        "x-lenient": true,
     })
 }
 
@@ -115,9 +116,8 @@ pub fn api_key() -> Value {
 fn url() -> Value {
     json!({
         "type": "string",
-        "format": "uri",
         "maxLength": URL_MAX,
-        "pattern": "^https?://",
+        "pattern": "^https?://.",
         "description": "With a host that is neither private, loopback nor link-local.",
     })
 }

@@ -37,7 +37,9 @@ pub async fn show() -> Response {
 
 const ABOUT: &str = "Usage metering and settlement for machine-to-machine payments, exactly once: a write repeated with \
     its `Idempotency-Key` is executed once, and every repetition gets the first answer. Amounts are stroops, moments are \
-    milliseconds since the Unix epoch. What a request sees and changes belongs to the tenant of its `X-API-Key`.";
+    milliseconds since the Unix epoch. What a request sees and changes belongs to the tenant of its `X-API-Key`. \
+    Where it says `x-lenient`, values that break the schema are not refused: a query parameter is clamped or counts as \
+    absent, and an item of a bulk request is refused alone.";
 
 fn document() -> Value {
     let mut generator = schemas();

@@ -80,13 +80,17 @@ fn parameters(route: &Route) -> Vec<Value> {
 }
 
 fn query_parameter(parameter: &Parameter) -> Value {
-    json!({
+    let mut described = json!({
         "name": parameter.name,
         "in": "query",
         "required": false,
         "description": parameter.description,
         "schema": parameter.schema(),
-    })
+    });
+    if parameter.is_lenient() {
+        described["x-lenient"] = true.into();
+    }
+    described
 }
 
 fn responses(route: &Route, generator: &mut SchemaGenerator, refusals: &mut Refusals) -> Value {
