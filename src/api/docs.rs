@@ -106,6 +106,8 @@ fn section(document: &Value, operation: &Operation<'_>) -> Markup {
     let content = operation.content;
     let parameters = content["parameters"].as_array().map_or([].as_slice(), Vec::as_slice);
     let body = &content["requestBody"]["content"]["application/json"];
+    let responses = content["responses"].as_object().into_iter().flatten();
+    let (refusals, answers): (Vec<_>, Vec<_>) = responses.partition(|(_, response)| response.get("$ref").is_some());
     html! {
         section id=(operation.id()) {
             h3 { (text(&content["summary"])) }
@@ -127,8 +129,11 @@ fn section(document: &Value, operation: &Operation<'_>) -> Markup {
             }
             h4 { "Answers" }
             table {
-                @for (status, response) in content["responses"].as_object().into_iter().flatten() {
-                    (answer_row(status, resolve(document, response)))
+                @for (status, response) in answers { (answer_row(status, response)) }
+            }
+            p.refusals {
+                @for (status, response) in refusals {
+                    span { (status) " " (prose(text(&resolve(document, response)["description"]))) } " "
                 }
             }
         }

@@ -84,7 +84,7 @@ pub struct Slice {
     pub page: Option<i64>,
 }
 
-/// What a paged list says of itself.
+// What a paged list says of itself. No doc comment: it would describe every schema that this is a part of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Pages {

@@ -8,7 +8,7 @@ use super::names::ServiceId;
 /// Longest description, and longest owner, in UTF-16 code units.
 pub const METADATA_TEXT_MAX: usize = 256;
 
-/// Texts for people; both or neither.
+// Texts for people; both or neither. No doc comment: it would describe every schema that this is a part of.
 #[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct Metadata {
     pub description: String,

@@ -85,7 +85,7 @@ fn response(codes: &[&str], is_replayable: bool) -> Value {
         "allOf": [{ "$ref": "#/components/schemas/Error" }, { "properties": { "error": { "enum": codes } } }],
     });
     json!({
-        "description": format!("Refused: `{}`.", codes.join("` or `")),
+        "description": format!("`{}`", codes.join("` or `")),
         "headers": headers,
         "content": { "application/json": { "schema": schema, "examples": examples } },
     })

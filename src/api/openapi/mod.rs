@@ -51,6 +51,7 @@ fn document() -> Value {
     }
     // All definitions that operations refer to, which only now are known.
     let mut schemas = generator.take_definitions(true);
+    schemas.values_mut().for_each(tidy);
     schemas.insert("Error".to_owned(), components::error());
     json!({
         "openapi": "3.1.0",
@@ -70,6 +71,33 @@ fn document() -> Value {
             "securitySchemes": components::security_schemes(),
         },
     })
+}
+
+/// Makes a derived schema say what clients have to know: members that are left out are never null, and the width of an
+/// integer in memory is none of theirs.
+fn tidy(schema: &mut Value) {
+    let Some(schema) = schema.as_object_mut() else { return };
+    if schema.get("format").and_then(Value::as_str).is_some_and(|format| format.contains("int")) {
+        schema.remove("format");
+        if schema.remove("maximum").is_some() {
+            schema.insert("minimum".to_owned(), json!(0));
+        }
+    }
+    let required = schema.get("required").and_then(Value::as_array).cloned().unwrap_or_default();
+    for (name, member) in schema.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten() {
+        tidy(member);
+        if !required.iter().any(|own| own == name) {
+            forbid_null(member);
+        }
+    }
+}
+
+fn forbid_null(schema: &mut Value) {
+    if let Some([shown, _]) = schema["type"].as_array().map(Vec::as_slice) {
+        schema["type"] = shown.clone();
+    } else if let Some([shown, _]) = schema["anyOf"].as_array().map(Vec::as_slice) {
+        *schema = shown.clone();
+    }
 }
 
 /// Of what is serialised, in the dialect of OpenAPI 3.1.
