@@ -32,6 +32,7 @@ CREATE TABLE service_totals (
     outstanding      bigint NOT NULL DEFAULT 0,
     pairs_above_zero bigint NOT NULL DEFAULT 0,
     CONSTRAINT service_totals_pkey PRIMARY KEY (tenant, service_id, shard),
+    CONSTRAINT service_totals_service_id_length CHECK (length(service_id) BETWEEN 1 AND 128),
     CONSTRAINT service_totals_shard_range CHECK (shard BETWEEN 0 AND 15)
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE service_totals IS 'Kept counts of what is outstanding per service, registered or not. A service''s figure is the sum over its rows; a single row may be negative.';

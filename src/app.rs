@@ -1,7 +1,6 @@
 //! Builds every part from the settings, starts them, and stops them in order.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -11,7 +10,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::api::{self, state::ApiState};
+use crate::api;
+use crate::api::rate_limit::RateLimiter;
+use crate::api::state::{ApiParts, KnownKeys};
 use crate::clock::Clock;
 use crate::command::Committer;
 use crate::jobs::delivery::{Names, Sender};
@@ -58,12 +59,23 @@ pub struct Database {
 }
 
 impl Database {
+    /// For a service, which has its private PostgreSQL to itself.
     pub async fn open(settings: &Settings) -> Result<Self, StartError> {
         if let Some(options) = &settings.database {
             return Ok(Self { options: options.clone().application_name("agentpay-billing"), local: None });
         }
         let local = LocalPostgres::start(&settings.data_dir, &[]).await?;
         Ok(Self { options: local.connect_options("agentpay"), local: Some(local) })
+    }
+
+    /// For a command, which uses the private PostgreSQL of a running service, or starts it for as long as it runs.
+    pub async fn open_beside(settings: &Settings) -> Result<Self, StartError> {
+        match Self::open(settings).await {
+            Err(StartError::LocalPostgres(LocalPostgresError::InUse { .. })) => {
+                Ok(Self { options: LocalPostgres::beside(&settings.data_dir).await?, local: None })
+            }
+            opened => opened,
+        }
     }
 
     pub async fn close(self) {
@@ -165,20 +177,21 @@ impl App {
         jobs.spawn(dispatcher.clone().run(stop_jobs.clone()));
         jobs.spawn(Follower::new(options, live.clone()).run(stop_jobs.clone()));
         let draining = CancellationToken::new();
-        let router = api::router(ApiState {
-            settings: Arc::new(settings.api.clone()),
+        let parts = ApiParts {
+            settings: settings.api.clone(),
             pool: pool.clone(),
             committer,
             clock,
             limits: live.clone(),
             draining: draining.clone(),
-            known_keys: Arc::default(),
+            known_keys: KnownKeys::default(),
             export_turns: api::state::export_turns(settings.pool_max),
             dispatcher: dispatcher.clone(),
-            limiter: settings.api.rate_limit.then(Arc::default),
+            limiter: settings.api.rate_limit.then(RateLimiter::default),
             janitor_ran: janitor.last_run.clone(),
             started: tokio::time::Instant::now(),
-        });
+        };
+        let router = api::router(parts.into());
         let stop_serving = CancellationToken::new();
         let (drain, grace, stop) = (draining.clone(), settings.shutdown_grace, stop_serving.clone());
         tokio::spawn(async move {
@@ -186,8 +199,7 @@ impl App {
             tokio::time::sleep(grace).await;
             stop.cancel();
         });
-        let serving =
-            tokio::spawn(api::server::serve(listener, router, settings.headers_timeout, DRAIN_LIMIT, stop_serving));
+        let serving = tokio::spawn(api::server::serve(listener, router, settings.silence, DRAIN_LIMIT, stop_serving));
         info!(host = %address.ip(), port = address.port(), "server started");
         Ok(Self { address, janitor, dispatcher, limits: live, draining, serving, jobs, stop_jobs, lanes, pool })
     }

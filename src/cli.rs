@@ -78,7 +78,7 @@ impl Cli {
         if matches!(action, Action::Serve) {
             return serve(&settings).await;
         }
-        let database = Database::open(&settings).await?;
+        let database = Database::open_beside(&settings).await?;
         let outcome = execute(&action, &settings, &database).await;
         database.close().await;
         outcome

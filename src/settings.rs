@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 
+use crate::api::connection::Silence;
 use crate::api::{cors, state::ApiSettings};
 use crate::command::committer::CommitterSettings;
 use crate::jobs::janitor::JanitorSettings;
@@ -29,7 +30,7 @@ pub struct Settings {
     pub api: ApiSettings,
     pub committer: CommitterSettings,
     pub janitor: JanitorSettings,
-    pub headers_timeout: Duration,
+    pub silence: Silence,
     pub shutdown_grace: Duration,
     pub log_level: String,
     /// JSON lines; lines for people otherwise.
@@ -107,7 +108,7 @@ impl Settings {
                     1..=1_000_000_000_000,
                 )? as i64,
             },
-            headers_timeout: ms("HEADERS_TIMEOUT_MS", 10_000, 3_600_000)?.max(keepalive),
+            silence: Silence { headers: ms("HEADERS_TIMEOUT_MS", 10_000, 3_600_000)?.max(keepalive), keepalive },
             shutdown_grace: Duration::from_millis(env.int("SHUTDOWN_GRACE_MS", 0, 0..=600_000)?),
             log_level,
             log_json,

@@ -113,7 +113,7 @@ impl From<ApiKeyRow> for Item {
 
 fn parse_cursor(cursor: &str) -> Option<Start> {
     let (created_at, prefix) = cursor.split_once(':')?;
-    let created_at = Timestamp::from_ms(created_at.parse().ok()?);
+    let created_at = Timestamp::parse(created_at)?;
     (!prefix.is_empty()).then(|| Start::After { created_at, prefix: prefix.to_owned() })
 }
 

@@ -10,8 +10,10 @@ use serde_json::Value;
 
 use crate::domain::refusal::Refusal;
 
-/// Longest body, before and after decompression.
+/// Longest body, after decompression.
 const BYTES_MAX: usize = 102_400;
+/// Longest compressed body that is looked into: what cannot be compressed grows a little.
+const COMPRESSED_BYTES_MAX: usize = 2 * BYTES_MAX;
 /// Deepest nesting of JSON.
 const DEPTH_MAX: usize = 128;
 
@@ -26,10 +28,11 @@ pub async fn read(headers: &HeaderMap, body: Body, deadline: Instant) -> Result<
     check_media_type(headers)?;
     let encoding = encoding(headers)?;
     let declared: Option<usize> = length.and_then(|length| std::str::from_utf8(length).ok()?.parse().ok());
-    if declared.is_some_and(|length| length > BYTES_MAX) {
+    let bytes_max = if matches!(encoding, Encoding::Identity) { BYTES_MAX } else { COMPRESSED_BYTES_MAX };
+    if declared.is_some_and(|length| length > bytes_max) {
         return Err(Refusal::BodyTooLarge);
     }
-    let collected = Limited::new(body, BYTES_MAX).collect();
+    let collected = Limited::new(body, bytes_max).collect();
     let bytes = match tokio::time::timeout_at(deadline.into(), collected).await {
         Err(_) => return Err(Refusal::BodyTimeout),
         Ok(Ok(collected)) => collected.to_bytes(),
@@ -62,10 +65,14 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Refusal> {
 }
 
 fn encoding(headers: &HeaderMap) -> Result<Encoding, Refusal> {
-    let Some(value) = headers.get(header::CONTENT_ENCODING) else { return Ok(Encoding::Identity) };
+    let mut values = headers.get_all(header::CONTENT_ENCODING).iter();
+    let Some(value) = values.next() else { return Ok(Encoding::Identity) };
+    if values.next().is_some() {
+        return Err(Refusal::Encoding);
+    }
     match value.to_str().unwrap_or("?").trim().to_ascii_lowercase().as_str() {
         "" | "identity" => Ok(Encoding::Identity),
-        "gzip" | "x-gzip" => Ok(Encoding::Gzip),
+        "gzip" => Ok(Encoding::Gzip),
         "deflate" => Ok(Encoding::Deflate),
         "br" => Ok(Encoding::Brotli),
         _ => Err(Refusal::Encoding),

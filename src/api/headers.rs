@@ -33,7 +33,7 @@ pub fn add(headers: &mut HeaderMap, method: &Method, path: &str, request_id: &st
     }
     let timing = format!("app;dur={:.1}", began.elapsed().as_secs_f64() * 1000.0);
     headers.insert("server-timing", HeaderValue::from_str(&timing).expect("a number"));
-    let is_api = path.starts_with("/api/v1");
+    let is_api = path.strip_prefix("/api/v1").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     if method == Method::OPTIONS {
         return;
     }

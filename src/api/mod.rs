@@ -9,6 +9,7 @@ mod caller;
 mod changelog;
 mod compression;
 mod config;
+pub mod connection;
 pub mod cors;
 mod deep_health;
 mod docs;

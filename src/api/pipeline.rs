@@ -34,7 +34,7 @@ pub async fn run(State(state): State<ApiState>, mut request: Request, next: Next
     let accepts = state.settings.compression_threshold_bytes.map(|threshold| (request.headers().clone(), threshold));
     let mut trail = Trail::default();
     let response = if method == Method::OPTIONS {
-        StatusCode::NO_CONTENT.into_response()
+        options(&request)
     } else {
         match pass(&state, &mut request, &path, &request_id, began, &mut trail).await {
             Ok(()) => execute(request, next, began + state.settings.request_timeout).await,
@@ -43,7 +43,8 @@ pub async fn run(State(state): State<ApiState>, mut request: Request, next: Next
     };
     let mut response = render(response, &method, &path, &request_id);
     if let Some((accepts, threshold)) = accepts {
-        response = compression::apply(response, &accepts, threshold).await;
+        // Boxed, so that a service without compression does not carry its size in every request.
+        response = Box::pin(compression::apply(response, &accepts, threshold)).await;
     }
     headers::add(response.headers_mut(), &method, &path, &request_id, began);
     origin.add_headers(response.headers_mut());
@@ -89,10 +90,15 @@ async fn pass(
     trail: &mut Trail,
 ) -> Result<(), Response> {
     let method = request.method().as_str();
-    let matched = request.extensions().get::<MatchedPath>();
+    // A parameter is never empty, whatever the router thinks.
+    let is_whole = request.uri().path().split('/').skip(1).all(|segment| !segment.is_empty());
+    let matched = request.extensions().get::<MatchedPath>().filter(|_| is_whole);
     let route = matched.and_then(|matched| routes::find(method, matched.as_str()));
     let peer = request.extensions().get::<Peer>().copied().ok_or_else(|| ended(Refusal::Internal))?;
-    let identity = identify(state, request.headers(), peer.0, route).await.map_err(ended)?;
+    let deadline = began + state.settings.request_timeout;
+    let identified = identify(state, request.headers(), peer.0, route);
+    let identified = tokio::time::timeout_at(deadline.into(), identified).await;
+    let identity = identified.unwrap_or(Err(Refusal::StoreUnavailable)).map_err(ended)?;
     if let Some(route) = route {
         if let Err(refusal) = authorise(route, &identity, state.settings.require_api_key) {
             // A failed login counts on the address it came from, so that guessing keys is slow.
@@ -114,11 +120,9 @@ async fn pass(
     };
     let Some(route) = route else {
         let mut response = ended(Refusal::MethodNotAllowed { method: method.to_owned(), path: path.to_owned() });
-        let allow = HeaderValue::from_str(&routes::allow(matched.as_str())).expect("method names");
-        response.headers_mut().insert(header::ALLOW, allow);
+        response.headers_mut().insert(header::ALLOW, allow(matched.as_str()));
         return Err(response);
     };
-    let deadline = began + state.settings.request_timeout;
     let exchange = Arc::new(Exchange::new((request_id, path), route, identity, request.uri(), deadline));
     trail.exchange = Some(exchange.clone());
     if route.method == "GET" && !route.strict_query {
@@ -139,6 +143,19 @@ fn limit(state: &ApiState, caller: &Caller, trail: &mut Trail) -> Result<(), Ref
     }
     let (limit, window_ms) = (limits.rate_limit_per_window, limits.rate_limit_window_ms);
     Err(Refusal::RateLimited { limit, window_ms })
+}
+
+/// OPTIONS tells the methods of a known path; the router would, in words of its own.
+fn options(request: &Request) -> Response {
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    if let Some(matched) = request.extensions().get::<MatchedPath>() {
+        response.headers_mut().insert(header::ALLOW, allow(matched.as_str()));
+    }
+    response
+}
+
+fn allow(matched: &str) -> HeaderValue {
+    HeaderValue::from_str(&routes::allow(matched)).expect("method names")
 }
 
 fn ended(refusal: Refusal) -> Response {

@@ -33,7 +33,7 @@ impl Query {
     }
 
     pub fn has_nul(&self) -> bool {
-        self.0.iter().any(|(name, value)| name.contains('\0') || value.contains('\0'))
+        self.0.iter().any(|(_, value)| value.contains('\0'))
     }
 
     fn first(&self, name: &str) -> Option<&str> {
@@ -72,7 +72,7 @@ impl Query {
     pub fn cursor(&self) -> Result<Option<String>, Refusal> {
         let Some(text) = self.text("cursor") else { return Ok(None) };
         let decoded = URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-        decoded.filter(|text| !text.is_empty()).map(Some).ok_or(Refusal::CursorMalformed)
+        decoded.filter(|text| !text.is_empty() && !text.contains('\0')).map(Some).ok_or(Refusal::CursorMalformed)
     }
 }
 

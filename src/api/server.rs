@@ -1,4 +1,4 @@
-//! The HTTP server: accepts connections, bounds how long a head may take, and drains when told.
+//! The HTTP server: accepts connections, and drains when told.
 
 use std::time::Duration;
 
@@ -7,16 +7,13 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::Uri;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
+use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use super::Peer;
+use super::connection::{self, Silence};
 use super::pipeline::OriginalPath;
 
 /// Serves until `stop`; then no new connections, idle ones close and running requests finish. False if some were still
@@ -24,13 +21,11 @@ use super::pipeline::OriginalPath;
 pub async fn serve(
     listener: TcpListener,
     router: Router,
-    headers_timeout: Duration,
+    silence: Silence,
     drain_limit: Duration,
     stop: CancellationToken,
 ) -> bool {
-    let graceful = GracefulShutdown::new();
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(headers_timeout);
+    let connections = TaskTracker::new();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
@@ -42,19 +37,15 @@ pub async fn serve(
             }
         };
         let _ = stream.set_nodelay(true);
-        let router = router.clone();
-        let service =
-            service_fn(move |request: hyper::Request<Incoming>| router.clone().oneshot(prepare(request, Peer(peer))));
-        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
-        // A connection ends in an error when the client breaks it; nobody is left to be told.
-        tokio::spawn(async move { drop(connection.await) });
+        connections.spawn(connection::serve(stream, Peer(peer), router.clone(), silence, stop.clone()));
     }
-    drop(listener);
-    tokio::time::timeout(drain_limit, graceful.shutdown()).await.is_ok()
+    drop((listener, router));
+    connections.close();
+    tokio::time::timeout(drain_limit, connections.wait()).await.is_ok()
 }
 
 /// Notes the peer, and takes one optional trailing slash off the path.
-fn prepare(request: hyper::Request<Incoming>, peer: Peer) -> Request {
+pub(super) fn prepare(request: hyper::Request<Incoming>, peer: Peer) -> Request {
     let mut request = request.map(Body::new);
     let path = request.uri().path().to_owned();
     if path.len() > 1 && path.ends_with('/') {

@@ -85,5 +85,5 @@ pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result
 
 fn parse_cursor(cursor: &str) -> Option<Place> {
     let (settled_at, list_position) = cursor.split_once(':')?;
-    Some(Place { settled_at: Timestamp::from_ms(settled_at.parse().ok()?), list_position: list_position.parse().ok()? })
+    Some(Place { settled_at: Timestamp::parse(settled_at)?, list_position: list_position.parse().ok()? })
 }

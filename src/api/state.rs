@@ -1,5 +1,6 @@
 //! What handlers share.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -46,21 +47,38 @@ pub struct ApiSettings {
     pub compression_threshold_bytes: Option<u64>,
 }
 
+/// The parts behind one handle: it is cloned several times for each request.
 #[derive(Clone)]
-pub struct ApiState {
-    pub settings: Arc<ApiSettings>,
+pub struct ApiState(Arc<ApiParts>);
+
+impl Deref for ApiState {
+    type Target = ApiParts;
+
+    fn deref(&self) -> &ApiParts {
+        &self.0
+    }
+}
+
+impl From<ApiParts> for ApiState {
+    fn from(parts: ApiParts) -> Self {
+        Self(Arc::new(parts))
+    }
+}
+
+pub struct ApiParts {
+    pub settings: ApiSettings,
     pub pool: PgPool,
     pub committer: Committer,
     pub clock: Clock,
     pub limits: LiveLimits,
     /// Cancelled when a shutdown begins.
     pub draining: CancellationToken,
-    pub known_keys: Arc<KnownKeys>,
+    pub known_keys: KnownKeys,
     pub export_turns: Arc<Semaphore>,
     /// Makes the attempts of webhook tests.
     pub dispatcher: Dispatcher,
     /// None if RATE_LIMIT is off.
-    pub limiter: Option<Arc<RateLimiter>>,
+    pub limiter: Option<RateLimiter>,
     /// When this process's janitor last ran.
     pub janitor_ran: LastRun,
     pub started: Instant,

@@ -14,6 +14,11 @@ impl Timestamp {
         Self(ms)
     }
 
+    /// Digits, as cursors hold them.
+    pub fn parse(digits: &str) -> Option<Self> {
+        digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok().map(Self))?
+    }
+
     pub const fn as_ms(self) -> i64 {
         self.0
     }

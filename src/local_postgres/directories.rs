@@ -67,6 +67,12 @@ pub(super) async fn open_home(data_dir: &Path, user: &ServerUser) -> Result<Path
     Ok(home)
 }
 
+/// The directory of everything a server owns that somebody else has started or is about to.
+pub(super) fn find_home(data_dir: &Path) -> Result<PathBuf, LocalPostgresError> {
+    let link = data_dir.join("postgres");
+    fs::canonicalize(&link).map_err(|_| LocalPostgresError::DataGone { link })
+}
+
 /// The directory of the socket: in the server's home unless the socket's path would become too long there.
 pub(super) async fn open_socket_dir(home: &Path, user: &ServerUser) -> Result<PathBuf, LocalPostgresError> {
     let in_home = home.join("run");

@@ -1,6 +1,7 @@
 //! The private local PostgreSQL used when DATABASE_URL is unset, and by the integration tests.
 //! It lives in DATA_DIR, listens only on a Unix socket in a directory closed to other users, and belongs to one service
-//! at a time. A service that was killed leaves it running; the next one takes it over, data and all.
+//! at a time. A service that was killed leaves it running; the next one takes it over, data and all. Commands may
+//! connect beside the service.
 
 mod cluster;
 mod directories;
@@ -69,15 +70,17 @@ impl LocalPostgres {
         Ok(postgres)
     }
 
+    /// How to connect to the database of the PostgreSQL that another process has started in `data_dir`, and will stop.
+    /// It may not answer yet.
+    pub async fn beside(data_dir: &Path) -> Result<PgConnectOptions, LocalPostgresError> {
+        let user = ServerUser::choose(&Cluster::data(&data_dir.join("postgres"))).await?;
+        let home = directories::find_home(data_dir)?;
+        Ok(options(&directories::open_socket_dir(&home, &user).await?, DATABASE))
+    }
+
     /// How to connect to `database` as the superuser.
     pub fn connect_options(&self, database: &str) -> PgConnectOptions {
-        // Explicit where the PG* variables of our environment would otherwise decide.
-        PgConnectOptions::new_without_pgpass()
-            .socket(&self.cluster.socket_dir)
-            .port(PORT)
-            .username(SUPERUSER)
-            .database(database)
-            .ssl_mode(PgSslMode::Disable)
+        options(&self.cluster.socket_dir, database)
     }
 
     /// The same as a URL, for psql, sqlx and sqlx-cli: `postgres://agentpay@localhost:5432/agentpay?host=%2F...&sslmode=disable`.
@@ -148,6 +151,16 @@ impl LocalPostgres {
         let url = self.url(DATABASE);
         if Postgres::database_exists(&url).await? { Ok(()) } else { Postgres::create_database(&url).await }
     }
+}
+
+fn options(socket_dir: &Path, database: &str) -> PgConnectOptions {
+    // Explicit where the PG* variables of our environment would otherwise decide.
+    PgConnectOptions::new_without_pgpass()
+        .socket(socket_dir)
+        .port(PORT)
+        .username(SUPERUSER)
+        .database(database)
+        .ssl_mode(PgSslMode::Disable)
 }
 
 async fn find_binaries(data_dir: &Path, home: &Path, user: &ServerUser) -> Result<Binaries, LocalPostgresError> {

@@ -1,111 +1,193 @@
-//! The README's quickstart and docs/api.md: each command is run as it is printed, and must give the answer that is
-//! printed below it. Ids and moments may differ; an id that was made is used where the document uses its own.
+//! The documents say what happens: each command, program and query in them is run as it is printed, and must give what
+//! is printed below it. `UPDATE_DOCUMENTS=1` writes what it gave into the page instead.
 
-use std::process::Command;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::support::Service;
+use crate::support::{Client, Service, url, usage};
 
-const README: &str = include_str!("../../README.md");
-const API: &str = include_str!("../../docs/api.md");
-
-/// A command and the answer printed below it.
+/// A fenced block that can be run, and where in the page its output stands.
 struct Example {
-    command: &'static str,
-    answer: &'static str,
+    language: String,
+    text: String,
+    output: std::ops::Range<usize>,
 }
 
-fn examples(document: &'static str) -> Vec<Example> {
-    let blocks: Vec<(&str, &str)> =
-        document.split("```").skip(1).step_by(2).filter_map(|block| block.split_once('\n')).collect();
-    let is_answer = |language: &str| language == "json" || language == "text";
-    let pairs = blocks.windows(2).filter(|pair| pair[0].0 == "sh" && is_answer(pair[1].0));
-    pairs.map(|pair| Example { command: pair[0].1.trim(), answer: pair[1].1.trim() }).collect()
+struct Page {
+    path: PathBuf,
+    text: String,
 }
 
-/// What the document calls by another name than this run.
-#[derive(Default)]
-struct Learned(Vec<(String, String)>);
-
-impl Learned {
-    fn apply(&self, text: &str) -> String {
-        self.0.iter().fold(text.to_owned(), |text, (shown, got)| text.replace(shown, got))
+impl Page {
+    fn read(name: &str) -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name);
+        let text = std::fs::read_to_string(&path).expect(name);
+        Self { path, text }
     }
 
-    /// Whether `got` is what the document shows, once the names in it are taken for those of this run.
-    fn accepts(&mut self, shown: &str, got: &str) -> bool {
-        match (serde_json::from_str(shown), serde_json::from_str(got)) {
-            (Ok(shown), Ok(got)) => self.accepts_value(&shown, &got),
-            _ => self.apply(shown) == got,
+    /// Every block in these languages, with the `text` block below it.
+    fn examples(&self, languages: &[&str]) -> Vec<Example> {
+        let mut blocks = Vec::new();
+        let mut place = 0;
+        while let Some(start) = self.text[place..].find("```") {
+            let fence = place + start + 3;
+            let line = fence + self.text[fence..].find('\n').expect("a line") + 1;
+            let end = line + self.text[line..].find("```").expect("the end of a block");
+            blocks.push((self.text[fence..line].trim().to_owned(), line..end));
+            place = end + 3;
+        }
+        let pairs = blocks.iter().zip(blocks.iter().skip(1));
+        let runnable = pairs.filter(|((language, _), _)| languages.contains(&language.as_str()));
+        let examples = runnable.map(|((language, code), (below, output))| {
+            assert_eq!(below, "text", "what stands below {}", &self.text[code.clone()]);
+            Example { language: language.clone(), text: self.text[code.clone()].to_owned(), output: output.clone() }
+        });
+        examples.collect()
+    }
+
+    /// Compares what the page shows with what came, times and drawn ids aside; or takes it over.
+    fn compare(mut self, results: Vec<(Example, String)>) {
+        assert!(!results.is_empty());
+        let updates = std::env::var("UPDATE_DOCUMENTS").is_ok_and(|value| value == "1");
+        // From the end, so that the earlier places stay right.
+        for (example, output) in results.into_iter().rev() {
+            let shown = self.text[example.output.clone()].to_owned();
+            if !updates {
+                assert_eq!(normal(&shown), normal(&output), "{}\nprints\n{output}", example.text);
+            } else if normal(&shown) != normal(&output) {
+                let lines: Vec<&str> = output.lines().map(str::trim_end).collect();
+                self.text.replace_range(example.output, &format!("{}\n", lines.join("\n").trim_matches('\n')));
+            }
+        }
+        if updates {
+            std::fs::write(&self.path, &self.text).expect("the page");
         }
     }
+}
 
-    fn accepts_value(&mut self, shown: &Value, got: &Value) -> bool {
-        match (shown, got) {
-            (Value::Object(shown), Value::Object(got)) => {
-                // In order.
-                shown.keys().eq(got.keys())
-                    && shown.values().zip(got.values()).all(|(shown, got)| self.accepts_value(shown, got))
-            }
-            (Value::Array(shown), Value::Array(got)) => {
-                shown.len() == got.len() && shown.iter().zip(got).all(|(shown, got)| self.accepts_value(shown, got))
-            }
-            (Value::String(shown), Value::String(got)) => {
-                if self.apply(shown) != *got && is_id(shown) && shown.len() == got.len() && form(shown) == form(got) {
-                    self.0.push((shown.clone(), got.clone()));
-                    // Lists show API keys by their prefix.
-                    if shown.starts_with("apk_") {
-                        self.0.push((shown[..12].to_owned(), got[..12].to_owned()));
-                    }
-                }
-                self.apply(shown) == *got
-            }
-            (Value::Number(shown), Value::Number(got)) => shown == got || (is_moment(shown) && is_moment(got)),
-            _ => shown == got,
+/// The words of an output, with a mark for what differs from run to run. Rules of a table are as long as its columns.
+fn normal(output: &str) -> Vec<String> {
+    let words = output.split(|character: char| character.is_whitespace() || ",|{}()'".contains(character));
+    words.filter(|word| !word.is_empty()).map(normal_word).collect()
+}
+
+fn normal_word(word: &str) -> String {
+    let shape: String =
+        word.chars().map(|character| if character.is_ascii_digit() { '0' } else { character }).collect();
+    if shape.starts_with("0000-00-00") {
+        return "<date>".to_owned();
+    }
+    if shape.starts_with("00:00:00") {
+        return "<time>".to_owned();
+    }
+    if word.chars().all(|character| "-+".contains(character)) {
+        return "<rule>".to_owned();
+    }
+    for (start, length) in [("tnt_", 32), ("stl_", 32), ("apk_", 8)] {
+        if let Some(place) = word.find(start)
+            && word[place + 4..].len() == length
+        {
+            return format!("{}{start}<drawn>", &word[..place]);
         }
     }
-}
-
-fn is_moment(number: &serde_json::Number) -> bool {
-    number.as_i64().is_some_and(|ms| ms > 1_700_000_000_000)
-}
-
-fn is_id(text: &str) -> bool {
-    let is_uuid = text.len() == 36 && text.matches('-').count() == 4;
-    is_uuid || ["apk_", "tnt_", "wh_", "stl_", "dlv_", "whsec_"].iter().any(|prefix| text.starts_with(prefix))
-}
-
-/// What two ids of one kind have in common.
-fn form(id: &str) -> &str {
-    id.split_once('_').map_or("", |(prefix, _)| prefix)
-}
-
-/// `repeats`: keyed commands are run twice, and must give the same.
-async fn run(document: &'static str, count: usize, repeats: bool) {
-    let service = Service::start(&[("ALLOW_ADMIN_RESET", "on")]).await;
-    let examples = examples(document);
-    assert_eq!(examples.len(), count);
-    let mut learned = Learned::default();
-    for Example { command, answer } in examples {
-        let command = learned.apply(command).replace("localhost:3001", &service.address.to_string());
-        let times = if repeats && command.contains("Idempotency-Key") { 2 } else { 1 };
-        for _ in 0..times {
-            let output = tokio::task::block_in_place(|| Command::new("sh").args(["-c", &command]).output());
-            let output = output.expect("sh and curl");
-            let got = String::from_utf8_lossy(&output.stdout);
-            assert!(learned.accepts(answer, got.trim()), "{command}\nshows {answer}\ngives {got}");
+    for name in ["\"createdAt\":", "\"expiresAt\":"] {
+        if word.starts_with(name) {
+            return format!("{name}<ms>");
         }
     }
+    if uuid::Uuid::parse_str(word).is_ok() { "<uuid>".to_owned() } else { word.to_owned() }
+}
+
+async fn output(mut command: Command, input: String) -> String {
+    let run = move || {
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("run");
+        child.stdin.take().expect("input").write_all(input.as_bytes()).expect("input");
+        let output = child.wait_with_output().expect("an end");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{errors}\n{input}");
+        String::from_utf8_lossy(&output.stdout).into_owned() + &errors
+    };
+    tokio::task::spawn_blocking(run).await.expect("a thread")
+}
+
+#[tokio::test]
+async fn the_examples_for_client_developers_give_what_they_show() {
+    let service = Service::start(&[]).await;
+    let page = Page::read("idempotency.md");
+    let mut results = Vec::new();
+    for example in page.examples(&["sh", "python"]) {
+        let text = example.text.replace("localhost:3001", &service.address.to_string());
+        let command = Command::new(if example.language == "sh" { "sh" } else { "python3" });
+        results.push((example, output(command, text).await));
+    }
+    page.compare(results);
     service.verify().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_quickstart_gives_the_answers_it_shows() {
-    run(README, 4, true).await;
+/// Something of everything, for the pages of the DBA to show.
+async fn seed(service: &Service) {
+    let client = |request: &str, key: Option<&str>| {
+        let client = service.client().with("x-request-id", request);
+        key.map_or(client.clone(), |key| client.key(key))
+    };
+    let weather = json!({ "serviceId": "weather", "priceStroops": 250 });
+    let maps = json!({ "serviceId": "maps", "priceStroops": 40, "description": "tiles", "owner": "ops" });
+    let bulk = json!({ "items": [usage("agent-1", "weather", 4), usage("agent-2", "maps", 10)] });
+    let pair = json!({ "agent": "agent-1", "serviceId": "weather" });
+    let made = client("req-0", None).post("/api/v1/api-keys", &json!({ "label": "acme" })).await.json();
+    let acme = client("req-9", Some("order-1")).with("x-api-key", made["key"].as_str().expect("a key"));
+    let steps: [(Client, &str, &Value); 9] = [
+        (client("req-1", None), "/api/v1/services", &weather),
+        (client("req-2", Some("order-1")), "/api/v1/usage", &usage("agent-1", "weather", 3)),
+        (client("req-3", Some("order-2")), "/api/v1/usage/bulk", &bulk),
+        (client("req-4", Some("bill-1")), "/api/v1/settle", &pair),
+        (client("req-5", Some("order-3")), "/api/v1/usage", &usage("agent-1", "weather", 2)),
+        (client("req-6", None), "/api/v1/services", &maps),
+        (client("req-7", None), "/api/v1/services/maps/disable", &json!({})),
+        (client("req-8", Some("order-4")), "/api/v1/usage", &usage("agent-2", "maps", 1)),
+        (acme, "/api/v1/usage", &usage("robot", "weather", 7)),
+    ];
+    for (client, path, body) in steps {
+        // Each at a moment of its own, so that "the newest first" is one order.
+        service.clock.advance_ms(1);
+        let answer = client.post(path, body).await;
+        assert!(answer.status < 300 || answer.status == 409, "{answer:?}");
+    }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_examples_of_the_api_give_the_answers_they_show() {
-    run(API, API.matches("```sh\n").count(), false).await;
+#[tokio::test]
+async fn the_queries_for_dbas_give_what_they_show() {
+    let service = Service::start(&[("JANITOR_INTERVAL_MS", "3600000")]).await;
+    seed(&service).await;
+    let page = Page::read("data-model.md");
+    let mut results = Vec::new();
+    for example in page.examples(&["sql"]) {
+        let mut psql = Command::new(psql());
+        psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-P", "pager=off", "-d", &psql_url(&service)]);
+        psql.env("PGTZ", "UTC");
+        let text = example.text.clone();
+        results.push((example, output(psql, text).await));
+    }
+    page.compare(results);
+}
+
+/// The URL of the service's database without what psql does not know.
+fn psql_url(service: &Service) -> String {
+    let url = url(&service.pool.connect_options());
+    let Some((base, parameters)) = url.split_once('?') else { return url };
+    let known = parameters.split('&').filter(|parameter| parameter.starts_with("host="));
+    format!("{base}?{}", known.collect::<String>())
+}
+
+/// psql of the PATH, or of a server that is installed beside it.
+fn psql() -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let beside = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let dirs = std::env::split_paths(&path).chain(beside.map(|version| version.path().join("bin")));
+    let mut programs = dirs.map(|dir| dir.join("psql"));
+    programs.find(|program| program.exists()).expect("psql, which comes with PostgreSQL")
 }

@@ -1,55 +1,15 @@
 //! The real binary, killed and stopped under load: nothing acknowledged is lost, nothing is billed twice.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use agentpay_billing::local_postgres::LocalPostgres;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::postgres::PgPool;
 
-use crate::support::{Client, Service, new_database, url, usage, verify};
-
-/// A service in a process of its own; killed when dropped.
-struct Process {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Process {
-    /// Starts the binary, and waits for its line that it serves. `port` 0: any free one.
-    fn start(database: &PgConnectOptions, port: u16) -> Self {
-        let port = if port == 0 { free_port() } else { port };
-        let mut child = Command::new(env!("CARGO_BIN_EXE_agentpay-billing"))
-            .env("DATABASE_URL", url(database))
-            .env("PORT", port.to_string())
-            .env("RATE_LIMIT", "off")
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the binary");
-        let mut lines = BufReader::new(child.stdout.take().expect("stdout")).lines();
-        let started = lines.by_ref().map_while(Result::ok).any(|line| line.contains("server started"));
-        assert!(started, "the service did not start");
-        // Its log has to be read on, or its pipe fills up.
-        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
-        Self { child, address: SocketAddr::from(([127, 0, 0, 1], port)) }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("its address").port()
-}
+use crate::support::{Client, Process, Service, new_database, pool, usage, verify};
 
 /// Clients that send keyed usage and repeat each request until it is acknowledged.
 struct Load {
@@ -112,10 +72,6 @@ async fn send_until_acknowledged(client: &Client, agent: u64) {
     }
 }
 
-fn pool(database: &PgConnectOptions) -> PgPool {
-    PgPoolOptions::new().max_connections(4).connect_lazy_with(database.clone())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_killed_under_load_loses_and_doubles_nothing() {
     let database = new_database().await;
@@ -145,6 +101,12 @@ async fn a_database_that_crashes_under_load_is_found_again() {
         assert_eq!(service.client().get("/health").await.status, 200);
         let read = service.client().get("/api/v1/usage/a/s").await.error();
         assert_eq!((read.0, read.2.as_str()), (503, "the store is unavailable; nothing was changed"));
+        // Who it is cannot be told either, which matters only where it would be looked at.
+        let stranger = service.client().with("x-api-key", "apk_unknown");
+        for (path, status) in [("/health", 200), ("/api/v1/version", 200), ("/api/v1/services", 503), ("/nowhere", 503)]
+        {
+            assert_eq!(stranger.get(path).await.status, status, "{path}");
+        }
         postgres.start_again().await.expect("start");
     }
     load.reach(100).await;
@@ -179,8 +141,7 @@ async fn sigterm_finishes_what_was_acknowledged_and_exits_with_0() {
     let mut process = Process::start(&database, 0);
     let load = Load::start(process.address);
     load.reach(200).await;
-    let pid = process.child.id().to_string();
-    assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
+    process.signal("-TERM");
     let began = Instant::now();
     let child = &mut process.child;
     let status = tokio::task::block_in_place(|| child.wait()).expect("exit");

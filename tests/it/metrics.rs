@@ -20,7 +20,7 @@ async fn scrape(client: &Client) -> BTreeMap<String, String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn all_names_are_there_once_with_their_kinds() {
     let database = new_database().await;
-    let process = Process::start(&database, &[]);
+    let process = Process::start_on(&database, &[]);
     let answer = process.client().get(PATH).await;
     assert_eq!(answer.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
     assert!(answer.text.ends_with('\n') && !answer.text.contains("\n\n"));
@@ -69,7 +69,7 @@ async fn all_names_are_there_once_with_their_kinds() {
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_commits_and_replays_are_counted() {
     let database = new_database().await;
-    let process = Process::start(&database, &[("COMMIT_LANES", "1")]);
+    let process = Process::start_on(&database, &[("COMMIT_LANES", "1")]);
     let client = process.client();
     assert!(
         !scrape(&client)
@@ -163,7 +163,7 @@ async fn the_janitors_work_and_the_waits_for_twins_are_counted() {
         ("IDEMPOTENCY_MAX_ENTRIES_PER_CALLER", "2"),
         ("ALLOW_ADMIN_RESET", "true"),
     ];
-    let process = Process::start(&database, &settings);
+    let process = Process::start_on(&database, &settings);
     let client = process.client();
     for number in 0..5 {
         client.key(&format!("k{number}")).post("/api/v1/usage", &usage("a", "s", 1)).await;

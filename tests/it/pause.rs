@@ -70,7 +70,7 @@ async fn a_paused_service_refuses_the_marked_routes_and_no_others() {
 async fn changes_reach_the_other_process_within_a_second() {
     let database = new_database().await;
     let keys = [("REQUIRE_API_KEY", "true"), ("ADMIN_API_KEY", "admin")];
-    let (one, two) = (Process::start(&database, &keys), Process::start(&database, &keys));
+    let (one, two) = (Process::start_on(&database, &keys), Process::start_on(&database, &keys));
     let (operator, other) = (one.client().with("x-api-key", "admin"), two.client());
     let created = operator.post("/api/v1/api-keys", &json!({ "label": "l" })).await.json();
     let key = created["key"].as_str().expect("a key").to_owned();

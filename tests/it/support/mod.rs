@@ -1,9 +1,12 @@
 //! What tests stand on: one PostgreSQL for all of them, a database for each, the service on a real socket, a client.
 
 mod client;
+mod container;
 mod postgres;
 mod process;
+mod proxy;
 mod receiver;
+mod socket;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -16,9 +19,11 @@ use agentpay_billing::settings::Settings;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 pub use client::{Answer, Client, usage};
-pub use postgres::{new_database, url};
-pub use process::Process;
+pub use postgres::{empty_database, new_database, url};
+pub use process::{Process, binary, free_port, run};
+pub use proxy::{Moment, Proxy};
 pub use receiver::{Behaviour, Received, Receiver};
+pub use socket::{Head, Socket};
 
 /// A service in this process.
 pub struct Service {
@@ -42,12 +47,14 @@ impl Service {
         let read = |name: &str| environment.iter().find(|(own, _)| *own == name).map(|(_, value)| (*value).to_owned());
         let mut settings = Settings::read(read, false).expect("settings");
         settings.port = 0;
+        // What a service blames itself for is told beside the test that fails.
+        let _ = tracing_subscriber::fmt().with_max_level(tracing::Level::ERROR).with_writer(std::io::stderr).try_init();
         let clock = Clock::default();
         let app = App::start(&settings, database.clone(), clock.clone()).await.expect("the service starts");
         let (address, janitor, limits) = (app.address, app.janitor.clone(), app.limits.clone());
         let dispatcher = app.dispatcher.clone();
         tokio::spawn(app.run());
-        let pool = PgPoolOptions::new().max_connections(4).connect_lazy_with(database);
+        let pool = pool(&database);
         Self { address, clock, janitor, dispatcher, limits, pool }
     }
 
@@ -64,6 +71,11 @@ impl Service {
     pub async fn verify(&self) {
         verify(&self.pool).await;
     }
+}
+
+/// Connections straight to a database.
+pub fn pool(database: &PgConnectOptions) -> PgPool {
+    PgPoolOptions::new().max_connections(4).connect_lazy_with(database.clone())
 }
 
 pub async fn verify(pool: &PgPool) {

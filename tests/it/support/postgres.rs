@@ -1,46 +1,98 @@
-//! One PostgreSQL for the whole test binary: TEST_DATABASE_URL if set, else a throw-away server of this machine.
+//! One PostgreSQL for the whole test binary: TEST_DATABASE_URL if set, else a container where a Docker engine gives
+//! one, else a throw-away server of this machine's binaries. A database that is migrated once is cloned for each test.
 
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use agentpay_billing::local_postgres::LocalPostgres;
+use agentpay_billing::store::MIGRATOR;
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 use tokio::sync::OnceCell;
+
+use super::container;
+
+/// Throw-away servers need not survive a power failure.
+pub const SETTINGS: [(&str, &str); 3] = [("fsync", "off"), ("full_page_writes", "off"), ("max_connections", "300")];
 
 static SERVER: OnceCell<Server> = OnceCell::const_new();
 
 struct Server {
     options: PgConnectOptions,
-    /// Kept, not used: the server and the process that ends it after us.
-    _local: Option<(LocalPostgres, Child)>,
+    /// Kept, not used: the server of this machine and the process that ends whatever we started, after us.
+    _kept: (Option<LocalPostgres>, Option<Child>),
 }
 
 async fn start() -> Server {
-    if let Ok(url) = std::env::var("TEST_DATABASE_URL") {
-        return Server { options: PgConnectOptions::from_str(&url).expect("TEST_DATABASE_URL"), _local: None };
-    }
-    let dir = std::env::temp_dir().join(format!("agentpay-it-{}", uuid::Uuid::new_v4()));
-    let settings = [("fsync", "off"), ("full_page_writes", "off"), ("max_connections", "300")];
-    let local = LocalPostgres::start(&dir, &settings).await.expect("a PostgreSQL");
-    // Statics are never dropped, and a test may be killed: a shell waits for our end of its input to close.
-    let script =
-        r#"read -r _; kill -QUIT "$(head -n 1 "$0/postgres/data/postmaster.pid")"; rm -rf "$0"/postgres/ "$0""#;
-    let watcher = Command::new("sh").args(["-c", script]).arg(&dir).stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
-    let options = local.connect_options("agentpay");
-    Server { options, _local: Some((local, watcher.expect("sh"))) }
+    let server = match std::env::var("TEST_DATABASE_URL") {
+        Ok(url) => {
+            Server { options: PgConnectOptions::from_str(&url).expect("TEST_DATABASE_URL"), _kept: (None, None) }
+        }
+        Err(_) => match container::start().await {
+            Ok((options, watcher)) => Server { options, _kept: (None, Some(watcher)) },
+            Err(reason) => {
+                eprintln!("no container ({reason}): the tests use this machine's PostgreSQL");
+                start_local().await
+            }
+        },
+    };
+    migrate_template(&server.options).await;
+    server
 }
 
-/// An empty database.
-pub async fn new_database() -> PgConnectOptions {
+async fn start_local() -> Server {
+    let dir = std::env::temp_dir().join(format!("agentpay-it-{}", uuid::Uuid::new_v4()));
+    let local = LocalPostgres::start(&dir, &SETTINGS).await.expect("a PostgreSQL");
+    let script =
+        r#"read -r _; kill -QUIT "$(head -n 1 "$0/postgres/data/postmaster.pid")"; rm -rf "$0"/postgres/ "$0""#;
+    let watcher = after_us(script, &dir.to_string_lossy());
+    Server { options: local.connect_options("agentpay"), _kept: (Some(local), Some(watcher)) }
+}
+
+/// Runs a shell script with `argument` as `$0` once this process has ended, however it ends: statics are never dropped,
+/// and a test may be killed. The script begins by waiting for our end of its input to close.
+pub fn after_us(script: &str, argument: &str) -> Child {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script, argument]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    shell.spawn().expect("sh")
+}
+
+async fn create_database(server: &PgConnectOptions, name: &str, template: &str) -> PgConnectOptions {
+    let mut connection = server.connect().await.expect("connect");
+    let create = format!("CREATE DATABASE {name} TEMPLATE {template}");
+    sqlx::query(AssertSqlSafe(create)).execute(&mut connection).await.expect("a database");
+    connection.close().await.expect("close");
+    server.clone().database(name)
+}
+
+fn template() -> String {
+    format!("it_{}_template", std::process::id())
+}
+
+async fn migrate_template(server: &PgConnectOptions) {
+    let database = create_database(server, &template(), "template0").await;
+    let mut connection: PgConnection = database.connect().await.expect("connect");
+    MIGRATOR.run(&mut connection).await.expect("migrations");
+    // A database can be cloned only while nobody is connected to it.
+    connection.close().await.expect("close");
+}
+
+async fn clone_of(template: &str) -> PgConnectOptions {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let server = SERVER.get_or_init(start).await;
     let name = format!("it_{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-    let mut connection = server.options.connect().await.expect("connect");
-    let create = format!("CREATE DATABASE {name}");
-    sqlx::query(AssertSqlSafe(create)).execute(&mut connection).await.expect("a database");
-    server.options.clone().database(&name)
+    create_database(&server.options, &name, template).await
+}
+
+/// A database of one's own with the schema and nothing in it.
+pub async fn new_database() -> PgConnectOptions {
+    clone_of(&template()).await
+}
+
+/// A database of one's own without a schema.
+pub async fn empty_database() -> PgConnectOptions {
+    clone_of("template0").await
 }
 
 /// The same as a DATABASE_URL, for processes.

@@ -1,43 +1,50 @@
-//! The real binary in a process of its own, for what only shows between processes or counts per process.
+//! The real binary as a process of its own: as a service that is killed when dropped, or run to its end.
 
 use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener};
-use std::process::{Child, Command, Stdio};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Output, Stdio};
 
 use sqlx::postgres::PgConnectOptions;
 
 use super::{Client, url};
 
-/// Killed when dropped.
 pub struct Process {
-    child: Child,
+    pub child: Child,
     pub address: SocketAddr,
 }
 
 impl Process {
-    /// Starts the binary, and waits for its line that it serves.
-    pub fn start(database: &PgConnectOptions, environment: &[(&str, &str)]) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = listener.local_addr().expect("its address");
-        drop(listener);
-        let mut child = Command::new(env!("CARGO_BIN_EXE_agentpay-billing"))
-            .env("DATABASE_URL", url(database))
-            .env("PORT", address.port().to_string())
-            .env("RATE_LIMIT", "off")
-            .envs(environment.iter().copied())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the binary");
+    /// Starts the service, and waits for its line that it serves. `port` 0: any free one.
+    pub fn start(database: &PgConnectOptions, port: u16) -> Self {
+        Self::start_with(&[("DATABASE_URL", &url(database))], port)
+    }
+
+    /// The same, with more settings.
+    pub fn start_on(database: &PgConnectOptions, environment: &[(&str, &str)]) -> Self {
+        let url = url(database);
+        let own = [("DATABASE_URL", url.as_str())];
+        Self::start_with(&[&own, environment].concat(), 0)
+    }
+
+    pub fn start_with(environment: &[(&str, &str)], port: u16) -> Self {
+        let port = if port == 0 { free_port() } else { port };
+        let mut command = binary(environment);
+        let mut child = command.env("PORT", port.to_string()).stdout(Stdio::piped()).spawn().expect("the binary");
         let mut lines = BufReader::new(child.stdout.take().expect("stdout")).lines();
         let started = lines.by_ref().map_while(Result::ok).any(|line| line.contains("server started"));
         assert!(started, "the service did not start");
         // Its log has to be read on, or its pipe fills up.
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
-        Self { child, address }
+        Self { child, address: SocketAddr::from(([127, 0, 0, 1], port)) }
     }
 
     pub fn client(&self) -> Client {
         Client::new(self.address)
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().expect("kill").success());
     }
 }
 
@@ -46,4 +53,29 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The binary with this environment and nothing of ours that it would read; without rate limit unless it says otherwise.
+pub fn binary(environment: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_agentpay-billing"));
+    command.env_clear().stdin(Stdio::null());
+    for name in ["PATH", "HOME", "TMPDIR", "LANG"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command.env("RATE_LIMIT", "off").envs(environment.iter().copied());
+    command
+}
+
+/// Runs the binary to its end.
+pub async fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    let mut command = binary(environment);
+    command.args(arguments);
+    tokio::task::spawn_blocking(move || command.output().expect("the binary")).await.expect("a thread")
+}
+
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("its address").port()
 }

@@ -1,0 +1,194 @@
+//! Contract section 5: what may be sent as a body, and the exact refusal of everything else.
+
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
+
+use crate::support::{Client, Service, Socket, usage};
+
+const USAGE: &str = "/api/v1/usage";
+const MEDIA: &str = "write requests with a body must use Content-Type: application/json";
+const CHARSET: &str = "request bodies must use UTF-8";
+const ENCODING: &str = "unsupported Content-Encoding";
+const LARGE: &str = "request body exceeds the 100 KiB limit";
+
+fn body() -> Vec<u8> {
+    usage("a", "s", 1).to_string().into_bytes()
+}
+
+/// A valid body of exactly this many bytes.
+fn body_of(bytes: usize) -> Vec<u8> {
+    let mut body = body();
+    body.resize(bytes, b' ');
+    body
+}
+
+fn gzip(bytes: &[u8], level: Compression) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), level);
+    encoder.write_all(bytes).expect("memory");
+    encoder.finish().expect("memory")
+}
+
+async fn post(client: &Client, body: Vec<u8>) -> (u16, String, String) {
+    let answer = client.try_send("POST", USAGE, Some(body)).await.expect("an answer");
+    if answer.status == 201 { (201, String::new(), String::new()) } else { answer.error() }
+}
+
+fn expected(status: u16, code: &str, message: &str) -> (u16, String, String) {
+    (status, code.to_owned(), message.to_owned())
+}
+
+#[tokio::test]
+async fn the_media_type_is_json_in_utf_8() {
+    let service = Service::start(&[]).await;
+    for accepted in ["application/json", "Application/JSON; charset=UTF-8", "application/json;charset=\"utf-8\"; x=y"] {
+        let client = service.client().with("content-type", accepted);
+        assert_eq!(post(&client, body()).await.0, 201, "{accepted}");
+    }
+    for other in ["", "text/plain", "application/problem+json", "application/jsonp", "multipart/form-data", "json"] {
+        let client = service.client().with("content-type", other);
+        assert_eq!(post(&client, body()).await, expected(415, "unsupported_media_type", MEDIA), "{other}");
+    }
+    for charset in ["iso-8859-1", "utf-16", "us-ascii"] {
+        let client = service.client().with("content-type", &format!("application/json; charset={charset}"));
+        assert_eq!(post(&client, body()).await, expected(415, "unsupported_media_type", CHARSET), "{charset}");
+    }
+    let mut untyped = Socket::connect(service.address).await;
+    untyped.send(format!("POST {USAGE} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{}}")).await;
+    let (head, text) = untyped.answer().await;
+    assert!(head.status == 415 && text.contains(MEDIA), "{text}");
+}
+
+#[tokio::test]
+async fn no_payload_needs_no_type_and_is_an_empty_object() {
+    let service = Service::start(&[]).await;
+    let mut socket = Socket::connect(service.address).await;
+    for (path, head, payload) in [
+        (USAGE, "Content-Length: 0\r\n", ""),
+        (USAGE, "", ""),
+        (USAGE, "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"),
+        (USAGE, "Content-Type: text/plain\r\nContent-Length: 0\r\n", ""),
+    ] {
+        socket.send(format!("POST {path} HTTP/1.1\r\nHost: x\r\nX-Request-Id: i\r\n{head}\r\n{payload}")).await;
+        let (head, text) = socket.answer().await;
+        let expected = r#"{"error":"invalid_request","message":"agent must be a safe identifier","requestId":"i"}"#;
+        assert_eq!((head.status, text.as_str()), (400, expected));
+    }
+    // Even an empty chunked body is a payload, and has to say what it is.
+    socket.send(format!("POST {USAGE} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")).await;
+    let (head, text) = socket.answer().await;
+    assert!(head.status == 415 && text.contains(MEDIA), "{text}");
+    // A body of GET or DELETE is ignored, whatever it is.
+    let client = service.client().with("content-type", "text/plain");
+    assert_eq!(client.send("GET", "/health", Some("{")).await.status, 200);
+    let deleted = client.send("DELETE", "/api/v1/api-keys/apk_none", Some("{")).await.error();
+    assert_eq!(deleted, expected(404, "not_found", "no api key with prefix apk_none"));
+}
+
+#[tokio::test]
+async fn bodies_may_be_compressed_in_three_ways() {
+    let service = Service::start(&[]).await;
+    let client = |encoding: &str| service.client().with("content-encoding", encoding);
+    let mut zlib = ZlibEncoder::new(Vec::new(), Compression::default());
+    zlib.write_all(&body()).expect("memory");
+    let mut deflate = DeflateEncoder::new(Vec::new(), Compression::default());
+    deflate.write_all(&body()).expect("memory");
+    // A brotli stream of one uncompressed block of 42 bytes.
+    let brotli = b"\x8b\x14\x80{\"agent\":\"a\",\"serviceId\":\"s\",\"requests\":1}\x03".to_vec();
+    for (encoding, bytes) in [
+        ("identity", body()),
+        ("", body()),
+        ("gzip", gzip(&body(), Compression::default())),
+        ("GZip", gzip(&body(), Compression::default())),
+        ("deflate", zlib.finish().expect("memory")),
+        ("deflate", deflate.finish().expect("memory")),
+        ("br", brotli),
+    ] {
+        assert_eq!(post(&client(encoding), bytes).await.0, 201, "{encoding}");
+    }
+    for encoding in ["zstd", "compress", "x-gzip", "gzip, gzip", "gzip, identity"] {
+        assert_eq!(
+            post(&client(encoding), body()).await,
+            expected(415, "unsupported_media_type", ENCODING),
+            "{encoding}"
+        );
+    }
+    let twice = client("gzip").with("content-encoding", "gzip");
+    assert_eq!(post(&twice, body()).await, expected(415, "unsupported_media_type", ENCODING));
+    let corrupt = "request body could not be decompressed";
+    let half = gzip(&body(), Compression::default());
+    for (encoding, bytes) in
+        [("gzip", body()), ("gzip", half[..20].to_vec()), ("deflate", body()), ("br", vec![255; 9])]
+    {
+        assert_eq!(post(&client(encoding), bytes).await, expected(400, "invalid_request", corrupt), "{encoding}");
+    }
+}
+
+#[tokio::test]
+async fn bodies_hold_102400_bytes_and_not_one_more() {
+    let service = Service::start(&[]).await;
+    let client = service.client();
+    let zipped = client.with("content-encoding", "gzip");
+    assert_eq!(post(&client, body_of(102_400)).await.0, 201);
+    // Stored rather than compressed, this is longer than what it holds.
+    assert_eq!(post(&zipped, gzip(&body_of(102_400), Compression::none())).await.0, 201);
+    let refusal = expected(413, "payload_too_large", LARGE);
+    assert_eq!(post(&client, body_of(102_401)).await, refusal);
+    for level in [Compression::default(), Compression::none()] {
+        assert_eq!(post(&zipped, gzip(&body_of(102_401), level)).await, refusal);
+    }
+    // Ten megabytes of blanks are ten kilobytes on the wire, and are not unpacked further than the limit.
+    assert_eq!(post(&zipped, gzip(&body_of(10_000_000), Compression::best())).await, refusal);
+    let head = format!("POST {USAGE} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n");
+    // By its announcement alone, without a byte of it.
+    let mut announced = Socket::connect(service.address).await;
+    announced.send(format!("{head}Content-Length: 102401\r\n\r\n")).await;
+    assert_eq!(announced.answer().await.0.status, 413);
+    let mut chunked = Socket::connect(service.address).await;
+    chunked.send(format!("{head}Transfer-Encoding: chunked\r\n\r\n19001\r\n{}", " ".repeat(102_401))).await;
+    let (head, text) = chunked.answer().await;
+    assert!(head.status == 413 && text.contains(LARGE), "{text}");
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_arrive_in_time_is_408_and_ends_the_connection() {
+    let service = Service::start(&[("REQUEST_TIMEOUT_MS", "300")]).await;
+    for start in ["Content-Length: 100\r\n\r\n{", "Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"] {
+        let mut socket = Socket::connect(service.address).await;
+        let head = "Host: x\r\nX-Request-Id: i\r\nIdempotency-Key: k\r\nContent-Type: application/json\r\n";
+        socket.send(format!("POST {USAGE} HTTP/1.1\r\n{head}{start}")).await;
+        let (head, text) = socket.answer().await;
+        let expected =
+            r#"{"error":"request_timeout","message":"request body was not received in time","requestId":"i"}"#;
+        assert_eq!((head.status, text.as_str(), head.header("connection")), (408, expected, "close"));
+        assert_eq!(socket.rest().await, "");
+    }
+    assert_eq!(service.client().get("/api/v1/idempotency/k").await.status, 404);
+}
+
+#[tokio::test]
+async fn what_is_no_json_is_refused_without_an_echo() {
+    let service = Service::start(&[]).await;
+    let nested = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth - 1), "]".repeat(depth - 1));
+    let deep = nested(129);
+    for text in
+        [" ", "{", "{}{}", "1", "\"a\"", "null", "true", "[1e999]", r#"["\ud800"]"#, r#"{"a":1,}"#, "\u{feff}{}", &deep]
+    {
+        let refusal = expected(400, "invalid_request", "Malformed JSON in request body");
+        assert_eq!(post(&service.client(), text.as_bytes().to_vec()).await, refusal, "{text}");
+    }
+    assert_eq!(post(&service.client(), b"{\"a\":\"\xff\"}".to_vec()).await.2, "Malformed JSON in request body");
+    for text in [&nested(128), "[]", r#"[{"agent":"a"}]"#, "{}"] {
+        let refusal = expected(400, "invalid_request", "agent must be a safe identifier");
+        assert_eq!(post(&service.client(), text.as_bytes().to_vec()).await, refusal, "{text}");
+    }
+    for text in [r#"{"\u0000":1}"#, r#"{"a":["x\u0000"]}"#] {
+        let refusal = expected(400, "invalid_request", "text must not contain U+0000");
+        assert_eq!(post(&service.client(), text.as_bytes().to_vec()).await, refusal, "{text}");
+    }
+    // Of members with one name the last counts.
+    let twice = r#"{"agent":"x y","serviceId":"s","requests":0,"requests":3e0,"agent":"a"}"#;
+    let answer = service.client().send("POST", USAGE, Some(twice)).await;
+    assert_eq!(answer.text, r#"{"agent":"a","serviceId":"s","total":3}"#);
+}

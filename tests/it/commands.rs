@@ -1,0 +1,103 @@
+//! The commands of the binary beside a running service, on its private PostgreSQL as on one of DATABASE_URL.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::support::{Process, new_database, run, url, usage};
+
+/// A DATA_DIR; it goes away with the server of a service that was killed.
+struct DataDir(PathBuf);
+
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        let pid_file = std::fs::read_to_string(self.0.join("postgres/data/postmaster.pid")).unwrap_or_default();
+        if let Some(pid) = pid_file.lines().next() {
+            let _ = std::process::Command::new("kill").args(["-QUIT", pid]).status();
+        }
+        let _ = std::fs::remove_dir_all(self.0.join("postgres/"));
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+async fn text(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String) {
+    let output = run(arguments, environment).await;
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).expect("UTF-8"))
+}
+
+async fn commands_work_beside_a_service(process: &Process, environment: &[(&str, &str)]) {
+    let client = process.client();
+    client.post("/api/v1/usage", &usage("a", "s", 3)).await;
+    assert_eq!(text(&["migrate"], environment).await, (Some(0), "the schema is up to date\n".to_owned()));
+    assert_eq!(text(&["verify"], environment).await, (Some(0), "1 pairs add up\n".to_owned()));
+    let (code, made) = text(&["keys", "create", "--label", "by hand"], environment).await;
+    assert_eq!(code, Some(0), "{made}");
+    let made: Value = serde_json::from_str(&made).expect("JSON");
+    let key = made["key"].as_str().expect("a key");
+    let tenant = made["tenantId"].as_str().expect("a tenant");
+    assert_eq!(made["label"], "by hand");
+    let recorded = client.with("x-api-key", key).post("/api/v1/usage", &usage("a", "s", 1)).await.json();
+    assert_eq!(recorded, json!({"agent": "a", "serviceId": "s", "total": 1}));
+    let (prefix, listed) = (&key[..12], text(&["keys", "list"], environment).await);
+    assert_eq!(listed, (Some(0), format!("{prefix}\t{tenant}\tby hand\n")));
+    let (code, second) = text(&["keys", "create", "--label", "second", "--tenant", tenant], environment).await;
+    assert_eq!((code, second.contains(tenant)), (Some(0), true), "{second}");
+    assert_eq!(text(&["keys", "revoke", prefix], environment).await, (Some(0), String::new()));
+    let refused = text(&["keys", "revoke", prefix], environment).await;
+    assert_eq!(refused, (Some(1), format!("no api key with prefix {prefix}\n")));
+    let refused = text(&["keys", "create", "--label", "x", "--tenant", "tnt_none"], environment).await;
+    assert_eq!(refused, (Some(1), "no tenant with id tnt_none\n".to_owned()));
+    let refused = text(&["keys", "create", "--label", " "], environment).await;
+    assert_eq!(refused, (Some(1), "label must be a non-empty string up to 64 chars\n".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_use_the_private_postgresql_of_a_running_service() {
+    let dir = DataDir(std::env::temp_dir().join(format!("agentpay-commands-{}", uuid::Uuid::new_v4())));
+    let environment = [("DATA_DIR", dir.0.to_str().expect("a path"))];
+    let mut process = Process::start_with(&environment, 0);
+    commands_work_beside_a_service(&process, &environment).await;
+    // The commands left the service's PostgreSQL alone; the service stops it, and the next command starts it itself.
+    assert_eq!(process.client().get("/api/v1/health/ready").await.status, 200);
+    process.signal("-TERM");
+    tokio::task::block_in_place(|| process.child.wait()).expect("exit");
+    assert!(!dir.0.join("postgres/data/postmaster.pid").exists());
+    assert_eq!(text(&["verify"], &environment).await, (Some(0), "2 pairs add up\n".to_owned()));
+    assert!(!dir.0.join("postgres/data/postmaster.pid").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_use_the_database_of_database_url() {
+    let database = url(&new_database().await);
+    let environment = [("DATABASE_URL", database.as_str())];
+    let process = Process::start_with(&environment, 0);
+    commands_work_beside_a_service(&process, &environment).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_names_each_pair_that_does_not_add_up() {
+    let options = new_database().await;
+    let database = url(&options);
+    let environment = [("DATABASE_URL", database.as_str())];
+    let pool = crate::support::pool(&options);
+    // The database itself refuses a pair that does not add up; a total that was changed by hand it cannot see.
+    sqlx::query(
+        "WITH agent AS (INSERT INTO agents (tenant, agent) VALUES ('public', 'a')) \
+         INSERT INTO usage_counters (tenant, agent, service_id, outstanding, lifetime, settled, version) \
+         VALUES ('public', 'a', 's', 1, 3, 2, 1)",
+    )
+    .execute(&pool)
+    .await
+    .expect("a pair");
+    let (code, findings) = text(&["verify"], &environment).await;
+    assert_eq!(code, Some(1), "{findings}");
+    for finding in [
+        "public a/s: settled 2 but the ledger bills 0",
+        "public: kept total lifetime is 0 but the rows add up to 3",
+        "public: kept total outstanding is 0 but the rows add up to 1",
+        "public: kept total pairs is 0 but the rows add up to 1",
+    ] {
+        assert!(findings.lines().any(|line| line == finding), "{finding}:\n{findings}");
+    }
+}

@@ -1,0 +1,95 @@
+//! Silent and half-finished connections: each is bounded by its own setting, and none holds up a stop.
+
+use std::time::{Duration, Instant};
+
+use crate::support::{Process, Service, Socket, new_database, url};
+
+const HEALTH: &str = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
+const LONG_MS: &str = "600000";
+
+#[tokio::test]
+async fn a_connection_that_is_idle_after_an_answer_closes_by_the_keepalive_timeout() {
+    let service = Service::start(&[("KEEPALIVE_TIMEOUT_MS", "200"), ("HEADERS_TIMEOUT_MS", LONG_MS)]).await;
+    let mut socket = Socket::connect(service.address).await;
+    for _ in 0..3 {
+        socket.send(HEALTH).await;
+        assert_eq!(socket.answer().await.0.status, 200);
+    }
+    assert_eq!(socket.rest().await, "");
+}
+
+#[tokio::test]
+async fn a_connection_that_never_sends_anything_closes_by_the_keepalive_timeout() {
+    let service = Service::start(&[("KEEPALIVE_TIMEOUT_MS", "200"), ("HEADERS_TIMEOUT_MS", LONG_MS)]).await;
+    assert_eq!(Socket::connect(service.address).await.rest().await, "");
+}
+
+#[tokio::test]
+async fn a_head_that_has_begun_is_given_the_headers_timeout() {
+    let service = Service::start(&[("KEEPALIVE_TIMEOUT_MS", "100"), ("HEADERS_TIMEOUT_MS", "900")]).await;
+    let began = Instant::now();
+    let mut socket = Socket::connect(service.address).await;
+    socket.send("GET /health HTTP/1.1\r\n").await;
+    assert_eq!(socket.rest().await, "");
+    assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_request_under_way_is_no_idle_connection() {
+    let service = Service::start(&[("KEEPALIVE_TIMEOUT_MS", "100"), ("HEADERS_TIMEOUT_MS", "100")]).await;
+    let mut holder = service.pool.begin().await.expect("transaction");
+    sqlx::query("LOCK TABLE usage_counters").execute(&mut *holder).await.expect("lock");
+    let mut socket = Socket::connect(service.address).await;
+    socket.send("GET /api/v1/usage/a/s HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    sqlx::query("SELECT pg_sleep(0.5)").execute(&mut *holder).await.expect("a while");
+    holder.rollback().await.expect("rollback");
+    assert_eq!(socket.answer().await.1, r#"{"agent":"a","serviceId":"s","total":0}"#);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_connections_do_not_hold_up_a_stop() {
+    let database = url(&new_database().await);
+    let mut process = Process::start_with(&[("DATABASE_URL", &database), ("KEEPALIVE_TIMEOUT_MS", LONG_MS)], 0);
+    let fresh = Socket::connect(process.address).await;
+    let mut idle = Socket::connect(process.address).await;
+    idle.send(HEALTH).await;
+    idle.answer().await;
+    let mut half = Socket::connect(process.address).await;
+    half.send("GET /health HTT").await;
+    // Answered after those: all three were accepted before.
+    assert_eq!(process.client().get("/health").await.status, 200);
+    process.signal("-TERM");
+    for silent in [fresh, idle, half] {
+        assert_eq!(silent.rest().await, "");
+    }
+    let status = tokio::task::block_in_place(|| process.child.wait()).expect("exit");
+    assert_eq!(status.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_does_not_finish_within_10_s_is_cut_and_the_exit_code_is_1() {
+    let mut process = Process::start(&new_database().await, 0);
+    let mut hung = Socket::connect(process.address).await;
+    let head =
+        "POST /api/v1/usage HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{";
+    hung.send(head).await;
+    assert_eq!(process.client().get("/health").await.status, 200);
+    process.signal("-TERM");
+    let began = Instant::now();
+    let status = tokio::task::block_in_place(|| process.child.wait()).expect("exit");
+    assert_eq!(status.code(), Some(1));
+    assert!((10..20).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_aborts_at_once() {
+    let database = url(&new_database().await);
+    let mut process = Process::start_with(&[("DATABASE_URL", &database), ("SHUTDOWN_GRACE_MS", LONG_MS)], 0);
+    process.signal("-TERM");
+    // Still served, and no longer ready: the grace has begun.
+    while process.client().get("/api/v1/health/ready").await.status != 503 {}
+    assert_eq!(process.client().get("/health").await.status, 200);
+    process.signal("-INT");
+    let status = tokio::task::block_in_place(|| process.child.wait()).expect("exit");
+    assert_eq!(status.code(), Some(1));
+}

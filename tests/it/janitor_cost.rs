@@ -1,0 +1,170 @@
+//! Pruning costs what it deletes, not what the table keeps: shown at a million records by counts of buffers, with the
+//! very statements of the store, and with a whole run of the janitor.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use agentpay_billing::clock::Clock;
+use agentpay_billing::jobs::janitor::{Janitor, JanitorSettings};
+use agentpay_billing::live_limits::LiveLimits;
+use agentpay_billing::store::limits;
+use serde_json::Value;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::types::time::OffsetDateTime;
+use sqlx::{AssertSqlSafe, PgPool};
+
+use crate::support::{new_database, pool};
+
+const RECORDS: i64 = 1_000_000;
+/// Every hundredth record has expired; the oldest have.
+const EXPIRED: i64 = RECORDS / 100;
+const DELETED: i64 = 1000;
+/// A row is found in an index, locked and deleted in the table: some buffers each, whatever the size of the table.
+const BUFFERS_PER_ROW_MAX: i64 = 6;
+
+/// Records `first` to `last`, in the order of their making: two callers, and keys in no order.
+async fn load(pool: &PgPool, first: i64, last: i64) {
+    sqlx::query(
+        "WITH loaded AS (
+             INSERT INTO idempotency_keys
+             SELECT 'ip:192.0.2.' || number % 2, sha256(number::text::bytea)::text, 'POST', '/api/v1/usage',
+                    sha256(''), 201, '{\"agent\":\"a\",\"serviceId\":\"s\",\"total\":1}', 'request',
+                    now() - interval '1 day' + number * interval '1 ms',
+                    now() + CASE WHEN number <= $3 THEN '-1 hour' ELSE interval '1 hour' END + number * interval '1 ms'
+             FROM generate_series($1, $2) AS number
+             RETURNING caller
+         )
+         INSERT INTO record_changes SELECT 'caller_replies', caller, count(*) FROM loaded GROUP BY caller",
+    )
+    .bind(first)
+    .bind(last)
+    .bind(EXPIRED)
+    .execute(pool)
+    .await
+    .expect("records");
+}
+
+/// The text of a statement of the store, as the build has checked it.
+fn statement(name: &str) -> String {
+    let mark = format!("-- {name}\n");
+    let entries = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".sqlx")).expect(".sqlx");
+    let texts = entries.map(|entry| fs::read_to_string(entry.expect("an entry").path()).expect("a statement"));
+    let mut queries = texts.map(|text| serde_json::from_str::<Value>(&text).expect("JSON")["query"].clone());
+    let query = queries.find(|query| query.as_str().is_some_and(|query| query.starts_with(&mark)));
+    query.and_then(|query| query.as_str().map(str::to_owned)).unwrap_or_else(|| panic!("{name} is not in .sqlx"))
+}
+
+/// Runs a statement that deletes [`DELETED`] rows, undoes it, and gives the buffers it touched.
+async fn buffers(pool: &PgPool, name: &str) -> i64 {
+    let mut transaction = pool.begin().await.expect("transaction");
+    let explain = AssertSqlSafe(format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {}", statement(name)));
+    let now: OffsetDateTime = Clock::default().now().to_date_time();
+    let query = sqlx::query_scalar::<_, Value>(explain);
+    let query = match name {
+        "idempotency::evict_oldest_of_caller" => query.bind("ip:192.0.2.1").bind(now).bind(DELETED),
+        _ => query.bind(now).bind(DELETED),
+    };
+    let plan = query.fetch_one(&mut *transaction).await.expect(name);
+    transaction.rollback().await.expect("rollback");
+    let text = plan.to_string();
+    assert!(!text.contains("Seq Scan"), "{name}: {text}");
+    assert_eq!(deleted(&plan[0]["Plan"]), Some(DELETED), "{name}: {text}");
+    let count = |kind: &str| plan[0]["Plan"][kind].as_i64().expect(kind);
+    count("Shared Hit Blocks") + count("Shared Read Blocks")
+}
+
+/// Rows of the DELETE in a plan.
+fn deleted(node: &Value) -> Option<i64> {
+    if node["Operation"] == "Delete" {
+        return node["Actual Rows"].as_f64().map(|rows| rows as i64);
+    }
+    node["Plans"].as_array()?.iter().find_map(deleted)
+}
+
+/// What the server knows of the work on the table.
+#[derive(sqlx::FromRow, Debug)]
+struct Work {
+    /// Of the table and its indexes.
+    buffers: i64,
+    /// Rows read by scanning the table.
+    scanned: i64,
+    deleted: i64,
+    /// Sessions of others, whose work may not be told yet.
+    sessions: i64,
+}
+
+async fn work(pool: &PgPool) -> Work {
+    sqlx::query_as(
+        "SELECT (heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read)::bigint AS buffers, \
+                seq_tup_read::bigint AS scanned, n_tup_del::bigint AS deleted, \
+                (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                 AND backend_type = 'client backend' AND pid <> pg_backend_pid()) AS sessions \
+         FROM pg_statio_user_tables JOIN pg_stat_user_tables USING (relid) WHERE relid = 'idempotency_keys'::regclass",
+    )
+    .fetch_one(pool)
+    .await
+    .expect("statistics")
+}
+
+/// A session tells what it did at its end at the latest.
+async fn work_once_alone(pool: &PgPool) -> Work {
+    let mut seen = work(pool).await;
+    while seen.sessions > 0 {
+        seen = work(pool).await;
+    }
+    seen
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pruning_a_million_records_costs_what_it_deletes() {
+    let database = new_database().await;
+    let pool = pool(&database);
+    // Its work would be counted with the janitor's.
+    sqlx::query("ALTER TABLE idempotency_keys SET (autovacuum_enabled = off)").execute(&pool).await.expect("alter");
+    let names = ["idempotency::prune_expired", "idempotency::evict_oldest_of_caller", "idempotency::evict_oldest"];
+    let mut measured = Vec::new();
+    load(&pool, 1, 2 * EXPIRED).await;
+    for name in names {
+        measured.push((name, "small", buffers(&pool, name).await));
+    }
+    load(&pool, 2 * EXPIRED + 1, RECORDS).await;
+    for state in ["a million, never analysed", "a million"] {
+        for name in names {
+            measured.push((name, state, buffers(&pool, name).await));
+        }
+        sqlx::query("ANALYZE idempotency_keys").execute(&pool).await.expect("analyse");
+    }
+    println!("buffers for {DELETED} rows: {measured:?}");
+    for measure in &measured {
+        assert!(measure.2 < BUFFERS_PER_ROW_MAX * DELETED, "{measure:?}");
+    }
+    pool.close().await;
+    a_whole_run_does_no_more(&database).await;
+}
+
+async fn a_whole_run_does_no_more(database: &PgConnectOptions) {
+    let outside = PgPoolOptions::new().max_connections(1).connect_lazy_with(database.clone());
+    let before = work_once_alone(&outside).await;
+    let own = pool(database);
+    let limits = limits::read(&mut own.acquire().await.expect("connection")).await.expect("limits");
+    let janitor = Janitor {
+        last_run: Default::default(),
+        settings: JanitorSettings {
+            pause: Duration::from_secs(3600),
+            records_max: RECORDS - EXPIRED - 3000,
+            records_of_caller_max: (RECORDS - EXPIRED) / 2 - 1000,
+        },
+        pool: own.clone(),
+        clock: Clock::default(),
+        limits: LiveLimits::new(limits),
+    };
+    let report = janitor.run_once().await.expect("janitor");
+    assert_eq!((report.expired, report.over_caller_cap, report.over_total_cap), (EXPIRED, 2000, 1000));
+    own.close().await;
+    let after = work_once_alone(&outside).await;
+    let (rows, buffers) = (EXPIRED + 3000, after.buffers - before.buffers);
+    println!("buffers for a run that deletes {rows} rows: {buffers}");
+    assert_eq!((after.deleted - before.deleted, after.scanned - before.scanned), (rows, 0));
+    assert!(buffers < BUFFERS_PER_ROW_MAX * rows, "{buffers}");
+}

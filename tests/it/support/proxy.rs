@@ -1,0 +1,265 @@
+//! A proxy between service and PostgreSQL that understands just enough of the wire protocol to act at the one moment
+//! that matters: when a transaction that recorded usage or stored a reply is committed. Whether that is a COMMIT or a
+//! statement that commits by itself makes no difference to it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::sync::Notify;
+
+/// Statements whose transaction is worth interrupting.
+const WRITES: [&str; 3] = ["INSERT INTO usage_counters", "INSERT INTO idempotency_keys", "UPDATE usage_counters"];
+
+/// What to do with the next commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// Cut the connection before PostgreSQL is told to commit: nothing lands.
+    BeforeCommit,
+    /// Cut it after PostgreSQL has committed and before its answer passes: the commit lands, and nobody hears of it.
+    AfterCommit,
+    /// The same, but keep the connection open and silent.
+    AfterCommitSilent,
+}
+
+#[derive(Default)]
+struct Plan {
+    next: Option<Moment>,
+    /// Refuse further connections from the moment on.
+    then_closed: bool,
+    is_closed: bool,
+    moments: usize,
+}
+
+/// How the two directions of one connection look at its transaction.
+#[derive(Default)]
+struct Session {
+    statements: HashMap<Vec<u8>, bool>,
+    portals: HashMap<Vec<u8>, bool>,
+    in_transaction: bool,
+    /// The transaction has written what is worth interrupting, and has neither failed nor been rolled back.
+    has_written: bool,
+}
+
+#[derive(Clone)]
+pub struct Proxy {
+    plan: Arc<Mutex<Plan>>,
+    happened: Arc<Notify>,
+    options: PgConnectOptions,
+}
+
+impl Proxy {
+    pub async fn start(database: &PgConnectOptions) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("its address").port();
+        let mut options = PgConnectOptions::new_without_pgpass().host("127.0.0.1").port(port);
+        options = options.username(database.get_username()).ssl_mode(PgSslMode::Disable);
+        options = options.database(database.get_database().expect("a database"));
+        // The container's password, or one that no server asks for; TEST_DATABASE_URL has its own.
+        let url = std::env::var("TEST_DATABASE_URL").unwrap_or_default();
+        let own =
+            url.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@')?.0.split_once(':').map(|pair| pair.1));
+        let options = options.password(own.unwrap_or("test"));
+        let proxy = Self { plan: Arc::default(), happened: Arc::default(), options };
+        tokio::spawn(proxy.clone().accept(listener, database.clone()));
+        proxy
+    }
+
+    /// How to reach the database through the proxy.
+    pub fn options(&self) -> PgConnectOptions {
+        self.options.clone()
+    }
+
+    pub fn at_next_commit(&self, moment: Moment) {
+        self.plan().next = Some(moment);
+    }
+
+    /// The same, and afterwards the database cannot be reached any more until [`Proxy::open`].
+    pub fn at_next_commit_and_close(&self, moment: Moment) {
+        let mut plan = self.plan();
+        (plan.next, plan.then_closed) = (Some(moment), true);
+    }
+
+    pub fn open(&self) {
+        self.plan().is_closed = false;
+    }
+
+    /// Waits until the planned moment has come.
+    pub async fn happened(&self) {
+        self.happened.notified().await;
+    }
+
+    pub fn moments(&self) -> usize {
+        self.plan().moments
+    }
+
+    fn plan(&self) -> MutexGuard<'_, Plan> {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the commit that is due now is the one to interrupt in one of these ways.
+    fn take(&self, ways: &[Moment]) -> Option<Moment> {
+        let mut plan = self.plan();
+        let moment = plan.next.filter(|moment| ways.contains(moment))?;
+        plan.next = None;
+        plan.moments += 1;
+        plan.is_closed = std::mem::take(&mut plan.then_closed);
+        Some(moment)
+    }
+
+    async fn accept(self, listener: TcpListener, database: PgConnectOptions) {
+        while let Ok((client, _)) = listener.accept().await {
+            if self.plan().is_closed {
+                continue;
+            }
+            let (proxy, database) = (self.clone(), database.clone());
+            tokio::spawn(async move {
+                match database.get_socket() {
+                    Some(dir) => {
+                        let socket = dir.join(format!(".s.PGSQL.{}", database.get_port()));
+                        proxy.serve(client, UnixStream::connect(socket).await.expect("the server")).await;
+                    }
+                    None => {
+                        let address = (database.get_host(), database.get_port());
+                        proxy.serve(client, TcpStream::connect(address).await.expect("the server")).await;
+                    }
+                }
+            });
+        }
+    }
+
+    /// Ends both directions when one ends.
+    async fn serve<S: AsyncRead + AsyncWrite + Send + 'static>(self, client: TcpStream, server: S) {
+        let _ = client.set_nodelay(true);
+        let (from_client, to_client) = client.into_split();
+        let (from_server, to_server) = tokio::io::split(server);
+        let session = Mutex::new(Session::default());
+        tokio::select! {
+            _ = self.forward_requests(&session, from_client, to_server) => {}
+            _ = self.forward_answers(&session, from_server, to_client) => {}
+        }
+    }
+
+    async fn forward_requests(
+        &self,
+        session: &Mutex<Session>,
+        mut from: impl AsyncRead + Unpin,
+        mut to: impl AsyncWrite + Unpin,
+    ) -> std::io::Result<()> {
+        // The very first message has no type.
+        let length = from.read_i32().await?;
+        let mut startup = vec![0; usize::try_from(length - 4).unwrap_or(0)];
+        from.read_exact(&mut startup).await?;
+        to.write_i32(length).await?;
+        to.write_all(&startup).await?;
+        loop {
+            let (kind, body) = read_message(&mut from).await?;
+            let commits = session.lock().unwrap_or_else(PoisonError::into_inner).request(kind, &body);
+            if commits && self.take(&[Moment::BeforeCommit]).is_some() {
+                self.happened.notify_one();
+                return Ok(());
+            }
+            to.write_all(&encode(kind, &body)).await?;
+        }
+    }
+
+    async fn forward_answers(
+        &self,
+        session: &Mutex<Session>,
+        mut from: impl AsyncRead + Unpin,
+        mut to: impl AsyncWrite + Unpin,
+    ) -> std::io::Result<()> {
+        let mut is_ready = false;
+        let mut held = Vec::new();
+        loop {
+            let (kind, body) = read_message(&mut from).await?;
+            held.extend(encode(kind, &body));
+            is_ready |= kind == b'Z';
+            if is_ready && kind != b'Z' {
+                // An answer passes as a whole or not at all.
+                continue;
+            }
+            let committed = session.lock().unwrap_or_else(PoisonError::into_inner).answer(kind, &body);
+            if committed && let Some(moment) = self.take(&[Moment::AfterCommit, Moment::AfterCommitSilent]) {
+                self.happened.notify_one();
+                if moment == Moment::AfterCommitSilent {
+                    std::future::pending::<()>().await;
+                }
+                return Ok(());
+            }
+            to.write_all(&held).await?;
+            held.clear();
+        }
+    }
+}
+
+impl Session {
+    /// Follows a message of the client. Whether it would commit what was written.
+    fn request(&mut self, kind: u8, body: &[u8]) -> bool {
+        let mut fields = body.split(|byte| *byte == 0);
+        let mut next = || fields.next().unwrap_or_default();
+        match kind {
+            b'P' => {
+                let name = next().to_vec();
+                self.statements.insert(name, is_write(next()));
+                false
+            }
+            b'B' => {
+                let portal = next().to_vec();
+                let writes = self.statements.get(next()).copied().unwrap_or(false);
+                self.portals.insert(portal, writes);
+                false
+            }
+            b'E' => {
+                let writes = self.portals.get(next()).copied().unwrap_or(false);
+                self.has_written |= writes;
+                writes && !self.in_transaction
+            }
+            b'Q' => {
+                let text = next();
+                if text.starts_with(b"ROLLBACK") {
+                    self.has_written = false;
+                }
+                self.has_written |= is_write(text);
+                self.has_written && (text.starts_with(b"COMMIT") || !self.in_transaction)
+            }
+            _ => false,
+        }
+    }
+
+    /// Follows a message of the server. Whether it says that what was written is committed.
+    fn answer(&mut self, kind: u8, body: &[u8]) -> bool {
+        if kind != b'Z' {
+            return false;
+        }
+        self.in_transaction = body == b"T";
+        if body == b"T" {
+            return false;
+        }
+        let committed = self.has_written && body == b"I";
+        self.has_written = false;
+        committed
+    }
+}
+
+fn is_write(text: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(text);
+    WRITES.iter().any(|write| text.contains(write))
+}
+
+async fn read_message(from: &mut (impl AsyncRead + Unpin)) -> std::io::Result<(u8, Vec<u8>)> {
+    let kind = from.read_u8().await?;
+    let length = from.read_i32().await?;
+    let mut body = vec![0; usize::try_from(length - 4).unwrap_or(0)];
+    from.read_exact(&mut body).await?;
+    Ok((kind, body))
+}
+
+fn encode(kind: u8, body: &[u8]) -> Vec<u8> {
+    let mut message = vec![kind];
+    message.extend((body.len() as i32 + 4).to_be_bytes());
+    message.extend(body);
+    message
+}
