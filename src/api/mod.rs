@@ -53,8 +53,9 @@ use state::ApiState;
 
 /// All routes behind the pipeline. Paths come without their trailing slash.
 pub fn router(state: ApiState) -> Router {
-    routes::mount(unmatched)
+    routes::mount()
         .fallback(unmatched)
+        .method_not_allowed_fallback(unmatched)
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(state.clone(), pipeline::run))
         .with_state(state)

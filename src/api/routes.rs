@@ -4,8 +4,7 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use axum::Router;
-use axum::handler::Handler;
-use axum::routing::{MethodRouter, any, delete, get, patch, post, put};
+use axum::routing::{MethodRouter, delete, get, patch, post, put};
 
 use super::{
     admin, agents, api_keys, billing, changelog, config, docs, events, exports, health, idempotency, metrics, openapi,
@@ -185,11 +184,10 @@ fn all() -> impl Iterator<Item = &'static Route> {
 
 const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 
-/// All routes of the table. `unmatched` answers other methods; unlike axum's own answer it comes without `Allow`, which
-/// is the pipeline's to write.
-pub fn mount<T: 'static, H: Handler<T, ApiState>>(unmatched: H) -> Router<ApiState> {
+/// All routes of the table.
+pub fn mount() -> Router<ApiState> {
     BY_PATTERN.iter().fold(Router::new(), |router, (path, routes)| {
-        let methods = routes.iter().fold(any(unmatched.clone()), |methods, route| methods.merge((route.handler)()));
+        let methods = routes.iter().fold(MethodRouter::new(), |methods, route| methods.merge((route.handler)()));
         router.route(path, methods)
     })
 }
@@ -290,6 +288,6 @@ mod tests {
 
     #[test]
     fn the_table_mounts() {
-        let _: Router<ApiState> = mount(async || ());
+        let _: Router<ApiState> = mount();
     }
 }
