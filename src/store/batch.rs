@@ -48,7 +48,8 @@ pub struct Known {
     pub webhooks: Vec<i64>,
 }
 
-/// Reads, without locking anything.
+/// Reads, without locking anything. The lists hide behind subqueries: were their lengths known to the planner, it would
+/// take a plan made for one row to be cheaper than the general one, and plan every small batch anew.
 pub async fn read(connection: &mut PgConnection, wanted: &Wanted<'_>) -> Result<Known, StoreError> {
     let callers: Vec<&str> = wanted.keys.iter().map(|id| id.caller.as_str()).collect();
     let keys: Vec<&str> = wanted.keys.iter().map(|id| id.key.as_str()).collect();
@@ -61,7 +62,7 @@ pub async fn read(connection: &mut PgConnection, wanted: &Wanted<'_>) -> Result<
         SELECT 0 AS "kind!", wanted.position AS "position!", stored.status::bigint AS a, NULL::bigint AS b,
                NULL::bigint AS c, NULL::bigint AS d, NULL::boolean AS flag,
                stored.request_hash AS hash, stored.response, stored.expires_at
-        FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted (caller, key, position)
+        FROM unnest((SELECT $1::text[]), (SELECT $2::text[])) WITH ORDINALITY AS wanted (caller, key, position)
         CROSS JOIN LATERAL (
             SELECT request_hash, status, response::text AS response, expires_at
             FROM idempotency_keys
@@ -71,7 +72,8 @@ pub async fn read(connection: &mut PgConnection, wanted: &Wanted<'_>) -> Result<
         UNION ALL
         SELECT 1, wanted.position, counter.outstanding, counter.settled, counter.reset, counter.version,
                agent.is_known, NULL, NULL, NULL
-        FROM unnest($3::text[], $4::text[], $5::text[]) WITH ORDINALITY AS wanted (tenant, agent, service_id, position)
+        FROM unnest((SELECT $3::text[]), (SELECT $4::text[]), (SELECT $5::text[]))
+            WITH ORDINALITY AS wanted (tenant, agent, service_id, position)
         LEFT JOIN LATERAL (
             SELECT outstanding, settled, reset, version FROM usage_counters
             WHERE usage_counters.tenant = wanted.tenant AND usage_counters.agent = wanted.agent
@@ -85,7 +87,7 @@ pub async fn read(connection: &mut PgConnection, wanted: &Wanted<'_>) -> Result<
         ) AS agent ON true
         UNION ALL
         SELECT 2, wanted.position, service.price_stroops, NULL, NULL, NULL, service.disabled, NULL, NULL, NULL
-        FROM unnest($6::text[], $7::text[]) WITH ORDINALITY AS wanted (tenant, service_id, position)
+        FROM unnest((SELECT $6::text[]), (SELECT $7::text[])) WITH ORDINALITY AS wanted (tenant, service_id, position)
         CROSS JOIN LATERAL (
             SELECT price_stroops, disabled FROM services
             WHERE services.tenant = wanted.tenant AND services.service_id = wanted.service_id
@@ -93,7 +95,7 @@ pub async fn read(connection: &mut PgConnection, wanted: &Wanted<'_>) -> Result<
         ) AS service
         UNION ALL
         SELECT 3, wanted.position, totals.pairs, totals.webhooks, NULL, NULL, NULL, NULL, NULL, NULL
-        FROM unnest($8::text[]) WITH ORDINALITY AS wanted (tenant, position)
+        FROM unnest((SELECT $8::text[])) WITH ORDINALITY AS wanted (tenant, position)
         CROSS JOIN LATERAL (
             SELECT coalesce(sum(pairs_above_zero), 0)::bigint AS pairs, coalesce(sum(webhooks), 0)::bigint AS webhooks
             FROM tenant_totals WHERE tenant_totals.tenant = wanted.tenant
