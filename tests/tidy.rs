@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use agentpay_billing::api::routes::{Auth, ROUTES, Route};
+
 fn sources(dir: &Path) -> Vec<(PathBuf, String)> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir).expect("a directory") {
@@ -80,4 +82,35 @@ fn every_table_is_in_the_data_model() {
         }
     }
     assert!(tables > 0);
+}
+
+/// The row that docs/api.md has of a route.
+fn documented(route: &Route) -> String {
+    let path: Vec<String> = route
+        .pattern
+        .split('/')
+        .map(|segment| segment.strip_prefix(':').map_or(segment.to_owned(), |name| format!("{{{name}}}")))
+        .collect();
+    let description = &route.description;
+    let mut statuses: Vec<String> =
+        description.answers.iter().flatten().map(|answer| answer.status.to_string()).collect();
+    if description.is_conditional {
+        statuses.push("304".to_owned());
+    }
+    let key = match route.auth {
+        Auth::Open => "",
+        Auth::Tenant => "tenant",
+        Auth::Operator => "operator",
+    };
+    let yes = |applies: bool| if applies { "yes" } else { "" };
+    let (path, statuses) = (path.join("/"), statuses.join(", "));
+    let flags = [yes(route.idempotent), yes(route.limited), yes(route.pausable)].join(" | ");
+    format!("| {} | `{path}` | {} | {statuses} | {key} | {flags} |", route.method, description.summary)
+}
+
+#[test]
+fn the_table_of_the_api_is_the_table_of_routes() {
+    let document = fs::read_to_string(root().join("docs/api.md")).expect("docs/api.md");
+    let rows: Vec<&str> = document.lines().filter(|line| line.contains("| `/")).collect();
+    assert_eq!(rows, ROUTES.iter().map(documented).collect::<Vec<_>>());
 }

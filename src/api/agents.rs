@@ -2,6 +2,7 @@
 
 use axum::extract::State;
 use axum::response::Response;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::domain::money::Count;
@@ -10,15 +11,21 @@ use crate::domain::refusal::Refusal;
 use crate::store::{agents, totals};
 
 use super::exchange::{Exchange, Failure, Read, json};
+use super::openapi::description::{Description, PAGE, limit};
 use super::query::{Pages, Slice};
 use super::state::ApiState;
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
+#[schemars(rename = "AgentList")]
 struct List {
     agents: Vec<AgentId>,
     #[serde(flatten)]
     pages: Option<Pages>,
 }
+
+pub const LIST: Description = Description::of("Agents with any pair, first seen first")
+    .query(&[limit(100, 1000), PAGE])
+    .answer::<List>(200, r#"{"agents":["agent-1"]}"#);
 
 pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let tenant = &exchange.identity.tenant;
@@ -29,11 +36,15 @@ pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result
     Ok(json(&List { agents, pages: slice.pages(count) }))
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
+#[schemars(rename = "AgentTotal")]
 struct Total<'a> {
     agent: &'a AgentId,
     total: Count,
 }
+
+pub const TOTAL: Description = Description::of("What is outstanding of an agent")
+    .answer::<Total<'static>>(200, r#"{"agent":"agent-1","total":3}"#);
 
 pub async fn total(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let agent = path_agent(&exchange)?;
@@ -42,20 +53,26 @@ pub async fn total(State(state): State<ApiState>, Read(exchange): Read) -> Resul
     Ok(json(&Total { agent: &agent, total }))
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "AgentUsageItem")]
 struct Item {
     service_id: ServiceId,
     total: Count,
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
+#[schemars(rename = "AgentUsage")]
 struct Usage<'a> {
     agent: &'a AgentId,
     items: Vec<Item>,
     #[serde(flatten)]
     pages: Option<Pages>,
 }
+
+pub const USAGE: Description = Description::of("What is outstanding of an agent, by service")
+    .query(&[limit(100, 1000), PAGE])
+    .answer::<Usage<'static>>(200, r#"{"agent":"agent-1","items":[{"serviceId":"weather","total":3}]}"#);
 
 pub async fn usage(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let agent = path_agent(&exchange)?;

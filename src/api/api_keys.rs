@@ -3,21 +3,34 @@
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::command::Command;
+use crate::command::answers::CreatedApiKey;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
 use crate::store::api_keys::{self, ApiKeyRow, Start};
 
 use super::exchange::{Failure, Read, Write, check_query, json};
 use super::fields;
+use super::openapi::bodies;
+use super::openapi::description::{CURSOR, Description, OFFSET, limit};
 use super::query::encode_cursor;
 use super::state::ApiState;
 
 /// Longest label and longest tenant id, in UTF-16 code units.
 const TEXT_MAX: usize = 64;
+
+pub const CREATE: Description = Description::of("Make an API key; it is shown this once")
+    .body(bodies::api_key, r#"{"label":"billing"}"#)
+    .answer::<CreatedApiKey<'static>>(
+        201,
+        r#"{"key":"apk_0123456789abcdef0123456789abcdef","label":"billing",
+        "tenantId":"tnt_0123456789abcdef0123456789abcdef"}"#,
+    )
+    .refuses(&["not_found", "store_capacity_exceeded"]);
 
 pub async fn create(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
@@ -27,6 +40,8 @@ pub async fn create(State(state): State<ApiState>, request: Request) -> Result<R
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
 }
+
+pub const REVOKE: Description = Description::of("Revoke an API key").empty().refuses(&["not_found"]);
 
 pub async fn revoke(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
@@ -43,8 +58,9 @@ pub async fn revoke(State(state): State<ApiState>, request: Request) -> Result<R
     response
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "ApiKey")]
 struct Item {
     prefix: String,
     label: String,
@@ -52,13 +68,21 @@ struct Item {
     tenant_id: String,
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "ApiKeyList")]
 struct List {
     items: Vec<Item>,
     total: i64,
     next_cursor: Option<String>,
 }
+
+pub const LIST: Description =
+    Description::of("Live API keys, oldest first").query(&[limit(1000, 1000), OFFSET, CURSOR]).answer::<List>(
+        200,
+        r#"{"items":[{"prefix":"apk_01234567","label":"billing","createdAt":1767225600000,
+        "tenantId":"tnt_0123456789abcdef0123456789abcdef"}],"total":1,"nextCursor":null}"#,
+    );
 
 pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     check_query(&exchange, &["limit", "offset", "cursor"])?;

@@ -2,6 +2,7 @@
 
 use axum::extract::State;
 use axum::response::Response;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::domain::money::{Count, Stroops};
@@ -10,10 +11,12 @@ use crate::domain::refusal::Refusal;
 use crate::store::{services, totals, usage};
 
 use super::exchange::{Failure, Read, json};
+use super::openapi::description::Description;
 use super::state::ApiState;
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "Quote")]
 struct Quote<'a> {
     agent: &'a AgentId,
     service_id: &'a ServiceId,
@@ -21,6 +24,13 @@ struct Quote<'a> {
     price_stroops: i64,
     billed_stroops: Stroops,
 }
+
+pub const QUOTE: Description = Description::of("What settling a pair would cost now")
+    .answer::<Quote<'static>>(
+        200,
+        r#"{"agent":"agent-1","serviceId":"weather","requests":3,"priceStroops":250,"billedStroops":750}"#,
+    )
+    .refuses(&["not_found"]);
 
 pub async fn quote(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let pair = super::usage::path_pair(&exchange)?;
@@ -38,13 +48,17 @@ pub async fn quote(State(state): State<ApiState>, Read(exchange): Read) -> Resul
     }))
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "BillingTotal")]
 struct Total {
     total_stroops: Stroops,
     disabled_stroops: Stroops,
     unpriced_requests: Count,
 }
+
+pub const TOTAL: Description = Description::of("What settling everything would cost now")
+    .answer::<Total>(200, r#"{"totalStroops":750,"disabledStroops":0,"unpricedRequests":0}"#);
 
 pub async fn total(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let mut connection = state.connection().await?;

@@ -3,24 +3,29 @@
 use std::sync::LazyLock;
 
 use axum::response::Response;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::exchange::json;
+use super::openapi::description::Description;
 
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, PartialEq, Eq, JsonSchema, Serialize)]
 struct Release {
     version: String,
     date: String,
     notes: Vec<String>,
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 struct Changelog {
     entries: Vec<Release>,
 }
 
 static CHANGELOG: LazyLock<Changelog> =
     LazyLock::new(|| Changelog { entries: parse(include_str!("../../CHANGELOG.md")) });
+
+pub const LIST: Description = Description::of("What changed, newest first")
+    .answer::<Changelog>(200, r#"{"entries":[{"version":"0.1.0","date":"2026-11-24","notes":["Usage."]}]}"#);
 
 pub async fn list() -> Response {
     json(&*CHANGELOG)

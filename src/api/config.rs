@@ -2,6 +2,7 @@
 
 use axum::extract::{Request, State};
 use axum::response::Response;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -12,11 +13,14 @@ use crate::domain::usage::integer;
 use crate::store::limits;
 
 use super::exchange::{Failure, Read, Write, check_query, json};
+use super::openapi::bodies;
+use super::openapi::description::{CURSOR, Description, limit};
 use super::query;
 use super::state::ApiState;
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "ConfigPage")]
 struct Config {
     config: Limits,
     items: Vec<Item>,
@@ -24,11 +28,20 @@ struct Config {
     next_cursor: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
+#[schemars(rename = "ConfigItem")]
 struct Item {
     key: &'static str,
     value: i64,
 }
+
+pub const SHOW: Description =
+    Description::of("Read the limits in force").query(&[limit(4, 4), CURSOR]).answer::<Config>(
+        200,
+        r#"{"config":{"rateLimitPerWindow":60,"rateLimitWindowMs":60000,"bulkMaxItems":100,"eventLogCap":10000,
+        "usageStoreMaxKeys":100000,"servicesStoreMaxKeys":10000,"webhookStoreMaxKeys":10000,"apiKeyStoreMaxKeys":10000},
+        "items":[{"key":"apiKeyStoreMaxKeys","value":10000}],"total":8,"nextCursor":"YXBpS2V5U3RvcmVNYXhLZXlz"}"#,
+    );
 
 pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     check_query(&exchange, &["limit", "cursor"])?;
@@ -42,6 +55,20 @@ pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result
     let items = sorted[page.range].iter().map(|limit| Item { key: limit.key, value: *(limit.of)(&mut config) });
     Ok(json(&Config { items: items.collect(), config, total: LIMITS.len(), next_cursor: page.next_cursor }))
 }
+
+#[derive(JsonSchema, Serialize)]
+#[schemars(rename = "ChangedConfig")]
+struct Changed {
+    config: Limits,
+}
+
+pub const CHANGE: Description = Description::of("Change limits, all of them or none")
+    .optional_body(bodies::limits)
+    .answer::<Changed>(
+        200,
+        r#"{"config":{"rateLimitPerWindow":60,"rateLimitWindowMs":60000,"bulkMaxItems":100,"eventLogCap":10000,
+        "usageStoreMaxKeys":100000,"servicesStoreMaxKeys":10000,"webhookStoreMaxKeys":10000,"apiKeyStoreMaxKeys":10000}}"#,
+    );
 
 pub async fn change(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
@@ -20,15 +21,17 @@ const LAG_MAX_SECONDS: i64 = 600;
 
 pub const NAMES: [&str; 6] = ["database", "pool", "commitQueue", "janitor", "webhooks", "memory"];
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[schemars(rename = "HealthStatus")]
 pub enum Status {
     Ok,
     Warn,
     Error,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
+#[schemars(rename = "HealthCheck")]
 pub struct Check {
     name: &'static str,
     pub status: Status,
@@ -36,7 +39,7 @@ pub struct Check {
 }
 
 /// Resident and heap memory in whole mebibytes. The allocator does not tell, so they are one.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Memory {
     rss_mb: usize,

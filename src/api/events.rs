@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -19,28 +20,41 @@ use crate::store::{server, totals};
 
 use super::etag;
 use super::exchange::{Failure, Read, check_query, json};
+use super::openapi::description::{CURSOR, Description, SINCE, limit, text};
 use super::query::encode_cursor;
 use super::state::ApiState;
 
 /// Events of a page, unless the request or the cap says otherwise.
 const LIMIT_DEFAULT: i64 = 100;
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
+#[schemars(rename = "Event")]
 struct Item {
     id: String,
     ts: Timestamp,
     #[serde(rename = "type")]
     type_name: String,
+    #[schemars(with = "serde_json::Map<String, serde_json::Value>")]
     payload: Box<RawValue>,
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "EventList")]
 struct List {
     total: i64,
     items: Vec<Item>,
     next_cursor: Option<String>,
 }
+
+pub const LIST: Description = Description::of("The newest events, oldest of them first")
+    .query(&[limit(LIMIT_DEFAULT, 100_000), SINCE, text("type", "Of this type only."), CURSOR])
+    .answer::<List>(
+        200,
+        r#"{"total":1,"items":[{"id":"019b76da-a800-8000-8000-000000000001","ts":1767225600000,"type":"usage.recorded",
+        "payload":{"agent":"agent-1","serviceId":"weather","requests":3,"total":3}}],"nextCursor":null}"#,
+    )
+    .conditional();
 
 pub async fn list(
     State(state): State<ApiState>,
@@ -86,11 +100,15 @@ pub async fn list(
     Ok(etag::conditional(&headers, Reply::json(200, &List { total, items, next_cursor }), &view))
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
+#[schemars(rename = "EventSummary")]
 struct Summary {
     counts: BTreeMap<String, i64>,
     total: i64,
 }
+
+pub const SUMMARY: Description = Description::of("Visible events, counted by type")
+    .answer::<Summary>(200, r#"{"counts":{"usage.recorded":1},"total":1}"#);
 
 pub async fn summary(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     check_query(&exchange, &[])?;

@@ -10,6 +10,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
+use schemars::{JsonSchema, SchemaGenerator};
 use serde::Serialize;
 use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, Postgres};
@@ -26,6 +27,7 @@ use crate::store::exports::{Exported, pairs_after};
 use crate::store::{StoreError, server};
 
 use super::exchange::{Failure, Read};
+use super::openapi::description::{Content, Description};
 use super::state::{ApiState, read_refusal};
 
 /// Pairs of one part, which is at most 400 kB long.
@@ -38,6 +40,12 @@ const STALL_LIMIT: Duration = Duration::from_secs(10);
 /// but while a snapshot is held PostgreSQL can clean up no row version that it may see, and busy counters make many.
 const EXPORT_LIMIT: Duration = Duration::from_secs(300);
 
+pub const JSON: Description = Description::of("All pairs as a JSON file").content(
+    200,
+    Content::File(SchemaGenerator::subschema_for::<Document<'static>>, "usage.json"),
+    r#"{"exportedAt":1767225600000,"items":[{"agent":"agent-1","serviceId":"weather","total":3}]}"#,
+);
+
 pub async fn json(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let headers = [
         (header::CONTENT_TYPE, "application/json; charset=utf-8"),
@@ -47,6 +55,12 @@ pub async fn json(State(state): State<ApiState>, Read(exchange): Read) -> Result
     let body = export(&state, &exchange.identity.tenant, Format::Json { exported_at }).await?;
     Ok((headers, body).into_response())
 }
+
+pub const CSV: Description = Description::of("All pairs as a CSV file").content(
+    200,
+    Content::Text("text/csv"),
+    "agent,serviceId,total\nagent-1,weather,3\n",
+);
 
 pub async fn csv(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let headers = [
@@ -148,12 +162,22 @@ enum Format {
     Csv,
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "ExportedPair")]
 struct Item<'a> {
     agent: &'a AgentId,
     service_id: &'a ServiceId,
     total: Count,
+}
+
+/// The JSON file as a whole; it is written in parts.
+#[derive(JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "ExportedUsage")]
+struct Document<'a> {
+    exported_at: Timestamp,
+    items: Vec<Item<'a>>,
 }
 
 impl Format {

@@ -25,7 +25,8 @@ const FIXED: [(HeaderName, &str); 6] = [
 
 pub fn add(headers: &mut HeaderMap, method: &Method, path: &str, request_id: &str, began: Instant) {
     for (name, value) in FIXED {
-        headers.insert(name, HeaderValue::from_static(value));
+        // The pages for people have a content security policy of their own.
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
     if let Ok(value) = HeaderValue::from_str(request_id) {
         headers.insert("x-request-id", value);

@@ -4,24 +4,44 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::Response;
+use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::json as value;
 
 use crate::command::Reply;
 use crate::store::server;
 
 use super::deep_health::{self, Check, Memory, Status};
 use super::exchange::{Failure, Read, check_query, json, respond};
+use super::openapi::description::{CURSOR, Description, limit};
 use super::query;
 use super::state::ApiState;
 
 /// How long the database may take to answer a readiness probe.
 const PING_LIMIT: Duration = Duration::from_secs(2);
 
+#[derive(JsonSchema, Serialize)]
+struct Alive {
+    status: &'static str,
+    service: &'static str,
+}
+
+pub const ALIVE: Description = Description::of("Whether the process lives")
+    .answer::<Alive>(200, r#"{"status":"ok","service":"agentpay-backend"}"#);
+
 pub async fn alive(Read(exchange): Read) -> Result<Response, Failure> {
     check_query(&exchange, &[])?;
-    Ok(json(&value!({ "status": "ok", "service": "agentpay-backend" })))
+    Ok(json(&Alive { status: "ok", service: "agentpay-backend" }))
 }
+
+#[derive(JsonSchema, Serialize)]
+#[schemars(rename = "Readiness")]
+struct Ready {
+    ready: bool,
+}
+
+pub const READY: Description = Description::of("Whether the service can serve")
+    .answer::<Ready>(200, r#"{"ready":true}"#)
+    .answer::<Ready>(503, r#"{"ready":false}"#);
 
 pub async fn ready(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     check_query(&exchange, &[])?;
@@ -31,11 +51,12 @@ pub async fn ready(State(state): State<ApiState>, Read(exchange): Read) -> Resul
     };
     let answers = tokio::time::timeout(PING_LIMIT, ping).await.ok().flatten().is_some();
     let ready = answers && !state.draining.is_cancelled();
-    Ok(respond(Reply::json(if ready { 200 } else { 503 }, &value!({ "ready": ready }))))
+    Ok(respond(Reply::json(if ready { 200 } else { 503 }, &Ready { ready })))
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "DeepHealth")]
 struct Deep<'a> {
     status: &'static str,
     uptime_seconds: u64,
@@ -46,6 +67,15 @@ struct Deep<'a> {
     checks_total: usize,
     next_checks_cursor: Option<String>,
 }
+
+pub const DEEP: Description = Description::of("Every part, with what operators look at first")
+    .query(&[limit(10, 50), CURSOR])
+    .answer::<Deep<'static>>(
+        200,
+        r#"{"status":"ok","uptimeSeconds":60,"memory":{"rssMb":30,"heapUsedMb":30},"pid":1,
+        "node":"agentpay-billing 0.1.0","checks":[{"name":"database","status":"ok","detail":{"latencyMs":1}}],
+        "checksTotal":6,"nextChecksCursor":"ZGF0YWJhc2U"}"#,
+    );
 
 pub async fn deep(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     check_query(&exchange, &["limit", "cursor"])?;
@@ -71,6 +101,14 @@ pub async fn deep(State(state): State<ApiState>, Read(exchange): Read) -> Result
     }))
 }
 
+#[derive(JsonSchema, Serialize)]
+struct Version {
+    version: &'static str,
+}
+
+pub const VERSION: Description =
+    Description::of("The version that runs").answer::<Version>(200, r#"{"version":"0.1.0"}"#);
+
 pub async fn version() -> Response {
-    json(&value!({ "version": env!("CARGO_PKG_VERSION") }))
+    json(&Version { version: env!("CARGO_PKG_VERSION") })
 }

@@ -2,6 +2,7 @@
 
 use axum::extract::State;
 use axum::response::Response;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::domain::names::IdempotencyKey;
@@ -10,10 +11,12 @@ use crate::domain::timestamp::Timestamp;
 use crate::store::idempotency;
 
 use super::exchange::{Failure, Read, check_query, json};
+use super::openapi::description::Description;
 use super::state::ApiState;
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "IdempotencyRecord")]
 struct Found<'a> {
     key: &'a str,
     method: &'a str,
@@ -23,6 +26,14 @@ struct Found<'a> {
     expires_at: Timestamp,
     request_id: &'a str,
 }
+
+pub const FIND: Description = Description::of("What became of a key")
+    .answer::<Found<'static>>(
+        200,
+        r#"{"key":"order-1","method":"POST","path":"/api/v1/usage","status":201,"createdAt":1767225600000,
+        "expiresAt":1767312000000,"requestId":"r-1"}"#,
+    )
+    .refuses(&["not_found", "invalid_idempotency_key"]);
 
 pub async fn find(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     check_query(&exchange, &[])?;

@@ -11,10 +11,17 @@ use crate::metrics::{self, Exact, Gauges};
 use crate::store::kept::{self, Figures};
 
 use super::exchange::{Failure, Read, check_query};
+use super::openapi::description::{Content, Description};
 use super::state::ApiState;
 
 /// How long the database may take; what it would have told is then left out.
 const FIGURES_LIMIT: Duration = Duration::from_secs(2);
+
+pub const SHOW: Description = Description::of("Metrics for Prometheus").content(
+    200,
+    Content::Text("text/plain"),
+    "# HELP agentpay_paused 1 while writes are refused.\n# TYPE agentpay_paused gauge\nagentpay_paused 0\n",
+);
 
 pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     check_query(&exchange, &[])?;

@@ -5,6 +5,7 @@ use std::ops::Range;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use percent_encoding::percent_decode_str;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::domain::refusal::Refusal;
@@ -83,8 +84,8 @@ pub struct Slice {
     pub page: Option<i64>,
 }
 
-/// What a paged list says of itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+// What a paged list says of itself. No doc comment: it would describe every schema that this is a part of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Pages {
     page: i64,

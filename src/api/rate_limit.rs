@@ -1,7 +1,7 @@
 //! The rate limiter: a sliding log per caller. GCRA and fixed windows, which the well-kept crates offer, cannot tell how
 //! many requests of the last window remain and when the oldest leaves it, so this is our own.
 //!
-//! Bounded: at most [`CALLERS_MAX`] callers, the longest idle leaves first, and [`EXACT_MAX`] + 1024 slots each.
+//! Bounded: at most `CALLERS_MAX` callers, the longest idle leaves first, and `EXACT_MAX` + 1024 slots each.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};

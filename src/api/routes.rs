@@ -7,8 +7,9 @@ use axum::Router;
 use axum::routing::{MethodRouter, delete, get, patch, post, put};
 
 use super::{
-    admin, agents, api_keys, billing, changelog, config, events, exports, health, idempotency, metrics, service_usage,
-    services, settle, settlements, state::ApiState, stats, usage, webhooks,
+    admin, agents, api_keys, billing, changelog, config, docs, events, exports, health, idempotency, metrics, openapi,
+    openapi::description::Description, service_usage, services, settle, settlements, state::ApiState, stats, usage,
+    webhooks,
 };
 
 /// Who may use a route.
@@ -37,6 +38,8 @@ pub struct Route {
     pub strict_query: bool,
     /// Works without a database, so an API key that cannot be looked up counts as unknown.
     pub works_alone: bool,
+    /// For the OpenAPI document.
+    pub description: Description,
     handler: fn() -> MethodRouter<ApiState>,
 }
 
@@ -46,6 +49,7 @@ impl Route {
         pattern: &'static str,
         auth: Auth,
         handler: fn() -> MethodRouter<ApiState>,
+        description: Description,
     ) -> Self {
         Self {
             method,
@@ -56,6 +60,7 @@ impl Route {
             pausable: false,
             strict_query: false,
             works_alone: false,
+            description,
             handler,
         }
     }
@@ -81,77 +86,101 @@ impl Route {
     }
 }
 
-const fn read(pattern: &'static str, handler: fn() -> MethodRouter<ApiState>) -> Route {
-    Route::new("GET", pattern, Auth::Open, handler)
+const fn read(pattern: &'static str, handler: fn() -> MethodRouter<ApiState>, description: Description) -> Route {
+    Route::new("GET", pattern, Auth::Open, handler, description)
 }
 
 /// A tenant's write.
-const fn write(method: &'static str, pattern: &'static str, handler: fn() -> MethodRouter<ApiState>) -> Route {
-    Route::new(method, pattern, Auth::Tenant, handler).pausable()
+const fn write(
+    method: &'static str,
+    pattern: &'static str,
+    handler: fn() -> MethodRouter<ApiState>,
+    description: Description,
+) -> Route {
+    Route::new(method, pattern, Auth::Tenant, handler, description).pausable()
 }
 
-const fn operator(method: &'static str, pattern: &'static str, handler: fn() -> MethodRouter<ApiState>) -> Route {
-    Route::new(method, pattern, Auth::Operator, handler)
+const fn operator(
+    method: &'static str,
+    pattern: &'static str,
+    handler: fn() -> MethodRouter<ApiState>,
+    description: Description,
+) -> Route {
+    Route::new(method, pattern, Auth::Operator, handler, description)
 }
 
 /// In the order of the contract's table.
 pub const ROUTES: &[Route] = &[
-    operator("POST", "/api/v1/admin/pause", || post(admin::pause)).unlimited(),
-    operator("POST", "/api/v1/admin/unpause", || post(admin::unpause)).unlimited(),
-    read("/api/v1/admin/status", || get(admin::status)).unlimited(),
-    operator("POST", "/api/v1/admin/reset", || post(admin::reset)).unlimited(),
-    read("/api/v1/config", || get(config::show)).strict().unlimited(),
-    operator("PATCH", "/api/v1/config", || patch(config::change)).unlimited(),
-    read("/api/v1/metrics", || get(metrics::show)).strict().unlimited().alone(),
-    read("/api/v1/stats", || get(stats::show)).strict(),
-    read("/health", || get(health::alive)).strict().unlimited().alone(),
-    read("/api/v1/health/deep", || get(health::deep)).strict().alone(),
-    read("/api/v1/health/ready", || get(health::ready)).strict().unlimited().alone(),
-    read("/api/v1/version", || get(health::version)).alone(),
-    read("/api/v1/changelog", || get(changelog::list)).alone(),
-    write("POST", "/api/v1/usage", || post(usage::record)).idempotent(),
-    write("POST", "/api/v1/usage/bulk", || post(usage::record_bulk)).idempotent(),
-    write("POST", "/api/v1/settle", || post(settle::settle)).idempotent(),
-    write("POST", "/api/v1/settle/bulk", || post(settle::settle_agent)).idempotent(),
-    read("/api/v1/usage/export.json", || get(exports::json)),
-    read("/api/v1/usage/export.csv", || get(exports::csv)),
-    read("/api/v1/usage/:agent/:serviceId", || get(usage::outstanding)),
-    write("DELETE", "/api/v1/usage/:agent/:serviceId", || delete(usage::reset)).idempotent(),
-    read("/api/v1/billing/total", || get(billing::total)),
-    read("/api/v1/billing/:agent/:serviceId", || get(billing::quote)),
-    read("/api/v1/agents", || get(agents::list)),
-    read("/api/v1/agents/:agent/total", || get(agents::total)),
-    read("/api/v1/agents/:agent/usage", || get(agents::usage)),
-    write("POST", "/api/v1/services", || post(services::register)).idempotent(),
-    write("POST", "/api/v1/services/bulk", || post(services::register_bulk)).idempotent(),
-    read("/api/v1/services", || get(services::list)),
-    read("/api/v1/services/:serviceId", || get(services::show)),
-    write("DELETE", "/api/v1/services/:serviceId", || delete(services::remove)).idempotent(),
-    read("/api/v1/services/:serviceId/metadata", || get(services::metadata)),
-    write("PUT", "/api/v1/services/:serviceId/metadata", || put(services::set_metadata)).idempotent(),
-    write("PATCH", "/api/v1/services/:serviceId/price", || patch(services::set_price)).idempotent(),
-    write("PATCH", "/api/v1/services/:serviceId/disabled", || patch(services::set_disabled)).idempotent(),
-    write("POST", "/api/v1/services/:serviceId/disable", || post(services::disable)).idempotent(),
-    write("POST", "/api/v1/services/:serviceId/enable", || post(services::enable)).idempotent(),
-    read("/api/v1/services/:serviceId/usage", || get(service_usage::sums)),
-    read("/api/v1/services/:serviceId/agents", || get(service_usage::agents)),
-    read("/api/v1/services/:serviceId/agents/top", || get(service_usage::top_agents)),
-    operator("POST", "/api/v1/api-keys", || post(api_keys::create)).pausable(),
-    operator("GET", "/api/v1/api-keys", || get(api_keys::list)).strict(),
-    operator("DELETE", "/api/v1/api-keys/:prefix", || delete(api_keys::revoke)).pausable(),
-    read("/api/v1/events", || get(events::list)).strict(),
-    read("/api/v1/events/summary", || get(events::summary)).strict(),
-    write("POST", "/api/v1/webhooks", || post(webhooks::create)),
-    read("/api/v1/webhooks", || get(webhooks::list)).strict(),
-    read("/api/v1/webhooks/:id", || get(webhooks::show)),
-    write("PATCH", "/api/v1/webhooks/:id", || patch(webhooks::change)),
-    write("DELETE", "/api/v1/webhooks/:id", || delete(webhooks::delete)),
-    write("POST", "/api/v1/webhooks/:id/test", || post(webhooks::test)),
-    read("/api/v1/webhooks/:id/deliveries", || get(webhooks::list_deliveries)).strict(),
-    read("/api/v1/settlements", || get(settlements::list)).strict(),
-    read("/api/v1/settlements/:id", || get(settlements::show)).strict(),
-    read("/api/v1/idempotency/:key", || get(idempotency::find)).strict(),
+    operator("POST", "/api/v1/admin/pause", || post(admin::pause), admin::PAUSE).unlimited(),
+    operator("POST", "/api/v1/admin/unpause", || post(admin::unpause), admin::UNPAUSE).unlimited(),
+    read("/api/v1/admin/status", || get(admin::status), admin::STATUS).unlimited(),
+    operator("POST", "/api/v1/admin/reset", || post(admin::reset), admin::RESET).unlimited(),
+    read("/api/v1/config", || get(config::show), config::SHOW).strict().unlimited(),
+    operator("PATCH", "/api/v1/config", || patch(config::change), config::CHANGE).unlimited(),
+    read("/api/v1/metrics", || get(metrics::show), metrics::SHOW).strict().unlimited().alone(),
+    read("/api/v1/stats", || get(stats::show), stats::SHOW).strict(),
+    read("/health", || get(health::alive), health::ALIVE).strict().unlimited().alone(),
+    read("/api/v1/health/deep", || get(health::deep), health::DEEP).strict().alone(),
+    read("/api/v1/health/ready", || get(health::ready), health::READY).strict().unlimited().alone(),
+    read("/api/v1/version", || get(health::version), health::VERSION).alone(),
+    read("/api/v1/changelog", || get(changelog::list), changelog::LIST).alone(),
+    read("/api/v1/openapi.json", || get(openapi::show), openapi::SHOW).alone(),
+    write("POST", "/api/v1/usage", || post(usage::record), usage::RECORD).idempotent(),
+    write("POST", "/api/v1/usage/bulk", || post(usage::record_bulk), usage::RECORD_BULK).idempotent(),
+    write("POST", "/api/v1/settle", || post(settle::settle), settle::SETTLE).idempotent(),
+    write("POST", "/api/v1/settle/bulk", || post(settle::settle_agent), settle::SETTLE_AGENT).idempotent(),
+    read("/api/v1/usage/export.json", || get(exports::json), exports::JSON),
+    read("/api/v1/usage/export.csv", || get(exports::csv), exports::CSV),
+    read("/api/v1/usage/:agent/:serviceId", || get(usage::outstanding), usage::OUTSTANDING),
+    write("DELETE", "/api/v1/usage/:agent/:serviceId", || delete(usage::reset), usage::RESET).idempotent(),
+    read("/api/v1/billing/total", || get(billing::total), billing::TOTAL),
+    read("/api/v1/billing/:agent/:serviceId", || get(billing::quote), billing::QUOTE),
+    read("/api/v1/agents", || get(agents::list), agents::LIST),
+    read("/api/v1/agents/:agent/total", || get(agents::total), agents::TOTAL),
+    read("/api/v1/agents/:agent/usage", || get(agents::usage), agents::USAGE),
+    write("POST", "/api/v1/services", || post(services::register), services::REGISTER).idempotent(),
+    write("POST", "/api/v1/services/bulk", || post(services::register_bulk), services::REGISTER_BULK).idempotent(),
+    read("/api/v1/services", || get(services::list), services::LIST),
+    read("/api/v1/services/:serviceId", || get(services::show), services::SHOW),
+    write("DELETE", "/api/v1/services/:serviceId", || delete(services::remove), services::REMOVE).idempotent(),
+    read("/api/v1/services/:serviceId/metadata", || get(services::metadata), services::METADATA),
+    write("PUT", "/api/v1/services/:serviceId/metadata", || put(services::set_metadata), services::SET_METADATA)
+        .idempotent(),
+    write("PATCH", "/api/v1/services/:serviceId/price", || patch(services::set_price), services::SET_PRICE)
+        .idempotent(),
+    write("PATCH", "/api/v1/services/:serviceId/disabled", || patch(services::set_disabled), services::SET_DISABLED)
+        .idempotent(),
+    write("POST", "/api/v1/services/:serviceId/disable", || post(services::disable), services::DISABLE).idempotent(),
+    write("POST", "/api/v1/services/:serviceId/enable", || post(services::enable), services::ENABLE).idempotent(),
+    read("/api/v1/services/:serviceId/usage", || get(service_usage::sums), service_usage::SUMS),
+    read("/api/v1/services/:serviceId/agents", || get(service_usage::agents), service_usage::AGENTS),
+    read("/api/v1/services/:serviceId/agents/top", || get(service_usage::top_agents), service_usage::TOP_AGENTS),
+    operator("POST", "/api/v1/api-keys", || post(api_keys::create), api_keys::CREATE).pausable(),
+    operator("GET", "/api/v1/api-keys", || get(api_keys::list), api_keys::LIST).strict(),
+    operator("DELETE", "/api/v1/api-keys/:prefix", || delete(api_keys::revoke), api_keys::REVOKE).pausable(),
+    read("/api/v1/events", || get(events::list), events::LIST).strict(),
+    read("/api/v1/events/summary", || get(events::summary), events::SUMMARY).strict(),
+    write("POST", "/api/v1/webhooks", || post(webhooks::create), webhooks::CREATE),
+    read("/api/v1/webhooks", || get(webhooks::list), webhooks::LIST).strict(),
+    read("/api/v1/webhooks/:id", || get(webhooks::show), webhooks::SHOW),
+    write("PATCH", "/api/v1/webhooks/:id", || patch(webhooks::change), webhooks::CHANGE),
+    write("DELETE", "/api/v1/webhooks/:id", || delete(webhooks::delete), webhooks::DELETE),
+    write("POST", "/api/v1/webhooks/:id/test", || post(webhooks::test), webhooks::TEST),
+    read("/api/v1/webhooks/:id/deliveries", || get(webhooks::list_deliveries), webhooks::LIST_DELIVERIES).strict(),
+    read("/api/v1/settlements", || get(settlements::list), settlements::LIST).strict(),
+    read("/api/v1/settlements/:id", || get(settlements::show), settlements::SHOW).strict(),
+    read("/api/v1/idempotency/:key", || get(idempotency::find), idempotency::FIND).strict(),
 ];
+
+/// Pages for people: they pass the pipeline as routes do, but are no operations of the API.
+const PAGES: &[Route] = &[
+    read("/docs", || get(docs::page_of_all), Description::of("The API, to read")),
+    read("/docs/style.css", || get(docs::style), Description::of("How that looks")),
+];
+
+fn all() -> impl Iterator<Item = &'static Route> {
+    ROUTES.iter().chain(PAGES)
+}
 
 const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 
@@ -167,14 +196,14 @@ pub fn mount() -> Router<ApiState> {
 /// pattern also has the methods of the parameter patterns that hold the same paths. Fixed names are no reserved words:
 /// where `/services/bulk` has no GET, `/services/:serviceId` reads the service of that name.
 static BY_PATTERN: LazyLock<HashMap<String, Vec<&'static Route>>> = LazyLock::new(|| {
-    let patterns = ROUTES.iter().map(|route| braced(route.pattern));
+    let patterns = all().map(|route| braced(route.pattern));
     let routes = |path: &str| METHODS.iter().filter_map(|method| most_literal(method, path)).collect();
     patterns.map(|path| (path.clone(), routes(&path))).collect()
 });
 
 fn most_literal(method: &str, path: &str) -> Option<&'static Route> {
     let parameters = |route: &&Route| route.pattern.matches(':').count();
-    ROUTES.iter().filter(|route| route.method == method && covers(route.pattern, path)).min_by_key(parameters)
+    all().filter(|route| route.method == method && covers(route.pattern, path)).min_by_key(parameters)
 }
 
 /// The route of a request, by the pattern that matched; HEAD is answered as GET.
@@ -197,7 +226,7 @@ pub fn allow(matched: &str) -> String {
 }
 
 /// `:name` as axum writes it.
-fn braced(pattern: &str) -> String {
+pub fn braced(pattern: &str) -> String {
     pattern
         .split('/')
         .map(|segment| segment.strip_prefix(':').map_or(segment.to_owned(), |name| format!("{{{name}}}")))

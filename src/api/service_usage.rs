@@ -2,6 +2,7 @@
 
 use axum::extract::State;
 use axum::response::Response;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::domain::money::Count;
@@ -9,17 +10,22 @@ use crate::domain::names::{AgentId, ServiceId};
 use crate::store::service_usage::{self, Order};
 
 use super::exchange::{Exchange, Failure, Read, json};
+use super::openapi::description::{Description, PAGE, limit};
 use super::query::{Pages, Slice};
 use super::services::path_service;
 use super::state::ApiState;
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "ServiceUsage")]
 struct Sums<'a> {
     service_id: &'a ServiceId,
     total: Count,
     agents: i64,
 }
+
+pub const SUMS: Description = Description::of("What is outstanding of a service")
+    .answer::<Sums<'static>>(200, r#"{"serviceId":"weather","total":3,"agents":1}"#);
 
 pub async fn sums(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let service_id = path_service(&exchange)?;
@@ -28,14 +34,16 @@ pub async fn sums(State(state): State<ApiState>, Read(exchange): Read) -> Result
     Ok(json(&Sums { service_id: &service_id, total: sums.outstanding, agents: sums.agents }))
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
+#[schemars(rename = "ServiceAgent")]
 struct Item {
     agent: AgentId,
     total: Count,
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "ServiceAgents")]
 struct Agents<'a> {
     service_id: &'a ServiceId,
     items: Vec<Item>,
@@ -43,11 +51,20 @@ struct Agents<'a> {
     pages: Option<Pages>,
 }
 
+pub const AGENTS: Description = Description::of("Agents with something outstanding, first seen first")
+    .query(&[limit(100, 1000), PAGE])
+    .answer::<Agents<'static>>(200, r#"{"serviceId":"weather","items":[{"agent":"agent-1","total":3}]}"#);
+
 /// All agents; only a request that pages is limited.
 pub async fn agents(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let slice = Slice::read(&exchange.query, 100, 1000);
     show(&state, &exchange, Order::FirstSeen, slice, slice.page.map(|_| slice.limit)).await
 }
+
+pub const TOP_AGENTS: Description =
+    Description::of("Agents with the most outstanding")
+        .query(&[limit(10, 100), PAGE])
+        .answer::<Agents<'static>>(200, r#"{"serviceId":"weather","items":[{"agent":"agent-1","total":3}]}"#);
 
 pub async fn top_agents(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let slice = Slice::read(&exchange.query, 10, 100);

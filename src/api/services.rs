@@ -3,9 +3,11 @@
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::command::answers::{Registered, Results, Switched};
 use crate::command::{Command, Reply};
 use crate::domain::money::PRICE_MAX;
 use crate::domain::names::ServiceId;
@@ -15,9 +17,17 @@ use crate::domain::usage::integer;
 use crate::store::services;
 
 use super::exchange::{Exchange, Failure, Read, Write, json};
+use super::openapi::bodies;
+use super::openapi::description::{Content, Description, PAGE, flag, limit, price, text};
 use super::query::{Pages, Slice};
 use super::state::ApiState;
 use super::{etag, fields};
+
+pub const REGISTER: Description = Description::of("Register a service, or price it anew")
+    .body(bodies::registration, r#"{"serviceId":"weather","priceStroops":250}"#)
+    .answer::<Registered<'static>>(201, r#"{"serviceId":"weather","priceStroops":250}"#)
+    .answer::<Registered<'static>>(200, r#"{"serviceId":"weather","priceStroops":250}"#)
+    .refuses(&["store_capacity_exceeded"]);
 
 pub async fn register(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
@@ -25,11 +35,23 @@ pub async fn register(State(state): State<ApiState>, request: Request) -> Result
     write.submit(&state, command).await
 }
 
+pub const REGISTER_BULK: Description = Description::of("Register many, each for itself")
+    .body(bodies::registrations, r#"{"items":[{"serviceId":"weather","priceStroops":250}]}"#)
+    .answer::<Results<'static>>(
+        201,
+        r#"{"results":[{"index":0,"ok":true,"serviceId":"weather","priceStroops":250,"created":true}]}"#,
+    );
+
 pub async fn register_bulk(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
     let command = parse_items(&write.body, state.limits.now().bulk_max_items).map(Command::RegisterServices);
     write.submit(&state, command).await
 }
+
+pub const SET_PRICE: Description = Description::of("Change the price; it counts from the next settlement")
+    .body(bodies::new_price, r#"{"priceStroops":300}"#)
+    .content(200, Content::Json(priced), r#"{"serviceId":"weather","priceStroops":300}"#)
+    .refuses(&["not_found"]);
 
 pub async fn set_price(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
@@ -37,11 +59,21 @@ pub async fn set_price(State(state): State<ApiState>, request: Request) -> Resul
     change(&state, write, edit).await
 }
 
+pub const SET_METADATA: Description = Description::of("Say what a service is and whose")
+    .body(bodies::metadata, r#"{"description":"Forecasts","owner":"ops"}"#)
+    .answer::<Described<'static>>(200, r#"{"serviceId":"weather","description":"Forecasts","owner":"ops"}"#)
+    .refuses(&["not_found"]);
+
 pub async fn set_metadata(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
     let edit = parse_metadata(&write.body).map(ServiceEdit::Metadata);
     change(&state, write, edit).await
 }
+
+pub const SET_DISABLED: Description = Description::of("Disable or enable a service, without an event")
+    .body(bodies::disabled, r#"{"disabled":true}"#)
+    .answer::<Switched<'static>>(200, r#"{"serviceId":"weather","disabled":true}"#)
+    .refuses(&["not_found"]);
 
 pub async fn set_disabled(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
@@ -52,10 +84,23 @@ pub async fn set_disabled(State(state): State<ApiState>, request: Request) -> Re
     }
 }
 
+fn priced(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "required": ["serviceId", "priceStroops"],
+        "properties": {
+            "serviceId": generator.subschema_for::<ServiceId>(),
+            "priceStroops": { "type": "integer", "minimum": 0, "maximum": PRICE_MAX },
+        },
+    })
+}
+
 async fn change(state: &ApiState, write: Write, edit: Result<ServiceEdit, Refusal>) -> Result<Response, Failure> {
     let command = path_service(&write.exchange).map(|service_id| Command::ChangeService { service_id, edit });
     write.submit(state, command).await
 }
+
+pub const REMOVE: Description = Description::of("Delete a service; its pairs stay").empty().refuses(&["not_found"]);
 
 pub async fn remove(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
@@ -63,9 +108,17 @@ pub async fn remove(State(state): State<ApiState>, request: Request) -> Result<R
     write.submit(&state, command).await
 }
 
+pub const DISABLE: Description = Description::of("Take no usage of a service any more")
+    .answer::<Switched<'static>>(200, r#"{"serviceId":"weather","disabled":true}"#)
+    .refuses(&["not_found"]);
+
 pub async fn disable(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     switch(&state, request, true).await
 }
+
+pub const ENABLE: Description = Description::of("Take usage of a service again")
+    .answer::<Switched<'static>>(200, r#"{"serviceId":"weather","disabled":false}"#)
+    .refuses(&["not_found"]);
 
 pub async fn enable(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     switch(&state, request, false).await
@@ -77,6 +130,13 @@ async fn switch(state: &ApiState, request: Request, disabled: bool) -> Result<Re
     write.submit(state, command).await
 }
 
+pub const SHOW: Description = Description::of("Read a service")
+    .answer::<Service>(
+        200,
+        r#"{"serviceId":"weather","priceStroops":250,"disabled":false,"description":"Forecasts","owner":"ops"}"#,
+    )
+    .refuses(&["not_found"]);
+
 pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let service_id = path_service(&exchange)?;
     let mut connection = state.connection().await?;
@@ -84,13 +144,18 @@ pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result
     Ok(json(&service.ok_or(Refusal::ServiceNotRegistered(service_id))?))
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "ServiceMetadata")]
 struct Described<'a> {
     service_id: &'a ServiceId,
     #[serde(flatten)]
     metadata: Metadata,
 }
+
+pub const METADATA: Description = Description::of("Read what a service is and whose")
+    .answer::<Described<'static>>(200, r#"{"serviceId":"weather","description":"Forecasts","owner":"ops"}"#)
+    .refuses(&["not_found"]);
 
 pub async fn metadata(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let service_id = path_service(&exchange)?;
@@ -101,13 +166,27 @@ pub async fn metadata(State(state): State<ApiState>, Read(exchange): Read) -> Re
     Ok(json(&Described { service_id: &service_id, metadata }))
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "ServiceList")]
 struct List {
     services: Vec<Service>,
     #[serde(flatten)]
     pages: Option<Pages>,
 }
+
+pub const LIST: Description = Description::of("Services, in order of creation")
+    .query(&[
+        text("prefix", "Ids that start like this."),
+        text("q", "Ids that contain this, in any case."),
+        flag("disabled", "Only disabled ones, or only the others."),
+        price("minPrice", "Priced at this or more."),
+        price("maxPrice", "Priced at this or less."),
+        limit(200, 1000),
+        PAGE,
+    ])
+    .answer::<List>(200, r#"{"services":[{"serviceId":"weather","priceStroops":250,"disabled":false}]}"#)
+    .conditional();
 
 pub async fn list(
     State(state): State<ApiState>,

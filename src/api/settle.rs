@@ -5,12 +5,22 @@ use axum::response::Response;
 use serde_json::Value;
 
 use crate::command::Command;
+use crate::command::answers::{AgentSettled, Settled};
 use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::refusal::Refusal;
 use crate::domain::usage::Pair;
 
 use super::exchange::{Failure, Write};
+use super::openapi::bodies;
+use super::openapi::description::Description;
 use super::state::ApiState;
+
+pub const SETTLE: Description = Description::of("Bill what a pair has outstanding")
+    .body(bodies::pair, r#"{"agent":"agent-1","serviceId":"weather"}"#)
+    .answer::<Settled<'static>>(
+        200,
+        r#"{"agent":"agent-1","serviceId":"weather","requests":3,"priceStroops":250,"billedStroops":750}"#,
+    );
 
 pub async fn settle(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
@@ -21,6 +31,14 @@ pub async fn settle(State(state): State<ApiState>, request: Request) -> Result<R
     let command = pair.map(Command::Settle).ok_or(Refusal::AgentAndService);
     write.submit(&state, command).await
 }
+
+pub const SETTLE_AGENT: Description = Description::of("Bill all pairs of an agent")
+    .body(bodies::one_agent, r#"{"agent":"agent-1"}"#)
+    .answer::<AgentSettled<'static>>(
+        200,
+        r#"{"agent":"agent-1","items":[{"serviceId":"weather","requests":3,"priceStroops":250,"billedStroops":750}],
+        "totalBilledStroops":750}"#,
+    );
 
 pub async fn settle_agent(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;

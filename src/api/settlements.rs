@@ -2,6 +2,7 @@
 
 use axum::extract::State;
 use axum::response::Response;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::domain::money::SAFE_MAX;
@@ -12,15 +13,32 @@ use crate::domain::timestamp::Timestamp;
 use crate::store::settlements::{self, Filter, Place};
 
 use super::exchange::{Failure, Read, check_query, json};
+use super::openapi::description::{CURSOR, Description, SINCE, identifier, limit};
 use super::query::encode_cursor;
 use super::state::ApiState;
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "SettlementList")]
 struct List {
     items: Vec<Settlement>,
     next_cursor: Option<String>,
 }
+
+pub const LIST: Description = Description::of("The ledger: settlements, newest first")
+    .query(&[
+        identifier("agent", "Of this agent only."),
+        identifier("serviceId", "Of this service only."),
+        SINCE,
+        limit(100, 1000),
+        CURSOR,
+    ])
+    .answer::<List>(
+        200,
+        r#"{"items":[{"id":"stl_0123456789abcdef0123456789abcdef","agent":"agent-1","serviceId":"weather","requests":3,
+        "priceStroops":250,"billedStroops":750,"settledAt":1767225600000,"idempotencyKey":"bill-1","requestId":"r-1"}],
+        "nextCursor":null}"#,
+    );
 
 pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     check_query(&exchange, &["agent", "serviceId", "since", "limit", "cursor"])?;
@@ -48,6 +66,14 @@ pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result
     let items = rows.into_iter().map(|(_, settlement)| settlement).collect();
     Ok(json(&List { items, next_cursor }))
 }
+
+pub const SHOW: Description = Description::of("Read a settlement")
+    .answer::<Settlement>(
+        200,
+        r#"{"id":"stl_0123456789abcdef0123456789abcdef","agent":"agent-1","serviceId":"weather","requests":3,
+        "priceStroops":250,"billedStroops":750,"settledAt":1767225600000,"idempotencyKey":"bill-1","requestId":"r-1"}"#,
+    )
+    .refuses(&["not_found"]);
 
 pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     check_query(&exchange, &[])?;

@@ -3,6 +3,7 @@
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::command::Reply;
@@ -12,10 +13,11 @@ use crate::store::totals::{self, ALL_TENANTS, ServiceLine};
 
 use super::etag;
 use super::exchange::{Failure, Read, check_query};
+use super::openapi::description::{CURSOR, Description, limit};
 use super::query::encode_cursor;
 use super::state::ApiState;
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Stats {
     total_services: i64,
@@ -26,6 +28,7 @@ struct Stats {
     lifetime_requests: Count,
     unique_agents: i64,
     /// Always text, because it grows for ever.
+    #[schemars(regex(pattern = "^[0-9]+$"))]
     settled_stroops_total: String,
     settlements_total: i64,
     paused: bool,
@@ -34,14 +37,26 @@ struct Stats {
     next_services_breakdown_cursor: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "StatsLine")]
 struct Line {
     tenant_id: String,
     service_id: String,
     price_stroops: i64,
     requests_outstanding: Count,
 }
+
+pub const SHOW: Description = Description::of("Totals of the tenant; of all tenants for the operator")
+    .query(&[limit(50, 500), CURSOR])
+    .answer::<Stats>(
+        200,
+        r#"{"totalServices":1,"totalApiKeys":0,"totalWebhooks":0,"usageKeys":1,"totalRequests":3,"lifetimeRequests":10,
+        "uniqueAgents":1,"settledStroopsTotal":"1750","settlementsTotal":1,"paused":false,"servicesBreakdown":
+        [{"tenantId":"public","serviceId":"weather","priceStroops":250,"requestsOutstanding":3}],
+        "servicesBreakdownTotal":1,"nextServicesBreakdownCursor":null}"#,
+    )
+    .conditional();
 
 pub async fn show(
     State(state): State<ApiState>,

@@ -2,10 +2,12 @@
 
 use axum::extract::{Request, State};
 use axum::response::Response;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::command::Command;
+use crate::command::answers::{BulkRecorded, Cleared, Recorded};
 use crate::domain::money::Count;
 use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::refusal::Refusal;
@@ -13,7 +15,14 @@ use crate::domain::usage::{Pair, REQUESTS_MAX, UsageRecord, integer};
 use crate::store::usage;
 
 use super::exchange::{Exchange, Failure, Read, Write, json};
+use super::openapi::bodies;
+use super::openapi::description::Description;
 use super::state::ApiState;
+
+pub const RECORD: Description = Description::of("Record usage of a pair")
+    .body(bodies::usage_record, r#"{"agent":"agent-1","serviceId":"weather","requests":3}"#)
+    .answer::<Recorded<'static>>(201, r#"{"agent":"agent-1","serviceId":"weather","total":3}"#)
+    .refuses(&["service_disabled", "store_capacity_exceeded"]);
 
 pub async fn record(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
@@ -21,19 +30,30 @@ pub async fn record(State(state): State<ApiState>, request: Request) -> Result<R
     write.submit(&state, command).await
 }
 
+pub const RECORD_BULK: Description = Description::of("Record many, each for itself")
+    .body(bodies::usage_records, r#"{"items":[{"agent":"agent-1","serviceId":"weather","requests":3}]}"#)
+    .answer::<BulkRecorded>(
+        201,
+        r#"{"results":[{"index":0,"ok":true,"total":3},{"index":1,"ok":false,"error":"invalid_item"}]}"#,
+    );
+
 pub async fn record_bulk(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
     let command = parse_items(&write.body, state.limits.now().bulk_max_items).map(Command::RecordUsageBulk);
     write.submit(&state, command).await
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "OutstandingUsage")]
 struct Outstanding<'a> {
     agent: &'a AgentId,
     service_id: &'a ServiceId,
     total: Count,
 }
+
+pub const OUTSTANDING: Description = Description::of("What is outstanding of a pair")
+    .answer::<Outstanding<'static>>(200, r#"{"agent":"agent-1","serviceId":"weather","total":3}"#);
 
 pub async fn outstanding(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let pair = path_pair(&exchange)?;
@@ -41,6 +61,10 @@ pub async fn outstanding(State(state): State<ApiState>, Read(exchange): Read) ->
     let total = usage::outstanding(&mut connection, &exchange.identity.tenant, &pair).await?;
     Ok(json(&Outstanding { agent: &pair.agent, service_id: &pair.service_id, total: Count(total) }))
 }
+
+pub const RESET: Description = Description::of("Clear what is outstanding, without billing it")
+    .answer::<Cleared<'static>>(200, r#"{"agent":"agent-1","serviceId":"weather","clearedTotal":3}"#)
+    .refuses(&["not_found"]);
 
 pub async fn reset(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;

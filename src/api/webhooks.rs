@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::command::answers::CreatedWebhook;
 use crate::command::{Answer, Command};
 use crate::domain::caller::Tenant;
 use crate::domain::delivery::Delivery;
@@ -19,11 +21,22 @@ use crate::store::{deliveries, webhooks};
 
 use super::exchange::{Failure, Read, Write, check_query, json};
 use super::fields;
+use super::openapi::bodies;
+use super::openapi::description::{CURSOR, Description, limit};
 use super::query::encode_cursor;
 use super::state::{ApiState, read_refusal};
 
 /// What a test leaves of its request's time for noting how it went.
 const NOTING: Duration = Duration::from_millis(500);
+
+pub const CREATE: Description = Description::of("Register a webhook; its secret is shown this once")
+    .body(bodies::webhook, r#"{"url":"https://example.com/hook","events":["usage.settled"]}"#)
+    .answer::<CreatedWebhook<'static>>(
+        201,
+        r#"{"id":"wh_0123456789abcdef","url":"https://example.com/hook","events":["usage.settled"],
+        "secret":"whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}"#,
+    )
+    .refuses(&["store_capacity_exceeded"]);
 
 pub async fn create(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
@@ -33,12 +46,24 @@ pub async fn create(State(state): State<ApiState>, request: Request) -> Result<R
     Ok(response)
 }
 
+pub const CHANGE: Description = Description::of("Change a webhook, and enable it again")
+    .body(bodies::webhook_change, r#"{"events":["usage.settled"]}"#)
+    .answer::<Webhook>(
+        200,
+        r#"{"id":"wh_0123456789abcdef","url":"https://example.com/hook","events":["usage.settled"],
+        "createdAt":1767225600000}"#,
+    )
+    .refuses(&["not_found"]);
+
 pub async fn change(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
     let id = write.exchange.parameter("id").to_owned();
     let change = parse_change(&write.body, state.settings.webhook_allow_private);
     write.submit(&state, change.map(|change| Command::ChangeWebhook { id, change })).await
 }
+
+pub const DELETE: Description =
+    Description::of("Delete a webhook, and what it was still to get").empty().refuses(&["not_found"]);
 
 pub async fn delete(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
@@ -51,14 +76,22 @@ struct Recorded {
     delivery: String,
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "TestedWebhook")]
 struct Tested<'a> {
     id: &'a str,
     delivered_at: Timestamp,
     simulated: bool,
     status: u16,
 }
+
+pub const TEST: Description = Description::of("Send a webhook one test event now")
+    .answer::<Tested<'static>>(
+        200,
+        r#"{"id":"wh_0123456789abcdef","deliveredAt":1767225600000,"simulated":false,"status":204}"#,
+    )
+    .refuses(&["not_found", "webhook_failed"]);
 
 pub async fn test(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
@@ -94,13 +127,21 @@ async fn attempt(
     })
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "WebhookList")]
 struct List {
     items: Vec<Webhook>,
     total: i64,
     next_cursor: Option<String>,
 }
+
+pub const LIST: Description =
+    Description::of("Webhooks, oldest first").query(&[limit(50, 500), CURSOR]).answer::<List>(
+        200,
+        r#"{"items":[{"id":"wh_0123456789abcdef","url":"https://example.com/hook","events":["usage.settled"],
+        "createdAt":1767225600000}],"total":1,"nextCursor":null}"#,
+    );
 
 pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     check_query(&exchange, &["limit", "cursor"])?;
@@ -122,6 +163,14 @@ pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result
     Ok(json(&List { items, total, next_cursor }))
 }
 
+pub const SHOW: Description = Description::of("Read a webhook")
+    .answer::<Webhook>(
+        200,
+        r#"{"id":"wh_0123456789abcdef","url":"https://example.com/hook","events":["usage.settled"],
+        "createdAt":1767225600000}"#,
+    )
+    .refuses(&["not_found"]);
+
 pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let id = exchange.parameter("id");
     let mut connection = state.connection().await?;
@@ -129,12 +178,23 @@ pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result
     Ok(json(&webhook.ok_or_else(|| Refusal::WebhookNotFound(id.to_owned()))?))
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "DeliveryList")]
 struct Deliveries {
     items: Vec<Delivery>,
     next_cursor: Option<String>,
 }
+
+pub const LIST_DELIVERIES: Description = Description::of("Deliveries to a webhook, newest first")
+    .query(&[limit(50, 500), CURSOR])
+    .answer::<Deliveries>(
+        200,
+        r#"{"items":[{"id":"dlv_0123456789abcdef0123456789abcdef","eventId":"019b76da-a800-8000-8000-000000000001",
+        "type":"usage.settled","status":"pending","attempts":0,"createdAt":1767225600000,"lastAttemptAt":null,
+        "nextAttemptAt":1767225600000,"responseStatus":null,"error":null}],"nextCursor":null}"#,
+    )
+    .refuses(&["not_found"]);
 
 pub async fn list_deliveries(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     check_query(&exchange, &["limit", "cursor"])?;

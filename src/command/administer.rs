@@ -1,6 +1,7 @@
 //! The operator's commands: pause, limits, and the reset of everything.
 
 use rand::RngExt;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::json;
 use uuid::Builder;
@@ -35,8 +36,9 @@ pub async fn change_limits(work: &mut Work<'_>, changes: &[(Limit, i64)]) -> Res
 }
 
 /// What there was before a reset.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "ClearedByReset")]
 struct Cleared {
     usage: u64,
     services: u64,
@@ -50,9 +52,10 @@ struct Cleared {
     config: Limits,
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Answer {
+#[schemars(rename = "Reset")]
+pub struct Answer {
     reset: bool,
     cleared: Cleared,
     paused: bool,
@@ -60,7 +63,8 @@ struct Answer {
     audit_event: AuditEvent,
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
+#[schemars(rename = "ResetEvent")]
 struct AuditEvent {
     id: String,
     ts: Timestamp,
@@ -69,7 +73,8 @@ struct AuditEvent {
     payload: Payload,
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
+#[schemars(rename = "ResetEventPayload")]
 struct Payload {
     cleared: Cleared,
 }

@@ -1,5 +1,6 @@
 //! Makes and revokes API keys. A key is shown once, in the answer that makes it, and stored only as its hash.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::domain::caller::Tenant;
@@ -10,9 +11,10 @@ use crate::store::{StoreError, api_keys, limits, tenants};
 use super::reply::Reply;
 use super::work::{Outcome, Work};
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Created<'a> {
+#[schemars(rename = "CreatedApiKey")]
+pub struct Created<'a> {
     key: &'a str,
     label: &'a str,
     tenant_id: &'a str,

@@ -1,5 +1,6 @@
 //! Makes, changes, deletes and tests webhooks. The secret is drawn here and shown once, in the answer that makes it.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::domain::caller::Tenant;
@@ -15,8 +16,9 @@ use super::work::{Outcome, WebhookTest, Work};
 /// Open deliveries that go with their webhook at once; the dispatcher drops the others when they are due.
 const DROPPED_MAX: i64 = 1000;
 
-#[derive(Serialize)]
-struct Created<'a> {
+#[derive(JsonSchema, Serialize)]
+#[schemars(rename = "CreatedWebhook")]
+pub struct Created<'a> {
     id: &'a str,
     url: &'a str,
     events: &'a [String],

@@ -38,6 +38,19 @@ use crate::store::idempotency::CallerKey;
 pub use committer::Committer;
 pub use reply::{Answer, Reply};
 
+/// The shapes of the answers to writes, for the API's document.
+pub mod answers {
+    pub use super::administer::Answer as Reset;
+    pub use super::manage_api_key::Created as CreatedApiKey;
+    pub use super::manage_webhook::Created as CreatedWebhook;
+    pub use super::record_usage::{BulkRecorded, Recorded};
+    pub use super::register_service::Registered;
+    pub use super::register_services::Results;
+    pub use super::reset_usage::Cleared;
+    pub use super::settle::{AgentSettled, Settled};
+    pub use super::switch_service::Switched;
+}
+
 /// A change of billing state.
 #[derive(Clone, Debug)]
 pub enum Command {

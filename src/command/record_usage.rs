@@ -1,5 +1,6 @@
 //! Records usage, one request or many, on the ledger of the batch.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::domain::event::Event;
@@ -13,21 +14,24 @@ use super::reply::Reply;
 use super::work::{Outcome, Work};
 
 /// The 201 of POST usage.
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Recorded<'a> {
+#[schemars(rename = "RecordedUsage")]
+pub struct Recorded<'a> {
     agent: &'a AgentId,
     service_id: &'a ServiceId,
     total: Count,
 }
 
 /// The 201 of POST usage/bulk.
-#[derive(Serialize)]
-struct BulkRecorded {
+#[derive(JsonSchema, Serialize)]
+#[schemars(rename = "RecordedUsageBulk")]
+pub struct BulkRecorded {
     results: Vec<ItemResult>,
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
+#[schemars(rename = "RecordedUsageItem")]
 struct ItemResult {
     index: usize,
     ok: bool,

@@ -1,5 +1,6 @@
 //! Registers a service, or gives a registered one a new price and, if sent, new metadata.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::domain::names::ServiceId;
@@ -11,9 +12,10 @@ use super::Request;
 use super::reply::Reply;
 use super::work::{Outcome, Work};
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Registered<'a> {
+#[schemars(rename = "RegisteredService")]
+pub struct Registered<'a> {
     service_id: &'a ServiceId,
     price_stroops: i64,
     #[serde(flatten)]

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::domain::names::ServiceId;
@@ -12,13 +13,15 @@ use super::Request;
 use super::reply::Reply;
 use super::work::{Outcome, Work};
 
-#[derive(Serialize)]
-struct Results<'a> {
+#[derive(JsonSchema, Serialize)]
+#[schemars(rename = "RegisteredServices")]
+pub struct Results<'a> {
     results: Vec<ItemResult<'a>>,
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "RegisteredServicesItem")]
 struct ItemResult<'a> {
     index: usize,
     ok: bool,

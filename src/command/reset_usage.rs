@@ -1,5 +1,6 @@
 //! Clears what is outstanding of a pair, without billing it.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::domain::event::Event;
@@ -13,9 +14,10 @@ use super::reply::Reply;
 use super::work::{Outcome, Work};
 
 /// The 200 of DELETE usage.
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Cleared<'a> {
+#[schemars(rename = "ResetUsage")]
+pub struct Cleared<'a> {
     agent: &'a AgentId,
     service_id: &'a ServiceId,
     cleared_total: Count,

@@ -1,5 +1,6 @@
 //! Settles one pair, or all pairs of an agent, on the ledger of the batch: each at the current price.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::domain::event::Event;
@@ -14,24 +15,24 @@ use super::reply::Reply;
 use super::work::{Outcome, Work};
 
 /// The 200 of POST settle.
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Settled<'a> {
+pub struct Settled<'a> {
     agent: &'a AgentId,
     #[serde(flatten)]
     item: SettledItem<'a>,
 }
 
 /// The 200 of POST settle/bulk.
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct AgentSettled<'a> {
+pub struct AgentSettled<'a> {
     agent: &'a AgentId,
     items: Vec<SettledItem<'a>>,
     total_billed_stroops: Stroops,
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct SettledItem<'a> {
     service_id: &'a ServiceId,

@@ -1,5 +1,6 @@
 //! Disables or enables a service. Each time is an event, whether it changes anything or not.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::domain::event::{Event, ServiceChange};
@@ -11,9 +12,10 @@ use super::Request;
 use super::reply::Reply;
 use super::work::{Outcome, Work};
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Switched<'a> {
+#[schemars(rename = "SwitchedService")]
+pub struct Switched<'a> {
     service_id: &'a ServiceId,
     disabled: bool,
 }

@@ -1,6 +1,7 @@
 //! Deliveries: one event on its way to one webhook. What is sent, and when it is sent again.
 
 use rand::{Rng, RngExt};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
@@ -37,7 +38,7 @@ pub fn next_attempt_at(attempts: i16, now: Timestamp, dice: &mut impl Rng) -> Op
 }
 
 /// A delivery as lists show it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Delivery {
     pub id: String,

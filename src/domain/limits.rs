@@ -1,9 +1,10 @@
 //! The limits of the running system, kept in the database and the same for every replica.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Limits of the table `limits`. Counts unless the name ends in a unit. The JSON is the contract's config, in its order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Limits {
     pub rate_limit_per_window: i64,

@@ -1,8 +1,10 @@
 //! Money and counts: exact inside, and shown the way a JavaScript client can read without loss.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::AddAssign;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
 /// The largest integer that an IEEE double holds exactly: 2^53 − 1.
@@ -49,6 +51,22 @@ impl Serialize for Stroops {
     }
 }
 
+impl JsonSchema for Stroops {
+    fn schema_name() -> Cow<'static, str> {
+        "Stroops".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "An amount of stroops: a number up to 2^53 - 1, decimal text above.",
+            "oneOf": [
+                { "type": "integer", "minimum": 0, "maximum": SAFE_MAX },
+                { "type": "string", "pattern": "^[0-9]+$" },
+            ],
+        })
+    }
+}
+
 /// A number of requests: 64 bits inside, shown as a JSON number that saturates at [`SAFE_MAX`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Count(pub i64);
@@ -56,6 +74,21 @@ pub struct Count(pub i64);
 impl Serialize for Count {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_i64(self.0.min(SAFE_MAX as i64))
+    }
+}
+
+impl JsonSchema for Count {
+    fn schema_name() -> Cow<'static, str> {
+        "Count".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A number of requests; it is exact inside, and shown as 2^53 - 1 at most.",
+            "type": "integer",
+            "minimum": 0,
+            "maximum": SAFE_MAX,
+        })
     }
 }
 

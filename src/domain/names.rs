@@ -2,24 +2,27 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Longest agent id, in characters.
 pub const AGENT_ID_MAX: usize = 256;
 /// Longest service id, in characters.
 pub const SERVICE_ID_MAX: usize = 128;
+/// What agents and services are made of, as a pattern for clients.
+pub const IDENTIFIER: &str = "^[A-Za-z0-9._-]+$";
 /// Longest idempotency key, in characters, after unquoting.
 pub const IDEMPOTENCY_KEY_MAX: usize = 255;
 
 /// An agent: 1 to 256 ASCII letters, digits, `.`, `_`, `-`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema, Serialize)]
 #[serde(transparent)]
-pub struct AgentId(String);
+pub struct AgentId(#[schemars(length(min = 1, max = AGENT_ID_MAX), regex(pattern = IDENTIFIER))] String);
 
 /// A service: 1 to 128 ASCII letters, digits, `.`, `_`, `-`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema, Serialize)]
 #[serde(transparent)]
-pub struct ServiceId(String);
+pub struct ServiceId(#[schemars(length(min = 1, max = SERVICE_ID_MAX), regex(pattern = IDENTIFIER))] String);
 
 /// An idempotency key: 1 to 255 visible ASCII characters, without the quotes it may have been sent in.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

@@ -1,5 +1,6 @@
 //! Services: what a tenant sells, and at which price.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::names::ServiceId;
@@ -7,8 +8,8 @@ use super::names::ServiceId;
 /// Longest description, and longest owner, in UTF-16 code units.
 pub const METADATA_TEXT_MAX: usize = 256;
 
-/// Texts for people; both or neither.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+// Texts for people; both or neither. No doc comment: it would describe every schema that this is a part of.
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct Metadata {
     pub description: String,
     pub owner: String,
@@ -38,7 +39,7 @@ pub enum ServiceEdit {
 }
 
 /// A registered service as lists and reads show it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Service {
     pub service_id: ServiceId,

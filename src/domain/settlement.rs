@@ -1,5 +1,6 @@
 //! Settlements: the permanent rows of the ledger.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::money::{Count, Stroops};
@@ -7,7 +8,7 @@ use super::names::{AgentId, ServiceId};
 use super::timestamp::Timestamp;
 
 /// One bill: a settlement that drained something. Its JSON is the item of the ledger routes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Settlement {
     pub id: String,

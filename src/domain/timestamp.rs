@@ -1,10 +1,11 @@
 //! A moment, as the API and the database show it: whole milliseconds since the Unix epoch.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use time::{Duration, OffsetDateTime};
 
 /// Milliseconds since the Unix epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema, Serialize)]
 #[serde(transparent)]
 pub struct Timestamp(i64);
 

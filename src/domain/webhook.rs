@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use rand::Rng;
+use schemars::JsonSchema;
 use serde::Serialize;
 use sha2::Sha256;
 use url::Url;
@@ -20,7 +21,7 @@ pub const URL_MAX: usize = 2048;
 /// Subscribes to every type.
 pub const EVERY_TYPE: &str = "*";
 
-const KNOWN_TYPES: [&str; 8] = [
+pub const KNOWN_TYPES: [&str; 8] = [
     "usage.recorded",
     "usage.settled",
     "usage.reset",
@@ -32,7 +33,7 @@ const KNOWN_TYPES: [&str; 8] = [
 ];
 
 /// A webhook as lists and reads show it: without its secret.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Webhook {
     pub id: String,

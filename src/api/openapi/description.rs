@@ -1,0 +1,175 @@
+//! What the document says of one operation beyond its row in the table of routes: every row has one of these, so that
+//! no route can be mounted undescribed.
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde_json::{Value, json};
+
+use crate::domain::money::SAFE_MAX;
+
+/// Rights, limits, keys and the refusals that follow from them are not described: they follow from the row.
+#[derive(Clone, Copy, Debug)]
+pub struct Description {
+    pub summary: &'static str,
+    pub query: &'static [Parameter],
+    pub body: Option<Body>,
+    pub answers: [Option<Answer>; 2],
+    /// It has an ETag, and may be 304.
+    pub is_conditional: bool,
+    /// Codes of its own refusals.
+    pub refusals: &'static [&'static str],
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Body {
+    pub schema: fn() -> Value,
+    /// None: the body may be left out.
+    pub example: Option<&'static str>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub content: Content,
+    pub example: &'static str,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Content {
+    None,
+    Json(fn(&mut SchemaGenerator) -> Schema),
+    /// Of a media type, as a file of this name or for reading in place.
+    Text(&'static str),
+    File(fn(&mut SchemaGenerator) -> Schema, &'static str),
+}
+
+impl Description {
+    pub const fn of(summary: &'static str) -> Self {
+        Self { summary, query: &[], body: None, answers: [None, None], is_conditional: false, refusals: &[] }
+    }
+
+    pub const fn query(self, query: &'static [Parameter]) -> Self {
+        Self { query, ..self }
+    }
+
+    /// A body, and one that is accepted.
+    pub const fn body(self, schema: fn() -> Value, example: &'static str) -> Self {
+        Self { body: Some(Body { schema, example: Some(example) }), ..self }
+    }
+
+    pub const fn optional_body(self, schema: fn() -> Value) -> Self {
+        Self { body: Some(Body { schema, example: None }), ..self }
+    }
+
+    /// Answers with the JSON of a `T`.
+    pub const fn answer<T: JsonSchema>(self, status: u16, example: &'static str) -> Self {
+        self.content(status, Content::Json(SchemaGenerator::subschema_for::<T>), example)
+    }
+
+    /// Answers 204.
+    pub const fn empty(self) -> Self {
+        self.content(204, Content::None, "")
+    }
+
+    pub const fn content(self, status: u16, content: Content, example: &'static str) -> Self {
+        let answer = Some(Answer { status, content, example });
+        let answers = match self.answers {
+            [None, _] => [answer, None],
+            [first, _] => [first, answer],
+        };
+        Self { answers, ..self }
+    }
+
+    pub const fn conditional(self) -> Self {
+        Self { is_conditional: true, ..self }
+    }
+
+    pub const fn refuses(self, refusals: &'static [&'static str]) -> Self {
+        Self { refusals, ..self }
+    }
+}
+
+/// A query parameter.
+#[derive(Clone, Copy, Debug)]
+pub struct Parameter {
+    pub name: &'static str,
+    pub description: &'static str,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    /// Clamped; anything that is no number counts as absent.
+    Bounded {
+        default: i64,
+        min: i64,
+        max: i64,
+    },
+    Integer,
+    Text,
+    Pattern(&'static str),
+    Flag,
+}
+
+pub const fn limit(default: i64, max: i64) -> Parameter {
+    let kind = Kind::Bounded { default, min: 1, max };
+    Parameter { name: "limit", description: "Most items of the answer. Clamped; no number: the default.", kind }
+}
+
+pub const PAGE: Parameter = Parameter {
+    name: "page",
+    description: "Asks for a page, from 1; the answer then tells `page` and `pageCount`.",
+    kind: Kind::Bounded { default: 1, min: 1, max: 1 << 40 },
+};
+
+pub const OFFSET: Parameter = Parameter {
+    name: "offset",
+    description: "Items to skip, unless there is a cursor.",
+    kind: Kind::Bounded { default: 0, min: 0, max: 1 << 40 },
+};
+
+pub const SINCE: Parameter = Parameter {
+    name: "since",
+    description: "Nothing before this moment, in milliseconds since the Unix epoch.",
+    kind: Kind::Bounded { default: 0, min: 0, max: SAFE_MAX as i64 },
+};
+
+pub const CURSOR: Parameter = Parameter {
+    name: "cursor",
+    description: "The cursor of the page before.",
+    kind: Kind::Pattern("^[A-Za-z0-9_-]+$"),
+};
+
+pub const fn text(name: &'static str, description: &'static str) -> Parameter {
+    Parameter { name, description, kind: Kind::Text }
+}
+
+pub const fn identifier(name: &'static str, description: &'static str) -> Parameter {
+    Parameter { name, description, kind: Kind::Pattern("^[A-Za-z0-9._-]*$") }
+}
+
+pub const fn price(name: &'static str, description: &'static str) -> Parameter {
+    Parameter { name, description, kind: Kind::Integer }
+}
+
+pub const fn flag(name: &'static str, description: &'static str) -> Parameter {
+    Parameter { name, description, kind: Kind::Flag }
+}
+
+impl Parameter {
+    pub fn schema(&self) -> Value {
+        match self.kind {
+            Kind::Bounded { default, min, max } => {
+                json!({ "type": "integer", "minimum": min, "maximum": max, "default": default })
+            }
+            Kind::Integer => json!({ "type": "integer" }),
+            Kind::Text => json!({ "type": "string" }),
+            Kind::Pattern(pattern) => json!({ "type": "string", "pattern": pattern }),
+            Kind::Flag => json!({ "type": "boolean" }),
+        }
+    }
+
+    /// Whether values that break the schema are taken all the same: as another value, or as none.
+    pub fn is_lenient(&self) -> bool {
+        !matches!(self.kind, Kind::Pattern(_))
+    }
+}
