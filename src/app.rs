@@ -217,6 +217,8 @@ impl App {
     /// what they were sent, then the rest. True if everything went well and in time.
     pub async fn run(mut self) -> bool {
         let mut is_well = tokio::select! {
+            // First: after a very early signal the lanes may have ended by now, as they should.
+            biased;
             () = self.draining.cancelled() => true,
             _ = self.jobs.join_next() => false,
             _ = self.lanes.join_next() => false,

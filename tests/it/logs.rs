@@ -72,7 +72,8 @@ async fn a_silent_service_says_nothing_and_a_quiet_one_only_what_is_wrong() {
         wait_until(limit, async || connections().await > 0).await;
         assert_eq!(client.get("/health").await.status, 200);
         service.terminate();
-        assert!(service.exit().await.success());
+        let exit = service.exit().await;
+        assert!(exit.success(), "{level}: {exit}: {}", service.text());
         wait_until(limit, async || connections().await == 0).await;
         let text = service.text();
         // A busy machine may give it more to warn of, so not every line is ours to expect.
