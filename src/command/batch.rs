@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use crate::domain::caller::Tenant;
 use crate::domain::event::Event;
 use crate::domain::limits::Limits;
-use crate::domain::names::{AgentId, ServiceId};
+use crate::domain::names::ServiceId;
 use crate::domain::service::Terms;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::usage::Pair;
@@ -24,13 +24,13 @@ use crate::store::totals::{ALL_TENANTS, TenantChange};
 use crate::store::usage::CounterId;
 use crate::store::{StoreError, idempotency as records, server, usage};
 
+use super::apply::{PairsOfAgents, apply};
 use super::idempotency::{self, Verdict};
 use super::job::Job;
 use super::ledger::{self, Ledger};
 use super::outbox::{self, Happened};
-use super::work::{Outcome, Work};
-use super::{Answer, Command, Request, administer, change_service, delete_service, manage_api_key, manage_webhook};
-use super::{record_usage, register_service, register_services, reset_usage, settle, switch_service};
+use super::work::Work;
+use super::{Answer, Command};
 
 /// How far an attempt got: what a failure means depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,9 +90,6 @@ pub struct Attempt<'a> {
     /// Told after a COMMIT that there are new deliveries.
     pub deliveries: &'a Notify,
 }
-
-/// The pairs of the agents that are settled as a whole, in the order of their creation.
-type PairsOfAgents<'a> = HashMap<(&'a Tenant, &'a AgentId), Vec<Pair>>;
 
 impl Attempt<'_> {
     /// One answer for each job, committed. None for a twin whose leader left no record: it has to run in a later batch.
@@ -295,73 +292,6 @@ fn terms(wanted: &Wanted<'_>, known: &Known) -> HashMap<Tenant, HashMap<ServiceI
 fn room(wanted: &Wanted<'_>, known: &Known, limits: Limits) -> BTreeMap<Tenant, i64> {
     let tenants = wanted.tenants.iter().zip(&known.pairs_above_zero);
     tenants.map(|(tenant, above)| ((*tenant).clone(), limits.usage_store_max_keys - above)).collect()
-}
-
-/// Applies the commands that run: usage first, then settlements and resets, then the rare ones, each as they came.
-/// Returns what each of them is answered.
-async fn apply(
-    work: &mut Work<'_>,
-    jobs: &[Job],
-    verdicts: &[Verdict],
-    of_agents: &PairsOfAgents<'_>,
-) -> Result<Vec<Option<Answer>>, StoreError> {
-    let running = || jobs.iter().enumerate().filter(|(place, _)| verdicts[*place].runs());
-    let mut outcomes: Vec<Option<Outcome>> = vec![None; jobs.len()];
-    for (place, Job { request, .. }) in running() {
-        outcomes[place] = match &request.command {
-            Command::RecordUsage(record) => Some(record_usage::apply(work, request, record)),
-            Command::RecordUsageBulk(items) => Some(record_usage::apply_bulk(work, request, items)),
-            _ => None,
-        };
-    }
-    for (place, Job { request, .. }) in running() {
-        match &request.command {
-            Command::Settle(pair) => outcomes[place] = Some(settle::apply(work, request, pair)),
-            Command::SettleAgent(agent) => {
-                let known = &of_agents[&(&request.tenant, agent)];
-                // Usage of this batch counts as recorded before, all of it or none.
-                let new = work.ledger.new_pairs(&request.tenant, agent);
-                let pairs: Vec<&Pair> = known.iter().chain(&new).collect();
-                outcomes[place] = Some(settle::apply_to_agent(work, request, agent, &pairs));
-            }
-            Command::ResetUsage(pair) => outcomes[place] = Some(reset_usage::apply(work, request, pair)),
-            _ => {}
-        }
-    }
-    for (place, Job { request, .. }) in running() {
-        if outcomes[place].is_none() {
-            outcomes[place] = Some(apply_rare(work, request).await?);
-        }
-    }
-    let answered = outcomes.into_iter().zip(jobs);
-    Ok(answered.map(|(outcome, job)| Some(idempotency::answer(&job.request, outcome?))).collect())
-}
-
-async fn apply_rare(work: &mut Work<'_>, request: &Request) -> Result<Outcome, StoreError> {
-    match &request.command {
-        Command::RegisterService(registration) => register_service::apply(work, request, registration).await,
-        Command::RegisterServices(items) => register_services::apply(work, request, items).await,
-        Command::ChangeService { service_id, edit } => change_service::apply(work, request, service_id, edit).await,
-        Command::DeleteService(service_id) => delete_service::apply(work, request, service_id).await,
-        Command::SwitchService { service_id, disabled } => {
-            switch_service::apply(work, request, service_id, *disabled).await
-        }
-        Command::CreateApiKey { label, tenant_id } => manage_api_key::create(work, label, tenant_id.as_deref()).await,
-        Command::RevokeApiKey { prefix } => manage_api_key::revoke(work, prefix).await,
-        Command::CreateWebhook { url, events } => manage_webhook::create(work, &request.tenant, url, events).await,
-        Command::ChangeWebhook { id, change } => manage_webhook::change(work, &request.tenant, id, change).await,
-        Command::DeleteWebhook { id } => manage_webhook::delete(work, &request.tenant, id).await,
-        Command::TestWebhook { id } => manage_webhook::test(work, &request.tenant, id).await,
-        Command::SetPaused(paused) => administer::set_paused(work, *paused).await,
-        Command::ChangeLimits(changes) => administer::change_limits(work, changes).await,
-        Command::Reset { rate_buckets } => administer::reset(work, *rate_buckets).await,
-        Command::Refuse(refusal) => Ok(Err(refusal.clone())),
-        Command::RecordUsage(_)
-        | Command::RecordUsageBulk(_)
-        | Command::Settle(_)
-        | Command::SettleAgent(_)
-        | Command::ResetUsage(_) => unreachable!("applied before"),
-    }
 }
 
 /// What the batch changes of the tenants' totals, and of those of all tenants together.

@@ -2,6 +2,7 @@
 //! others that wait, in one transaction: read, decide, write. Nothing is answered before it is committed.
 
 mod administer;
+mod apply;
 mod batch;
 mod change_service;
 pub mod committer;
