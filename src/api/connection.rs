@@ -26,6 +26,9 @@ use super::server::prepare;
 /// What is left of a half-sent head when a drain begins: enough for one on its way, too little to hold the drain up.
 const HEAD_WHILE_DRAINING: Duration = Duration::from_secs(1);
 
+/// How long the last answer of a connection may take on its way out.
+const LAST_ANSWER: Duration = Duration::from_secs(60);
+
 /// How long a connection may be silent.
 #[derive(Clone, Copy, Debug)]
 pub struct Silence {
@@ -53,7 +56,7 @@ pub async fn serve(stream: TcpStream, peer: Peer, router: Router, silence: Silen
     let mut stopped = pin!(stop.cancelled());
     let mut timer = pin!(sleep_until(Instant::now() + silence.keepalive));
     let mut drains_since = None;
-    let mut is_closing = false;
+    let mut closes_at: Option<Instant> = None;
     poll_fn(|context| {
         loop {
             // An error means that the client broke the connection; nobody is left to be told.
@@ -65,7 +68,7 @@ pub async fn serve(stream: TcpStream, peer: Peer, router: Router, silence: Silen
                 connection.as_mut().graceful_shutdown();
                 continue;
             }
-            let Some(due) = activity.due(silence, drains_since).filter(|_| !is_closing) else { return Poll::Pending };
+            let Some(due) = closes_at.or_else(|| activity.due(silence, drains_since)) else { return Poll::Pending };
             if timer.is_elapsed() || timer.deadline() > due {
                 timer.as_mut().reset(due);
             }
@@ -75,11 +78,11 @@ pub async fn serve(stream: TcpStream, peer: Peer, router: Router, silence: Silen
             if due > Instant::now() {
                 continue;
             }
-            if !activity.is_idle() {
+            if closes_at.is_some() || !activity.is_idle() {
                 return Poll::Ready(());
             }
-            // The last answer may still be on its way out; then the connection ends behind it.
-            is_closing = true;
+            // The last answer may still be on its way out; then the connection ends behind it, if it is read at all.
+            closes_at = Some(Instant::now() + LAST_ANSWER);
             connection.as_mut().graceful_shutdown();
         }
     })

@@ -53,6 +53,9 @@ pub enum Setback {
     Withdrawn,
 }
 
+/// How long a batch waits for a lock: longer than a commit takes, so that replicas simply take turns.
+pub const LOCK_TIMEOUT: &str = "500ms";
+
 /// How a batch meets others that want the same rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Manners {
@@ -69,8 +72,7 @@ pub enum Manners {
 impl Manners {
     fn lock_timeout(self) -> &'static str {
         match self {
-            // Longer than a commit takes, so that replicas simply take turns.
-            Self::Hopeful | Self::Locking => "500ms",
+            Self::Hopeful | Self::Locking => LOCK_TIMEOUT,
             Self::Brief => "50ms",
             Self::Alone => "2s",
         }

@@ -17,9 +17,10 @@ use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
 use crate::live_limits::LiveLimits;
 use crate::metrics;
-use crate::store::StoreError;
 use crate::store::totals::SHARDS;
+use crate::store::{StoreError, server};
 
+use super::batch::LOCK_TIMEOUT;
 use super::in_flight::InFlight;
 use super::job::Job;
 use super::worker::Worker;
@@ -50,10 +51,12 @@ pub struct Shared {
 
 impl Shared {
     pub async fn connect(&self, limit: Duration) -> Result<PgConnection, StoreError> {
-        match tokio::time::timeout(limit, self.connect_options.connect()).await {
-            Ok(connection) => Ok(connection?),
-            Err(_) => Err(StoreError::TimedOut),
-        }
+        let connect = async {
+            let mut connection = self.connect_options.connect().await?;
+            server::bound_locks(&mut connection, LOCK_TIMEOUT).await?;
+            Ok(connection)
+        };
+        tokio::time::timeout(limit, connect).await.unwrap_or(Err(StoreError::TimedOut))
     }
 
     /// When a record made at `moment` expires.

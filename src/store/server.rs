@@ -36,6 +36,14 @@ pub async fn ping(connection: &mut PgConnection) -> Result<(), StoreError> {
     Ok(connection.ping().await?)
 }
 
+/// Bounds for the rest of the connection how long a statement waits for a lock: one that locks a whole table comes before
+/// any bound that the statement sets itself. As PostgreSQL writes times.
+pub async fn bound_locks(connection: &mut PgConnection, lock_timeout: &str) -> Result<(), StoreError> {
+    let set = sqlx::AssertSqlSafe(format!("SET lock_timeout = '{lock_timeout}'"));
+    sqlx::raw_sql(set).execute(connection).await?;
+    Ok(())
+}
+
 /// Begins the transaction of a commit, in one round trip. `lock_timeout` is how long it waits for a row that somebody
 /// else keeps locked, before it gives up as [`Blocked`](super::FaultKind::Blocked) and lets the others go first.
 /// `alone`, it waits until all commits under way have ended, and then no other begins.

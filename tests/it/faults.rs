@@ -231,3 +231,18 @@ async fn one_request_that_breaks_its_batch_fails_alone() {
     assert_eq!(service.number("SELECT count(*) FROM idempotency_keys").await, 49);
     service.verify().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_locked_by_somebody_else_leaves_no_outcome_unknown() {
+    let service = Service::start(&[("REQUEST_TIMEOUT_MS", "2000")]).await;
+    let client = service.client();
+    client.post("/api/v1/usage", &usage("a", "s", 1)).await;
+    let mut holder = service.pool.begin().await.expect("transaction");
+    sqlx::query("LOCK TABLE usage_counters IN EXCLUSIVE MODE").execute(&mut *holder).await.expect("lock");
+    // It waits in the waiting room until its deadline, and nothing was sent that could still commit.
+    let refused = client.post("/api/v1/usage", &usage("a", "s", 1)).await.error();
+    assert_eq!((refused.0, refused.2.as_str()), (503, "the store is unavailable; nothing was changed"));
+    holder.rollback().await.expect("rollback");
+    assert_eq!(client.post("/api/v1/usage", &usage("a", "s", 1)).await.json()["total"], 2);
+    service.verify().await;
+}
