@@ -71,18 +71,18 @@ struct Trail {
 pub struct OriginalPath(pub String);
 
 /// Runs the handler. Reads are bounded here; writes bound themselves, because only they know what is certain.
-async fn execute(mut request: Request, next: Next, deadline: Instant) -> Response {
-    // HEAD is answered as GET to the end, so that even compression is told alike; hyper leaves the body out.
-    if request.method() == Method::HEAD {
-        *request.method_mut() = Method::GET;
-    }
-    let is_read = request.method() == Method::GET;
+async fn execute(request: Request, next: Next, deadline: Instant) -> Response {
+    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
     let run = next.run(request);
     if !is_read {
         return run.await;
     }
-    let in_time = tokio::time::timeout_at(deadline.into(), run).await;
-    in_time.unwrap_or_else(|_| Failure(Refusal::StoreUnavailable).into_response())
+    // In a task of its own, which ends by itself when the client or the deadline has ended this one: a read that is cut
+    // off while it begins a transaction would leave that open on a connection which others use next.
+    match tokio::time::timeout_at(deadline.into(), tokio::spawn(run)).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(_)) | Err(_) => Failure(Refusal::StoreUnavailable).into_response(),
+    }
 }
 
 /// Steps 3 to 8, and 10 where no body is read. Puts the [`Exchange`] into the request, or gives the response that ends it.

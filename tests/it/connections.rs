@@ -1,8 +1,10 @@
 //! Silent and half-finished connections: each is bounded by its own setting, and none holds up a stop.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::{Process, Service, Socket, new_database, pool, url, usage};
+use crate::support::{Process, Service, Socket, new_database, pool, url, usage, wait_until};
 
 const HEALTH: &str = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
 const LONG_MS: &str = "600000";
@@ -118,4 +120,28 @@ async fn a_second_signal_aborts_at_once() {
     process.signal("-INT");
     let status = tokio::task::block_in_place(|| process.child.wait()).expect("exit");
     assert_eq!(status.code(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_whose_clients_are_gone_leave_no_transaction_open() {
+    let service = Service::start(&[]).await;
+    let open = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                AND state LIKE 'idle in transaction%'";
+    for _ in 0..12 {
+        let answered = Arc::new(AtomicU64::new(0));
+        let clients = (0..64).map(|_| {
+            let (client, answered) = (service.client(), answered.clone());
+            tokio::spawn(async move {
+                loop {
+                    assert_eq!(client.get("/api/v1/events").await.status, 200);
+                    answered.fetch_add(1, Ordering::AcqRel);
+                }
+            })
+        });
+        let clients: Vec<_> = clients.collect();
+        // By then requests are anywhere in their work; and then all clients hang up.
+        wait_until(Duration::from_secs(20), async || answered.load(Ordering::Acquire) > 100).await;
+        clients.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+    wait_until(Duration::from_secs(5), async || service.number(open).await == 0).await;
 }
