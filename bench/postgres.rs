@@ -92,7 +92,7 @@ impl Server {
         let options = self.local.connect_options(database);
         let mut command = Command::new(program);
         command.arg("-h").arg(self.socket_dir()).args(["-p", &options.get_port().to_string()]);
-        command.args(["-U", options.get_username(), "-n", "-M", "prepared", "-j", "1"]);
+        command.args(["-U", options.get_username(), "-n", "-M", "prepared", "-j", "1", "--max-tries", "20"]);
         command
     }
 }

@@ -5,10 +5,6 @@ use std::process::ExitCode;
 use agentpay_billing::cli::Cli;
 use clap::Parser;
 
-/// A request makes some hundred small allocations on whichever thread has it; this allocator is made for that.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 #[tokio::main]
 async fn main() -> ExitCode {
     match Cli::parse().run().await {
