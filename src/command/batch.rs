@@ -1,4 +1,4 @@
-//! One attempt to commit a batch: read, decide, write. It answers nobody; the lane does, after it returned.
+//! One attempt to commit a batch: recall or read, decide, write. It answers nobody; the lane does, after it returned.
 //! Usage and settlement need two statements, and the second one commits by itself. A batch with a rare command in it,
 //! or one that has to lock what it reads, runs the same way inside a transaction.
 
@@ -28,6 +28,7 @@ use super::apply::{PairsOfAgents, apply};
 use super::idempotency::{self, Verdict};
 use super::job::Job;
 use super::ledger::{self, Ledger};
+use super::memory::Memory;
 use super::outbox::{self, Happened};
 use super::work::Work;
 use super::{Answer, Command};
@@ -89,6 +90,7 @@ pub struct Attempt<'a> {
     pub manners: Manners,
     pub dice: &'a mut StdRng,
     pub phase: &'a mut Phase,
+    pub memory: &'a mut Memory,
     /// Told after a COMMIT that there are new deliveries.
     pub deliveries: &'a Notify,
 }
@@ -118,6 +120,7 @@ impl Attempt<'_> {
         let error = match server::begin_commit(&mut *connection, self.manners.lock_timeout(), alone).await {
             Ok(mut transaction) => match self.execute(&mut transaction, jobs, true).await {
                 Ok(done) => {
+                    self.memory.forget_terms();
                     transaction.commit().await.map_err(StoreError::from)?;
                     return Ok(done);
                 }
@@ -145,14 +148,17 @@ impl Attempt<'_> {
         if self.manners != Manners::Hopeful {
             usage::lock(connection, &ids).await?;
         }
-        let tenants = distinct(jobs.iter().map(|job| &job.request.tenant));
         let wanted = Wanted {
             keys: jobs.iter().filter_map(|job| Some(&job.request.keyed.as_ref()?.id)).collect(),
-            pairs: &ids,
+            pairs: ids.iter().collect(),
             offers: distinct(ids.iter().map(|id| (&id.tenant, &id.pair.service_id))),
-            tenants: tenants.clone(),
+            tenants: distinct(jobs.iter().map(|job| &job.request.tenant)),
         };
-        let mut known = batch::read(connection, &wanted).await?;
+        let mut known = if in_transaction {
+            batch::read(connection, &wanted).await?
+        } else {
+            self.learn(connection, &wanted).await?
+        };
         let verdicts = idempotency::judge(jobs, std::mem::take(&mut known.replies), self.now);
         if !verdicts.iter().any(Verdict::runs) {
             return Ok(Done { answers: gather(jobs, verdicts, Vec::new()), executed: 0, has_deliveries: false });
@@ -163,15 +169,20 @@ impl Attempt<'_> {
         }
 
         let (terms, room) = (terms(&wanted, &known), room(&wanted, &known, self.limits));
-        let webhooks = tenants.into_iter().zip(known.webhooks);
+        let webhooks = wanted.tenants.iter().copied().zip(known.webhooks);
         let listening: Vec<&Tenant> =
-            webhooks.filter(|(_, webhooks)| *webhooks > 0).map(|(tenant, _)| tenant).collect();
+            webhooks.clone().filter(|(_, webhooks)| *webhooks > 0).map(|(tenant, _)| tenant).collect();
+        // A transaction may have changed by itself what it knew of them.
+        let relied_on = !in_transaction;
+        let offers = wanted.offers.iter().zip(known.terms).filter(|_| relied_on);
+        let offers = offers.map(|((tenant, service), terms)| (*tenant, *service, terms)).collect();
+        let webhooks = webhooks.filter(|_| relied_on).collect();
         let mut work = Work {
             connection,
             now: self.now,
             limits: self.limits,
             dice: &mut *self.dice,
-            ledger: Ledger::new(ids, known.counters, known.agents),
+            ledger: Ledger::new(&ids, known.counters, known.agents),
             terms,
             room,
             events: Vec::new(),
@@ -197,6 +208,8 @@ impl Attempt<'_> {
             positions: outbox.positions,
             deliveries: outbox.entries,
             records,
+            offers,
+            webhooks,
         };
         if in_transaction {
             *self.phase = Phase::Write;
@@ -207,9 +220,24 @@ impl Attempt<'_> {
         if in_transaction {
             claim(self.phase, jobs)?;
         }
+        let written = changes.counters.iter().map(|changed| (changed.id.clone(), changed.counter));
+        self.memory.note_written(written);
         let has_deliveries = !changes.deliveries.is_empty();
         let executed = verdicts.iter().filter(|verdict| verdict.runs()).count();
         Ok(Done { answers: gather(jobs, verdicts, answers), executed, has_deliveries })
+    }
+}
+
+impl Attempt<'_> {
+    /// What is remembered, and the rest read.
+    async fn learn(&mut self, connection: &mut PgConnection, wanted: &Wanted<'_>) -> Result<Known, StoreError> {
+        let recalled = self.memory.recall(wanted);
+        let rest = recalled.rest(wanted);
+        let read = if rest.is_empty() { Known::default() } else { batch::read(connection, &rest).await? };
+        let known = recalled.with(read);
+        self.memory.compare(wanted, &known);
+        self.memory.note(wanted, &known);
+        Ok(known)
     }
 }
 
@@ -293,12 +321,12 @@ fn terms(wanted: &Wanted<'_>, known: &Known) -> HashMap<Tenant, HashMap<ServiceI
 
 fn room(wanted: &Wanted<'_>, known: &Known, limits: Limits) -> BTreeMap<Tenant, i64> {
     let tenants = wanted.tenants.iter().zip(&known.pairs_above_zero);
-    tenants.map(|(tenant, above)| ((*tenant).clone(), limits.usage_store_max_keys - above)).collect()
+    tenants.filter_map(|(tenant, above)| Some(((*tenant).clone(), limits.usage_store_max_keys - (*above)?))).collect()
 }
 
 /// What the batch changes of the tenants' totals, and of those of all tenants together.
 fn tenant_changes(
-    ledger: &Ledger,
+    ledger: &Ledger<'_>,
     events: &[(Tenant, Event)],
     mut changes: BTreeMap<Tenant, TenantChange>,
 ) -> BTreeMap<Tenant, TenantChange> {

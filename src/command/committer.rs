@@ -23,6 +23,7 @@ use crate::store::{StoreError, server};
 use super::batch::LOCK_TIMEOUT;
 use super::in_flight::InFlight;
 use super::job::Job;
+use super::memory::Memory;
 use super::worker::Worker;
 use super::{Answer, Command, Request};
 
@@ -126,6 +127,7 @@ impl Committer {
                 shard: (first_shard + (number % usize::from(SHARDS.unsigned_abs())) as i16) % SHARDS,
                 dice: rand::make_rng(),
                 connection: None,
+                memory: Memory::default(),
             };
             tasks.spawn(worker.run());
             entrance

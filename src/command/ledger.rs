@@ -10,14 +10,14 @@ use crate::store::batch::ChangedCounter;
 use crate::store::totals::{ServiceChange, TenantChange};
 use crate::store::usage::{Counter, CounterId};
 
-pub struct Ledger {
+pub struct Ledger<'a> {
     /// Sorted by id.
-    entries: Vec<Entry>,
+    entries: Vec<Entry<'a>>,
     arrivals: i64,
 }
 
-struct Entry {
-    id: CounterId,
+struct Entry<'a> {
+    id: &'a CounterId,
     /// As it was read; none for a pair never seen.
     before: Option<Counter>,
     agent_is_known: bool,
@@ -26,17 +26,17 @@ struct Entry {
     arrival: Option<i64>,
 }
 
-impl Entry {
+impl Entry<'_> {
     fn is_changed(&self) -> bool {
         self.before.unwrap_or_default() != self.now
     }
 }
 
-impl Ledger {
+impl<'a> Ledger<'a> {
     /// `ids` are sorted and distinct; `counters` and `agents` are what was read of them.
-    pub fn new(ids: Vec<CounterId>, counters: Vec<Option<Counter>>, agents: Vec<bool>) -> Self {
+    pub fn new(ids: &'a [CounterId], counters: Vec<Option<Counter>>, agents: Vec<bool>) -> Self {
         let known = counters.into_iter().zip(agents);
-        let entries = ids.into_iter().zip(known).map(|(id, (before, agent_is_known))| Entry {
+        let entries = ids.iter().zip(known).map(|(id, (before, agent_is_known))| Entry {
             id,
             before,
             agent_is_known,
@@ -92,7 +92,7 @@ impl Ledger {
         new.into_iter().map(|(_, pair)| pair.clone()).collect()
     }
 
-    fn entry(&mut self, tenant: &Tenant, pair: &Pair) -> &mut Entry {
+    fn entry(&mut self, tenant: &Tenant, pair: &Pair) -> &mut Entry<'a> {
         let place = self
             .entries
             .binary_search_by(|entry| (&entry.id.tenant, &entry.id.pair).cmp(&(tenant, pair)))
@@ -101,11 +101,11 @@ impl Ledger {
     }
 
     /// The counters to be written, in sorted order.
-    pub fn changed_counters(&self) -> Vec<ChangedCounter<'_>> {
+    pub fn changed_counters(&self) -> Vec<ChangedCounter<'a>> {
         let changed = self.entries.iter().filter(|entry| entry.is_changed());
         changed
             .map(|entry| ChangedCounter {
-                id: &entry.id,
+                id: entry.id,
                 counter: Counter { version: entry.now.version + 1, ..entry.now },
                 arrival: entry.arrival,
             })
@@ -113,8 +113,8 @@ impl Ledger {
     }
 
     /// The agents that are new with this batch, in sorted order, ranked by their first record.
-    pub fn new_agents(&self) -> Vec<(&Tenant, &AgentId, i64)> {
-        let mut first_arrivals: BTreeMap<(&Tenant, &AgentId), i64> = BTreeMap::new();
+    pub fn new_agents(&self) -> Vec<(&'a Tenant, &'a AgentId, i64)> {
+        let mut first_arrivals: BTreeMap<(&'a Tenant, &'a AgentId), i64> = BTreeMap::new();
         for entry in self.entries.iter().filter(|entry| !entry.agent_is_known) {
             let Some(arrival) = entry.arrival else { continue };
             let first = first_arrivals.entry((&entry.id.tenant, &entry.id.pair.agent)).or_insert(arrival);
@@ -132,7 +132,7 @@ impl Ledger {
     }
 
     /// What the batch changes of the services' sums.
-    pub fn service_changes(&self) -> BTreeMap<(&Tenant, &ServiceId), ServiceChange> {
+    pub fn service_changes(&self) -> BTreeMap<(&'a Tenant, &'a ServiceId), ServiceChange> {
         let mut changes: BTreeMap<_, ServiceChange> = BTreeMap::new();
         for entry in self.entries.iter().filter(|entry| entry.is_changed()) {
             let (outstanding, above_zero) = entry.difference();
@@ -161,7 +161,7 @@ impl Ledger {
     }
 }
 
-impl Entry {
+impl Entry<'_> {
     /// By how much what is outstanding changes, and whether the pair rises above zero (1) or falls to it (-1).
     fn difference(&self) -> (i64, i64) {
         let before = self.before.unwrap_or_default().outstanding;
@@ -194,7 +194,7 @@ mod tests {
             .map(|pair| CounterId { tenant: tenant.clone(), pair })
             .collect();
         let known = Counter { outstanding: 5, settled: 1, reset: 0, version: 7 };
-        let mut ledger = Ledger::new(ids, vec![Some(known), None, None, None], vec![false, true, false, false]);
+        let mut ledger = Ledger::new(&ids, vec![Some(known), None, None, None], vec![false, true, false, false]);
         // New pairs rank by their first record, not by their place in the order of locks.
         assert_eq!(ledger.record(&tenant, &pair("b", "s"), 2), 2);
         assert_eq!(ledger.record(&tenant, &pair("a", "t"), 3), 3);

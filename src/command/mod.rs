@@ -11,6 +11,7 @@ mod idempotency;
 mod in_flight;
 mod job;
 mod ledger;
+mod memory;
 mod manage_api_key;
 mod manage_webhook;
 mod outbox;

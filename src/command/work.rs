@@ -35,7 +35,7 @@ pub struct Work<'a> {
     pub now: Timestamp,
     pub limits: Limits,
     pub dice: &'a mut StdRng,
-    pub ledger: Ledger,
+    pub ledger: Ledger<'a>,
     /// Price and state of the services whose pairs are on the ledger.
     pub terms: HashMap<Tenant, HashMap<ServiceId, Terms>>,
     /// How many more pairs each tenant may bring above zero.

@@ -21,6 +21,7 @@ use super::Answer;
 use super::batch::{Attempt, Manners, Phase, Setback};
 use super::committer::{Shared, WaitingRoom};
 use super::job::Job;
+use super::memory::Memory;
 
 /// Runs of one batch after deadlocks, taken keys and withdrawals, before its members are tried one by one.
 const RERUNS_MAX: u32 = 8;
@@ -39,6 +40,7 @@ pub struct Worker {
     pub shard: i16,
     pub dice: StdRng,
     pub connection: Option<PgConnection>,
+    pub memory: Memory,
 }
 
 /// Requests that run together.
@@ -141,7 +143,13 @@ impl Worker {
             }
             group.jobs.iter().for_each(Job::end_commit);
             let kind = fault.kind();
+            let misled = matches!(kind, FaultKind::Moved | FaultKind::KeyTaken) && self.memory.misled();
             match kind {
+                // Read this time: what moved may have done so long ago.
+                FaultKind::Moved if misled => {
+                    metrics::commit_retried(reason(kind));
+                    carried.extend(again(&mut groups, group));
+                }
                 FaultKind::Moved if group.manners == Manners::Hopeful => {
                     metrics::commit_retried(reason(kind));
                     group.manners = Manners::Locking;
@@ -208,6 +216,7 @@ impl Worker {
             manners: group.manners,
             dice: &mut self.dice,
             phase,
+            memory: &mut self.memory,
             deliveries: &shared.deliveries,
         };
         let run = attempt.run(connection, &group.jobs);
