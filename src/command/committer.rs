@@ -88,9 +88,8 @@ impl WaitingRoom {
         match self.queue.clone().try_acquire_owned() {
             Ok(place) => {
                 job.place = Some(place);
-                if let Err(returned) = self.entrance.send(job) {
-                    returned.0.give_up(Refusal::StoreUnavailable);
-                }
+                // A job that nobody takes ends here, which tells its handler as much.
+                let _ = self.entrance.send(job);
             }
             Err(_) => job.give_up(Refusal::QueueFull),
         }
@@ -154,12 +153,11 @@ impl Committer {
         if met_twin {
             progress.meet_twin();
         }
-        if self.lanes[lane].send(job).is_err() {
-            return Answer::Refused(Refusal::StoreUnavailable);
-        }
+        // A lane that died lets go of the job at once.
+        let _ = self.lanes[lane].send(job);
         let answer = match tokio::time::timeout_at(deadline, answered).await {
             Ok(Ok(answer)) => answer,
-            // The deadline passed, or the lane let go of the job for the same reason.
+            // The deadline passed, or the lane let go of the job.
             Ok(Err(_)) | Err(_) => Answer::Refused(progress.withdraw()),
         };
         count(&answer, progress.has_met_twin());

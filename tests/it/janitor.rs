@@ -1,6 +1,11 @@
 //! Contract section 7.3, caps: expired records first, then the oldest, each cap for itself.
 
-use crate::support::{Service, usage};
+use std::time::Duration;
+
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{Service, usage, wait_until};
 
 const USAGE: &str = "/api/v1/usage";
 const CAPS: &[(&str, &str)] = &[
@@ -89,4 +94,81 @@ async fn a_record_that_a_writer_holds_is_left_alone() {
     assert_eq!(service.janitor.run_once().await.expect("janitor").expired, 1);
     writer.rollback().await.expect("rollback");
     assert_eq!(service.janitor.run_once().await.expect("janitor").expired, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_the_janitor_gets_its_turn_between_two_steps() {
+    let service = Service::start(CAPS).await;
+    fill(&service, "192.0.2.1", 0, 1).await;
+    service.clock.advance_ms(10_000);
+    fill(&service, "192.0.2.2", 0, 7).await;
+    // The janitor is at its first step, and a reset waits for it to end.
+    let mut table = service.pool.begin().await.expect("transaction");
+    sqlx::query("LOCK TABLE idempotency_keys").execute(&mut *table).await.expect("lock");
+    let janitor = service.janitor.clone();
+    let run = tokio::spawn(async move { janitor.run_once().await.expect("janitor") });
+    service.blocked(1).await;
+    let mut reset = service.pool.begin().await.expect("transaction");
+    let wait = tokio::spawn(async move {
+        agentpay_billing::store::server::lock_out_janitors(&mut reset).await.expect("lock");
+        reset
+    });
+    service.blocked(2).await;
+    table.rollback().await.expect("rollback");
+    let reset = wait.await.expect("a task");
+    let report = run.await.expect("a task");
+    assert_eq!((report.was_alone, report.expired, report.over_caller_cap), (true, 1, 0));
+    assert_eq!(service.number("SELECT count(*) FROM idempotency_keys").await, 7);
+    // What is left waits for the next run.
+    reset.rollback().await.expect("rollback");
+    assert_eq!(service.janitor.run_once().await.expect("janitor").over_caller_cap, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_far_beyond_their_length_are_cut_step_by_step() {
+    let service = Service::start(CAPS).await;
+    let public = service.client();
+    let made = public.post("/api/v1/api-keys", &json!({ "label": "other" })).await.json();
+    let other = public.with("x-api-key", made["key"].as_str().expect("a key"));
+    let items = json!({ "items": vec![usage("a", "s", 1); 100] });
+    // More than one step deletes, and the same of the next tenant.
+    for client in [&public, &other] {
+        for _ in 0..11 {
+            assert_eq!(client.post("/api/v1/usage/bulk", &items).await.status, 201);
+        }
+    }
+    sqlx::query("UPDATE limits SET event_log_cap = 2").execute(&service.pool).await.expect("limits");
+    agentpay_billing::jobs::follow_controls::run_once(&service.pool, &service.limits).await.expect("limits");
+    assert_eq!(service.janitor.run_once().await.expect("janitor").events, 2 * 1098);
+    let newest: Vec<i64> =
+        sqlx::query_scalar("SELECT (payload->>'total')::bigint FROM events ORDER BY tenant, position")
+            .fetch_all(&service.pool)
+            .await
+            .expect("events");
+    assert_eq!(newest, [1099, 1100, 1099, 1100]);
+    service.verify().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_cuts_a_run_of_the_janitor_short() {
+    let service = Service::start(CAPS).await;
+    let records = "SELECT count(*) FROM idempotency_keys";
+    let mut janitor = service.janitor.clone();
+    janitor.settings.pause = Duration::from_millis(10);
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(janitor.run(stop.clone()));
+    // Left to itself it prunes.
+    fill(&service, "192.0.2.1", 0, 7).await;
+    wait_until(Duration::from_secs(10), async || service.number(records).await == 5).await;
+    let mut table = service.pool.begin().await.expect("transaction");
+    sqlx::query("LOCK TABLE idempotency_keys").execute(&mut *table).await.expect("lock");
+    service.blocked(1).await;
+    assert!(!running.is_finished());
+    stop.cancel();
+    // It ends, although nobody has unlocked the table.
+    wait_until(Duration::from_secs(10), async || running.is_finished()).await;
+    table.rollback().await.expect("rollback");
+    // What it was at is undone, and done the next time.
+    service.clock.advance_ms(20_000);
+    assert_eq!(service.janitor.run_once().await.expect("janitor").expired, 5);
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, Logged, free_port, new_database, url, wait_until};
+use crate::support::{Client, Logged, free_port, new_database, url, usage, wait_until};
 
 /// The lines, each with its event's fields beside its level and target.
 fn lines(log: &str) -> Vec<Value> {
@@ -79,5 +79,31 @@ async fn a_silent_service_says_nothing_and_a_quiet_one_only_what_is_wrong() {
         // A busy machine may give it more to warn of, so not every line is ours to expect.
         assert!(!text.contains("INFO") && (level != "silent" || text.is_empty()), "{level}: {text}");
         assert_eq!(text.contains("ALLOW_ADMIN_RESET"), level == "warn", "{level}: {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_are_evicted_before_they_expire_are_warned_of() {
+    let (by_caller, by_total) = ("IDEMPOTENCY_MAX_ENTRIES_PER_CALLER", "IDEMPOTENCY_CACHE_MAX_ENTRIES");
+    for cap in [by_caller, by_total] {
+        let database = url(&new_database().await);
+        let port = free_port();
+        let text = port.to_string();
+        let environment = [("DATABASE_URL", database.as_str()), ("PORT", &text), ("JANITOR_INTERVAL_MS", "10")];
+        let mut service = Logged::start(&[&environment[..], &[(cap, "2")]].concat());
+        service.says("server started").await;
+        let client = Client::new(([127, 0, 0, 1], port).into());
+        for key in ["k1", "k2", "k3"] {
+            assert_eq!(client.key(key).post("/api/v1/usage", &usage("a", "s", 1)).await.status, 201);
+        }
+        service.says("live idempotency records evicted").await;
+        service.terminate();
+        assert!(service.exit().await.success());
+        let lines = lines(&service.text());
+        let find = |message: &str| lines.iter().find(|line| line["message"] == message).expect(message);
+        let pruned = find("the janitor pruned");
+        assert_eq!((&pruned["level"], &pruned["expired"], &pruned["evicted"]), (&json!("INFO"), &json!(0), &json!(1)));
+        let evicted = find("live idempotency records evicted");
+        assert_eq!((&evicted["level"], &evicted["cap"], &evicted["count"]), (&json!("WARN"), &json!(2), &json!(1)));
     }
 }

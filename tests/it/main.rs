@@ -42,6 +42,7 @@ mod refusals;
 mod rights;
 mod secrets;
 mod services;
+mod setbacks;
 mod settlements;
 mod start_errors;
 mod stats;

@@ -86,16 +86,21 @@ impl Service {
         wait_until(Duration::from_secs(10), is_queued).await;
     }
 
-    /// Sends records of usage that meet in one batch, if the service has one lane: they gather behind another one that
-    /// cannot go on. Their answers, in order.
+    /// Sends records of usage that meet in one batch, if the service has one lane. Their answers, in order.
     pub async fn record_together(&self, records: Vec<(Client, serde_json::Value)>) -> Vec<Answer> {
+        let posts = records.into_iter().map(|(client, record)| (client, "/api/v1/usage", record));
+        self.post_together(posts.collect()).await
+    }
+
+    /// The same for posts to any path: they gather behind another request that cannot go on.
+    pub async fn post_together(&self, posts: Vec<(Client, &'static str, serde_json::Value)>) -> Vec<Answer> {
         let mut table = self.pool.begin().await.expect("begin");
         sqlx::query("LOCK TABLE usage_counters").execute(&mut *table).await.expect("a lock");
-        let send = |client: Client, record| tokio::spawn(async move { client.post("/api/v1/usage", &record).await });
-        let occupant = send(self.client(), usage("occupant", "s", 1));
+        let send = |client: Client, path, body| tokio::spawn(async move { client.post(path, &body).await });
+        let occupant = send(self.client(), "/api/v1/usage", usage("occupant", "s", 1));
         self.blocked(1).await;
-        let count = records.len();
-        let sent: Vec<_> = records.into_iter().map(|(client, record)| send(client, record)).collect();
+        let count = posts.len();
+        let sent: Vec<_> = posts.into_iter().map(|(client, path, body)| send(client, path, body)).collect();
         self.queued(count).await;
         table.rollback().await.expect("rollback");
         assert_eq!(occupant.await.expect("a task").status, 201);

@@ -1,0 +1,166 @@
+//! What becomes of requests whose batch was taken back: those that can still count do, once, and the others are told that
+//! nothing was changed.
+
+use std::time::{Duration, Instant};
+
+use agentpay_billing::clock::Clock;
+use agentpay_billing::command::committer::CommitterSettings;
+use agentpay_billing::command::{Answer as Told, Command, Committer, Request};
+use agentpay_billing::domain::caller::Tenant;
+use agentpay_billing::domain::refusal::Refusal;
+use agentpay_billing::live_limits::LiveLimits;
+use serde_json::json;
+
+use crate::support::{Answer, Moment, Proxy, Service, new_database, pool, usage, wait_until};
+
+const USAGE: &str = "/api/v1/usage";
+const NOTHING_CHANGED: &str = "the store is unavailable; nothing was changed";
+const UNKNOWN: &str =
+    "the outcome of this write is unknown; repeat it with the same Idempotency-Key, or check before repeating it";
+
+fn unavailable(message: &str) -> (u16, String, String) {
+    (503, "service_unavailable".to_owned(), message.to_owned())
+}
+
+/// A rule that nobody told the service of: whoever writes the agent `unlucky` is rolled back with this SQLSTATE.
+async fn roll_back_the_unlucky(service: &Service, code: &str) {
+    let rule = format!(
+        "CREATE OR REPLACE FUNCTION roll_back() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN RAISE EXCEPTION 'again' USING ERRCODE = '{code}'; END $$;
+         CREATE OR REPLACE TRIGGER unlucky BEFORE INSERT ON usage_counters
+         FOR EACH ROW WHEN (NEW.agent = 'unlucky') EXECUTE FUNCTION roll_back()"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(rule)).execute(&service.pool).await.expect("a trigger");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_rolled_back_time_and_again_is_given_up_alone() {
+    let service = Service::start(&[("COMMIT_LANES", "1")]).await;
+    // A serialization failure, and a deadlock.
+    for code in ["40001", "40P01"] {
+        roll_back_the_unlucky(&service, code).await;
+        let agents = ["lucky", "unlucky", "fortunate"];
+        let records = agents.map(|agent| (service.client().key(&format!("{agent}{code}")), usage(agent, "s", 1)));
+        let answers = service.record_together(records.to_vec()).await;
+        assert_eq!((answers[0].status, answers[2].status), (201, 201), "{code}: {answers:?}");
+        assert_eq!(answers[1].error(), unavailable(NOTHING_CHANGED), "{code}");
+        // It left nothing behind, and its key runs when it can.
+        assert_eq!(service.number("SELECT count(*) FROM usage_counters WHERE agent = 'unlucky'").await, 0);
+        assert_eq!(service.client().get(&format!("/api/v1/idempotency/unlucky{code}")).await.status, 404);
+    }
+    sqlx::raw_sql("DROP TRIGGER unlucky ON usage_counters").execute(&service.pool).await.expect("drop");
+    let again = service.client().key("unlucky40001").post(USAGE, &usage("unlucky", "s", 1)).await;
+    assert_eq!((again.status, again.replayed), (201, false));
+    service.verify().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_twin_of_a_request_that_left_no_record_runs_itself() {
+    let service = Service::start(&[("COMMIT_LANES", "1")]).await;
+    let client = service.client();
+    client.send("PATCH", "/api/v1/config", Some(r#"{"usageStoreMaxKeys":2}"#)).await;
+    for agent in ["occupant", "a"] {
+        assert_eq!(client.post(USAGE, &usage(agent, "s", 1)).await.status, 201);
+    }
+    // There is no room for the first of the twins. That refusal is not stored, and then the settlement makes room.
+    let twin = (client.key("twin"), USAGE, usage("b", "s", 7));
+    let settlement = (client.clone(), "/api/v1/settle", json!({ "agent": "a", "serviceId": "s" }));
+    let mut answers = service.post_together(vec![twin.clone(), twin, settlement]).await;
+    assert_eq!(answers.pop().map(|settled| settled.status), Some(200));
+    answers.sort_by_key(|answer| answer.status);
+    let told: Vec<(u16, bool)> = answers.iter().map(|answer| (answer.status, answer.replayed)).collect();
+    assert_eq!(told, [(201, false), (429, false)], "{answers:?}");
+    let again = client.key("twin").post(USAGE, &usage("b", "s", 7)).await;
+    assert!(again.replayed && again.same(&answers[0]), "{again:?}");
+    assert_eq!(service.number("SELECT lifetime FROM usage_counters WHERE agent = 'b'").await, 7);
+    service.verify().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blocked_request_that_finds_the_queue_full_is_refused_and_holds_up_nobody() {
+    let service = Service::start(&[("COMMIT_LANES", "1"), ("COMMIT_QUEUE_MAX", "1")]).await;
+    let client = service.client();
+    client.post(USAGE, &usage("locked", "s", 1)).await;
+    let mut holder = service.pool.begin().await.expect("transaction");
+    let lock = "SELECT FROM usage_counters WHERE agent = 'locked' FOR UPDATE";
+    sqlx::query(lock).execute(&mut *holder).await.expect("lock");
+    let post = |agent: &'static str| {
+        let client = client.clone();
+        tokio::spawn(async move { client.post(USAGE, &usage(agent, "s", 1)).await })
+    };
+    let blocked = post("locked");
+    service.blocked(1).await;
+    // This one takes the only place, in which the other could have waited.
+    let free = post("free");
+    service.queued(1).await;
+    let refused: Answer = blocked.await.expect("a client");
+    assert_eq!(refused.error(), unavailable("the write queue is full; nothing was changed"));
+    assert_eq!(free.await.expect("a client").status, 201);
+    holder.rollback().await.expect("rollback");
+    assert_eq!(client.post(USAGE, &usage("locked", "s", 1)).await.json()["total"], 2);
+    service.verify().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_waits_in_a_lane_that_lost_its_database_is_refused_before_its_deadline_and_changes_nothing() {
+    let database = new_database().await;
+    let proxy = Proxy::start(&database).await;
+    let environment = [("COMMIT_LANES", "1"), ("ALLOW_ADMIN_RESET", "true"), ("REQUEST_TIMEOUT_MS", "30000")];
+    let mut service = Service::start_on(proxy.options(), &environment).await;
+    service.pool = pool(&database);
+    let client = service.client();
+    client.post(USAGE, &usage("a", "s", 1)).await;
+    // The lane is busy with a change of the limits, whose COMMIT will be the last thing that the lane does for a while.
+    let mut row = service.pool.begin().await.expect("begin");
+    sqlx::query("SELECT FROM limits FOR UPDATE").execute(&mut *row).await.expect("a lock");
+    let send = |method: &'static str, path: &'static str, body: String| {
+        let client = client.clone();
+        tokio::spawn(async move { client.send(method, path, Some(&body)).await })
+    };
+    let change = send("PATCH", "/api/v1/config", r#"{"bulkMaxItems":7}"#.to_owned());
+    service.blocked(1).await;
+    // A reset shares its transaction with nobody, so these are three that would be tried one by one.
+    let mut waiting = Vec::new();
+    for (path, body) in [
+        (USAGE, usage("a", "s", 10).to_string()),
+        ("/api/v1/admin/reset", "{}".to_owned()),
+        (USAGE, usage("a", "s", 100).to_string()),
+    ] {
+        waiting.push(send("POST", path, body));
+        service.queued(waiting.len()).await;
+    }
+    proxy.at_next_commit_and_close(Moment::BeforeCommit);
+    row.rollback().await.expect("rollback");
+    assert_eq!(change.await.expect("a client").error(), unavailable(UNKNOWN));
+    for request in waiting {
+        wait_until(Duration::from_secs(10), async || request.is_finished()).await;
+        assert_eq!(request.await.expect("a client").error(), unavailable(NOTHING_CHANGED));
+    }
+    proxy.open();
+    assert_eq!(client.post(USAGE, &usage("a", "s", 1)).await.json()["total"], 2);
+    assert_eq!(client.get("/api/v1/config").await.json()["config"]["bulkMaxItems"], 100);
+    service.verify().await;
+}
+
+#[tokio::test]
+async fn a_request_that_no_lane_is_left_for_is_refused_at_once() {
+    let settings = CommitterSettings { lanes: 1, batch_max: 1, queue_max: 1, ttl_ms: 1000 };
+    let limits = LiveLimits::new(Default::default());
+    let (committer, mut lanes) = Committer::start(&settings, new_database().await, Clock::default(), limits);
+    lanes.shutdown().await;
+    let far = Instant::now() + Duration::from_secs(3600);
+    // Its place in the queue is free again for the second one.
+    for _ in 0..2 {
+        let request = Request {
+            tenant: Tenant::public(),
+            keyed: None,
+            method: "POST",
+            path: USAGE.to_owned(),
+            request_id: "r".to_owned(),
+            deadline: far,
+            command: Command::SetPaused(true),
+        };
+        let answer = tokio::time::timeout(Duration::from_secs(10), committer.submit(request)).await;
+        assert_eq!(answer.expect("at once"), Told::Refused(Refusal::StoreUnavailable));
+    }
+}
