@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, PgConnection, PgPool};
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 
 use crate::api;
 use crate::api::rate_limit::RateLimiter;
+use crate::api::shared_read::SharedRead;
 use crate::api::state::{ApiParts, KnownKeys};
 use crate::clock::Clock;
 use crate::command::Committer;
@@ -30,6 +31,9 @@ const REACH_LIMIT: Duration = Duration::from_secs(30);
 /// How long a stop waits for running requests.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 /// How long a read waits for a connection.
+/// How long a connection may have been idle and still be used without asking whether it works.
+const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(2);
 
 /// Why the service did not start. One line, without secrets.
@@ -162,6 +166,12 @@ impl App {
         let pool = PgPoolOptions::new()
             .max_connections(settings.pool_max)
             .acquire_timeout(ACQUIRE_LIMIT)
+            // Asking every time whether a connection still works would cost each read a round trip.
+            .test_before_acquire(false)
+            .before_acquire(|connection, usage| {
+                let is_fresh = usage.idle_for < TRUSTED_IDLE;
+                Box::pin(async move { Ok(is_fresh || connection.ping().await.is_ok()) })
+            })
             .connect_lazy_with(options.clone());
         let (committer, lanes) = Committer::start(&settings.committer, options.clone(), clock.clone(), live.clone());
         let janitor = Janitor {
@@ -192,6 +202,7 @@ impl App {
             limiter: settings.api.rate_limit.then(RateLimiter::default),
             janitor_ran: janitor.last_run.clone(),
             started: Instant::now(),
+            metrics: SharedRead::default(),
         };
         let router = api::router(parts.into());
         let stop_serving = CancellationToken::new();

@@ -8,9 +8,11 @@ use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::command::Reply;
+use crate::domain::caller::Tenant;
 use crate::domain::event::{event_id, place_of};
 use crate::domain::money::SAFE_MAX;
 use crate::domain::refusal::Refusal;
@@ -73,24 +75,13 @@ pub async fn list(
 
     let tenant = &exchange.identity.tenant;
     let mut connection = state.connection().await?;
-    // One snapshot, so that total, items and cursor speak of the same log.
-    let mut log = server::begin_snapshot(&mut connection).await?;
-    // The newest `limit` of all events are visible, for no page is longer than the cap; anything else has to know where
-    // the visible log begins.
-    let is_head = before.is_none() && filter.is_empty();
-    let first = if is_head { 0 } else { events::first_visible(&mut log, tenant, cap).await? };
-    if let Some(place) = before
-        && !events::is_visible(&mut log, tenant, &filter, first, place).await?
-    {
-        return Err(Failure(Refusal::CursorExpired));
-    }
-    let total = if filter.is_empty() {
-        totals::of(&mut log, tenant.as_str()).await?.events.min(cap)
-    } else {
-        events::count_matching(&mut log, tenant, &filter, first).await?
+    let (total, mut rows) = match before {
+        None if filter.is_empty() => {
+            let (stored, rows) = events::head(&mut connection, tenant, limit + 1).await?;
+            (stored.min(cap), rows)
+        }
+        _ => part(&mut connection, tenant, &filter, before, cap, limit + 1).await?,
     };
-    let before_position = before.map_or(i64::MAX, |(_, position)| position);
-    let mut rows = events::newest(&mut log, tenant, &filter, first, before_position, limit + 1).await?;
     // At the head of a log at its cap the row behind the page may be one that is not visible; `total` knows.
     let has_more = rows.len() as i64 > limit && (before.is_some() || total > limit);
     rows.truncate(limit as usize);
@@ -98,6 +89,32 @@ pub async fn list(
     let next_cursor = oldest.map(|row| encode_cursor(&format!("{}:{}", row.recorded_at.as_ms(), row.id())));
     let items = rows.into_iter().rev().map(Item::try_from).collect::<Result<_, _>>()?;
     Ok(etag::conditional(&headers, Reply::json(200, &List { total, items, next_cursor }), &view))
+}
+
+/// A page that is not the head of the whole log: it has to know where the visible log begins.
+async fn part(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    filter: &Filter,
+    before: Option<(Timestamp, i64)>,
+    cap: i64,
+    limit: i64,
+) -> Result<(i64, Vec<Recorded>), Failure> {
+    // One snapshot, so that total, items and cursor speak of the same log.
+    let mut log = server::begin_snapshot(connection).await?;
+    let first = events::first_visible(&mut log, tenant, cap).await?;
+    if let Some(place) = before
+        && !events::is_visible(&mut log, tenant, filter, first, place).await?
+    {
+        return Err(Failure(Refusal::CursorExpired));
+    }
+    let total = if filter.is_empty() {
+        totals::of(&mut log, tenant.as_str()).await?.events.min(cap)
+    } else {
+        events::count_matching(&mut log, tenant, filter, first).await?
+    };
+    let before_position = before.map_or(i64::MAX, |(_, position)| position);
+    Ok((total, events::newest(&mut log, tenant, filter, first, before_position, limit).await?))
 }
 
 #[derive(JsonSchema, Serialize)]

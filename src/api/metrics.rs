@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -25,6 +26,11 @@ pub const SHOW: Description = Description::of("Metrics for Prometheus").content(
 
 pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     check_query(&exchange, &[])?;
+    let text = state.metrics.get(render(&state)).await;
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
+}
+
+async fn render(state: &ApiState) -> Bytes {
     let idle = state.pool.num_idle();
     let gauges = Gauges {
         queue_depth: state.committer.queue_depth(),
@@ -35,8 +41,7 @@ pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result
     let read = async { kept::figures(&mut *state.pool.acquire().await.ok()?, now).await.ok() };
     let figures = tokio::time::timeout(FIGURES_LIMIT, read).await.ok().flatten();
     let exact = figures.map_or_else(Vec::new, |figures| families(&figures, now));
-    let content_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    Ok((content_type, metrics::render(gauges, &exact)).into_response())
+    metrics::render(gauges, &exact).into()
 }
 
 /// What speaks for the whole database.

@@ -32,6 +32,7 @@ mod service_usage;
 mod services;
 mod settle;
 mod settlements;
+pub mod shared_read;
 pub mod state;
 mod stats;
 mod usage;

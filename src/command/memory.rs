@@ -2,8 +2,9 @@
 //! the statement that writes compares all of it with what is stored, writes nothing where something has moved, and the
 //! batch reads. How much is remembered is bounded; what was not used for long is forgotten.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::{BuildHasher, RandomState};
+
+use quick_cache::unsync::Cache;
 
 use crate::domain::caller::Tenant;
 use crate::domain::names::ServiceId;
@@ -12,50 +13,21 @@ use crate::store::batch::{Known, Wanted};
 use crate::store::idempotency::CallerKey;
 use crate::store::usage::{Counter, CounterId};
 
-/// Of each kind, half of the most that is remembered.
-const GENERATION: usize = 16_384;
+/// Most that is remembered of each kind.
+const REMEMBERED_MAX: usize = 16_384;
 
-/// The same for keys, of which only a hash is kept.
-const KEY_GENERATION: usize = 65_536;
+/// Most keys that are remembered, of which only a hash is kept.
+const KEYS_MAX: usize = 65_536;
 
 /// Batches that read everything after one that relied on its memory in vain.
 const DOUBTFUL_BATCHES: u32 = 64;
 
-/// The latest of what was used, at most two generations: when the young one is full, the old one is forgotten.
-struct Recent<K, V> {
-    young: HashMap<K, V>,
-    old: HashMap<K, V>,
-    generation: usize,
-}
-
-impl<K: Eq + Hash, V: Copy> Recent<K, V> {
-    fn new(generation: usize) -> Self {
-        Self { young: HashMap::new(), old: HashMap::new(), generation }
-    }
-
-    fn get(&mut self, key: &K) -> Option<V> {
-        if let Some(value) = self.young.get(key) {
-            return Some(*value);
-        }
-        let (key, value) = self.old.remove_entry(key)?;
-        self.insert(key, value);
-        Some(value)
-    }
-
-    fn insert(&mut self, key: K, value: V) {
-        self.young.insert(key, value);
-        if self.young.len() >= self.generation {
-            self.old = std::mem::take(&mut self.young);
-        }
-    }
-}
-
 pub struct Memory {
-    counters: Recent<CounterId, Counter>,
+    counters: Cache<CounterId, Counter>,
     /// None: the service is not registered.
-    offers: Recent<(Tenant, ServiceId), Option<Terms>>,
-    webhooks: Recent<Tenant, i64>,
-    keys: Recent<u64, ()>,
+    offers: Cache<(Tenant, ServiceId), Option<Terms>>,
+    webhooks: Cache<Tenant, i64>,
+    keys: Cache<u64, ()>,
     hasher: RandomState,
     /// Batches that still read everything, until what is remembered has proved true again.
     doubt: u32,
@@ -65,10 +37,10 @@ pub struct Memory {
 impl Default for Memory {
     fn default() -> Self {
         Self {
-            counters: Recent::new(GENERATION),
-            offers: Recent::new(GENERATION),
-            webhooks: Recent::new(GENERATION),
-            keys: Recent::new(KEY_GENERATION),
+            counters: Cache::new(REMEMBERED_MAX),
+            offers: Cache::new(REMEMBERED_MAX),
+            webhooks: Cache::new(REMEMBERED_MAX),
+            keys: Cache::new(KEYS_MAX),
             hasher: RandomState::new(),
             doubt: 0,
             relied: false,
@@ -98,10 +70,11 @@ impl Memory {
             };
         }
         let keys = wanted.keys.iter().map(|key| self.keys.get(&self.hasher.hash_one(key)).is_some()).collect();
-        let counters: Vec<Option<Counter>> = wanted.pairs.iter().map(|id| self.counters.get(id)).collect();
+        let counters: Vec<Option<Counter>> = wanted.pairs.iter().map(|id| self.counters.get(*id).copied()).collect();
         let offers = wanted.offers.iter();
-        let terms = offers.map(|(tenant, id)| self.offers.get(&((*tenant).clone(), (*id).clone()))).collect();
-        let mut webhooks: Vec<Option<i64>> = wanted.tenants.iter().map(|tenant| self.webhooks.get(tenant)).collect();
+        let terms = offers.map(|(tenant, id)| self.offers.get(&((*tenant).clone(), (*id).clone())).copied()).collect();
+        let mut webhooks: Vec<Option<i64>> =
+            wanted.tenants.iter().map(|tenant| self.webhooks.get(*tenant).copied()).collect();
         // A pair that may rise above zero needs to know how many of its tenant there are already.
         let rising = wanted.pairs.iter().zip(&counters);
         for (id, _) in rising.filter(|(_, counter)| counter.is_none_or(|counter| counter.outstanding == 0)) {
@@ -129,11 +102,11 @@ impl Memory {
             reply.is_some() && self.keys.get(&self.hasher.hash_one(key)).is_none()
         };
         let a_key_was_known = wanted.keys.iter().zip(&known.replies).any(is_news);
-        let mut moved = |(id, counter): (&&CounterId, &Option<Counter>)| {
-            self.counters.get(id).is_some_and(|remembered| Some(remembered) != *counter)
+        let moved = |(id, counter): (&&CounterId, &Option<Counter>)| {
+            self.counters.get(*id).is_some_and(|remembered| Some(*remembered) != *counter)
         };
-        let moved = wanted.pairs.iter().zip(&known.counters).any(|pair| moved(pair));
-        self.doubt = if a_key_was_known || moved { DOUBTFUL_BATCHES } else { self.doubt - 1 };
+        let a_counter_moved = wanted.pairs.iter().zip(&known.counters).any(moved);
+        self.doubt = if a_key_was_known || a_counter_moved { DOUBTFUL_BATCHES } else { self.doubt - 1 };
     }
 
     /// Notes what was read; the counters only once they are written.
@@ -155,8 +128,8 @@ impl Memory {
 
     /// Forgets all but keys and counters: a command that may have changed the rest was executed.
     pub fn forget_terms(&mut self) {
-        self.offers = Recent::new(GENERATION);
-        self.webhooks = Recent::new(GENERATION);
+        self.offers = Cache::new(REMEMBERED_MAX);
+        self.webhooks = Cache::new(REMEMBERED_MAX);
     }
 }
 

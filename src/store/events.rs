@@ -167,3 +167,37 @@ pub async fn newest(
     });
     Ok(events.collect())
 }
+
+/// The newest `limit` events, newest first, and how many are stored in all: as of one moment, in one statement.
+pub async fn head(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    limit: i64,
+) -> Result<(i64, Vec<Recorded>), StoreError> {
+    let rows = sqlx::query!(
+        r#"-- events::head
+        SELECT totals.events AS "events!", newest.position AS "position?", newest.recorded_at AS "recorded_at?",
+               newest.type AS "type_name?", newest.payload
+        FROM (
+            SELECT coalesce(sum(events), 0)::bigint AS events FROM tenant_totals WHERE tenant = $1
+        ) AS totals
+        LEFT JOIN LATERAL (
+            SELECT position, recorded_at, type, payload::text AS payload FROM events
+            WHERE tenant = $1 ORDER BY tenant DESC, position DESC LIMIT $2
+        ) AS newest ON true"#,
+        tenant.as_str(),
+        limit,
+    )
+    .fetch_all(connection)
+    .await?;
+    let stored = rows.first().map_or(0, |row| row.events);
+    let events = rows.into_iter().filter_map(|row| {
+        Some(Recorded {
+            position: row.position?,
+            recorded_at: row.recorded_at?.into(),
+            type_name: row.type_name?,
+            payload: row.payload?,
+        })
+    });
+    Ok((stored, events.collect()))
+}

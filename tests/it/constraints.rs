@@ -88,14 +88,6 @@ const CASES: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "usage_counters_agent_form",
-        &[
-            "UPDATE usage_counters SET agent = ''",
-            "UPDATE usage_counters SET agent = 'a/b'",
-            "UPDATE usage_counters SET agent = repeat('x', 257)",
-        ],
-    ),
-    (
         "usage_counters_service_id_form",
         &[
             "UPDATE usage_counters SET service_id = ''",

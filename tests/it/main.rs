@@ -31,6 +31,7 @@ mod janitor;
 mod janitor_cost;
 mod local_postgres;
 mod logs;
+mod memory;
 mod metrics;
 mod model;
 mod openapi;
