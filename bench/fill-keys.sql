@@ -11,3 +11,4 @@ FROM (SELECT n, now() - interval '96000 seconds' + interval '96000 seconds' * n 
 INSERT INTO record_counts (kind, owner, records)
 SELECT 'caller_replies', 'tenant:tnt_' || lpad(to_hex(n), 32, '0'), :rows / :tenants FROM generate_series(1, :tenants) AS n
 UNION ALL SELECT 'all_replies', '*', :rows;
+UPDATE tenant_totals SET replies = replies + :rows WHERE shard = 0 AND tenant = '*';

@@ -64,7 +64,7 @@ fn families(figures: &Figures, now: Timestamp) -> Vec<Exact> {
         counter("agentpay_requests_recorded_total", "Requests ever recorded.", totals.lifetime.to_string()),
         counter("agentpay_settled_stroops_total", "Amount settled, in stroops.", totals.settled_stroops.to_string()),
         counter("agentpay_settlements_total", "Settlements made.", totals.settlements.to_string()),
-        gauge("agentpay_idempotency_keys", "Stored idempotency records.", figures.idempotency_records.to_string()),
+        gauge("agentpay_idempotency_keys", "Stored idempotency records.", totals.replies.to_string()),
         gauge(
             "agentpay_janitor_lag_seconds",
             "Time since the expiry of the oldest record that is not yet pruned.",

@@ -200,7 +200,7 @@ impl Attempt<'_> {
             counters: ledger.changed_counters(),
             agents: ledger.new_agents(),
             services: ledger.service_changes(),
-            tenants: tenant_changes(&ledger, &events, totals),
+            tenants: tenant_changes(&ledger, &events, records.len() as i64, totals),
             record_counts: record_counts(&records, &events),
             settlements: &settlements,
             events: &events,
@@ -328,6 +328,7 @@ fn room(wanted: &Wanted<'_>, known: &Known, limits: Limits) -> BTreeMap<Tenant, 
 fn tenant_changes(
     ledger: &Ledger<'_>,
     events: &[(Tenant, Event)],
+    replies: i64,
     mut changes: BTreeMap<Tenant, TenantChange>,
 ) -> BTreeMap<Tenant, TenantChange> {
     ledger.add_tenant_changes(&mut changes);
@@ -335,8 +336,8 @@ fn tenant_changes(
         ledger::of_tenant(&mut changes, tenant).events += 1;
     }
     changes.retain(|_, change| *change != TenantChange::default());
-    if !changes.is_empty() {
-        let mut all = TenantChange::default();
+    if !changes.is_empty() || replies > 0 {
+        let mut all = TenantChange { replies, ..TenantChange::default() };
         changes.values().for_each(|change| all += change);
         changes.insert(Tenant::from_stored(ALL_TENANTS.to_owned()), all);
     }

@@ -237,9 +237,11 @@ async fn note(connection: &mut PgConnection, removed: &[Removed]) -> Result<(i64
         .iter()
         .map(|removed| Change { kind: Kind::CallerReplies, owner: &removed.caller, change: -removed.records })
         .collect();
+    let records = removed.iter().map(|removed| removed.records).sum();
     record_counts::append(connection, &changes).await?;
     record_counts::fold(connection, CHANGES_MAX).await?;
-    Ok((removed.iter().map(|removed| removed.records).sum(), removed.iter().map(|removed| removed.live).sum()))
+    totals::subtract_replies(connection, records).await?;
+    Ok((records, removed.iter().map(|removed| removed.live).sum()))
 }
 
 fn log(report: &Report, settings: &JanitorSettings) {

@@ -70,7 +70,7 @@ pub async fn totals(connection: &mut PgConnection, report: &mut dyn FnMut(Findin
             SELECT tenant, sum(pairs) AS pairs, sum(pairs_above_zero) AS pairs_above_zero,
                    sum(outstanding) AS outstanding, sum(lifetime) AS lifetime, sum(services) AS services,
                    sum(settled_stroops) AS settled_stroops, sum(agents) AS agents, sum(events) AS events,
-                   sum(api_keys) AS api_keys, sum(webhooks) AS webhooks
+                   sum(api_keys) AS api_keys, sum(webhooks) AS webhooks, sum(replies) AS replies
             FROM tenant_totals GROUP BY tenant
         ), figures AS (
             SELECT tenant, name, figure FROM (
@@ -90,12 +90,14 @@ pub async fn totals(connection: &mut PgConnection, report: &mut dyn FnMut(Findin
         ), counted AS (
             SELECT tenant, name, figure FROM figures
             UNION ALL SELECT '*', name, sum(figure) FROM figures GROUP BY name
+            UNION ALL SELECT '*', 'replies', count(*) FROM idempotency_keys
         ), kept_figures AS (
             SELECT tenant, name, figure FROM kept
             CROSS JOIN LATERAL (VALUES
                 ('pairs', pairs), ('pairs_above_zero', pairs_above_zero), ('outstanding', outstanding),
                 ('lifetime', lifetime), ('services', services), ('settled_stroops', settled_stroops),
-                ('agents', agents), ('events', events), ('api_keys', api_keys), ('webhooks', webhooks)
+                ('agents', agents), ('events', events), ('api_keys', api_keys), ('webhooks', webhooks),
+                ('replies', replies)
             ) AS figure (name, figure)
         )
         SELECT tenant AS "tenant!", name AS "name!", coalesce(kept_figures.figure, 0)::text AS "is_kept!",

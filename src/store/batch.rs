@@ -263,13 +263,14 @@ pub async fn write(
                 ), tenant_sums AS (
                     INSERT INTO tenant_totals AS total
                         (tenant, shard, pairs, pairs_above_zero, outstanding, lifetime, settlements, settled_stroops,
-                         services, agents, events, webhooks, api_keys)
+                         services, agents, events, webhooks, api_keys, replies)
                     SELECT tenant, $3, pairs, pairs_above_zero, outstanding, lifetime, settlements,
-                           settled_stroops::numeric, services, agents, events, webhooks, api_keys
+                           settled_stroops::numeric, services, agents, events, webhooks, api_keys, replies
                     FROM unnest($18::text[], $19::bigint[], $20::bigint[], $21::bigint[], $22::bigint[], $23::bigint[],
-                                $24::text[], $25::bigint[], $26::bigint[], $27::bigint[], $28::bigint[], $29::bigint[])
+                                $24::text[], $25::bigint[], $26::bigint[], $27::bigint[], $28::bigint[], $29::bigint[],
+                                $52::bigint[])
                         AS change (tenant, pairs, pairs_above_zero, outstanding, lifetime, settlements,
-                                   settled_stroops, services, agents, events, webhooks, api_keys)
+                                   settled_stroops, services, agents, events, webhooks, api_keys, replies)
                     ON CONFLICT (tenant, shard) DO UPDATE
                     SET pairs = total.pairs + excluded.pairs,
                         pairs_above_zero = total.pairs_above_zero + excluded.pairs_above_zero,
@@ -281,7 +282,8 @@ pub async fn write(
                         agents = total.agents + excluded.agents,
                         events = total.events + excluded.events,
                         webhooks = total.webhooks + excluded.webhooks,
-                        api_keys = total.api_keys + excluded.api_keys
+                        api_keys = total.api_keys + excluded.api_keys,
+                        replies = total.replies + excluded.replies
                 ), log AS (
                     INSERT INTO events (tenant, recorded_at, type, payload, position)
                     OVERRIDING SYSTEM VALUE
@@ -374,7 +376,8 @@ pub async fn write(
                 offers.iter().map(|(.., terms)| price(*terms)).collect::<Vec<_>>() as _,
                 offers.iter().map(|(.., terms)| disabled(*terms)).collect::<Vec<_>>() as _,
                 changes.webhooks.iter().map(|(tenant, _)| tenant.as_str()).collect::<Vec<_>>() as _,
-                &changes.webhooks.iter().map(|(_, webhooks)| *webhooks).collect::<Vec<_>>()
+                &changes.webhooks.iter().map(|(_, webhooks)| *webhooks).collect::<Vec<_>>(),
+                &tenant(|change| change.replies)
                 $(, $argument)*
             )
             .fetch_one(connection)
@@ -391,22 +394,22 @@ pub async fn write(
             OVERRIDING SYSTEM VALUE
             SELECT tenant, agent, positions.drawn[arrival]
             FROM (SELECT ARRAY(SELECT nextval(pg_get_serial_sequence('agents', 'list_position'))
-                               FROM generate_series(1, cardinality($52::text[]))) AS drawn) AS positions
-            CROSS JOIN unnest($52::text[], $53::text[], $54::bigint[]) AS added (tenant, agent, arrival)
+                               FROM generate_series(1, cardinality($53::text[]))) AS drawn) AS positions
+            CROSS JOIN unnest($53::text[], $54::text[], $55::bigint[]) AS added (tenant, agent, arrival)
         ), bills AS (
             INSERT INTO settlements (tenant, settlement_id, agent, service_id, requests, price_stroops, billed_stroops,
                                      settled_at, idempotency_key, request_id)
             SELECT tenant, settlement_id, agent, service_id, requests, price_stroops, billed_stroops::numeric,
                    $4, idempotency_key, request_id
-            FROM unnest($55::text[], $56::text[], $57::text[], $58::text[], $59::bigint[], $60::bigint[], $61::text[],
-                        $62::text[], $63::text[])
+            FROM unnest($56::text[], $57::text[], $58::text[], $59::text[], $60::bigint[], $61::bigint[], $62::text[],
+                        $63::text[], $64::text[])
                 AS bill (tenant, settlement_id, agent, service_id, requests, price_stroops, billed_stroops,
                          idempotency_key, request_id)
         ), outbox AS (
             INSERT INTO webhook_deliveries
                 (tenant, delivery, webhook, created_at, event_position, type, payload, next_attempt_at, due_at)
             SELECT tenant, delivery, webhook, $4, position, type, payload::json, $4, $4
-            FROM unnest($64::text[], $65::text[], $66::text[], $67::bigint[], $68::text[], $69::text[])
+            FROM unnest($65::text[], $66::text[], $67::text[], $68::bigint[], $69::text[], $70::text[])
                 AS entry (tenant, delivery, webhook, position, type, payload)
         )"#,
         agents.iter().map(|(tenant, ..)| tenant.as_str()).collect::<Vec<_>>() as _,

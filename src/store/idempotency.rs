@@ -64,6 +64,9 @@ pub async fn remove_expired(
             WITH removed AS (
                 DELETE FROM idempotency_keys WHERE caller = $1 AND key = $2 AND (expires_at <= $3) IS TRUE
                 RETURNING caller
+            ), total AS (
+                INSERT INTO tenant_totals AS total (tenant, shard, replies) SELECT '*', 0, -1 FROM removed
+                ON CONFLICT (tenant, shard) DO UPDATE SET replies = total.replies + excluded.replies
             )
             INSERT INTO record_changes (kind, owner, change) SELECT 'caller_replies', caller, -1 FROM removed",
             id.caller,

@@ -30,6 +30,8 @@ pub struct TenantChange {
     pub events: i64,
     pub webhooks: i64,
     pub api_keys: i64,
+    /// Kept for all tenants together only.
+    pub replies: i64,
 }
 
 impl AddAssign<&TenantChange> for TenantChange {
@@ -45,6 +47,7 @@ impl AddAssign<&TenantChange> for TenantChange {
         self.events += other.events;
         self.webhooks += other.webhooks;
         self.api_keys += other.api_keys;
+        self.replies += other.replies;
     }
 }
 
@@ -71,6 +74,20 @@ pub async fn subtract_events(connection: &mut PgConnection, tenant: &str, events
     Ok(())
 }
 
+/// Notes that `replies` of the idempotency records were pruned.
+pub async fn subtract_replies(connection: &mut PgConnection, replies: i64) -> Result<(), StoreError> {
+    sqlx::query!(
+        "-- totals::subtract_replies
+        INSERT INTO tenant_totals AS total (tenant, shard, replies) VALUES ($1, 0, $2)
+        ON CONFLICT (tenant, shard) DO UPDATE SET replies = total.replies + excluded.replies",
+        ALL_TENANTS,
+        -replies,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// A tenant's totals, or those of all tenants.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -84,6 +101,8 @@ pub struct Totals {
     pub events: i64,
     pub webhooks: i64,
     pub api_keys: i64,
+    /// Kept for all tenants together only.
+    pub replies: i64,
 }
 
 /// The totals of `owner`: a tenant's id, or [`ALL_TENANTS`]. Zeros for one that has nothing.
@@ -95,7 +114,8 @@ pub async fn of(connection: &mut PgConnection, owner: &str) -> Result<Totals, St
                coalesce(sum(settled_stroops), 0)::text AS "settled_stroops!",
                coalesce(sum(services), 0)::bigint AS "services!", coalesce(sum(agents), 0)::bigint AS "agents!",
                coalesce(sum(events), 0)::bigint AS "events!", coalesce(sum(webhooks), 0)::bigint AS "webhooks!",
-               coalesce(sum(api_keys), 0)::bigint AS "api_keys!"
+               coalesce(sum(api_keys), 0)::bigint AS "api_keys!",
+               coalesce(sum(replies), 0)::bigint AS "replies!"
         FROM tenant_totals WHERE tenant = $1"#,
         owner,
     )
@@ -112,6 +132,7 @@ pub async fn of(connection: &mut PgConnection, owner: &str) -> Result<Totals, St
         events: row.events,
         webhooks: row.webhooks,
         api_keys: row.api_keys,
+        replies: row.replies,
     })
 }
 

@@ -1,0 +1,1 @@
+ALTER TABLE tenant_totals DROP COLUMN replies;
