@@ -4,4 +4,4 @@ ALTER TABLE usage_counters DROP CONSTRAINT usage_counters_agent_form;
 ALTER TABLE idempotency_keys
     DROP CONSTRAINT idempotency_keys_caller_form,
     ADD CONSTRAINT idempotency_keys_caller_form
-        CHECK ((starts_with(caller, 'tenant:') OR starts_with(caller, 'ip:')) AND length(caller) <= 128);
+        CHECK ((starts_with(caller, 'tenant:') OR starts_with(caller, 'ip:')) AND length(caller) <= 128) NOT VALID;

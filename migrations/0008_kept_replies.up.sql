@@ -4,3 +4,9 @@ COMMENT ON COLUMN tenant_totals.replies IS 'Rows in idempotency_keys, expired on
 INSERT INTO tenant_totals AS total (tenant, shard, replies)
 SELECT '*', 0, count(*) FROM idempotency_keys HAVING count(*) > 0
 ON CONFLICT (tenant, shard) DO UPDATE SET replies = excluded.replies;
+
+-- A reset deletes counters; one that begins anew at version 1 could be taken for its predecessor.
+COMMENT ON COLUMN usage_counters.version IS 'Begins at random and grows by one with each write. A commit that decided on an older version is rolled back and decides again; add 1 whenever you change a row by hand.';
+
+-- In a transaction of its own, so that nobody waits while the rows are looked at.
+ALTER TABLE idempotency_keys VALIDATE CONSTRAINT idempotency_keys_caller_form;

@@ -31,10 +31,9 @@ const REACH_LIMIT: Duration = Duration::from_secs(30);
 /// How long a stop waits for running requests.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 /// How long a read waits for a connection.
+const ACQUIRE_LIMIT: Duration = Duration::from_secs(2);
 /// How long a connection may have been idle and still be used without asking whether it works.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
-
-const ACQUIRE_LIMIT: Duration = Duration::from_secs(2);
 
 /// Why the service did not start. One line, without secrets.
 #[derive(Debug, thiserror::Error)]

@@ -21,7 +21,7 @@ use crate::store::batch::{self, Changes, Known, Wanted};
 use crate::store::idempotency::{CallerKey, NewRecord};
 use crate::store::record_counts::{Change, Kind};
 use crate::store::totals::{ALL_TENANTS, TenantChange};
-use crate::store::usage::CounterId;
+use crate::store::usage::{Counter, CounterId};
 use crate::store::{StoreError, idempotency as records, server, usage};
 
 use super::apply::{PairsOfAgents, apply};
@@ -52,6 +52,9 @@ pub enum Setback {
     /// A handler gave up while the batch ran. Without that job it can run again.
     #[error("a request was withdrawn")]
     Withdrawn,
+    /// A key was taken to be new, and nothing that is written would tell if it is not. It runs again, and looks.
+    #[error("a key was not looked up")]
+    Presumed,
 }
 
 /// How long a batch waits for a lock: longer than a commit takes, so that replicas simply take turns.
@@ -99,6 +102,7 @@ impl Attempt<'_> {
     /// One answer for each job, committed. None for a twin whose leader left no record: it has to run in a later batch.
     pub async fn run(mut self, connection: &mut PgConnection, jobs: &[Job]) -> Result<Vec<Option<Answer>>, Setback> {
         *self.phase = Phase::Read;
+        self.memory.begin();
         let began = Instant::now();
         let is_plain = jobs.iter().all(|job| job.request.command.is_set_wise());
         let done = if is_plain && self.manners == Manners::Hopeful {
@@ -106,6 +110,14 @@ impl Attempt<'_> {
         } else {
             self.execute_in_transaction(connection, jobs).await?
         };
+        // Committed: not a moment earlier is it known what is stored.
+        done.written.iter().for_each(|(id, counter)| self.memory.note_counter(id, *counter));
+        if !is_plain {
+            self.memory.forget_terms();
+        }
+        if self.manners == Manners::Alone {
+            *self.memory = Memory::default();
+        }
         if done.executed > 0 {
             metrics::committed(done.executed, began.elapsed());
         }
@@ -120,7 +132,6 @@ impl Attempt<'_> {
         let error = match server::begin_commit(&mut *connection, self.manners.lock_timeout(), alone).await {
             Ok(mut transaction) => match self.execute(&mut transaction, jobs, true).await {
                 Ok(done) => {
-                    self.memory.forget_terms();
                     transaction.commit().await.map_err(StoreError::from)?;
                     return Ok(done);
                 }
@@ -157,11 +168,17 @@ impl Attempt<'_> {
         let mut known = if in_transaction {
             batch::read(connection, &wanted).await?
         } else {
-            self.learn(connection, &wanted).await?
+            self.learn(connection, jobs, &wanted).await?
         };
+        self.memory.note_keys(&wanted.keys);
         let verdicts = idempotency::judge(jobs, std::mem::take(&mut known.replies), self.now);
         if !verdicts.iter().any(Verdict::runs) {
-            return Ok(Done { answers: gather(jobs, verdicts, Vec::new()), executed: 0, has_deliveries: false });
+            return Ok(Done {
+                answers: gather(jobs, verdicts, Vec::new()),
+                executed: 0,
+                has_deliveries: false,
+                written: Vec::new(),
+            });
         }
         let expired = expired_keys(jobs, &verdicts);
         if !expired.is_empty() {
@@ -191,13 +208,17 @@ impl Attempt<'_> {
             totals: BTreeMap::new(),
         };
         let answers = apply(&mut work, jobs, &verdicts, &of_agents).await?;
+        if self.memory.is_relied_on() && jobs.iter().zip(&answers).any(leaves_no_record) {
+            self.memory.read_next_time();
+            return Err(Setback::Presumed);
+        }
         let Work { connection, dice, ledger, events, webhook_tests: tests, settlements, totals, .. } = work;
         let payloads: Vec<String> = events.iter().map(|(_, event)| event.to_json()).collect();
         let happened = Happened { events: &events, payloads: &payloads, tests: &tests, now: self.now };
         let outbox = outbox::fill(connection, &happened, &listening, dice).await?;
         let records = records_of(jobs, &answers, self.now, self.ttl_ms);
         let changes = Changes {
-            counters: ledger.changed_counters(),
+            counters: ledger.changed_counters(dice),
             agents: ledger.new_agents(),
             services: ledger.service_changes(),
             tenants: tenant_changes(&ledger, &events, records.len() as i64, totals),
@@ -220,24 +241,28 @@ impl Attempt<'_> {
         if in_transaction {
             claim(self.phase, jobs)?;
         }
-        let written = changes.counters.iter().map(|changed| (changed.id.clone(), changed.counter));
-        self.memory.note_written(written);
+        let written = changes.counters.iter().map(|changed| (changed.id.clone(), changed.counter)).collect();
         let has_deliveries = !changes.deliveries.is_empty();
         let executed = verdicts.iter().filter(|verdict| verdict.runs()).count();
-        Ok(Done { answers: gather(jobs, verdicts, answers), executed, has_deliveries })
+        Ok(Done { answers: gather(jobs, verdicts, answers), executed, has_deliveries, written })
     }
 }
 
 impl Attempt<'_> {
     /// What is remembered, and the rest read.
-    async fn learn(&mut self, connection: &mut PgConnection, wanted: &Wanted<'_>) -> Result<Known, StoreError> {
-        let recalled = self.memory.recall(wanted);
+    async fn learn(
+        &mut self,
+        connection: &mut PgConnection,
+        jobs: &[Job],
+        wanted: &Wanted<'_>,
+    ) -> Result<Known, StoreError> {
+        let keyed = jobs.iter().filter(|job| job.request.keyed.is_some());
+        let uncertain: Vec<bool> = keyed.map(|job| job.unsettled.is_some() || job.progress.has_met_twin()).collect();
+        let recalled = self.memory.recall(wanted, &uncertain);
         let rest = recalled.rest(wanted);
         let read = if rest.is_empty() { Known::default() } else { batch::read(connection, &rest).await? };
-        let known = recalled.with(read);
-        self.memory.compare(wanted, &known);
-        self.memory.note(wanted, &known);
-        Ok(known)
+        self.memory.note_read(&rest, &read);
+        Ok(recalled.with(read))
     }
 }
 
@@ -247,6 +272,8 @@ struct Done {
     /// How many of the jobs ran, and were not answered from what is stored.
     executed: usize,
     has_deliveries: bool,
+    /// The counters as they are stored now.
+    written: Vec<(CounterId, Counter)>,
 }
 
 /// The moment before COMMIT: from here on nobody can withdraw.
@@ -307,6 +334,11 @@ fn distinct<T: Ord>(items: impl Iterator<Item = T>) -> Vec<T> {
 fn expired_keys<'a>(jobs: &'a [Job], verdicts: &[Verdict]) -> Vec<&'a CallerKey> {
     let anew = jobs.iter().zip(verdicts).filter(|(_, verdict)| **verdict == Verdict::RunAnew);
     distinct(anew.filter_map(|(job, _)| Some(&job.request.keyed.as_ref()?.id)))
+}
+
+/// Whether the key of a request that ran is stored with nothing, so that nothing would notice an earlier record of it.
+fn leaves_no_record((job, answer): (&Job, &Option<Answer>)) -> bool {
+    job.request.keyed.is_some() && matches!(answer, Some(Answer::Refused(_)))
 }
 
 fn terms(wanted: &Wanted<'_>, known: &Known) -> HashMap<Tenant, HashMap<ServiceId, Terms>> {

@@ -127,6 +127,7 @@ impl Committer {
                 dice: rand::make_rng(),
                 connection: None,
                 memory: Memory::default(),
+                last_used: Instant::now(),
             };
             tasks.spawn(worker.run());
             entrance

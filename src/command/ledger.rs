@@ -2,6 +2,10 @@
 //! here, in memory; sums over pairs are derived from it in one place.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
+
+use rand::RngExt;
+use rand::rngs::StdRng;
 
 use crate::domain::caller::Tenant;
 use crate::domain::names::{AgentId, ServiceId};
@@ -9,6 +13,9 @@ use crate::domain::usage::Pair;
 use crate::store::batch::ChangedCounter;
 use crate::store::totals::{ServiceChange, TenantChange};
 use crate::store::usage::{Counter, CounterId};
+
+/// Where the version of a new counter may begin.
+const FIRST_VERSIONS: Range<i64> = 1..1 << 48;
 
 pub struct Ledger<'a> {
     /// Sorted by id.
@@ -100,14 +107,15 @@ impl<'a> Ledger<'a> {
         &mut self.entries[place]
     }
 
-    /// The counters to be written, in sorted order.
-    pub fn changed_counters(&self) -> Vec<ChangedCounter<'a>> {
+    /// The counters to be written, in sorted order. A new one begins at a version of its own, so that nobody takes it for
+    /// one of the same name that a reset has deleted.
+    pub fn changed_counters(&self, dice: &mut StdRng) -> Vec<ChangedCounter<'a>> {
         let changed = self.entries.iter().filter(|entry| entry.is_changed());
         changed
-            .map(|entry| ChangedCounter {
-                id: entry.id,
-                counter: Counter { version: entry.now.version + 1, ..entry.now },
-                arrival: entry.arrival,
+            .map(|entry| {
+                let version =
+                    if entry.before.is_some() { entry.now.version + 1 } else { dice.random_range(FIRST_VERSIONS) };
+                ChangedCounter { id: entry.id, counter: Counter { version, ..entry.now }, arrival: entry.arrival }
             })
             .collect()
     }
@@ -201,13 +209,14 @@ mod tests {
         assert_eq!(ledger.settle(&tenant, &pair("a", "s")), 5);
         assert_eq!(ledger.reset(&tenant, &pair("b", "s")), Some(2));
         assert_eq!(ledger.reset(&tenant, &pair("c", "s")), None);
-        let changed: Vec<_> =
-            ledger.changed_counters().iter().map(|changed| (changed.counter, changed.arrival)).collect();
-        let counter = |outstanding, settled, reset, version| Counter { outstanding, settled, reset, version };
-        assert_eq!(
-            changed,
-            [(counter(0, 6, 0, 8), None), (counter(3, 0, 0, 1), Some(2)), (counter(0, 0, 2, 1), Some(1))]
-        );
+        let changed: Vec<_> = ledger
+            .changed_counters(&mut rand::make_rng())
+            .iter()
+            .map(|ChangedCounter { counter: Counter { outstanding, settled, reset, version }, arrival, .. }| {
+                ((*outstanding, *settled, *reset), arrival.map_or(Ok(*version), Err))
+            })
+            .collect();
+        assert_eq!(changed, [((0, 6, 0), Ok(8)), ((3, 0, 0), Err(2)), ((0, 0, 2), Err(1))]);
         let agents: Vec<_> =
             ledger.new_agents().into_iter().map(|(_, agent, rank)| (agent.to_string(), rank)).collect();
         assert_eq!(agents, [("b".to_owned(), 1)]);

@@ -1,7 +1,10 @@
 //! What a lane remembers of its latest batches, so that the next one need not read it again. Nothing of it is trusted:
-//! the statement that writes compares all of it with what is stored, writes nothing where something has moved, and the
-//! batch reads. How much is remembered is bounded; what was not used for long is forgotten.
+//! the statement that writes compares all that was relied on with what is stored, writes nothing where something has
+//! moved, and the batch reads. Three things it could not compare are therefore never taken from here: a counter at zero,
+//! which may decide something without being written; how many pairs a tenant has above zero; and the absence of a key
+//! whose request leaves no record. How much is remembered is bounded.
 
+use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 
 use quick_cache::unsync::Cache;
@@ -16,21 +19,22 @@ use crate::store::usage::{Counter, CounterId};
 /// Most that is remembered of each kind.
 const REMEMBERED_MAX: usize = 16_384;
 
-/// Most keys that are remembered, of which only a hash is kept.
-const KEYS_MAX: usize = 65_536;
+/// At least so many of the latest keys are remembered, and at most twice as many.
+const KEYS_MIN: usize = 32_768;
 
-/// Batches that read everything after one that relied on its memory in vain.
+/// Batches that read everything at the start, and after one that relied on its memory in vain.
 const DOUBTFUL_BATCHES: u32 = 64;
 
 pub struct Memory {
+    /// As they were last read or written, all of them above zero.
     counters: Cache<CounterId, Counter>,
     /// None: the service is not registered.
     offers: Cache<(Tenant, ServiceId), Option<Terms>>,
     webhooks: Cache<Tenant, i64>,
-    keys: Cache<u64, ()>,
-    hasher: RandomState,
+    keys: LatestKeys,
     /// Batches that still read everything, until what is remembered has proved true again.
     doubt: u32,
+    /// Whether the batch under way relies on this memory.
     relied: bool,
 }
 
@@ -40,10 +44,32 @@ impl Default for Memory {
             counters: Cache::new(REMEMBERED_MAX),
             offers: Cache::new(REMEMBERED_MAX),
             webhooks: Cache::new(REMEMBERED_MAX),
-            keys: Cache::new(KEYS_MAX),
-            hasher: RandomState::new(),
-            doubt: 0,
+            keys: LatestKeys::default(),
+            doubt: DOUBTFUL_BATCHES,
             relied: false,
+        }
+    }
+}
+
+/// Hashes of the latest keys, in two generations: when the young one is full, the old one is forgotten.
+#[derive(Default)]
+struct LatestKeys {
+    young: HashSet<u64>,
+    old: HashSet<u64>,
+    hasher: RandomState,
+}
+
+impl LatestKeys {
+    /// Two keys of one hash only cost a lookup.
+    fn contains(&self, key: &CallerKey) -> bool {
+        let hash = self.hasher.hash_one(key);
+        self.young.contains(&hash) || self.old.contains(&hash)
+    }
+
+    fn insert(&mut self, key: &CallerKey) {
+        self.young.insert(self.hasher.hash_one(key));
+        if self.young.len() >= KEYS_MIN {
+            self.old = std::mem::take(&mut self.young);
         }
     }
 }
@@ -58,8 +84,17 @@ pub struct Recalled {
 }
 
 impl Memory {
-    /// What is remembered; nothing while in doubt.
-    pub fn recall(&mut self, wanted: &Wanted<'_>) -> Recalled {
+    /// An attempt begins. Unless it recalls, it relies on nothing.
+    pub fn begin(&mut self) {
+        self.relied = false;
+    }
+
+    pub fn is_relied_on(&self) -> bool {
+        self.relied
+    }
+
+    /// What is remembered; nothing while in doubt. `uncertain` are the keys that have to be looked up in any case.
+    pub fn recall(&mut self, wanted: &Wanted<'_>, uncertain: &[bool]) -> Recalled {
         self.relied = self.doubt == 0;
         if !self.relied {
             return Recalled {
@@ -69,67 +104,77 @@ impl Memory {
                 webhooks: vec![None; wanted.tenants.len()],
             };
         }
-        let keys = wanted.keys.iter().map(|key| self.keys.get(&self.hasher.hash_one(key)).is_some()).collect();
+        let keys = wanted.keys.iter().zip(uncertain);
         let counters: Vec<Option<Counter>> = wanted.pairs.iter().map(|id| self.counters.get(*id).copied()).collect();
         let offers = wanted.offers.iter();
-        let terms = offers.map(|(tenant, id)| self.offers.get(&((*tenant).clone(), (*id).clone())).copied()).collect();
+        let terms = offers.map(|(tenant, id)| self.offers.get(&((*tenant).clone(), (*id).clone())).copied());
         let mut webhooks: Vec<Option<i64>> =
             wanted.tenants.iter().map(|tenant| self.webhooks.get(*tenant).copied()).collect();
         // A pair that may rise above zero needs to know how many of its tenant there are already.
-        let rising = wanted.pairs.iter().zip(&counters);
-        for (id, _) in rising.filter(|(_, counter)| counter.is_none_or(|counter| counter.outstanding == 0)) {
+        for (id, _) in wanted.pairs.iter().zip(&counters).filter(|(_, counter)| counter.is_none()) {
             if let Ok(place) = wanted.tenants.binary_search(&&id.tenant) {
                 webhooks[place] = None;
             }
         }
-        Recalled { keys, counters, terms, webhooks }
+        Recalled {
+            keys: keys.map(|(key, uncertain)| *uncertain || self.keys.contains(key)).collect(),
+            counters,
+            terms: terms.collect(),
+            webhooks,
+        }
     }
 
-    /// Whether the latest attempt may have failed because it relied on this memory; the next ones then read.
+    /// Whether the attempt under way may have failed because it relied on this memory; the next ones then read.
     pub fn misled(&mut self) -> bool {
         if self.relied {
             self.doubt = DOUBTFUL_BATCHES;
         }
-        std::mem::take(&mut self.relied)
+        self.relied
     }
 
-    /// Compares what was read in doubt with what would have been relied on.
-    pub fn compare(&mut self, wanted: &Wanted<'_>, known: &Known) {
-        if self.doubt == 0 {
-            return;
+    /// The batch has to be decided again, on what is read.
+    pub fn read_next_time(&mut self) {
+        self.doubt = self.doubt.max(1);
+    }
+
+    /// Notes what was read, after comparing it with what would have been relied on.
+    pub fn note_read(&mut self, wanted: &Wanted<'_>, read: &Known) {
+        if self.doubt > 0 {
+            let keys = wanted.keys.iter().zip(&read.replies);
+            let a_key_was_stored = keys.filter(|(_, reply)| reply.is_some()).any(|(key, _)| !self.keys.contains(key));
+            let mut counters = wanted.pairs.iter().zip(&read.counters);
+            let a_counter_moved =
+                counters.any(|(id, counter)| self.counters.get(*id).is_some_and(|known| Some(*known) != *counter));
+            self.doubt = if a_key_was_stored || a_counter_moved { DOUBTFUL_BATCHES } else { self.doubt - 1 };
         }
-        let is_news = |(key, reply): (&&CallerKey, &Option<_>)| {
-            reply.is_some() && self.keys.get(&self.hasher.hash_one(key)).is_none()
-        };
-        let a_key_was_known = wanted.keys.iter().zip(&known.replies).any(is_news);
-        let moved = |(id, counter): (&&CounterId, &Option<Counter>)| {
-            self.counters.get(*id).is_some_and(|remembered| Some(*remembered) != *counter)
-        };
-        let a_counter_moved = wanted.pairs.iter().zip(&known.counters).any(moved);
-        self.doubt = if a_key_was_known || a_counter_moved { DOUBTFUL_BATCHES } else { self.doubt - 1 };
-    }
-
-    /// Notes what was read; the counters only once they are written.
-    pub fn note(&mut self, wanted: &Wanted<'_>, known: &Known) {
-        for ((tenant, service_id), terms) in wanted.offers.iter().zip(&known.terms) {
+        for (id, counter) in wanted.pairs.iter().zip(&read.counters) {
+            self.note_counter(id, counter.unwrap_or_default());
+        }
+        for ((tenant, service_id), terms) in wanted.offers.iter().zip(&read.terms) {
             self.offers.insert(((*tenant).clone(), (*service_id).clone()), *terms);
         }
-        for (tenant, webhooks) in wanted.tenants.iter().zip(&known.webhooks) {
+        for (tenant, webhooks) in wanted.tenants.iter().zip(&read.webhooks) {
             self.webhooks.insert((*tenant).clone(), *webhooks);
         }
-        for key in &wanted.keys {
-            self.keys.insert(self.hasher.hash_one(key), ());
+    }
+
+    pub fn note_keys(&mut self, keys: &[&CallerKey]) {
+        keys.iter().for_each(|key| self.keys.insert(key));
+    }
+
+    /// What is stored of a counter, for certain.
+    pub fn note_counter(&mut self, id: &CounterId, counter: Counter) {
+        if counter.outstanding > 0 {
+            self.counters.insert(id.clone(), counter);
+        } else {
+            self.counters.remove(id);
         }
     }
 
-    pub fn note_written(&mut self, written: impl Iterator<Item = (CounterId, Counter)>) {
-        written.for_each(|(id, counter)| self.counters.insert(id, counter));
-    }
-
-    /// Forgets all but keys and counters: a command that may have changed the rest was executed.
+    /// A command that may have changed them was executed.
     pub fn forget_terms(&mut self) {
-        self.offers = Cache::new(REMEMBERED_MAX);
-        self.webhooks = Cache::new(REMEMBERED_MAX);
+        self.offers.clear();
+        self.webhooks.clear();
     }
 }
 

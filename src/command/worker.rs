@@ -15,7 +15,7 @@ use crate::domain::identifiers::without_keys;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
 use crate::metrics;
-use crate::store::{FaultKind, StoreError};
+use crate::store::{FaultKind, StoreError, server};
 
 use super::Answer;
 use super::batch::{Attempt, Manners, Phase, Setback};
@@ -32,6 +32,9 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// How long a connection may take to be made.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 
+/// How long a connection may have been idle and still be used without asking whether it works.
+const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+
 pub struct Worker {
     pub shared: Arc<Shared>,
     pub arrivals: UnboundedReceiver<Job>,
@@ -41,6 +44,7 @@ pub struct Worker {
     pub dice: StdRng,
     pub connection: Option<PgConnection>,
     pub memory: Memory,
+    pub last_used: Instant,
 }
 
 /// Requests that run together.
@@ -202,7 +206,13 @@ impl Worker {
     /// One attempt, which ends at the latest when nobody waits any more.
     async fn attempt(&mut self, group: &mut Group, phase: &mut Phase) -> Result<Vec<Option<Answer>>, Setback> {
         let shared = self.shared.clone();
+        if self.last_used.elapsed() > TRUSTED_IDLE {
+            self.drop_if_dead().await;
+        }
+        self.last_used = Instant::now();
         if self.connection.is_none() {
+            // Behind another connection there may be another database, which does not know what the former one said.
+            self.memory = Memory::default();
             self.connection = Some(shared.connect(CONNECT_LIMIT).await?);
         }
         let connection = self.connection.as_mut().expect("it was just made");
@@ -226,6 +236,19 @@ impl Worker {
                 // Whatever it still does, this connection is not in step with us any more.
                 self.connection = None;
                 Err(StoreError::TimedOut.into())
+            }
+        }
+    }
+}
+
+impl Worker {
+    /// A connection may die while nobody uses it. To find that out with the statement that commits would leave a request
+    /// in doubt that was never sent.
+    async fn drop_if_dead(&mut self) {
+        if let Some(connection) = &mut self.connection {
+            let answer = tokio::time::timeout(CONNECT_LIMIT, server::ping(connection)).await;
+            if !matches!(answer, Ok(Ok(()))) {
+                self.connection = None;
             }
         }
     }

@@ -1,5 +1,7 @@
 //! The table `events`: what happened, per tenant, in order. Batches append to it, in `batch::write`.
 
+use std::cmp::Reverse;
+
 use sqlx::PgConnection;
 
 use crate::domain::caller::Tenant;
@@ -199,5 +201,8 @@ pub async fn head(
             payload: row.payload?,
         })
     });
-    Ok((stored, events.collect()))
+    let mut events: Vec<Recorded> = events.collect();
+    // The order within a join is nobody's promise.
+    events.sort_unstable_by_key(|event| Reverse(event.position));
+    Ok((stored, events))
 }

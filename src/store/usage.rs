@@ -21,7 +21,7 @@ pub struct Counter {
     pub outstanding: i64,
     pub settled: i64,
     pub reset: i64,
-    /// How often the row was written; 0 for a pair never seen.
+    /// Begins at random and grows by one with each write; 0 for a pair never seen.
     pub version: i64,
 }
 
