@@ -115,9 +115,6 @@ impl Attempt<'_> {
         if !is_plain {
             self.memory.forget_terms();
         }
-        if self.manners == Manners::Alone {
-            *self.memory = Memory::default();
-        }
         if done.executed > 0 {
             metrics::committed(done.executed, began.elapsed());
         }
