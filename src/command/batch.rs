@@ -178,9 +178,7 @@ impl Attempt<'_> {
             });
         }
         let expired = expired_keys(jobs, &verdicts);
-        if !expired.is_empty() {
-            records::remove_expired(connection, &expired, self.now).await?;
-        }
+        let removed = records::remove_expired(connection, &expired, self.now, !in_transaction).await?;
 
         let (terms, room) = (terms(&wanted, &known), room(&wanted, &known, self.limits));
         let webhooks = wanted.tenants.iter().copied().zip(known.webhooks);
@@ -214,11 +212,12 @@ impl Attempt<'_> {
         let happened = Happened { events: &events, payloads: &payloads, tests: &tests, now: self.now };
         let outbox = outbox::fill(connection, &happened, &listening, dice).await?;
         let records = records_of(jobs, &answers, self.now, self.ttl_ms);
+        let replies = records.len() as i64 - if in_transaction { removed } else { 0 };
         let changes = Changes {
             counters: ledger.changed_counters(dice),
             agents: ledger.new_agents(),
             services: ledger.service_changes(),
-            tenants: tenant_changes(&ledger, &events, records.len() as i64, totals),
+            tenants: tenant_changes(&ledger, &events, replies, totals),
             record_counts: record_counts(&records, &events),
             settlements: &settlements,
             events: &events,
@@ -365,7 +364,7 @@ fn tenant_changes(
         ledger::of_tenant(&mut changes, tenant).events += 1;
     }
     changes.retain(|_, change| *change != TenantChange::default());
-    if !changes.is_empty() || replies > 0 {
+    if !changes.is_empty() || replies != 0 {
         let mut all = TenantChange { replies, ..TenantChange::default() };
         changes.values().for_each(|change| all += change);
         changes.insert(Tenant::from_stored(ALL_TENANTS.to_owned()), all);

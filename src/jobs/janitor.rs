@@ -102,7 +102,7 @@ impl Janitor {
             if removed < ROWS_MAX || steps == STEPS_MAX {
                 break;
             }
-            // A million records may expire together, and the requests of now come first: it works half of the time.
+            // A million records may expire together, and the requests of now come first: it rests as long as it worked.
             tokio::time::sleep(began.elapsed()).await;
             began = Instant::now();
         }
@@ -158,6 +158,8 @@ impl Janitor {
         let sums = note(&mut transaction, &removed).await?;
         // Who is over the cap is found by the counts.
         record_counts::fold(&mut transaction, CHANGES_MAX).await?;
+        // At the very end, because commits may wait for this row.
+        totals::subtract_replies(&mut transaction, sums.0).await?;
         transaction.commit().await?;
         Ok((sums.0 > 0).then_some(sums))
     }
@@ -180,6 +182,8 @@ impl Janitor {
         let sums = note(&mut transaction, &removed).await?;
         // Who is over the cap is found by the counts.
         record_counts::fold(&mut transaction, CHANGES_MAX).await?;
+        // At the very end, because commits may wait for this row.
+        totals::subtract_replies(&mut transaction, sums.0).await?;
         transaction.commit().await?;
         Ok((sums.0 > 0).then_some(sums))
     }
@@ -222,6 +226,7 @@ async fn expired(connection: &mut PgConnection, now: Timestamp) -> Result<Option
     }
     let removed = idempotency::prune_expired(&mut transaction, now, ROWS_MAX).await?;
     let (records, _) = note(&mut transaction, &removed).await?;
+    totals::subtract_replies(&mut transaction, records).await?;
     transaction.commit().await?;
     Ok(Some(records))
 }
@@ -245,10 +250,8 @@ async fn note(connection: &mut PgConnection, removed: &[Removed]) -> Result<(i64
         .iter()
         .map(|removed| Change { kind: Kind::CallerReplies, owner: &removed.caller, change: -removed.records })
         .collect();
-    let records = removed.iter().map(|removed| removed.records).sum();
     record_counts::append(connection, &changes).await?;
-    totals::subtract_replies(connection, records).await?;
-    Ok((records, removed.iter().map(|removed| removed.live).sum()))
+    Ok((removed.iter().map(|removed| removed.records).sum(), removed.iter().map(|removed| removed.live).sum()))
 }
 
 fn log(report: &Report, settings: &JanitorSettings) {

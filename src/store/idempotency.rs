@@ -50,33 +50,38 @@ pub struct Record {
 }
 
 /// Removes those of `ids` that have expired, to make room for their successors. May be committed by itself, because an
-/// expired record counts as absent anyway.
+/// expired record counts as absent anyway; it then corrects the kept total, too. Otherwise whoever commits it does so, with
+/// all other totals. Returns how many there were.
 pub async fn remove_expired(
     connection: &mut PgConnection,
     ids: &[&CallerKey],
     now: Timestamp,
-) -> Result<(), StoreError> {
+    by_itself: bool,
+) -> Result<i64, StoreError> {
+    let mut removed = 0;
     // One by one, which is rare enough: a list would leave the planner of an empty table a choice. So would the expiry
     // without IS TRUE, by its index.
     for id in ids {
-        sqlx::query!(
+        let result = sqlx::query!(
             "-- idempotency::remove_expired
             WITH removed AS (
                 DELETE FROM idempotency_keys WHERE caller = $1 AND key = $2 AND (expires_at <= $3) IS TRUE
                 RETURNING caller
             ), total AS (
-                INSERT INTO tenant_totals AS total (tenant, shard, replies) SELECT '*', 0, -1 FROM removed
+                INSERT INTO tenant_totals AS total (tenant, shard, replies) SELECT '*', 0, -1 FROM removed WHERE $4
                 ON CONFLICT (tenant, shard) DO UPDATE SET replies = total.replies + excluded.replies
             )
             INSERT INTO record_changes (kind, owner, change) SELECT 'caller_replies', caller, -1 FROM removed",
             id.caller,
             id.key,
             now.to_date_time(),
+            by_itself,
         )
         .execute(&mut *connection)
         .await?;
+        removed += result.rows_affected() as i64;
     }
-    Ok(())
+    Ok(removed)
 }
 
 /// The caller's own record under `key`, unless it has expired.

@@ -13,13 +13,14 @@ pub const TABLES: &[&str] = &[
     "usage_counters",
     "agents",
     "service_totals",
-    "tenant_totals",
     "webhook_deliveries",
     "webhooks",
     "services",
     "events",
     "api_keys",
     "idempotency_keys",
+    // After the keys: whoever removes one on the way corrects its total.
+    "tenant_totals",
     "record_changes",
     "record_counts",
 ];

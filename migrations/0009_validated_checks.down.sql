@@ -1,0 +1,1 @@
+-- A constraint that holds is not made doubtful again.
