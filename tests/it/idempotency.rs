@@ -60,6 +60,19 @@ async fn an_expired_key_runs_as_new_pruned_or_not() {
 }
 
 #[tokio::test]
+async fn an_expired_key_replaced_within_a_transaction_is_counted_once() {
+    let service = Service::start(&[("IDEMPOTENCY_CACHE_TTL_MS", "1000"), ("JANITOR_INTERVAL_MS", "3600000")]).await;
+    let client = service.client().key("k");
+    for price in [1, 2] {
+        let body = json!({ "serviceId": "s", "priceStroops": price });
+        assert!(!client.post("/api/v1/services", &body).await.replayed);
+        service.clock.advance_ms(1000);
+    }
+    assert_eq!(service.number("SELECT count(*) FROM idempotency_keys").await, 1);
+    service.verify().await;
+}
+
+#[tokio::test]
 async fn without_a_key_every_request_counts() {
     let service = Service::start(&[]).await;
     for client in [service.client(), service.client().key(""), service.client().key("\"\"")] {
