@@ -1,11 +1,13 @@
 //! Applies the commands of a batch: usage, settlements and resets in memory, the rare commands by statements of their own.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+
+use sqlx::PgConnection;
 
 use crate::domain::caller::Tenant;
 use crate::domain::names::AgentId;
 use crate::domain::usage::Pair;
-use crate::store::StoreError;
+use crate::store::{StoreError, usage};
 
 use super::idempotency::{self, Verdict};
 use super::job::Job;
@@ -15,6 +17,27 @@ use super::{record_usage, register_service, register_services, reset_usage, sett
 
 /// The pairs of the agents that are settled as a whole, in the order of their creation.
 pub type PairsOfAgents<'a> = HashMap<(&'a Tenant, &'a AgentId), Vec<Pair>>;
+
+/// Looks up those of the agents that a batch settles.
+pub async fn find_pairs_of_agents<'a>(
+    connection: &mut PgConnection,
+    jobs: &'a [Job],
+) -> Result<PairsOfAgents<'a>, StoreError> {
+    let settled = jobs.iter().filter_map(|job| match &job.request.command {
+        Command::SettleAgent(agent) => Some((&job.request.tenant, agent)),
+        _ => None,
+    });
+    let agents: Vec<_> = settled.collect::<BTreeSet<_>>().into_iter().collect();
+    if agents.is_empty() {
+        return Ok(PairsOfAgents::new());
+    }
+    let services = usage::services_of_agents(connection, &agents).await?;
+    let pairs = agents.into_iter().zip(services).map(|((tenant, agent), services)| {
+        let pairs = services.into_iter().map(|service_id| Pair { agent: agent.clone(), service_id });
+        ((tenant, agent), pairs.collect())
+    });
+    Ok(pairs.collect())
+}
 
 /// Applies the commands that run: usage first, then settlements and resets, then the rare ones, each as they came.
 /// Returns what each of them is answered.

@@ -1,5 +1,5 @@
 //! One attempt to commit a batch: recall or read, decide, write. It answers nobody; the lane does, after it returned.
-//! Usage and settlement need two statements, and the second one commits by itself. A batch with a rare command in it,
+//! Usage and settlement need one statement or two, and the last one commits by itself. A batch with a rare command in it,
 //! or one that has to lock what it reads, runs the same way inside a transaction.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -24,7 +24,7 @@ use crate::store::totals::{ALL_TENANTS, TenantChange};
 use crate::store::usage::{Counter, CounterId};
 use crate::store::{StoreError, idempotency as records, server, usage};
 
-use super::apply::{PairsOfAgents, apply};
+use super::apply::{PairsOfAgents, apply, find_pairs_of_agents};
 use super::idempotency::{self, Verdict};
 use super::job::Job;
 use super::ledger::{self, Ledger};
@@ -279,25 +279,6 @@ fn claim(phase: &mut Phase, jobs: &[Job]) -> Result<(), Setback> {
     }
     *phase = Phase::Commit;
     Ok(())
-}
-
-async fn find_pairs_of_agents<'a>(
-    connection: &mut PgConnection,
-    jobs: &'a [Job],
-) -> Result<PairsOfAgents<'a>, StoreError> {
-    let agents = distinct(jobs.iter().filter_map(|job| match &job.request.command {
-        Command::SettleAgent(agent) => Some((&job.request.tenant, agent)),
-        _ => None,
-    }));
-    if agents.is_empty() {
-        return Ok(PairsOfAgents::new());
-    }
-    let services = usage::services_of_agents(connection, &agents).await?;
-    let pairs = agents.into_iter().zip(services).map(|((tenant, agent), services)| {
-        let pairs = services.into_iter().map(|service_id| Pair { agent: agent.clone(), service_id });
-        ((tenant, agent), pairs.collect())
-    });
-    Ok(pairs.collect())
 }
 
 /// All pairs that the batch may change: sorted, which is the order in which everybody locks them.

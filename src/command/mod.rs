@@ -1,5 +1,5 @@
 //! Floor 2: every change of billing state. A [`Command`] says what is wanted; the committer runs it, together with all
-//! others that wait, in one transaction: read, decide, write. Nothing is answered before it is committed.
+//! others that wait, in one transaction: recall or read, decide, write. Nothing is answered before it is committed.
 
 mod administer;
 mod apply;
