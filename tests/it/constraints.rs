@@ -65,16 +65,6 @@ const CASES: &[(&str, &[&str])] = &[
         &["INSERT INTO services (tenant, service_id, price_stroops, created_at) VALUES ('tnt_1', 's', 1, now())"],
     ),
     (
-        "services_service_id_form",
-        &[
-            "UPDATE services SET service_id = ''",
-            "UPDATE services SET service_id = 'a b'",
-            "UPDATE services SET service_id = E'a\\n'",
-            "UPDATE services SET service_id = 'é'",
-            "UPDATE services SET service_id = repeat('x', 129)",
-        ],
-    ),
-    (
         "services_price_range",
         &["UPDATE services SET price_stroops = -1", "UPDATE services SET price_stroops = 9007199255"],
     ),
@@ -88,11 +78,19 @@ const CASES: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "usage_counters_service_id_form",
+        "service_id_form",
         &[
+            "UPDATE services SET service_id = ''",
+            "UPDATE services SET service_id = 'a b'",
+            "UPDATE services SET service_id = E'a\\n'",
+            "UPDATE services SET service_id = 'é'",
+            "UPDATE services SET service_id = repeat('x', 129)",
             "UPDATE usage_counters SET service_id = ''",
             "UPDATE usage_counters SET service_id = 'a/b'",
+            "UPDATE usage_counters SET service_id = 'é'",
             "UPDATE usage_counters SET service_id = repeat('x', 129)",
+            "UPDATE service_totals SET service_id = ''",
+            "UPDATE service_totals SET service_id = repeat('x', 129)",
         ],
     ),
     (
@@ -131,10 +129,14 @@ const CASES: &[(&str, &[&str])] = &[
     ),
     ("service_totals_pkey", &["INSERT INTO service_totals (tenant, service_id, shard) VALUES ('tnt_1', 's', 0)"]),
     (
-        "service_totals_service_id_length",
-        &["UPDATE service_totals SET service_id = ''", "UPDATE service_totals SET service_id = repeat('x', 129)"],
+        "shard_range",
+        &[
+            "UPDATE service_totals SET shard = -1",
+            "UPDATE service_totals SET shard = 16",
+            "UPDATE tenant_totals SET shard = -1",
+            "UPDATE tenant_totals SET shard = 16",
+        ],
     ),
-    ("service_totals_shard_range", &["UPDATE service_totals SET shard = -1", "UPDATE service_totals SET shard = 16"]),
     (
         "settlements_pkey",
         &[
@@ -170,10 +172,9 @@ const CASES: &[(&str, &[&str])] = &[
         "events_pkey",
         &["INSERT INTO events OVERRIDING SYSTEM VALUE SELECT tenant, position, now(), type, payload FROM events"],
     ),
-    ("events_type_known", &["UPDATE events SET type = 'usage.invented'"]),
-    ("events_payload_length", &["UPDATE events SET payload = to_json(repeat('x', 8191))"]),
+    ("event_type_known", &["UPDATE events SET type = 'usage.invented'"]),
+    ("event_payload_length", &["UPDATE events SET payload = to_json(repeat('x', 8191))"]),
     ("tenant_totals_pkey", &["INSERT INTO tenant_totals (tenant, shard) VALUES ('tnt_1', 0)"]),
-    ("tenant_totals_shard_range", &["UPDATE tenant_totals SET shard = -1", "UPDATE tenant_totals SET shard = 16"]),
     ("limits_pkey", &["INSERT INTO limits DEFAULT VALUES"]),
     ("limits_only_row", &["INSERT INTO limits (only_row) VALUES (false)"]),
     (
@@ -210,14 +211,14 @@ const CASES: &[(&str, &[&str])] = &[
     ),
     ("idempotency_keys_pkey", &["INSERT INTO idempotency_keys SELECT * FROM idempotency_keys"]),
     (
-        "idempotency_keys_caller_form",
+        "caller_form",
         &[
             "UPDATE idempotency_keys SET caller = '192.0.2.1'",
             "UPDATE idempotency_keys SET caller = 'ip:' || repeat('x', 126)",
         ],
     ),
     (
-        "idempotency_keys_key_form",
+        "idempotency_key_form",
         &[
             "UPDATE idempotency_keys SET key = ''",
             "UPDATE idempotency_keys SET key = 'a b'",
@@ -226,14 +227,14 @@ const CASES: &[(&str, &[&str])] = &[
             "UPDATE idempotency_keys SET key = repeat('x', 256)",
         ],
     ),
-    ("idempotency_keys_method_known", &["UPDATE idempotency_keys SET method = 'GET'"]),
+    ("write_method_known", &["UPDATE idempotency_keys SET method = 'GET'"]),
     (
-        "idempotency_keys_path_length",
+        "request_path_length",
         &["UPDATE idempotency_keys SET path = ''", "UPDATE idempotency_keys SET path = repeat('x', 65536)"],
     ),
-    ("idempotency_keys_request_hash_length", &["UPDATE idempotency_keys SET request_hash = '\\x00'"]),
+    ("request_hash_length", &["UPDATE idempotency_keys SET request_hash = '\\x00'"]),
     (
-        "idempotency_keys_status_replayable",
+        "replayable_status_known",
         &[
             "UPDATE idempotency_keys SET status = 199",
             "UPDATE idempotency_keys SET status = 300",
@@ -247,7 +248,7 @@ const CASES: &[(&str, &[&str])] = &[
         &["UPDATE idempotency_keys SET response = NULL", "UPDATE idempotency_keys SET status = 204"],
     ),
     (
-        "idempotency_keys_request_id_length",
+        "request_id_length",
         &["UPDATE idempotency_keys SET request_id = ''", "UPDATE idempotency_keys SET request_id = repeat('x', 201)"],
     ),
     ("idempotency_keys_lifetime", &["UPDATE idempotency_keys SET expires_at = created_at"]),
@@ -298,9 +299,9 @@ const CASES: &[(&str, &[&str])] = &[
         "webhook_deliveries_error_length",
         &["UPDATE webhook_deliveries SET error = ''", "UPDATE webhook_deliveries SET error = repeat('x', 201)"],
     ),
-    ("record_changes_kind_known", &["UPDATE record_changes SET kind = 'all_replies'"]),
+    ("record_kind_known", &["UPDATE record_changes SET kind = 'all_replies'"]),
     (
-        "record_changes_owner_length",
+        "record_owner_length",
         &["UPDATE record_changes SET owner = ''", "UPDATE record_changes SET owner = repeat('x', 129)"],
     ),
     ("record_counts_pkey", &["INSERT INTO record_counts SELECT * FROM record_counts"]),
@@ -356,9 +357,11 @@ async fn every_table_view_and_column_has_a_comment_and_every_text_a_bound() {
     assert_eq!(silent, Vec::<String>::new(), "without a comment");
     let unbounded: Vec<String> = sqlx::query_scalar(
         "SELECT relname::text || '.' || attname FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid \
-         WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relname <> '_sqlx_migrations' \
-         AND attnum > 0 AND atttypid IN ('text'::regtype, 'bytea'::regtype) AND NOT EXISTS (\
-             SELECT FROM pg_constraint WHERE conrelid = pg_class.oid AND contype IN ('c', 'f') AND attnum = ANY (conkey))",
+         JOIN pg_type ON pg_type.oid = atttypid WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relname <> '_sqlx_migrations' \
+         AND attnum > 0 AND coalesce(nullif(typbasetype, 0), atttypid) IN ('text'::regtype, 'bytea'::regtype) \
+         AND NOT EXISTS (\
+             SELECT FROM pg_constraint WHERE conrelid = pg_class.oid AND contype IN ('c', 'f') AND attnum = ANY (conkey) \
+             UNION ALL SELECT FROM pg_constraint WHERE contypid = atttypid)",
     )
     .fetch_all(&pool)
     .await
