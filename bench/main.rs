@@ -51,6 +51,9 @@ struct Arguments {
     /// Settings of the service, such as COMMIT_LANES=4.
     #[arg(long = "set", global = true, value_name = "NAME=VALUE")]
     settings: Vec<String>,
+    /// Settings of PostgreSQL, such as shared_buffers=1GB.
+    #[arg(long = "postgres", global = true, value_name = "NAME=VALUE")]
+    postgres: Vec<String>,
     /// cargo bench says so.
     #[arg(long, global = true, hide = true)]
     bench: bool,
@@ -150,12 +153,13 @@ async fn measure(arguments: Arguments, mode: Mode) -> Result<bool> {
     let is_smoke = matches!(mode, Mode::Smoke);
     let dir = arguments.dir.unwrap_or_else(std::env::temp_dir);
     let dir = dir.join(format!("agentpay-bench-{}", std::process::id()));
-    // Only the mode that explains statements needs more than a fresh installation has.
-    let settings: &[(&str, &str)] = match mode {
-        Mode::Grown { .. } => &[("shared_preload_libraries", "pg_stat_statements")],
-        _ => &[],
+    // A fresh installation, except where statements are explained.
+    let mut settings: Vec<(&str, &str)> = match mode {
+        Mode::Grown { .. } => vec![("shared_preload_libraries", "pg_stat_statements")],
+        _ => Vec::new(),
     };
-    let server = Server::start(&dir.join("data"), settings).await?;
+    settings.extend(arguments.postgres.iter().filter_map(|text| text.split_once('=')));
+    let server = Server::start(&dir.join("data"), &settings).await?;
     let bench = Bench {
         server,
         wrk,

@@ -48,7 +48,8 @@ impl Server {
                 || current_setting(name), ', ' ORDER BY name)
              FROM pg_settings
              WHERE name IN ('fsync', 'synchronous_commit', 'full_page_writes', 'shared_buffers', 'max_wal_size',
-                            'wal_level', 'checkpoint_timeout', 'autovacuum', 'data_checksums', 'shared_preload_libraries')",
+                            'wal_level', 'wal_compression', 'checkpoint_timeout', 'autovacuum', 'data_checksums',
+                            'shared_preload_libraries')",
         )
         .fetch_one(&mut connection)
         .await?;
