@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 
 use crate::api;
 use crate::api::rate_limit::RateLimiter;
-use crate::api::shared_read::SharedRead;
+use crate::api::reads::Reads;
 use crate::api::state::{ApiParts, KnownKeys};
 use crate::clock::Clock;
 use crate::command::Committer;
@@ -201,7 +201,7 @@ impl App {
             limiter: settings.api.rate_limit.then(RateLimiter::default),
             janitor_ran: janitor.last_run.clone(),
             started: Instant::now(),
-            metrics: SharedRead::default(),
+            reads: Reads::default(),
         };
         let router = api::router(parts.into());
         let stop_serving = CancellationToken::new();

@@ -8,7 +8,9 @@ use serde::Serialize;
 use crate::domain::money::{Count, Stroops};
 use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::refusal::Refusal;
-use crate::store::{services, totals, usage};
+use crate::domain::usage::Pair;
+use crate::store::totals;
+use crate::store::usage::{self, CounterId};
 
 use super::exchange::{Failure, Read, json};
 use super::openapi::description::Description;
@@ -34,17 +36,16 @@ pub const QUOTE: Description = Description::of("What settling a pair would cost 
 
 pub async fn quote(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let pair = super::usage::path_pair(&exchange)?;
-    let tenant = &exchange.identity.tenant;
-    let mut connection = state.connection().await?;
-    let service = services::find(&mut connection, tenant, &pair.service_id).await?;
-    let service = service.ok_or_else(|| Refusal::ServiceNotRegistered(pair.service_id.clone()))?;
-    let requests = usage::outstanding(&mut connection, tenant, &pair).await?;
+    let id = CounterId { tenant: exchange.identity.tenant.clone(), pair };
+    let quote = state.ask(&state.reads.quotes, id.clone(), usage::quotes).await?;
+    let Pair { agent, service_id } = &id.pair;
+    let price_stroops = quote.price_stroops.ok_or_else(|| Refusal::ServiceNotRegistered(service_id.clone()))?;
     Ok(json(&Quote {
-        agent: &pair.agent,
-        service_id: &pair.service_id,
-        requests: Count(requests),
-        price_stroops: service.price_stroops,
-        billed_stroops: Stroops::bill(requests, service.price_stroops),
+        agent,
+        service_id,
+        requests: Count(quote.outstanding),
+        price_stroops,
+        billed_stroops: Stroops::bill(quote.outstanding, price_stroops),
     }))
 }
 
@@ -61,8 +62,7 @@ pub const TOTAL: Description = Description::of("What settling everything would c
     .answer::<Total>(200, r#"{"totalStroops":750,"disabledStroops":0,"unpricedRequests":0}"#);
 
 pub async fn total(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
-    let mut connection = state.connection().await?;
-    let due = totals::due(&mut connection, &exchange.identity.tenant).await?;
+    let due = state.ask(&state.reads.due, exchange.identity.tenant.clone(), totals::due).await?;
     Ok(json(&Total {
         total_stroops: due.total_stroops,
         disabled_stroops: due.disabled_stroops,

@@ -8,18 +8,32 @@ use crate::command::Reply;
 
 use super::exchange::respond;
 
-/// Adds the ETag of `reply`, or answers 304. `view` is what else makes two representations differ though their bodies
-/// are equal: the filters and the scope they were made under; empty where the body says everything.
-pub fn conditional(headers: &HeaderMap, reply: Reply, view: &str) -> Response {
-    let tag = tag(reply.body.as_deref().unwrap_or_default(), view);
-    let is_known = headers
-        .get_all(header::IF_NONE_MATCH)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .any(|known| matches(known, &tag));
-    let mut response = if is_known { StatusCode::NOT_MODIFIED.into_response() } else { respond(reply) };
-    response.headers_mut().insert(header::ETAG, HeaderValue::from_str(&tag).expect("hexadecimal"));
-    response
+/// A reply and its ETag.
+#[derive(Clone, Debug)]
+pub struct Tagged {
+    reply: Reply,
+    tag: String,
+}
+
+impl Tagged {
+    /// `view` is what else makes two representations differ though their bodies are equal: the filters and the scope they
+    /// were made under; empty where the body says everything.
+    pub fn new(reply: Reply, view: &str) -> Self {
+        let tag = tag(reply.body.as_deref().unwrap_or_default(), view);
+        Self { reply, tag }
+    }
+
+    /// The reply, or 304 to who has it already.
+    pub fn answer(self, headers: &HeaderMap) -> Response {
+        let is_known = headers
+            .get_all(header::IF_NONE_MATCH)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .any(|known| matches(known, &self.tag));
+        let mut response = if is_known { StatusCode::NOT_MODIFIED.into_response() } else { respond(self.reply) };
+        response.headers_mut().insert(header::ETAG, HeaderValue::from_str(&self.tag).expect("hexadecimal"));
+        response
+    }
 }
 
 fn tag(body: &[u8], view: &str) -> String {

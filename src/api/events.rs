@@ -1,6 +1,7 @@
 //! The event log of a tenant: its newest `eventLogCap` events are visible, whatever else is still stored.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
 
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -17,10 +18,11 @@ use crate::domain::event::{event_id, place_of};
 use crate::domain::money::SAFE_MAX;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
+use crate::store::StoreError;
 use crate::store::events::{self, Filter, Recorded};
 use crate::store::{server, totals};
 
-use super::etag;
+use super::etag::Tagged;
 use super::exchange::{Failure, Read, check_query, json};
 use super::openapi::description::{CURSOR, Description, SINCE, limit, text};
 use super::query::encode_cursor;
@@ -31,27 +33,27 @@ const LIMIT_DEFAULT: i64 = 100;
 
 #[derive(JsonSchema, Serialize)]
 #[schemars(rename = "Event")]
-struct Item {
+struct Item<'a> {
     id: String,
     ts: Timestamp,
     #[serde(rename = "type")]
-    type_name: String,
+    type_name: &'a str,
     #[schemars(with = "serde_json::Map<String, serde_json::Value>")]
-    payload: Box<RawValue>,
+    payload: &'a RawValue,
 }
 
 #[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "EventList")]
-struct List {
+struct List<'a> {
     total: i64,
-    items: Vec<Item>,
+    items: Vec<Item<'a>>,
     next_cursor: Option<String>,
 }
 
 pub const LIST: Description = Description::of("The newest events, oldest of them first")
     .query(&[limit(LIMIT_DEFAULT, 100_000), SINCE, text("type", "Of this type only."), CURSOR])
-    .answer::<List>(
+    .answer::<List<'static>>(
         200,
         r#"{"total":1,"items":[{"id":"019b76da-a800-8000-8000-000000000001","ts":1767225600000,"type":"usage.recorded",
         "payload":{"agent":"agent-1","serviceId":"weather","requests":3,"total":3}}],"nextCursor":null}"#,
@@ -74,21 +76,67 @@ pub async fn list(
     let view = format!("{limit} {} {:?} {cursor:?}", since.as_ms(), filter.type_name);
 
     let tenant = &exchange.identity.tenant;
+    if before.is_none() && filter.is_empty() && limit <= LIMIT_DEFAULT {
+        let page = state.ask(&state.reads.events, Head { tenant: tenant.clone(), limit, cap }, heads).await?;
+        return Ok(page.tagged(&view)?.answer(&headers));
+    }
     let mut connection = state.connection().await?;
-    let (total, mut rows) = match before {
-        None if filter.is_empty() => {
-            let (stored, rows) = events::head(&mut connection, tenant, limit + 1).await?;
-            (stored.min(cap), rows)
-        }
-        _ => part(&mut connection, tenant, &filter, before, cap, limit + 1).await?,
+    let page = if before.is_none() && filter.is_empty() {
+        heads(&mut connection, &[Head { tenant: tenant.clone(), limit, cap }]).await?.remove(0)
+    } else {
+        Arc::new(part(&mut connection, tenant, &filter, before, cap, limit).await?)
     };
-    // At the head of a log at its cap the row behind the page may be one that is not visible; `total` knows.
-    let has_more = rows.len() as i64 > limit && (before.is_some() || total > limit);
-    rows.truncate(limit as usize);
-    let oldest = rows.last().filter(|_| has_more);
-    let next_cursor = oldest.map(|row| encode_cursor(&format!("{}:{}", row.recorded_at.as_ms(), row.id())));
-    let items = rows.into_iter().rev().map(Item::try_from).collect::<Result<_, _>>()?;
-    Ok(etag::conditional(&headers, Reply::json(200, &List { total, items, next_cursor }), &view))
+    Ok(page.tagged(&view)?.answer(&headers))
+}
+
+/// A page of the log.
+#[derive(Debug)]
+pub struct Page {
+    total: i64,
+    /// Newest first.
+    events: Vec<Recorded>,
+    has_older: bool,
+    /// Rendered once, for all who share the page.
+    tagged: OnceLock<Result<Tagged, Refusal>>,
+}
+
+impl Page {
+    /// The first `limit` of `events`.
+    fn new(total: i64, mut events: Vec<Recorded>, limit: i64, has_older: bool) -> Self {
+        events.truncate(limit as usize);
+        Self { total, events, has_older, tagged: OnceLock::new() }
+    }
+
+    fn tagged(&self, view: &str) -> Result<Tagged, Refusal> {
+        let render = || {
+            let oldest = self.events.last().filter(|_| self.has_older);
+            let next_cursor = oldest.map(|row| encode_cursor(&format!("{}:{}", row.recorded_at.as_ms(), row.id())));
+            let items = self.events.iter().rev().map(Item::try_from).collect::<Result<_, _>>()?;
+            Ok(Tagged::new(Reply::json(200, &List { total: self.total, items, next_cursor }), view))
+        };
+        self.tagged.get_or_init(render).clone()
+    }
+}
+
+/// Which newest events are wanted.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Head {
+    tenant: Tenant,
+    limit: i64,
+    /// How many are visible at most.
+    cap: i64,
+}
+
+async fn heads(connection: &mut PgConnection, wanted: &[Head]) -> Result<Vec<Arc<Page>>, StoreError> {
+    let and_one_more: Vec<_> = wanted.iter().map(|head| (&head.tenant, head.limit + 1)).collect();
+    let found = events::heads(connection, &and_one_more).await?;
+    let pages = found.into_iter().zip(wanted).map(|(found, head)| {
+        let total = found.stored.min(head.cap);
+        // In a log at its cap the row behind the page may be one that is not visible; `total` knows.
+        let has_older = found.newest.len() as i64 > head.limit && total > head.limit;
+        Arc::new(Page::new(total, found.newest, head.limit, has_older))
+    });
+    Ok(pages.collect())
 }
 
 /// A page that is not the head of the whole log: it has to know where the visible log begins.
@@ -99,7 +147,7 @@ async fn part(
     before: Option<(Timestamp, i64)>,
     cap: i64,
     limit: i64,
-) -> Result<(i64, Vec<Recorded>), Failure> {
+) -> Result<Page, Failure> {
     // One snapshot, so that total, items and cursor speak of the same log.
     let mut log = server::begin_snapshot(connection).await?;
     let first = events::first_visible(&mut log, tenant, cap).await?;
@@ -114,7 +162,9 @@ async fn part(
         events::count_matching(&mut log, tenant, filter, first).await?
     };
     let before_position = before.map_or(i64::MAX, |(_, position)| position);
-    Ok((total, events::newest(&mut log, tenant, filter, first, before_position, limit).await?))
+    let events = events::newest(&mut log, tenant, filter, first, before_position, limit + 1).await?;
+    let has_older = events.len() as i64 > limit && (before.is_some() || total > limit);
+    Ok(Page::new(total, events, limit, has_older))
 }
 
 #[derive(JsonSchema, Serialize)]
@@ -145,13 +195,12 @@ impl Recorded {
     }
 }
 
-impl TryFrom<Recorded> for Item {
-    type Error = Failure;
+impl<'a> TryFrom<&'a Recorded> for Item<'a> {
+    type Error = Refusal;
 
-    fn try_from(row: Recorded) -> Result<Self, Failure> {
-        let id = row.id().to_string();
-        let payload = RawValue::from_string(row.payload).map_err(|_| Failure(Refusal::Internal))?;
-        Ok(Self { id, ts: row.recorded_at, type_name: row.type_name, payload })
+    fn try_from(row: &'a Recorded) -> Result<Self, Refusal> {
+        let payload = serde_json::from_str(&row.payload).map_err(|_| Refusal::Internal)?;
+        Ok(Self { id: row.id().to_string(), ts: row.recorded_at, type_name: &row.type_name, payload })
     }
 }
 

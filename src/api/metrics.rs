@@ -26,7 +26,7 @@ pub const SHOW: Description = Description::of("Metrics for Prometheus").content(
 
 pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     check_query(&exchange, &[])?;
-    let text = state.metrics.get(render(&state)).await;
+    let text = state.reads.metrics.ask((), async |_| vec![render(&state).await]).await;
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }
 

@@ -26,6 +26,7 @@ mod openapi;
 mod pipeline;
 mod query;
 pub mod rate_limit;
+pub mod reads;
 pub mod routes;
 pub mod server;
 mod service_usage;

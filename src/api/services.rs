@@ -16,12 +16,13 @@ use crate::domain::service::{METADATA_TEXT_MAX, Metadata, PricedService, Registr
 use crate::domain::usage::integer;
 use crate::store::services;
 
+use super::etag::Tagged;
 use super::exchange::{Exchange, Failure, Read, Write, json};
+use super::fields;
 use super::openapi::bodies;
 use super::openapi::description::{Content, Description, PAGE, flag, limit, price, text};
 use super::query::{Pages, Slice};
 use super::state::ApiState;
-use super::{etag, fields};
 
 pub const REGISTER: Description = Description::of("Register a service, or price it anew")
     .body(bodies::registration, r#"{"serviceId":"weather","priceStroops":250}"#)
@@ -206,7 +207,7 @@ pub async fn list(
     let mut connection = state.connection().await?;
     let tenant = &exchange.identity.tenant;
     let (services, count) = services::list(&mut connection, tenant, &filter, slice.limit, slice.offset()).await?;
-    Ok(etag::conditional(&headers, Reply::json(200, &List { services, pages: slice.pages(count) }), ""))
+    Ok(Tagged::new(Reply::json(200, &List { services, pages: slice.pages(count) }), "").answer(&headers))
 }
 
 /// The service a path names.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use axum::body::Bytes;
 use quick_cache::sync::Cache;
 use sqlx::PgPool;
 use sqlx::Postgres;
@@ -25,7 +24,7 @@ use crate::live_limits::LiveLimits;
 use crate::store::{FaultKind, StoreError, api_keys};
 
 use super::rate_limit::RateLimiter;
-use super::shared_read::SharedRead;
+use super::reads::Reads;
 
 /// API keys whose tenant is remembered, and for how long: revocation reaches every replica within a second.
 const KEYS_REMEMBERED: usize = 10_000;
@@ -84,7 +83,7 @@ pub struct ApiParts {
     /// When this process's janitor last ran.
     pub janitor_ran: LastRun,
     pub started: Instant,
-    pub metrics: SharedRead<Bytes>,
+    pub reads: Reads,
 }
 
 /// Turns for exports. Each keeps a connection for as long as its client reads, so that all of them together may take no

@@ -1,17 +1,22 @@
 //! Statistics: kept totals of the caller's tenant, or of all tenants for the operator.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Serialize;
+use sqlx::PgConnection;
 
 use crate::command::Reply;
+use crate::domain::caller::Tenant;
 use crate::domain::money::Count;
 use crate::domain::refusal::Refusal;
-use crate::store::totals::{self, ALL_TENANTS, ServiceLine};
+use crate::store::StoreError;
+use crate::store::totals::{self, ALL_TENANTS, ServiceLine, Slice, Totals};
 
-use super::etag;
+use super::etag::Tagged;
 use super::exchange::{Failure, Read, check_query};
 use super::openapi::description::{CURSOR, Description, limit};
 use super::query::encode_cursor;
@@ -73,13 +78,12 @@ pub async fn show(
         None => ("", ""),
     };
     let identity = &exchange.identity;
-    let (owner, tenant) =
-        if identity.is_operator { (ALL_TENANTS, None) } else { (identity.tenant.as_str(), Some(&identity.tenant)) };
-    let mut connection = state.connection().await?;
-    let totals = totals::of(&mut connection, owner).await?;
-    let mut lines = totals::service_lines(&mut connection, tenant, after, limit + 1).await?;
+    let tenant = (!identity.is_operator).then(|| identity.tenant.clone());
+    let slice = Slice { tenant, after: (after.0.to_owned(), after.1.to_owned()), limit: limit + 1 };
+    let figures = state.ask(&state.reads.stats, slice.clone(), read).await?;
+    let Figures { totals, lines } = &*figures;
     let has_more = lines.len() as i64 > limit;
-    lines.truncate(limit as usize);
+    let lines = &lines[..lines.len().min(limit as usize)];
     let last = lines.last().filter(|_| has_more);
     let stats = Stats {
         total_services: totals.services,
@@ -95,17 +99,36 @@ pub async fn show(
         next_services_breakdown_cursor: last
             .map(|line| encode_cursor(&format!("{}::{}", line.tenant, line.service_id))),
         services_breakdown_total: totals.services,
-        services_breakdown: lines.into_iter().map(Line::from).collect(),
+        services_breakdown: lines.iter().map(Line::from).collect(),
     };
-    let view = format!("{owner} {limit} {cursor:?}");
-    Ok(etag::conditional(&headers, Reply::json(200, &stats), &view))
+    let view = format!("{} {limit} {cursor:?}", owner(&slice));
+    Ok(Tagged::new(Reply::json(200, &stats), &view).answer(&headers))
 }
 
-impl From<ServiceLine> for Line {
-    fn from(line: ServiceLine) -> Self {
+/// What the statistics are made of.
+#[derive(Debug)]
+pub struct Figures {
+    totals: Totals,
+    lines: Vec<ServiceLine>,
+}
+
+async fn read(connection: &mut PgConnection, slices: &[Slice]) -> Result<Vec<Arc<Figures>>, StoreError> {
+    let owners: Vec<&str> = slices.iter().map(owner).collect();
+    let totals = totals::of_each(connection, &owners).await?;
+    let lines = totals::service_lines(connection, slices).await?;
+    Ok(totals.into_iter().zip(lines).map(|(totals, lines)| Arc::new(Figures { totals, lines })).collect())
+}
+
+/// Whose totals go with the services of `slice`.
+fn owner(slice: &Slice) -> &str {
+    slice.tenant.as_ref().map_or(ALL_TENANTS, Tenant::as_str)
+}
+
+impl From<&ServiceLine> for Line {
+    fn from(line: &ServiceLine) -> Self {
         Self {
-            tenant_id: line.tenant,
-            service_id: line.service_id,
+            tenant_id: line.tenant.clone(),
+            service_id: line.service_id.clone(),
             price_stroops: line.price_stroops,
             requests_outstanding: Count(line.outstanding),
         }

@@ -12,7 +12,7 @@ use crate::domain::money::Count;
 use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::refusal::Refusal;
 use crate::domain::usage::{Pair, REQUESTS_MAX, UsageRecord, integer};
-use crate::store::usage;
+use crate::store::usage::{self, CounterId};
 
 use super::exchange::{Exchange, Failure, Read, Write, json};
 use super::openapi::bodies;
@@ -57,9 +57,10 @@ pub const OUTSTANDING: Description = Description::of("What is outstanding of a p
 
 pub async fn outstanding(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let pair = path_pair(&exchange)?;
-    let mut connection = state.connection().await?;
-    let total = usage::outstanding(&mut connection, &exchange.identity.tenant, &pair).await?;
-    Ok(json(&Outstanding { agent: &pair.agent, service_id: &pair.service_id, total: Count(total) }))
+    let id = CounterId { tenant: exchange.identity.tenant.clone(), pair };
+    let quote = state.ask(&state.reads.quotes, id.clone(), usage::quotes).await?;
+    let Pair { agent, service_id } = &id.pair;
+    Ok(json(&Outstanding { agent, service_id, total: Count(quote.outstanding) }))
 }
 
 pub const RESET: Description = Description::of("Clear what is outstanding, without billing it")

@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 use crate::domain::caller::Tenant;
 use crate::domain::timestamp::Timestamp;
 
-use super::StoreError;
+use super::{StoreError, corrupt};
 
 /// Draws the places of `count` events that are about to be appended, in ascending order.
 pub async fn draw_positions(connection: &mut PgConnection, count: usize) -> Result<Vec<i64>, StoreError> {
@@ -170,39 +170,49 @@ pub async fn newest(
     Ok(events.collect())
 }
 
-/// The newest `limit` events, newest first, and how many are stored in all: as of one moment, in one statement.
-pub async fn head(
-    connection: &mut PgConnection,
-    tenant: &Tenant,
-    limit: i64,
-) -> Result<(i64, Vec<Recorded>), StoreError> {
+/// The newest events of a tenant.
+#[derive(Clone, Debug)]
+pub struct Head {
+    /// How many are stored in all.
+    pub stored: i64,
+    /// Newest first.
+    pub newest: Vec<Recorded>,
+}
+
+/// At most so many of each tenant, in the order of `wanted`: as of one moment, in one statement.
+pub async fn heads(connection: &mut PgConnection, wanted: &[(&Tenant, i64)]) -> Result<Vec<Head>, StoreError> {
     let rows = sqlx::query!(
-        r#"-- events::head
-        SELECT totals.events AS "events!", newest.position AS "position?", newest.recorded_at AS "recorded_at?",
-               newest.type AS "type_name?", newest.payload
-        FROM (
-            SELECT coalesce(sum(events), 0)::bigint AS events FROM tenant_totals WHERE tenant = $1
+        r#"-- events::heads
+        SELECT wanted.place AS "place!", totals.events AS "events!", newest.position AS "position?",
+               newest.recorded_at AS "recorded_at?", newest.type AS "type_name?", newest.payload
+        FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS wanted (tenant, most, place)
+        CROSS JOIN LATERAL (
+            SELECT coalesce(sum(events), 0)::bigint AS events FROM tenant_totals
+            WHERE tenant_totals.tenant = wanted.tenant
         ) AS totals
         LEFT JOIN LATERAL (
             SELECT position, recorded_at, type, payload::text AS payload FROM events
-            WHERE tenant = $1 ORDER BY tenant DESC, position DESC LIMIT $2
+            WHERE events.tenant = wanted.tenant
+            ORDER BY events.tenant DESC, position DESC LIMIT wanted.most
         ) AS newest ON true"#,
-        tenant.as_str(),
-        limit,
+        wanted.iter().map(|(tenant, _)| tenant.as_str()).collect::<Vec<_>>() as _,
+        &wanted.iter().map(|(_, limit)| *limit).collect::<Vec<_>>(),
     )
     .fetch_all(connection)
     .await?;
-    let stored = rows.first().map_or(0, |row| row.events);
-    let events = rows.into_iter().filter_map(|row| {
-        Some(Recorded {
-            position: row.position?,
-            recorded_at: row.recorded_at?.into(),
-            type_name: row.type_name?,
-            payload: row.payload?,
-        })
-    });
-    let mut events: Vec<Recorded> = events.collect();
-    // The order within a join is nobody's promise.
-    events.sort_unstable_by_key(|event| Reverse(event.position));
-    Ok((stored, events))
+    let mut heads = vec![Head { stored: 0, newest: Vec::new() }; wanted.len()];
+    for row in rows {
+        let head = heads.get_mut(row.place as usize - 1).ok_or_else(|| corrupt("place"))?;
+        head.stored = row.events;
+        if let (Some(position), Some(recorded_at), Some(type_name), Some(payload)) =
+            (row.position, row.recorded_at, row.type_name, row.payload)
+        {
+            head.newest.push(Recorded { position, recorded_at: recorded_at.into(), type_name, payload });
+        }
+    }
+    for head in &mut heads {
+        // The order within a join is nobody's promise.
+        head.newest.sort_unstable_by_key(|event| Reverse(event.position));
+    }
+    Ok(heads)
 }

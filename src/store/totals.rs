@@ -107,33 +107,48 @@ pub struct Totals {
 
 /// The totals of `owner`: a tenant's id, or [`ALL_TENANTS`]. Zeros for one that has nothing.
 pub async fn of(connection: &mut PgConnection, owner: &str) -> Result<Totals, StoreError> {
-    let row = sqlx::query!(
-        r#"-- totals::of
-        SELECT coalesce(sum(pairs), 0)::bigint AS "pairs!", coalesce(sum(outstanding), 0)::bigint AS "outstanding!",
-               coalesce(sum(lifetime), 0)::bigint AS "lifetime!", coalesce(sum(settlements), 0)::bigint AS "settlements!",
-               coalesce(sum(settled_stroops), 0)::text AS "settled_stroops!",
-               coalesce(sum(services), 0)::bigint AS "services!", coalesce(sum(agents), 0)::bigint AS "agents!",
-               coalesce(sum(events), 0)::bigint AS "events!", coalesce(sum(webhooks), 0)::bigint AS "webhooks!",
-               coalesce(sum(api_keys), 0)::bigint AS "api_keys!",
-               coalesce(sum(replies), 0)::bigint AS "replies!"
-        FROM tenant_totals WHERE tenant = $1"#,
-        owner,
+    of_each(connection, &[owner]).await?.pop().ok_or_else(|| corrupt("totals"))
+}
+
+/// The totals of each of `owners`, in their order.
+pub async fn of_each(connection: &mut PgConnection, owners: &[&str]) -> Result<Vec<Totals>, StoreError> {
+    let rows = sqlx::query!(
+        r#"-- totals::of_each
+        SELECT kept.pairs AS "pairs!", kept.outstanding AS "outstanding!", kept.lifetime AS "lifetime!",
+               kept.settlements AS "settlements!", kept.settled_stroops AS "settled_stroops!",
+               kept.services AS "services!", kept.agents AS "agents!", kept.events AS "events!",
+               kept.webhooks AS "webhooks!", kept.api_keys AS "api_keys!", kept.replies AS "replies!"
+        FROM unnest($1::text[]) WITH ORDINALITY AS wanted (owner, place)
+        CROSS JOIN LATERAL (
+            SELECT coalesce(sum(pairs), 0)::bigint AS pairs, coalesce(sum(outstanding), 0)::bigint AS outstanding,
+                   coalesce(sum(lifetime), 0)::bigint AS lifetime, coalesce(sum(settlements), 0)::bigint AS settlements,
+                   coalesce(sum(settled_stroops), 0)::text AS settled_stroops,
+                   coalesce(sum(services), 0)::bigint AS services, coalesce(sum(agents), 0)::bigint AS agents,
+                   coalesce(sum(events), 0)::bigint AS events, coalesce(sum(webhooks), 0)::bigint AS webhooks,
+                   coalesce(sum(api_keys), 0)::bigint AS api_keys, coalesce(sum(replies), 0)::bigint AS replies
+            FROM tenant_totals WHERE tenant = wanted.owner
+        ) AS kept
+        ORDER BY place"#,
+        owners as _,
     )
-    .fetch_one(connection)
+    .fetch_all(connection)
     .await?;
-    Ok(Totals {
-        pairs: row.pairs,
-        outstanding: row.outstanding,
-        lifetime: row.lifetime,
-        settlements: row.settlements,
-        settled_stroops: Stroops::from_digits(&row.settled_stroops).ok_or_else(|| corrupt("settled_stroops"))?,
-        services: row.services,
-        agents: row.agents,
-        events: row.events,
-        webhooks: row.webhooks,
-        api_keys: row.api_keys,
-        replies: row.replies,
-    })
+    let totals = rows.into_iter().map(|row| {
+        Ok(Totals {
+            pairs: row.pairs,
+            outstanding: row.outstanding,
+            lifetime: row.lifetime,
+            settlements: row.settlements,
+            settled_stroops: Stroops::from_digits(&row.settled_stroops).ok_or_else(|| corrupt("settled_stroops"))?,
+            services: row.services,
+            agents: row.agents,
+            events: row.events,
+            webhooks: row.webhooks,
+            api_keys: row.api_keys,
+            replies: row.replies,
+        })
+    });
+    totals.collect()
 }
 
 /// What a tenant's outstanding requests would be billed now.
@@ -146,33 +161,41 @@ pub struct Due {
     pub unpriced_requests: i64,
 }
 
-/// Sums over the tenant's services, not over its pairs.
-pub async fn due(connection: &mut PgConnection, tenant: &Tenant) -> Result<Due, StoreError> {
-    let row = sqlx::query!(
+/// Of each of `tenants`, in their order. Sums over the services of a tenant, not over its pairs.
+pub async fn due(connection: &mut PgConnection, tenants: &[Tenant]) -> Result<Vec<Due>, StoreError> {
+    let rows = sqlx::query!(
         r#"-- totals::due
-        SELECT coalesce(sum(used.outstanding * service.price_stroops), 0)::text AS "total!",
-               coalesce(sum(used.outstanding * service.price_stroops) FILTER (WHERE service.disabled), 0)::text
-                   AS "disabled!",
-               coalesce(sum(used.outstanding) FILTER (WHERE service.price_stroops IS NULL), 0)::bigint AS "unpriced!"
-        FROM (
-            SELECT service_id, sum(outstanding) AS outstanding
-            FROM service_totals WHERE tenant = $1 GROUP BY service_id
-        ) AS used
-        LEFT JOIN LATERAL (
-            SELECT price_stroops, disabled FROM services
-            WHERE services.tenant = $1 AND services.service_id = used.service_id
-            LIMIT 1
-        ) AS service ON true"#,
-        tenant.as_str(),
+        SELECT due.total AS "total!", due.disabled AS "disabled!", due.unpriced AS "unpriced!"
+        FROM unnest($1::text[]) WITH ORDINALITY AS wanted (tenant, place)
+        CROSS JOIN LATERAL (
+            SELECT coalesce(sum(used.outstanding * service.price_stroops), 0)::text AS total,
+                   coalesce(sum(used.outstanding * service.price_stroops) FILTER (WHERE service.disabled), 0)::text
+                       AS disabled,
+                   coalesce(sum(used.outstanding) FILTER (WHERE service.price_stroops IS NULL), 0)::bigint AS unpriced
+            FROM (
+                SELECT service_id, sum(outstanding) AS outstanding
+                FROM service_totals WHERE tenant = wanted.tenant GROUP BY service_id
+            ) AS used
+            LEFT JOIN LATERAL (
+                SELECT price_stroops, disabled FROM services
+                WHERE services.tenant = wanted.tenant AND services.service_id = used.service_id
+                LIMIT 1
+            ) AS service ON true
+        ) AS due
+        ORDER BY place"#,
+        tenants.iter().map(Tenant::as_str).collect::<Vec<_>>() as _,
     )
-    .fetch_one(connection)
+    .fetch_all(connection)
     .await?;
     let amount = |digits: &str| Stroops::from_digits(digits).ok_or_else(|| corrupt("an amount"));
-    Ok(Due {
-        total_stroops: amount(&row.total)?,
-        disabled_stroops: amount(&row.disabled)?,
-        unpriced_requests: row.unpriced,
-    })
+    let due = rows.into_iter().map(|row| {
+        Ok(Due {
+            total_stroops: amount(&row.total)?,
+            disabled_stroops: amount(&row.disabled)?,
+            unpriced_requests: row.unpriced,
+        })
+    });
+    due.collect()
 }
 
 /// A registered service of a tenant with what is outstanding of it.
@@ -184,40 +207,70 @@ pub struct ServiceLine {
     pub outstanding: i64,
 }
 
-/// Registered services by tenant and id, of one tenant or of all, beginning after `after`, at most `limit`.
+/// Which part of the services.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Slice {
+    /// None: of all tenants.
+    pub tenant: Option<Tenant>,
+    /// Tenant and id of the service before the first.
+    pub after: (String, String),
+    pub limit: i64,
+}
+
+impl Slice {
+    /// Both ends as bounds of the primary key: after the first, up to all of the second.
+    fn bounds(&self) -> ((&str, &str), &str) {
+        let after = (self.after.0.as_str(), self.after.1.as_str());
+        match &self.tenant {
+            Some(tenant) => (after.max((tenant.as_str(), "")), tenant.as_str()),
+            None => (after, BEHIND_ALL),
+        }
+    }
+}
+
+/// Sorts behind every tenant.
+const BEHIND_ALL: &str = "\u{10ffff}";
+
+/// Registered services by tenant and id: those of each slice, in the order of `slices`.
 pub async fn service_lines(
     connection: &mut PgConnection,
-    tenant: Option<&Tenant>,
-    after: (&str, &str),
-    limit: i64,
-) -> Result<Vec<ServiceLine>, StoreError> {
-    macro_rules! lines {
-        ($condition:literal $(, $argument:expr)*) => {
-            sqlx::query_as!(
-                ServiceLine,
-                r#"-- totals::service_lines
-                SELECT tenant, service_id, price_stroops, used.outstanding AS "outstanding!"
-                FROM services
-                CROSS JOIN LATERAL (
-                    SELECT coalesce(sum(outstanding), 0)::bigint AS outstanding FROM service_totals
-                    WHERE service_totals.tenant = services.tenant AND service_totals.service_id = services.service_id
-                ) AS used
-                WHERE (tenant, service_id) > ($1, $2) "#
-                    + $condition
-                    + " ORDER BY tenant, service_id LIMIT $3",
-                after.0,
-                after.1,
-                limit
-                $(, $argument)*
-            )
-            .fetch_all(connection)
-            .await?
-        };
+    slices: &[Slice],
+) -> Result<Vec<Vec<ServiceLine>>, StoreError> {
+    let bounds: Vec<_> = slices.iter().map(Slice::bounds).collect();
+    let rows = sqlx::query!(
+        r#"-- totals::service_lines
+        SELECT wanted.place AS "place!", line.tenant AS "tenant!", line.service_id AS "service_id!",
+               line.price_stroops AS "price_stroops!", used.outstanding AS "outstanding!"
+        FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) WITH ORDINALITY
+            AS wanted (after_tenant, after_service, last_tenant, most, place)
+        CROSS JOIN LATERAL (
+            SELECT tenant, service_id, price_stroops FROM services
+            WHERE (tenant, service_id) > (wanted.after_tenant, wanted.after_service) AND tenant <= wanted.last_tenant
+            ORDER BY tenant, service_id LIMIT wanted.most
+        ) AS line
+        CROSS JOIN LATERAL (
+            SELECT coalesce(sum(outstanding), 0)::bigint AS outstanding FROM service_totals
+            WHERE service_totals.tenant = line.tenant AND service_totals.service_id = line.service_id
+        ) AS used
+        ORDER BY wanted.place, line.tenant, line.service_id"#,
+        bounds.iter().map(|((tenant, _), _)| *tenant).collect::<Vec<_>>() as _,
+        bounds.iter().map(|((_, service), _)| *service).collect::<Vec<_>>() as _,
+        bounds.iter().map(|(_, last)| *last).collect::<Vec<_>>() as _,
+        &slices.iter().map(|slice| slice.limit).collect::<Vec<_>>(),
+    )
+    .fetch_all(connection)
+    .await?;
+    let mut lines = vec![Vec::new(); slices.len()];
+    for row in rows {
+        let place = lines.get_mut(row.place as usize - 1).ok_or_else(|| corrupt("place"))?;
+        place.push(ServiceLine {
+            tenant: row.tenant,
+            service_id: row.service_id,
+            price_stroops: row.price_stroops,
+            outstanding: row.outstanding,
+        });
     }
-    Ok(match tenant {
-        None => lines!(""),
-        Some(tenant) => lines!("AND tenant = $4", tenant.as_str()),
-    })
+    Ok(lines)
 }
 
 /// How many services a tenant has.

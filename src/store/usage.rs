@@ -98,16 +98,40 @@ pub async fn services_of_agents(
     Ok(services)
 }
 
-/// What is outstanding of one pair; 0 if it was never seen.
-pub async fn outstanding(connection: &mut PgConnection, tenant: &Tenant, pair: &Pair) -> Result<i64, StoreError> {
-    let outstanding = sqlx::query_scalar!(
-        "-- usage::outstanding
-        SELECT outstanding FROM usage_counters WHERE tenant = $1 AND agent = $2 AND service_id = $3",
-        tenant.as_str(),
-        pair.agent.as_str(),
-        pair.service_id.as_str(),
+/// What settling a pair now would be about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quote {
+    /// 0 for a pair never seen.
+    pub outstanding: i64,
+    /// None: the service is not registered.
+    pub price_stroops: Option<i64>,
+}
+
+/// In the order of `ids`.
+pub async fn quotes(connection: &mut PgConnection, ids: &[CounterId]) -> Result<Vec<Quote>, StoreError> {
+    let columns = Columns::of(ids.iter());
+    let quotes = sqlx::query_as!(
+        Quote,
+        r#"-- usage::quotes
+        SELECT coalesce(counter.outstanding, 0) AS "outstanding!", service.price_stroops AS "price_stroops?"
+        FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS wanted (tenant, agent, service_id, place)
+        LEFT JOIN LATERAL (
+            SELECT outstanding FROM usage_counters
+            WHERE usage_counters.tenant = wanted.tenant AND usage_counters.agent = wanted.agent
+              AND usage_counters.service_id = wanted.service_id
+            LIMIT 1
+        ) AS counter ON true
+        LEFT JOIN LATERAL (
+            SELECT price_stroops FROM services
+            WHERE services.tenant = wanted.tenant AND services.service_id = wanted.service_id
+            LIMIT 1
+        ) AS service ON true
+        ORDER BY place"#,
+        columns.tenants as _,
+        columns.agents as _,
+        columns.services as _,
     )
-    .fetch_optional(connection)
+    .fetch_all(connection)
     .await?;
-    Ok(outstanding.unwrap_or(0))
+    Ok(quotes)
 }

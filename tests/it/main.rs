@@ -39,6 +39,7 @@ mod pause;
 mod processes;
 mod rate_limit;
 mod readme;
+mod reads;
 mod refusals;
 mod rights;
 mod secrets;
