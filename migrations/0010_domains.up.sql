@@ -1,6 +1,7 @@
 -- PostgreSQL reads a table's CHECKs from its catalog again for every statement that writes the table, which was up to a
 -- fifth of the time of a small commit. A domain's constraints it reads once per connection. So what one column may hold
--- is said by its type, and a CHECK is left only where it speaks of several columns. What is refused is the same as before.
+-- is said by its type, and a CHECK is left only where it speaks of several columns. What is refused is the same as before;
+-- service_totals.service_id has the form of a service's id now, and no longer a length only.
 CREATE DOMAIN caller AS text COLLATE "C";
 COMMENT ON DOMAIN caller IS 'Who used an idempotency key: tenant:<tenant> or ip:<address>.';
 CREATE DOMAIN idempotency_key AS text COLLATE "C";
@@ -49,7 +50,7 @@ ALTER TABLE idempotency_keys
     ALTER COLUMN request_hash TYPE request_hash,
     ALTER COLUMN status TYPE replayable_status,
     ALTER COLUMN request_id TYPE request_id;
--- In every table, so that joins and groupings need no casts.
+-- In every table: a primary key that is joined to a column of another type is no longer one to GROUP BY.
 ALTER TABLE services DROP CONSTRAINT services_service_id_form;
 ALTER TABLE services ALTER COLUMN service_id TYPE service_id;
 ALTER TABLE settlements ALTER COLUMN service_id TYPE service_id;
@@ -101,3 +102,6 @@ FROM idempotency_keys
 ORDER BY created_at DESC;
 COMMENT ON VIEW recent_replies IS 'Stored replies, newest first: use it with LIMIT, which makes it read only that many rows.';
 
+
+-- A column that changes its type loses its statistics.
+ANALYZE idempotency_keys, usage_counters, services, settlements, service_totals, tenant_totals, events;

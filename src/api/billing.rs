@@ -37,7 +37,7 @@ pub const QUOTE: Description = Description::of("What settling a pair would cost 
 pub async fn quote(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let pair = super::usage::path_pair(&exchange)?;
     let id = CounterId { tenant: exchange.identity.tenant.clone(), pair };
-    let quote = state.ask(&state.reads.quotes, id.clone(), usage::quotes).await?;
+    let quote = state.ask(&state.reads.quotes, id.clone(), exchange.deadline, usage::quotes).await?;
     let Pair { agent, service_id } = &id.pair;
     let price_stroops = quote.price_stroops.ok_or_else(|| Refusal::ServiceNotRegistered(service_id.clone()))?;
     Ok(json(&Quote {
@@ -62,7 +62,7 @@ pub const TOTAL: Description = Description::of("What settling everything would c
     .answer::<Total>(200, r#"{"totalStroops":750,"disabledStroops":0,"unpricedRequests":0}"#);
 
 pub async fn total(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
-    let due = state.ask(&state.reads.due, exchange.identity.tenant.clone(), totals::due).await?;
+    let due = state.ask(&state.reads.due, exchange.identity.tenant.clone(), exchange.deadline, totals::due).await?;
     Ok(json(&Total {
         total_stroops: due.total_stroops,
         disabled_stroops: due.disabled_stroops,

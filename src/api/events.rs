@@ -77,12 +77,13 @@ pub async fn list(
 
     let tenant = &exchange.identity.tenant;
     if before.is_none() && filter.is_empty() && limit <= LIMIT_DEFAULT {
-        let page = state.ask(&state.reads.events, Head { tenant: tenant.clone(), limit, cap }, heads).await?;
+        let wanted = WantedHead { tenant: tenant.clone(), limit, cap };
+        let page = state.ask(&state.reads.events, wanted, exchange.deadline, heads).await?;
         return Ok(page.tagged(&view)?.answer(&headers));
     }
     let mut connection = state.connection().await?;
     let page = if before.is_none() && filter.is_empty() {
-        heads(&mut connection, &[Head { tenant: tenant.clone(), limit, cap }]).await?.remove(0)
+        heads(&mut connection, &[WantedHead { tenant: tenant.clone(), limit, cap }]).await?.remove(0)
     } else {
         Arc::new(part(&mut connection, tenant, &filter, before, cap, limit).await?)
     };
@@ -120,14 +121,14 @@ impl Page {
 
 /// Which newest events are wanted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Head {
+pub struct WantedHead {
     tenant: Tenant,
     limit: i64,
     /// How many are visible at most.
     cap: i64,
 }
 
-async fn heads(connection: &mut PgConnection, wanted: &[Head]) -> Result<Vec<Arc<Page>>, StoreError> {
+async fn heads(connection: &mut PgConnection, wanted: &[WantedHead]) -> Result<Vec<Arc<Page>>, StoreError> {
     let and_one_more: Vec<_> = wanted.iter().map(|head| (&head.tenant, head.limit + 1)).collect();
     let found = events::heads(connection, &and_one_more).await?;
     let pages = found.into_iter().zip(wanted).map(|(found, head)| {

@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
+use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
 use crate::metrics::{self, Exact, Gauges};
 use crate::store::kept::{self, Figures};
@@ -26,7 +27,8 @@ pub const SHOW: Description = Description::of("Metrics for Prometheus").content(
 
 pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     check_query(&exchange, &[])?;
-    let text = state.reads.metrics.ask((), async |_| vec![render(&state).await]).await;
+    let text = state.reads.metrics.ask((), exchange.deadline.into(), async |_| vec![render(&state).await]).await;
+    let text = text.ok_or(Refusal::StoreUnavailable)?;
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }
 

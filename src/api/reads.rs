@@ -2,17 +2,18 @@
 //! same time, so that many who poll cost little more than one.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::body::Bytes;
 use sqlx::PgConnection;
 
 use crate::domain::caller::Tenant;
 use crate::domain::refusal::Refusal;
-use crate::store::StoreError;
-use crate::store::totals::{Due, Slice};
-use crate::store::usage::{CounterId, Quote};
+use crate::store::totals::{Due, ServiceSlice};
+use crate::store::usage::{CounterId, Quoted};
+use crate::store::{FaultKind, StoreError};
 
-use super::events::{Head, Page};
+use super::events::{Page, WantedHead};
 use super::shared_read::SharedRead;
 use super::state::{ApiState, read_refusal};
 use super::stats::Figures;
@@ -20,13 +21,25 @@ use super::stats::Figures;
 /// A kind of read from the database.
 pub type Desk<Q, A> = SharedRead<Q, Result<A, Refusal>>;
 
-#[derive(Default)]
 pub struct Reads {
     pub metrics: SharedRead<(), Bytes>,
-    pub quotes: Desk<CounterId, Quote>,
+    pub quotes: Desk<CounterId, Quoted>,
     pub due: Desk<Tenant, Due>,
-    pub stats: Desk<Slice, Arc<Figures>>,
-    pub events: Desk<Head, Arc<Page>>,
+    pub stats: Desk<ServiceSlice, Arc<Figures>>,
+    pub events: Desk<WantedHead, Arc<Page>>,
+}
+
+impl Default for Reads {
+    fn default() -> Self {
+        // By what an answer may cost: a tenant may have ten thousand services.
+        Self {
+            metrics: SharedRead::new(1),
+            quotes: SharedRead::new(256),
+            due: SharedRead::new(64),
+            stats: SharedRead::new(64),
+            events: SharedRead::new(64),
+        }
+    }
 }
 
 impl ApiState {
@@ -35,27 +48,37 @@ impl ApiState {
         &self,
         desk: &Desk<Q, A>,
         question: Q,
+        deadline: Instant,
         read: impl AsyncFn(&mut PgConnection, &[Q]) -> Result<Vec<A>, StoreError>,
     ) -> Result<A, Refusal> {
         let all = async |questions: Vec<Q>| match self.read(&questions, &read).await {
             Ok(answers) => answers.into_iter().map(Ok).collect(),
-            Err(refusal) => vec![Err(refusal); questions.len()],
+            Err(error) if error.kind() == FaultKind::Poisoned && questions.len() > 1 => {
+                // What breaks one answer is no reason to refuse the others.
+                let mut answers = Vec::new();
+                for question in &questions {
+                    let answer = self.read(std::slice::from_ref(question), &read).await;
+                    answers.push(answer.map(|mut answers| answers.remove(0)).map_err(|error| read_refusal(&error)));
+                }
+                answers
+            }
+            Err(error) => vec![Err(read_refusal(&error)); questions.len()],
         };
-        desk.ask(question, all).await
+        desk.ask(question, deadline.into(), all).await.unwrap_or(Err(Refusal::StoreUnavailable))
     }
 
     async fn read<Q, A>(
         &self,
         questions: &[Q],
         read: &impl AsyncFn(&mut PgConnection, &[Q]) -> Result<Vec<A>, StoreError>,
-    ) -> Result<Vec<A>, Refusal> {
-        let mut connection = self.connection().await?;
+    ) -> Result<Vec<A>, StoreError> {
+        let mut connection = self.pool.acquire().await?;
         match tokio::time::timeout(self.settings.request_timeout, read(&mut connection, questions)).await {
-            Ok(answers) => answers.map_err(|error| read_refusal(&error)),
+            Ok(answers) => answers,
             Err(_) => {
-                // Whatever it still does, nobody else should wait for it.
+                // Waiting for locks is bounded, so the database has gone without a word: others shall try anew.
                 connection.close_on_drop();
-                Err(Refusal::StoreUnavailable)
+                Err(StoreError::TimedOut)
             }
         }
     }

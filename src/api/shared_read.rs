@@ -1,12 +1,13 @@
 //! One read for all who ask at the same time. Nobody is told anything older than their question: who asks while a read is
 //! under way waits for the next one, together with all others who wait. So the more ask, the less each answer costs.
 
+use std::collections::BTreeMap;
+use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
-
-/// Most questions of one read; the others wait for the one after it.
-const QUESTIONS_MAX: usize = 256;
+use tokio::sync::oneshot::error::TryRecvError;
+use tokio::time::{Instant, sleep_until};
 
 /// Questions of one kind and their answers.
 #[derive(Debug)]
@@ -14,17 +15,18 @@ pub struct SharedRead<Q, A> {
     waiting: Mutex<Vec<(Q, oneshot::Sender<A>)>>,
     /// Whoever has it reads for all who wait.
     turn: tokio::sync::Mutex<()>,
-}
-
-impl<Q, A> Default for SharedRead<Q, A> {
-    fn default() -> Self {
-        Self { waiting: Mutex::default(), turn: tokio::sync::Mutex::default() }
-    }
+    /// Most different questions of one read; the others wait for the one after it.
+    questions_max: usize,
 }
 
 impl<Q: Clone + Ord, A: Clone> SharedRead<Q, A> {
-    /// `read` is given questions without repetition, sorted, and answers all of them in that order.
-    pub async fn ask<F>(&self, question: Q, read: impl Fn(Vec<Q>) -> F) -> A
+    pub fn new(questions_max: usize) -> Self {
+        Self { waiting: Mutex::default(), turn: tokio::sync::Mutex::default(), questions_max }
+    }
+
+    /// `read` is given questions without repetition, sorted, and answers all of them in that order. None if the deadline
+    /// passes before a read for this question begins.
+    pub async fn ask<F>(&self, question: Q, deadline: Instant, read: impl Fn(Vec<Q>) -> F) -> Option<A>
     where
         F: Future<Output = Vec<A>>,
     {
@@ -33,37 +35,45 @@ impl<Q: Clone + Ord, A: Clone> SharedRead<Q, A> {
             self.waiting().push((question.clone(), sender));
             let _turn = tokio::select! {
                 biased;
-                Ok(answer) = &mut answer => return answer,
+                Ok(answer) = &mut answer => return Some(answer),
                 turn = self.turn.lock() => turn,
+                () = sleep_until(deadline) => return None,
             };
             loop {
-                if let Ok(answer) = answer.try_recv() {
-                    return answer;
+                match answer.try_recv() {
+                    Ok(answer) => return Some(answer),
+                    // The one who read for this question was cut off: it is asked again.
+                    Err(TryRecvError::Closed) => break,
+                    Err(TryRecvError::Empty) => {}
                 }
                 let asked = self.take();
-                if asked.is_empty() {
-                    // The one who read for this question was cut off: it is asked again.
-                    break;
-                }
-                let mut questions: Vec<Q> = asked.iter().map(|(question, _)| question.clone()).collect();
-                questions.sort_unstable();
-                questions.dedup();
-                let answers = read(questions.clone()).await;
-                for (question, sender) in asked {
-                    let place = questions.binary_search(&question).expect("it is one of them");
-                    // Who hung up meanwhile needs no answer.
-                    let _ = sender.send(answers[place].clone());
+                // Boxed, or all who only wait would carry its size.
+                let answers = Box::pin(read(asked.keys().cloned().collect())).await;
+                for (answer, senders) in answers.into_iter().zip(asked.into_values()) {
+                    for sender in senders {
+                        // Who hung up meanwhile needs no answer.
+                        let _ = sender.send(answer.clone());
+                    }
                 }
             }
         }
     }
 
     /// The next to be answered. Who hung up is passed over.
-    fn take(&self) -> Vec<(Q, oneshot::Sender<A>)> {
+    fn take(&self) -> BTreeMap<Q, Vec<oneshot::Sender<A>>> {
         let mut waiting = self.waiting();
-        waiting.retain(|(_, sender)| !sender.is_closed());
-        let count = waiting.len().min(QUESTIONS_MAX);
-        waiting.drain(..count).collect()
+        let mut taken: BTreeMap<Q, Vec<oneshot::Sender<A>>> = BTreeMap::new();
+        for (question, sender) in mem::take(&mut *waiting) {
+            if sender.is_closed() {
+                continue;
+            }
+            if taken.len() < self.questions_max || taken.contains_key(&question) {
+                taken.entry(question).or_default().push(sender);
+            } else {
+                waiting.push((question, sender));
+            }
+        }
+        taken
     }
 
     fn waiting(&self) -> MutexGuard<'_, Vec<(Q, oneshot::Sender<A>)>> {
@@ -75,29 +85,37 @@ impl<Q: Clone + Ord, A: Clone> SharedRead<Q, A> {
 mod tests {
     use std::sync::Arc;
     use std::task::Poll;
+    use std::time::Duration;
 
     use futures_util::poll;
     use tokio::sync::Notify;
 
     use super::*;
 
+    const QUESTIONS_MAX: usize = 8;
+
     /// Answers each question with the questions of its read, when told to.
     struct Library {
-        desk: SharedRead<u32, Vec<u32>>,
+        desk: SharedRead<usize, Vec<usize>>,
         open: Notify,
     }
 
     impl Library {
         fn closed() -> Arc<Self> {
-            Arc::new(Self { desk: SharedRead::default(), open: Notify::new() })
+            Arc::new(Self { desk: SharedRead::new(QUESTIONS_MAX), open: Notify::new() })
         }
 
-        async fn ask(&self, question: u32) -> Vec<u32> {
-            let read = |questions: Vec<u32>| async move {
+        async fn ask(&self, question: usize) -> Vec<usize> {
+            let deadline = Instant::now() + Duration::from_secs(3600);
+            self.ask_until(question, deadline).await.expect("the deadline is far")
+        }
+
+        async fn ask_until(&self, question: usize, deadline: Instant) -> Option<Vec<usize>> {
+            let read = |questions: Vec<usize>| async move {
                 self.open.notified().await;
                 vec![questions.clone(); questions.len()]
             };
-            self.desk.ask(question, read).await
+            self.desk.ask(question, deadline, read).await
         }
     }
 
@@ -122,53 +140,55 @@ mod tests {
     async fn who_reads_and_is_cut_off_leaves_nobody_waiting() {
         let library = Library::closed();
         let mut reader = Box::pin(library.ask(1));
-        assert_eq!(poll!(&mut reader), Poll::Pending);
-        let mut waiting = Box::pin(library.ask(2));
-        assert_eq!(poll!(&mut waiting), Poll::Pending);
+        let mut second = Box::pin(library.ask(2));
+        let mut third = Box::pin(library.ask(3));
+        for asked in [&mut reader, &mut second, &mut third] {
+            assert_eq!(poll!(asked), Poll::Pending);
+        }
         library.open.notify_one();
         assert_eq!(reader.await, [1]);
-        // Now it reads for itself and a third, and ends in the middle.
-        assert_eq!(poll!(&mut waiting), Poll::Pending);
-        drop(waiting);
-        let mut third = Box::pin(library.ask(3));
-        assert_eq!(poll!(&mut third), Poll::Pending);
+        // The second reads for the third too, and is cut off. A fourth must not keep the third from asking again.
+        assert_eq!(poll!(&mut second), Poll::Pending);
+        let mut fourth = Box::pin(library.ask(4));
+        assert_eq!(poll!(&mut fourth), Poll::Pending);
+        drop(second);
+        assert_eq!((poll!(&mut third), poll!(&mut fourth)), (Poll::Pending, Poll::Pending));
         library.open.notify_one();
-        assert_eq!(third.await, [3]);
+        assert_eq!(fourth.await, [3, 4]);
+        assert_eq!(third.await, [3, 4]);
     }
 
     #[tokio::test]
-    async fn a_question_whose_reader_is_cut_off_is_asked_again() {
+    async fn who_waits_beyond_the_deadline_is_not_read_for() {
         let library = Library::closed();
         let mut reader = Box::pin(library.ask(1));
         assert_eq!(poll!(&mut reader), Poll::Pending);
-        let mut second = Box::pin(library.ask(2));
+        assert_eq!(library.ask_until(2, Instant::now()).await, None);
         let mut third = Box::pin(library.ask(3));
-        assert_eq!((poll!(&mut second), poll!(&mut third)), (Poll::Pending, Poll::Pending));
+        assert_eq!(poll!(&mut third), Poll::Pending);
         library.open.notify_one();
         assert_eq!(reader.await, [1]);
-        // The second reads for the third too, and is cut off.
-        assert_eq!(poll!(&mut second), Poll::Pending);
-        drop(second);
         library.open.notify_one();
         assert_eq!(third.await, [3]);
     }
 
     #[tokio::test]
-    async fn one_read_answers_only_so_many() {
+    async fn one_read_answers_only_so_many_different_questions() {
         let library = Library::closed();
-        let mut asked: Vec<_> =
-            (0..=1 + QUESTIONS_MAX as u32).map(|question| Box::pin(library.ask(question))).collect();
-        for question in &mut asked {
-            assert_eq!(poll!(question), Poll::Pending);
+        let mut first = Box::pin(library.ask(0));
+        assert_eq!(poll!(&mut first), Poll::Pending);
+        let questions = (1..=1 + QUESTIONS_MAX).chain([1, 1]);
+        let mut others: Vec<_> = questions.map(|question| Box::pin(library.ask(question))).collect();
+        for other in &mut others {
+            assert_eq!(poll!(other), Poll::Pending);
         }
         let mut sizes = Vec::new();
-        for question in asked {
+        library.open.notify_one();
+        first.await;
+        for other in others {
             library.open.notify_one();
-            sizes.push(question.await.len());
+            sizes.push(other.await.len());
         }
-        let mut expected = vec![QUESTIONS_MAX; 1 + QUESTIONS_MAX];
-        (expected[0], sizes[0]) = (1, 1);
-        expected.push(1);
-        assert_eq!(sizes, expected);
+        assert_eq!(sizes, [8, 8, 8, 8, 8, 8, 8, 8, 1, 8, 8]);
     }
 }

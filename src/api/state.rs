@@ -156,7 +156,9 @@ impl KnownKeys {
         {
             return Ok(known.tenant);
         }
-        let tenant = api_keys::tenant_of(&mut *pool.acquire().await?, hash).await?;
+        // Boxed, or every request would carry the size of a lookup, which few need.
+        let look_up = async { api_keys::tenant_of(&mut *pool.acquire().await?, hash).await };
+        let tenant = Box::pin(look_up).await?;
         self.keys.insert(*hash, Known { looked_up: now, changes, revision, tenant: tenant.clone() });
         Ok(tenant)
     }

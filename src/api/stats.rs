@@ -14,7 +14,7 @@ use crate::domain::caller::Tenant;
 use crate::domain::money::Count;
 use crate::domain::refusal::Refusal;
 use crate::store::StoreError;
-use crate::store::totals::{self, ALL_TENANTS, ServiceLine, Slice, Totals};
+use crate::store::totals::{self, ALL_TENANTS, ServiceLine, ServiceSlice, Totals};
 
 use super::etag::Tagged;
 use super::exchange::{Failure, Read, check_query};
@@ -79,8 +79,8 @@ pub async fn show(
     };
     let identity = &exchange.identity;
     let tenant = (!identity.is_operator).then(|| identity.tenant.clone());
-    let slice = Slice { tenant, after: (after.0.to_owned(), after.1.to_owned()), limit: limit + 1 };
-    let figures = state.ask(&state.reads.stats, slice.clone(), read).await?;
+    let slice = ServiceSlice { tenant, after: (after.0.to_owned(), after.1.to_owned()), limit: limit + 1 };
+    let figures = state.ask(&state.reads.stats, slice.clone(), exchange.deadline, read).await?;
     let Figures { totals, lines } = &*figures;
     let has_more = lines.len() as i64 > limit;
     let lines = &lines[..lines.len().min(limit as usize)];
@@ -112,7 +112,7 @@ pub struct Figures {
     lines: Vec<ServiceLine>,
 }
 
-async fn read(connection: &mut PgConnection, slices: &[Slice]) -> Result<Vec<Arc<Figures>>, StoreError> {
+async fn read(connection: &mut PgConnection, slices: &[ServiceSlice]) -> Result<Vec<Arc<Figures>>, StoreError> {
     let owners: Vec<&str> = slices.iter().map(owner).collect();
     let totals = totals::of_each(connection, &owners).await?;
     let lines = totals::service_lines(connection, slices).await?;
@@ -120,7 +120,7 @@ async fn read(connection: &mut PgConnection, slices: &[Slice]) -> Result<Vec<Arc
 }
 
 /// Whose totals go with the services of `slice`.
-fn owner(slice: &Slice) -> &str {
+fn owner(slice: &ServiceSlice) -> &str {
     slice.tenant.as_ref().map_or(ALL_TENANTS, Tenant::as_str)
 }
 

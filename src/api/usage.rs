@@ -58,7 +58,7 @@ pub const OUTSTANDING: Description = Description::of("What is outstanding of a p
 pub async fn outstanding(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let pair = path_pair(&exchange)?;
     let id = CounterId { tenant: exchange.identity.tenant.clone(), pair };
-    let quote = state.ask(&state.reads.quotes, id.clone(), usage::quotes).await?;
+    let quote = state.ask(&state.reads.quotes, id.clone(), exchange.deadline, usage::quotes).await?;
     let Pair { agent, service_id } = &id.pair;
     Ok(json(&Outstanding { agent, service_id, total: Count(quote.outstanding) }))
 }

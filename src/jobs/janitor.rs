@@ -20,13 +20,14 @@ use crate::store::{StoreError, events, server, totals};
 
 /// Rows one transaction deletes at most, so that none is long.
 const ROWS_MAX: i64 = 1000;
-/// Count changes one transaction folds at most.
-const CHANGES_MAX: i64 = 10_000;
+/// Commits whose changes one transaction folds at most.
+const COMMITS_MAX: i64 = 1000;
 /// Owners over their cap that one step looks at.
 const OWNERS_MAX: i64 = 100;
-/// How much longer the janitor rests after a step than the step took. It still prunes several times faster than
-/// records are written.
+/// How much longer the janitor rests after a step that pruned expired records than the step took, and at most. It still
+/// prunes faster than records are written.
 const RESTS_PER_STEP: u32 = 3;
+const REST_MAX: Duration = Duration::from_secs(1);
 /// Transactions one run may take for each of its tasks; what is left waits for the next.
 const STEPS_MAX: u32 = 1000;
 
@@ -106,7 +107,7 @@ impl Janitor {
                 break;
             }
             // A million records may expire together, and the requests of now come first.
-            tokio::time::sleep(RESTS_PER_STEP * began.elapsed()).await;
+            tokio::time::sleep((RESTS_PER_STEP * began.elapsed()).min(REST_MAX)).await;
             began = Instant::now();
         }
         self.last_run.set(now);
@@ -114,7 +115,7 @@ impl Janitor {
             return Ok(report);
         }
         for _ in 0..STEPS_MAX {
-            if fold(&mut connection).await?.is_none_or(|folded| folded < CHANGES_MAX) {
+            if fold(&mut connection).await?.is_none_or(|folded| folded < COMMITS_MAX) {
                 break;
             }
         }
@@ -160,7 +161,7 @@ impl Janitor {
         }
         let sums = note(&mut transaction, &removed).await?;
         // Who is over the cap is found by the counts.
-        record_counts::fold(&mut transaction, CHANGES_MAX).await?;
+        record_counts::fold(&mut transaction, COMMITS_MAX).await?;
         // At the very end, because commits may wait for this row.
         totals::subtract_replies(&mut transaction, sums.0).await?;
         transaction.commit().await?;
@@ -184,7 +185,7 @@ impl Janitor {
         let removed = idempotency::evict_oldest(&mut transaction, now, surplus.min(ROWS_MAX)).await?;
         let sums = note(&mut transaction, &removed).await?;
         // Who is over the cap is found by the counts.
-        record_counts::fold(&mut transaction, CHANGES_MAX).await?;
+        record_counts::fold(&mut transaction, COMMITS_MAX).await?;
         // At the very end, because commits may wait for this row.
         totals::subtract_replies(&mut transaction, sums.0).await?;
         transaction.commit().await?;
@@ -214,7 +215,7 @@ impl Janitor {
                 break;
             }
         }
-        record_counts::fold(&mut transaction, CHANGES_MAX).await?;
+        record_counts::fold(&mut transaction, COMMITS_MAX).await?;
         record_counts::forget_empty(&mut transaction, ROWS_MAX).await?;
         transaction.commit().await?;
         Ok((deleted > 0).then_some(deleted))
@@ -239,7 +240,7 @@ async fn fold(connection: &mut PgConnection) -> Result<Option<i64>, StoreError> 
     if !server::try_janitor_lock(&mut transaction).await? {
         return Ok(None);
     }
-    let folded = record_counts::fold(&mut transaction, CHANGES_MAX).await?;
+    let folded = record_counts::fold(&mut transaction, COMMITS_MAX).await?;
     transaction.commit().await?;
     Ok(Some(folded))
 }

@@ -71,7 +71,8 @@ pub async fn remove_expired(
                 INSERT INTO tenant_totals AS total (tenant, shard, replies) SELECT '*', 0, -1 FROM removed WHERE $4
                 ON CONFLICT (tenant, shard) DO UPDATE SET replies = total.replies + excluded.replies
             )
-            INSERT INTO record_changes (kind, owner, change) SELECT 'caller_replies', caller, -1 FROM removed",
+            INSERT INTO record_changes (kinds, owners, changes)
+            SELECT ARRAY['caller_replies'], ARRAY[caller], ARRAY[-1] FROM removed",
             id.caller,
             id.key,
             now.to_date_time(),

@@ -38,15 +38,17 @@ pub struct Owner {
     pub records: i64,
 }
 
-/// Appends changes outside of a batch.
+/// Appends changes outside of a batch, as one row.
 pub async fn append(connection: &mut PgConnection, changes: &[Change<'_>]) -> Result<(), StoreError> {
+    if changes.is_empty() {
+        return Ok(());
+    }
     let kinds: Vec<&str> = changes.iter().map(|change| change.kind.name()).collect();
     let owners: Vec<&str> = changes.iter().map(|change| change.owner).collect();
     let amounts: Vec<i64> = changes.iter().map(|change| change.change).collect();
     sqlx::query!(
         "-- record_counts::append
-        INSERT INTO record_changes (kind, owner, change)
-        SELECT kind, owner, change FROM unnest($1::text[], $2::text[], $3::bigint[]) AS added (kind, owner, change)",
+        INSERT INTO record_changes (kinds, owners, changes) VALUES ($1::text[], $2::text[], $3)",
         kinds as _,
         owners as _,
         &amounts,
@@ -56,26 +58,29 @@ pub async fn append(connection: &mut PgConnection, changes: &[Change<'_>]) -> Re
     Ok(())
 }
 
-/// Folds at most `changes_max` changes into the counts. Returns how many.
-pub async fn fold(connection: &mut PgConnection, changes_max: i64) -> Result<i64, StoreError> {
+/// Folds the changes of at most `commits_max` commits into the counts. Returns of how many.
+pub async fn fold(connection: &mut PgConnection, commits_max: i64) -> Result<i64, StoreError> {
     let folded = sqlx::query_scalar!(
         r#"-- record_counts::fold
         WITH taken AS (
             DELETE FROM record_changes
             WHERE ctid = ANY (ARRAY(SELECT ctid FROM record_changes LIMIT $1))
-            RETURNING kind, owner, change
+            RETURNING kinds, owners, changes
         ), summed AS (
-            SELECT kind, owner, sum(change)::bigint AS change FROM taken GROUP BY kind, owner
-            UNION ALL
-            SELECT 'all_replies', '*', sum(change)::bigint FROM taken
-            WHERE kind = 'caller_replies' HAVING count(*) > 0
+            SELECT kind::text, owner::text, sum(change)::bigint AS change
+            FROM taken, unnest(kinds, owners, changes) AS part (kind, owner, change) GROUP BY kind, owner
         ), counted AS (
             INSERT INTO record_counts AS counts (kind, owner, records)
-            SELECT kind, owner, change FROM summed ORDER BY kind, owner
+            SELECT kind, owner, change FROM (
+                SELECT kind, owner, change FROM summed
+                UNION ALL
+                SELECT 'all_replies', '*', sum(change)::bigint FROM summed
+                WHERE kind = 'caller_replies' HAVING count(*) > 0
+            ) AS changed ORDER BY kind, owner
             ON CONFLICT (kind, owner) DO UPDATE SET records = counts.records + excluded.records
         )
         SELECT count(*) AS "folded!" FROM taken"#,
-        changes_max,
+        commits_max,
     )
     .fetch_one(connection)
     .await?;

@@ -38,7 +38,7 @@ pub async fn ping(connection: &mut PgConnection) -> Result<(), StoreError> {
 
 /// Bounds for the rest of the connection how long a statement waits for a lock: one that locks a whole table comes before
 /// any bound that the statement sets itself. As PostgreSQL writes times.
-pub async fn bound_locks(connection: &mut PgConnection, lock_timeout: &str) -> Result<(), StoreError> {
+pub async fn bound_locks(connection: &mut PgConnection, lock_timeout: &str) -> sqlx::Result<()> {
     let set = sqlx::AssertSqlSafe(format!("SET lock_timeout = '{lock_timeout}'"));
     sqlx::raw_sql(set).execute(connection).await?;
     Ok(())

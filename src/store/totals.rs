@@ -1,6 +1,7 @@
 //! The tables `tenant_totals` and `service_totals`: what would otherwise have to be counted. Batches add to them, in
 //! `batch::write`. The rows of one owner are spread over shards, so that committers do not wait for each other.
 
+use std::cmp::Ordering;
 use std::ops::AddAssign;
 
 use sqlx::PgConnection;
@@ -207,9 +208,9 @@ pub struct ServiceLine {
     pub outstanding: i64,
 }
 
-/// Which part of the services.
+/// Which part of the registered services.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Slice {
+pub struct ServiceSlice {
     /// None: of all tenants.
     pub tenant: Option<Tenant>,
     /// Tenant and id of the service before the first.
@@ -217,59 +218,80 @@ pub struct Slice {
     pub limit: i64,
 }
 
-impl Slice {
-    /// Both ends as bounds of the primary key: after the first, up to all of the second.
-    fn bounds(&self) -> ((&str, &str), &str) {
-        let after = (self.after.0.as_str(), self.after.1.as_str());
-        match &self.tenant {
-            Some(tenant) => (after.max((tenant.as_str(), "")), tenant.as_str()),
-            None => (after, BEHIND_ALL),
+impl ServiceSlice {
+    /// The tenant, and the id before its first service. None if they are of all tenants, or none.
+    fn of_tenant(&self) -> Option<(&str, &str)> {
+        let tenant = self.tenant.as_ref()?.as_str();
+        match self.after.0.as_str().cmp(tenant) {
+            Ordering::Less => Some((tenant, "")),
+            Ordering::Equal => Some((tenant, self.after.1.as_str())),
+            Ordering::Greater => None,
         }
     }
 }
 
-/// Sorts behind every tenant.
-const BEHIND_ALL: &str = "\u{10ffff}";
-
 /// Registered services by tenant and id: those of each slice, in the order of `slices`.
 pub async fn service_lines(
     connection: &mut PgConnection,
-    slices: &[Slice],
+    slices: &[ServiceSlice],
 ) -> Result<Vec<Vec<ServiceLine>>, StoreError> {
-    let bounds: Vec<_> = slices.iter().map(Slice::bounds).collect();
-    let rows = sqlx::query!(
-        r#"-- totals::service_lines
-        SELECT wanted.place AS "place!", line.tenant AS "tenant!", line.service_id AS "service_id!",
-               line.price_stroops AS "price_stroops!", used.outstanding AS "outstanding!"
-        FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) WITH ORDINALITY
-            AS wanted (after_tenant, after_service, last_tenant, most, place)
-        CROSS JOIN LATERAL (
-            SELECT tenant, service_id, price_stroops FROM services
-            WHERE (tenant, service_id) > (wanted.after_tenant, wanted.after_service) AND tenant <= wanted.last_tenant
-            ORDER BY tenant, service_id LIMIT wanted.most
-        ) AS line
+    let mut lines = vec![Vec::new(); slices.len()];
+    let of_tenants: Vec<_> = (0..).zip(slices).filter_map(|(place, slice)| Some((place, slice.of_tenant()?))).collect();
+    if !of_tenants.is_empty() {
+        let rows = sqlx::query!(
+            r#"-- totals::service_lines
+            SELECT wanted.place AS "place!", line.tenant AS "tenant!", line.service_id AS "service_id!",
+                   line.price_stroops AS "price_stroops!", used.outstanding AS "outstanding!"
+            FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[]) AS wanted (place, tenant, after, most)
+            CROSS JOIN LATERAL (
+                SELECT tenant, service_id, price_stroops FROM services
+                WHERE services.tenant = wanted.tenant AND services.service_id > wanted.after
+                ORDER BY services.tenant, services.service_id LIMIT wanted.most
+            ) AS line
+            CROSS JOIN LATERAL (
+                SELECT coalesce(sum(outstanding), 0)::bigint AS outstanding FROM service_totals
+                WHERE service_totals.tenant = line.tenant AND service_totals.service_id = line.service_id
+            ) AS used
+            ORDER BY wanted.place, line.service_id"#,
+            &of_tenants.iter().map(|(place, _)| *place).collect::<Vec<i64>>(),
+            of_tenants.iter().map(|(_, (tenant, _))| *tenant).collect::<Vec<_>>() as _,
+            of_tenants.iter().map(|(_, (_, after))| *after).collect::<Vec<_>>() as _,
+            &of_tenants.iter().map(|(place, _)| slices[*place as usize].limit).collect::<Vec<_>>(),
+        )
+        .fetch_all(&mut *connection)
+        .await?;
+        for row in rows {
+            lines[row.place as usize].push(ServiceLine {
+                tenant: row.tenant,
+                service_id: row.service_id,
+                price_stroops: row.price_stroops,
+                outstanding: row.outstanding,
+            });
+        }
+    }
+    for (slice, lines) in slices.iter().zip(&mut lines).filter(|(slice, _)| slice.tenant.is_none()) {
+        *lines = lines_of_all(connection, slice).await?;
+    }
+    Ok(lines)
+}
+
+async fn lines_of_all(connection: &mut PgConnection, slice: &ServiceSlice) -> Result<Vec<ServiceLine>, StoreError> {
+    let lines = sqlx::query_as!(
+        ServiceLine,
+        r#"-- totals::lines_of_all
+        SELECT tenant, service_id, price_stroops, used.outstanding AS "outstanding!"
+        FROM services
         CROSS JOIN LATERAL (
             SELECT coalesce(sum(outstanding), 0)::bigint AS outstanding FROM service_totals
-            WHERE service_totals.tenant = line.tenant AND service_totals.service_id = line.service_id
+            WHERE service_totals.tenant = services.tenant AND service_totals.service_id = services.service_id
         ) AS used
-        ORDER BY wanted.place, line.tenant, line.service_id"#,
-        bounds.iter().map(|((tenant, _), _)| *tenant).collect::<Vec<_>>() as _,
-        bounds.iter().map(|((_, service), _)| *service).collect::<Vec<_>>() as _,
-        bounds.iter().map(|(_, last)| *last).collect::<Vec<_>>() as _,
-        &slices.iter().map(|slice| slice.limit).collect::<Vec<_>>(),
+        WHERE (tenant, service_id) > ($1, $2) ORDER BY tenant, service_id LIMIT $3"#,
+        slice.after.0,
+        slice.after.1,
+        slice.limit,
     )
     .fetch_all(connection)
     .await?;
-    let mut lines = vec![Vec::new(); slices.len()];
-    for row in rows {
-        let place = lines.get_mut(row.place as usize - 1).ok_or_else(|| corrupt("place"))?;
-        place.push(ServiceLine {
-            tenant: row.tenant,
-            service_id: row.service_id,
-            price_stroops: row.price_stroops,
-            outstanding: row.outstanding,
-        });
-    }
     Ok(lines)
 }
 

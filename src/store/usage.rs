@@ -100,7 +100,7 @@ pub async fn services_of_agents(
 
 /// What settling a pair now would be about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Quote {
+pub struct Quoted {
     /// 0 for a pair never seen.
     pub outstanding: i64,
     /// None: the service is not registered.
@@ -108,10 +108,10 @@ pub struct Quote {
 }
 
 /// In the order of `ids`.
-pub async fn quotes(connection: &mut PgConnection, ids: &[CounterId]) -> Result<Vec<Quote>, StoreError> {
+pub async fn quotes(connection: &mut PgConnection, ids: &[CounterId]) -> Result<Vec<Quoted>, StoreError> {
     let columns = Columns::of(ids.iter());
     let quotes = sqlx::query_as!(
-        Quote,
+        Quoted,
         r#"-- usage::quotes
         SELECT coalesce(counter.outstanding, 0) AS "outstanding!", service.price_stroops AS "price_stroops?"
         FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS wanted (tenant, agent, service_id, place)

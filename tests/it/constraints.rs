@@ -29,7 +29,7 @@ const GOOD: &str = "
     INSERT INTO webhook_deliveries (tenant, delivery, webhook, created_at, event_position, type, payload,
                                     next_attempt_at, due_at)
         VALUES ('tnt_1', 'dlv_' || repeat('0', 32), 'wh_0000000000000001', now(), 1, 'usage.recorded', '{}', now(), now());
-    INSERT INTO record_changes VALUES ('caller_replies', 'ip:192.0.2.1', 1);
+    INSERT INTO record_changes VALUES ('{caller_replies}', '{ip:192.0.2.1}', '{1}');
     INSERT INTO record_counts VALUES ('caller_replies', 'ip:192.0.2.1', 1);
 ";
 
@@ -89,6 +89,7 @@ const CASES: &[(&str, &[&str])] = &[
             "UPDATE usage_counters SET service_id = 'a/b'",
             "UPDATE usage_counters SET service_id = 'é'",
             "UPDATE usage_counters SET service_id = repeat('x', 129)",
+            "INSERT INTO settlements SELECT tenant, 'stl_' || repeat('1', 32), agent, 'a/b' FROM settlements",
             "UPDATE service_totals SET service_id = ''",
             "UPDATE service_totals SET service_id = repeat('x', 129)",
         ],
@@ -299,10 +300,18 @@ const CASES: &[(&str, &[&str])] = &[
         "webhook_deliveries_error_length",
         &["UPDATE webhook_deliveries SET error = ''", "UPDATE webhook_deliveries SET error = repeat('x', 201)"],
     ),
-    ("record_kind_known", &["UPDATE record_changes SET kind = 'all_replies'"]),
+    (
+        "record_changes_belong_together",
+        &[
+            "UPDATE record_changes SET kinds = '{}'",
+            "UPDATE record_changes SET owners = '{a,b}'",
+            "UPDATE record_changes SET changes = '{}'",
+        ],
+    ),
+    ("record_kind_known", &["UPDATE record_changes SET kinds = '{all_replies}'"]),
     (
         "record_owner_length",
-        &["UPDATE record_changes SET owner = ''", "UPDATE record_changes SET owner = repeat('x', 129)"],
+        &["UPDATE record_changes SET owners = ARRAY['']", "UPDATE record_changes SET owners = ARRAY[repeat('x', 129)]"],
     ),
     ("record_counts_pkey", &["INSERT INTO record_counts SELECT * FROM record_counts"]),
     ("record_counts_kind_known", &["UPDATE record_counts SET kind = 'other'"]),
@@ -357,7 +366,8 @@ async fn every_table_view_and_column_has_a_comment_and_every_text_a_bound() {
     assert_eq!(silent, Vec::<String>::new(), "without a comment");
     let unbounded: Vec<String> = sqlx::query_scalar(
         "SELECT relname::text || '.' || attname FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid \
-         JOIN pg_type ON pg_type.oid = atttypid WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relname <> '_sqlx_migrations' \
+         JOIN pg_type ON pg_type.oid = atttypid \
+         WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relname <> '_sqlx_migrations' \
          AND attnum > 0 AND coalesce(nullif(typbasetype, 0), atttypid) IN ('text'::regtype, 'bytea'::regtype) \
          AND NOT EXISTS (\
              SELECT FROM pg_constraint WHERE conrelid = pg_class.oid AND contype IN ('c', 'f') AND attnum = ANY (conkey) \

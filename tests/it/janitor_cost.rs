@@ -35,7 +35,9 @@ async fn load(pool: &PgPool, first: i64, last: i64) {
              FROM generate_series($1, $2) AS number
              RETURNING caller
          )
-         INSERT INTO record_changes SELECT 'caller_replies', caller, count(*) FROM loaded GROUP BY caller",
+         INSERT INTO record_changes
+         SELECT array_agg('caller_replies'::text), array_agg(caller::text), array_agg(records)
+         FROM (SELECT caller, count(*) AS records FROM loaded GROUP BY caller) AS counted",
     )
     .bind(first)
     .bind(last)
@@ -46,7 +48,7 @@ async fn load(pool: &PgPool, first: i64, last: i64) {
 }
 
 /// The text of a statement of the store, as the build has checked it.
-fn statement(name: &str) -> String {
+pub fn statement(name: &str) -> String {
     let mark = format!("-- {name}\n");
     let entries = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".sqlx")).expect(".sqlx");
     let texts = entries.map(|entry| fs::read_to_string(entry.expect("an entry").path()).expect("a statement"));

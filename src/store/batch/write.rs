@@ -158,9 +158,8 @@ pub async fn write(
                                 $40::text[], $41::text[], $42::timestamptz[])
                         AS record (caller, key, method, path, request_hash, status, response, request_id, expires_at)
                 ), counts AS (
-                    INSERT INTO record_changes (kind, owner, change)
-                    SELECT kind, owner, change
-                    FROM unnest($43::text[], $44::text[], $45::bigint[]) AS added (kind, owner, change)
+                    INSERT INTO record_changes (kinds, owners, changes)
+                    SELECT $43::text[], $44::text[], $45::bigint[] WHERE cardinality($43::text[]) > 0
                 )"# + $rest + r#"
                 -- Every counter must have come back, and none of them as a new row in the place of a vanished one.
                 SELECT 1 / (
