@@ -49,11 +49,11 @@ struct Arguments {
     #[arg(long, global = true)]
     dir: Option<PathBuf>,
     /// Settings of the service, such as COMMIT_LANES=4.
-    #[arg(long = "set", global = true, value_name = "NAME=VALUE")]
-    settings: Vec<String>,
+    #[arg(long = "set", global = true, value_name = "NAME=VALUE", value_parser = assignment)]
+    settings: Vec<(String, String)>,
     /// Settings of PostgreSQL, such as shared_buffers=1GB.
-    #[arg(long = "postgres", global = true, value_name = "NAME=VALUE")]
-    postgres: Vec<String>,
+    #[arg(long = "postgres", global = true, value_name = "NAME=VALUE", value_parser = assignment)]
+    postgres: Vec<(String, String)>,
     /// cargo bench says so.
     #[arg(long, global = true, hide = true)]
     bench: bool,
@@ -158,7 +158,7 @@ async fn measure(arguments: Arguments, mode: Mode) -> Result<bool> {
         Mode::Grown { .. } => vec![("shared_preload_libraries", "pg_stat_statements")],
         _ => Vec::new(),
     };
-    settings.extend(arguments.postgres.iter().filter_map(|text| text.split_once('=')));
+    settings.extend(arguments.postgres.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     let server = Server::start(&dir.join("data"), &settings).await?;
     let bench = Bench {
         server,
@@ -168,7 +168,7 @@ async fn measure(arguments: Arguments, mode: Mode) -> Result<bool> {
         seconds: arguments.seconds.unwrap_or(if is_smoke { 1 } else { 8 }),
         rounds: arguments.rounds.unwrap_or(if is_smoke { 1 } else { 2 }),
         counts_statuses: is_smoke,
-        settings: arguments.settings.iter().filter_map(|text| text.split_once('=')).map(owned).collect(),
+        settings: arguments.settings,
         runs: AtomicU32::new(1),
         pooler: AtomicU32::new(0),
     };
@@ -190,8 +190,9 @@ async fn measure(arguments: Arguments, mode: Mode) -> Result<bool> {
     Ok(report.is_valid())
 }
 
-fn owned((name, value): (&str, &str)) -> (String, String) {
-    (name.to_owned(), value.to_owned())
+fn assignment(text: &str) -> std::result::Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("it has no =")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 fn default_out(mode: &Mode) -> PathBuf {

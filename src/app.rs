@@ -32,8 +32,6 @@ const REACH_LIMIT: Duration = Duration::from_secs(30);
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 /// How long a read waits for a connection.
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(2);
-/// How long a read waits for a lock, as PostgreSQL writes it.
-const LOCK_LIMIT: &str = "2s";
 /// How long a connection may have been idle and still be used without asking whether it works.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 
@@ -173,8 +171,7 @@ impl App {
                 let is_fresh = usage.idle_for < TRUSTED_IDLE;
                 Box::pin(async move { Ok(is_fresh || connection.ping().await.is_ok()) })
             })
-            // Somebody who keeps a table must not keep all who ask, and their connections.
-            .after_connect(|connection, _| Box::pin(server::bound_locks(connection, LOCK_LIMIT)))
+            .after_connect(|connection, _| Box::pin(server::set_up_for_reads(connection)))
             .connect_lazy_with(options.clone());
         let (committer, lanes) = Committer::start(&settings.committer, options.clone(), clock.clone(), live.clone());
         let janitor = Janitor {

@@ -76,17 +76,13 @@ pub async fn list(
     let view = format!("{limit} {} {:?} {cursor:?}", since.as_ms(), filter.type_name);
 
     let tenant = &exchange.identity.tenant;
-    if before.is_none() && filter.is_empty() && limit <= LIMIT_DEFAULT {
+    if before.is_none() && filter.is_empty() && limit < events::HEAD_MAX {
         let wanted = WantedHead { tenant: tenant.clone(), limit, cap };
         let page = state.ask(&state.reads.events, wanted, exchange.deadline, heads).await?;
         return Ok(page.tagged(&view)?.answer(&headers));
     }
     let mut connection = state.connection().await?;
-    let page = if before.is_none() && filter.is_empty() {
-        heads(&mut connection, &[WantedHead { tenant: tenant.clone(), limit, cap }]).await?.remove(0)
-    } else {
-        Arc::new(part(&mut connection, tenant, &filter, before, cap, limit).await?)
-    };
+    let page = part(&mut connection, tenant, &filter, before, cap, limit).await?;
     Ok(page.tagged(&view)?.answer(&headers))
 }
 
@@ -140,7 +136,7 @@ async fn heads(connection: &mut PgConnection, wanted: &[WantedHead]) -> Result<V
     Ok(pages.collect())
 }
 
-/// A page that is not the head of the whole log: it has to know where the visible log begins.
+/// A page that is long, or not the head of the whole log: it has to know where the visible log begins.
 async fn part(
     connection: &mut PgConnection,
     tenant: &Tenant,

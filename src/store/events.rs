@@ -179,6 +179,9 @@ pub struct Head {
     pub newest: Vec<Recorded>,
 }
 
+/// Most newest events that [`heads`] gives of a tenant.
+pub const HEAD_MAX: i64 = 101;
+
 /// At most so many of each tenant, in the order of `wanted`: as of one moment, in one statement.
 pub async fn heads(connection: &mut PgConnection, wanted: &[(&Tenant, i64)]) -> Result<Vec<Head>, StoreError> {
     let rows = sqlx::query!(
@@ -191,9 +194,13 @@ pub async fn heads(connection: &mut PgConnection, wanted: &[(&Tenant, i64)]) -> 
             WHERE tenant_totals.tenant = wanted.tenant
         ) AS totals
         LEFT JOIN LATERAL (
-            SELECT position, recorded_at, type, payload::text AS payload FROM events
-            WHERE events.tenant = wanted.tenant
-            ORDER BY events.tenant DESC, position DESC LIMIT wanted.most
+            SELECT * FROM (
+                -- A number that the planner knows: without it, it prepares for a tenth of the log.
+                SELECT position, recorded_at, type, payload::text AS payload FROM events
+                WHERE events.tenant = wanted.tenant
+                ORDER BY events.tenant DESC, position DESC LIMIT 101
+            ) AS head
+            ORDER BY position DESC LIMIT wanted.most
         ) AS newest ON true"#,
         wanted.iter().map(|(tenant, _)| tenant.as_str()).collect::<Vec<_>>() as _,
         &wanted.iter().map(|(_, limit)| *limit).collect::<Vec<_>>(),

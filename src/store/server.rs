@@ -38,9 +38,16 @@ pub async fn ping(connection: &mut PgConnection) -> Result<(), StoreError> {
 
 /// Bounds for the rest of the connection how long a statement waits for a lock: one that locks a whole table comes before
 /// any bound that the statement sets itself. As PostgreSQL writes times.
-pub async fn bound_locks(connection: &mut PgConnection, lock_timeout: &str) -> sqlx::Result<()> {
+pub async fn bound_locks(connection: &mut PgConnection, lock_timeout: &str) -> Result<(), StoreError> {
     let set = sqlx::AssertSqlSafe(format!("SET lock_timeout = '{lock_timeout}'"));
     sqlx::raw_sql(set).execute(connection).await?;
+    Ok(())
+}
+
+/// Sets a connection up for reads: bounds how long they wait for locks, so that somebody who keeps a table does not keep all
+/// who ask, and never has them compiled, which takes longer than any of them.
+pub async fn set_up_for_reads(connection: &mut PgConnection) -> sqlx::Result<()> {
+    sqlx::raw_sql("SET lock_timeout = '2s'; SET jit = off").execute(connection).await?;
     Ok(())
 }
 

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use agentpay_billing::store::MIGRATOR;
+use serde_json::Value;
 use sqlx::Executor;
 
 use crate::support::{new_database, pool};
@@ -348,6 +350,36 @@ async fn every_constraint_of_the_schema_has_a_case() {
     let cases: BTreeSet<&str> = CASES.iter().map(|(constraint, _)| *constraint).collect();
     assert_eq!(catalog.difference(&cases).collect::<Vec<_>>(), Vec::<&&str>::new(), "constraints without a case");
     assert_eq!(cases.difference(&catalog).collect::<Vec<_>>(), Vec::<&&str>::new(), "cases without a constraint");
+}
+
+/// The migrations that change tables with rows in them, undone and applied again: nothing is lost.
+#[tokio::test]
+async fn rows_survive_a_way_down_and_up_again() {
+    let pool = pool(&new_database().await);
+    pool.execute(GOOD).await.expect("good rows");
+    let rows = "SELECT jsonb_build_array(
+        (SELECT jsonb_agg(to_jsonb(row)) FROM idempotency_keys AS row),
+        (SELECT jsonb_agg(to_jsonb(row)) FROM usage_counters AS row),
+        (SELECT jsonb_agg(to_jsonb(row)) FROM settlements AS row),
+        (SELECT jsonb_agg(to_jsonb(row)) FROM services AS row),
+        (SELECT jsonb_agg(to_jsonb(row)) FROM events AS row),
+        (SELECT jsonb_agg(to_jsonb(row)) FROM service_totals AS row))";
+    let counts = "SELECT sum(records)::bigint FROM (
+        SELECT records FROM record_counts WHERE kind = 'caller_replies'
+        UNION ALL SELECT unnest(changes) FROM record_changes) AS counted";
+    let before: (Value, i64) = (
+        sqlx::query_scalar(rows).fetch_one(&pool).await.expect("rows"),
+        sqlx::query_scalar(counts).fetch_one(&pool).await.expect("counts"),
+    );
+    let mut connection = pool.acquire().await.expect("a connection").detach();
+    MIGRATOR.undo(&mut connection, 6).await.expect("down");
+    MIGRATOR.run(&mut connection).await.expect("up");
+    let after: (Value, i64) = (
+        sqlx::query_scalar(rows).fetch_one(&mut connection).await.expect("rows"),
+        sqlx::query_scalar(counts).fetch_one(&mut connection).await.expect("counts"),
+    );
+    assert_eq!(before, after);
+    assert_eq!(before.1, 2);
 }
 
 #[tokio::test]
