@@ -1,5 +1,7 @@
 -- One row is now what one commit changed, for all owners together: where many tenants write, a row for each of them cost
 -- more than what it counted.
+-- Whoever still writes it must be done before it is added up.
+LOCK TABLE record_changes IN ACCESS EXCLUSIVE MODE;
 INSERT INTO record_counts AS counts (kind, owner, records)
 SELECT kind, owner, sum(change) FROM (
     SELECT kind::text, owner::text, change FROM record_changes
@@ -13,7 +15,9 @@ CREATE TABLE record_changes (
     owners  record_owner[] NOT NULL,
     changes bigint[] NOT NULL,
     CONSTRAINT record_changes_belong_together
-        CHECK (cardinality(kinds) = cardinality(owners) AND cardinality(kinds) = cardinality(changes))
+        CHECK (cardinality(kinds) = cardinality(owners) AND cardinality(kinds) = cardinality(changes)),
+    CONSTRAINT record_changes_whole CHECK (array_position(kinds, NULL) IS NULL AND array_position(owners, NULL) IS NULL
+        AND array_position(changes, NULL) IS NULL)
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000, vacuum_truncate = off);
 COMMENT ON TABLE record_changes IS 'One row is what one commit added to, or one pruning removed from, capped tables, not yet folded into record_counts. Appended without waiting for anyone, emptied by the janitor.';
 COMMENT ON COLUMN record_changes.kinds IS 'caller_replies: rows of idempotency_keys per caller; tenant_events: rows of events per tenant.';

@@ -54,11 +54,17 @@ impl ApiState {
         let all = async |questions: Vec<Q>| match self.read(&questions, &read).await {
             Ok(answers) => answers.into_iter().map(Ok).collect(),
             Err(error) if error.kind() == FaultKind::Poisoned && questions.len() > 1 => {
-                // What breaks one answer is no reason to refuse the others.
+                // What breaks one answer is no reason to refuse the others. If the database goes, it is.
                 let mut answers = Vec::new();
                 for question in &questions {
-                    let answer = self.read(std::slice::from_ref(question), &read).await;
-                    answers.push(answer.map(|mut answers| answers.remove(0)).map_err(|error| read_refusal(&error)));
+                    match self.read(std::slice::from_ref(question), &read).await {
+                        Ok(mut own) => answers.push(Ok(own.remove(0))),
+                        Err(error) if error.kind() == FaultKind::Poisoned => answers.push(Err(read_refusal(&error))),
+                        Err(error) => {
+                            answers.resize(questions.len(), Err(read_refusal(&error)));
+                            break;
+                        }
+                    }
                 }
                 answers
             }

@@ -25,7 +25,7 @@ impl<Q: Clone + Ord, A: Clone> SharedRead<Q, A> {
     }
 
     /// `read` is given questions without repetition, sorted, and answers all of them in that order. None if the deadline
-    /// passes before a read for this question begins.
+    /// passes before the answer is there, except for the one who reads.
     pub async fn ask<F>(&self, question: Q, deadline: Instant, read: impl Fn(Vec<Q>) -> F) -> Option<A>
     where
         F: Future<Output = Vec<A>>,
@@ -49,6 +49,7 @@ impl<Q: Clone + Ord, A: Clone> SharedRead<Q, A> {
                 let asked = self.take();
                 // Boxed, or all who only wait would carry its size.
                 let answers = Box::pin(read(asked.keys().cloned().collect())).await;
+                assert_eq!(answers.len(), asked.len(), "every question has its answer");
                 for (answer, senders) in answers.into_iter().zip(asked.into_values()) {
                     for sender in senders {
                         // Who hung up meanwhile needs no answer.

@@ -161,7 +161,7 @@ impl Janitor {
         }
         let sums = note(&mut transaction, &removed).await?;
         // Who is over the cap is found by the counts.
-        record_counts::fold(&mut transaction, COMMITS_MAX).await?;
+        fold_all(&mut transaction).await?;
         // At the very end, because commits may wait for this row.
         totals::subtract_replies(&mut transaction, sums.0).await?;
         transaction.commit().await?;
@@ -185,7 +185,7 @@ impl Janitor {
         let removed = idempotency::evict_oldest(&mut transaction, now, surplus.min(ROWS_MAX)).await?;
         let sums = note(&mut transaction, &removed).await?;
         // Who is over the cap is found by the counts.
-        record_counts::fold(&mut transaction, COMMITS_MAX).await?;
+        fold_all(&mut transaction).await?;
         // At the very end, because commits may wait for this row.
         totals::subtract_replies(&mut transaction, sums.0).await?;
         transaction.commit().await?;
@@ -215,7 +215,7 @@ impl Janitor {
                 break;
             }
         }
-        record_counts::fold(&mut transaction, COMMITS_MAX).await?;
+        fold_all(&mut transaction).await?;
         record_counts::forget_empty(&mut transaction, ROWS_MAX).await?;
         transaction.commit().await?;
         Ok((deleted > 0).then_some(deleted))
@@ -233,6 +233,12 @@ async fn expired(connection: &mut PgConnection, now: Timestamp) -> Result<Option
     totals::subtract_replies(&mut transaction, records).await?;
     transaction.commit().await?;
     Ok(Some(records))
+}
+
+/// Folds until what this transaction removed is counted, too: one that still saw its own surplus would evict more.
+async fn fold_all(connection: &mut PgConnection) -> Result<(), StoreError> {
+    while record_counts::fold(connection, COMMITS_MAX).await? == COMMITS_MAX {}
+    Ok(())
 }
 
 async fn fold(connection: &mut PgConnection) -> Result<Option<i64>, StoreError> {

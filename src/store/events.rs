@@ -179,7 +179,7 @@ pub struct Head {
     pub newest: Vec<Recorded>,
 }
 
-/// Most newest events that [`heads`] gives of a tenant.
+/// Most newest events that [`heads`] gives of a tenant: the number in its statement.
 pub const HEAD_MAX: i64 = 101;
 
 /// At most so many of each tenant, in the order of `wanted`: as of one moment, in one statement.

@@ -310,6 +310,14 @@ const CASES: &[(&str, &[&str])] = &[
             "UPDATE record_changes SET changes = '{}'",
         ],
     ),
+    (
+        "record_changes_whole",
+        &[
+            "UPDATE record_changes SET kinds = '{NULL}'",
+            "UPDATE record_changes SET owners = '{NULL}'",
+            "UPDATE record_changes SET changes = '{NULL}'",
+        ],
+    ),
     ("record_kind_known", &["UPDATE record_changes SET kinds = '{all_replies}'"]),
     (
         "record_owner_length",

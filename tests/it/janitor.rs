@@ -173,3 +173,30 @@ async fn a_stop_cuts_a_run_of_the_janitor_short() {
     let prunes = async || service.janitor.run_once().await.expect("janitor").expired == 5;
     wait_until(Duration::from_secs(10), prunes).await;
 }
+
+/// What commits append while it works must not hide from the janitor what it has just removed.
+#[tokio::test]
+async fn no_more_is_evicted_than_is_over_the_cap_however_much_is_recorded_meanwhile() {
+    let settings = [("JANITOR_INTERVAL_MS", "3600000"), ("IDEMPOTENCY_MAX_ENTRIES_PER_CALLER", "1000")];
+    let service = Service::start(&settings).await;
+    sqlx::raw_sql(
+        "INSERT INTO idempotency_keys
+         SELECT 'ip:192.0.2.1', 'k' || number, 'POST', '/', sha256(''), 201, '{}', 'r', now() - number * interval '1 ms',
+                now() + interval '1 hour'
+         FROM generate_series(1, 3500) AS number;
+         INSERT INTO record_changes VALUES ('{caller_replies}', '{ip:192.0.2.1}', '{3500}');
+         CREATE FUNCTION record_others() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN
+             INSERT INTO record_changes
+             SELECT '{tenant_events}', '{others}', '{1}' FROM generate_series(1, 2500);
+             RETURN NULL;
+         END $$;
+         CREATE TRIGGER others_record AFTER DELETE ON idempotency_keys EXECUTE FUNCTION record_others();",
+    )
+    .execute(&service.pool)
+    .await
+    .expect("records of a caller, and others who record");
+    let report = service.janitor.run_once().await.expect("janitor");
+    assert_eq!((report.over_caller_cap, report.live_over_caller_cap), (2500, 2500));
+    assert_eq!(service.number("SELECT count(*) FROM idempotency_keys").await, 1000);
+}
