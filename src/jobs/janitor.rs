@@ -20,7 +20,7 @@ use crate::store::{StoreError, events, server, totals};
 
 /// Rows one transaction deletes at most, so that none is long.
 const ROWS_MAX: i64 = 1000;
-/// Commits whose changes one transaction folds at most.
+/// Commits whose changes one statement folds at most.
 const COMMITS_MAX: i64 = 1000;
 /// Owners over their cap that one step looks at.
 const OWNERS_MAX: i64 = 100;

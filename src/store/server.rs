@@ -45,7 +45,7 @@ pub async fn bound_locks(connection: &mut PgConnection, lock_timeout: &str) -> R
 }
 
 /// Sets a connection up for reads: bounds how long they wait for locks, so that somebody who keeps a table does not keep all
-/// who ask, and never has them compiled, which takes longer than any of them.
+/// who ask, and never has them compiled, which at ten million rows took longer than a page of them.
 pub async fn set_up_for_reads(connection: &mut PgConnection) -> sqlx::Result<()> {
     sqlx::raw_sql("SET lock_timeout = '2s'; SET jit = off").execute(connection).await?;
     Ok(())
