@@ -120,10 +120,11 @@ async fn the_work_per_request_does_not_grow_with_the_database() {
         buffers.push(after.0 - before.0);
         assert!(after.1 - before.1 < fifth as i64, "sequential scans read {} rows", after.1 - before.1);
     }
-    check_plans(&service, &[]).await;
+    // Autovacuum may have told PostgreSQL by now that these have a page at most, of which a scan is the best plan there is.
+    let small = ["services", "tenant_totals", "service_totals", "webhooks"];
+    check_plans(&service, &small).await;
     sqlx::query("ANALYZE").execute(&service.pool).await.expect("statistics");
-    // PostgreSQL now knows that these have a page at most, of which a scan is the best plan there is.
-    check_plans(&service, &["services", "tenant_totals", "service_totals", "webhooks"]).await;
+    check_plans(&service, &small).await;
     println!("buffers per fifth: {buffers:?}");
     // A request touches about twenty buffers; a plan that scans touches hundreds.
     assert!(buffers[0] < 40 * fifth as i64, "the work is too much: {buffers:?}");
