@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::domain::timestamp::Timestamp;
 use crate::store::deliveries;
-use crate::store::{StoreError, idempotency, limits, server};
+use crate::store::{StoreError, limits, server};
 
 use super::state::ApiState;
 
@@ -83,7 +83,7 @@ async fn ask(state: &ApiState) -> Result<Told, StoreError> {
     let latency_ms = began.elapsed().as_millis() as u64;
     Ok(Told {
         latency_ms,
-        oldest_expiry: idempotency::oldest_expiry(&mut connection, state.clock.now()).await?,
+        oldest_expiry: state.expired.oldest(&mut connection, state.clock.now()).await?,
         webhooks: deliveries::backlog(&mut connection).await?,
         is_paused: limits::read(&mut connection).await?.paused,
     })

@@ -34,7 +34,8 @@ const LIMIT_DEFAULT: i64 = 100;
 #[derive(JsonSchema, Serialize)]
 #[schemars(rename = "Event")]
 struct Item<'a> {
-    id: String,
+    #[schemars(with = "String")]
+    id: Uuid,
     ts: Timestamp,
     #[serde(rename = "type")]
     type_name: &'a str,
@@ -79,11 +80,11 @@ pub async fn list(
     if before.is_none() && filter.is_empty() && limit < events::HEAD_MAX {
         let wanted = WantedHead { tenant: tenant.clone(), limit, cap };
         let page = state.ask(&state.reads.events, wanted, exchange.deadline, heads).await?;
-        return Ok(page.tagged(&view)?.answer(&headers));
+        return Ok(page.tagged(&view).answer(&headers));
     }
     let mut connection = state.connection().await?;
     let page = part(&mut connection, tenant, &filter, before, cap, limit).await?;
-    Ok(page.tagged(&view)?.answer(&headers))
+    Ok(page.tagged(&view).answer(&headers))
 }
 
 /// A page of the log.
@@ -94,7 +95,7 @@ pub struct Page {
     events: Vec<Recorded>,
     has_older: bool,
     /// Rendered once, for all who share the page.
-    tagged: OnceLock<Result<Tagged, Refusal>>,
+    tagged: OnceLock<Tagged>,
 }
 
 impl Page {
@@ -104,12 +105,12 @@ impl Page {
         Self { total, events, has_older, tagged: OnceLock::new() }
     }
 
-    fn tagged(&self, view: &str) -> Result<Tagged, Refusal> {
+    fn tagged(&self, view: &str) -> Tagged {
         let render = || {
             let oldest = self.events.last().filter(|_| self.has_older);
             let next_cursor = oldest.map(|row| encode_cursor(&format!("{}:{}", row.recorded_at.as_ms(), row.id())));
-            let items = self.events.iter().rev().map(Item::try_from).collect::<Result<_, _>>()?;
-            Ok(Tagged::new(Reply::json(200, &List { total: self.total, items, next_cursor }), view))
+            let items = self.events.iter().rev().map(Item::from).collect();
+            Tagged::new(Reply::json(200, &List { total: self.total, items, next_cursor }), view)
         };
         self.tagged.get_or_init(render).clone()
     }
@@ -192,12 +193,9 @@ impl Recorded {
     }
 }
 
-impl<'a> TryFrom<&'a Recorded> for Item<'a> {
-    type Error = Refusal;
-
-    fn try_from(row: &'a Recorded) -> Result<Self, Refusal> {
-        let payload = serde_json::from_str(&row.payload).map_err(|_| Refusal::Internal)?;
-        Ok(Self { id: row.id().to_string(), ts: row.recorded_at, type_name: &row.type_name, payload })
+impl<'a> From<&'a Recorded> for Item<'a> {
+    fn from(row: &'a Recorded) -> Self {
+        Self { id: row.id(), ts: row.recorded_at, type_name: &row.type_name, payload: &row.payload }
     }
 }
 

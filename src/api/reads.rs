@@ -54,23 +54,30 @@ impl ApiState {
         let all = async |questions: Vec<Q>| match self.read(&questions, &read).await {
             Ok(answers) => answers.into_iter().map(Ok).collect(),
             Err(error) if error.kind() == FaultKind::Poisoned && questions.len() > 1 => {
-                // What breaks one answer is no reason to refuse the others. If the database goes, it is.
-                let mut answers = Vec::new();
-                for question in &questions {
-                    match self.read(std::slice::from_ref(question), &read).await {
-                        Ok(mut own) => answers.push(Ok(own.remove(0))),
-                        Err(error) if error.kind() == FaultKind::Poisoned => answers.push(Err(read_refusal(&error))),
-                        Err(error) => {
-                            answers.resize(questions.len(), Err(read_refusal(&error)));
-                            break;
-                        }
-                    }
-                }
-                answers
+                self.read_one_by_one(&questions, &read).await
             }
             Err(error) => vec![Err(read_refusal(&error)); questions.len()],
         };
         desk.ask(question, deadline.into(), all).await.unwrap_or(Err(Refusal::StoreUnavailable))
+    }
+
+    /// What breaks one answer is no reason to refuse the others. If the database goes, it is.
+    async fn read_one_by_one<Q, A: Clone>(
+        &self,
+        questions: &[Q],
+        read: &impl AsyncFn(&mut PgConnection, &[Q]) -> Result<Vec<A>, StoreError>,
+    ) -> Vec<Result<A, Refusal>> {
+        let mut answers = Vec::with_capacity(questions.len());
+        for question in questions {
+            let answer = self.read(std::slice::from_ref(question), read).await;
+            let is_gone = answer.as_ref().is_err_and(|error| error.kind() != FaultKind::Poisoned);
+            answers.push(answer.map(|mut own| own.remove(0)).map_err(|error| read_refusal(&error)));
+            if is_gone {
+                break;
+            }
+        }
+        answers.resize(questions.len(), Err(Refusal::StoreUnavailable));
+        answers
     }
 
     async fn read<Q, A>(

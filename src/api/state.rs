@@ -21,6 +21,7 @@ use crate::domain::refusal::Refusal;
 use crate::jobs::dispatcher::Dispatcher;
 use crate::jobs::{follow_controls, janitor::LastRun};
 use crate::live_limits::LiveLimits;
+use crate::store::idempotency::ExpirySearch;
 use crate::store::{FaultKind, StoreError, api_keys};
 
 use super::rate_limit::RateLimiter;
@@ -82,6 +83,8 @@ pub struct ApiParts {
     pub limiter: Option<RateLimiter>,
     /// When this process's janitor last ran.
     pub janitor_ran: LastRun,
+    /// Finds the expired record that waits longest for a janitor.
+    pub expired: ExpirySearch,
     pub started: Instant,
     pub reads: Reads,
 }

@@ -1,5 +1,7 @@
 //! The table `idempotency_keys`: one row per answered request that carried a key.
 
+use std::sync::atomic::{AtomicI64, Ordering};
+
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
@@ -186,14 +188,33 @@ pub async fn evict_oldest(
     Ok(removed)
 }
 
-/// When the longest expired record expired, if any is left.
-pub async fn oldest_expiry(connection: &mut PgConnection, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
-    let oldest = sqlx::query_scalar!(
-        "-- idempotency::oldest_expiry
-        SELECT expires_at FROM idempotency_keys WHERE expires_at <= $1 ORDER BY expires_at LIMIT 1",
-        now.to_date_time(),
-    )
-    .fetch_optional(connection)
-    .await?;
-    Ok(oldest.map(Timestamp::from))
+/// Finds the longest expired record that is left. Until the next vacuum an index keeps the entries of what was pruned, and
+/// a search from its beginning would pass over all of them: so it begins where the one before has ended.
+#[derive(Debug, Default)]
+pub struct ExpirySearch {
+    /// Nothing that expired before this is left, in milliseconds since 1970.
+    from: AtomicI64,
+}
+
+/// A record made from now on expires after now: but clocks of replicas may differ, and a commit may take its time.
+const EXPIRY_DOUBT_MS: i64 = 60_000;
+
+impl ExpirySearch {
+    /// When the record expired, if there is one.
+    pub async fn oldest(&self, connection: &mut PgConnection, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        let certain = now.plus_ms(-EXPIRY_DOUBT_MS);
+        let from = Timestamp::from_ms(self.from.load(Ordering::Relaxed)).min(certain);
+        let oldest = sqlx::query_scalar!(
+            "-- idempotency::oldest_expiry
+            SELECT expires_at FROM idempotency_keys
+            WHERE expires_at >= $1 AND expires_at <= $2 ORDER BY expires_at LIMIT 1",
+            from.to_date_time(),
+            now.to_date_time(),
+        )
+        .fetch_optional(connection)
+        .await?
+        .map(Timestamp::from);
+        self.from.store(oldest.unwrap_or(now).min(certain).as_ms(), Ordering::Relaxed);
+        Ok(oldest)
+    }
 }

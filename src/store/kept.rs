@@ -4,8 +4,9 @@ use sqlx::PgConnection;
 
 use crate::domain::timestamp::Timestamp;
 
+use super::idempotency::ExpirySearch;
 use super::totals::{self, ALL_TENANTS, Totals};
-use super::{StoreError, deliveries, idempotency, limits};
+use super::{StoreError, deliveries, limits};
 
 /// What the metrics say of the whole database.
 #[derive(Clone, Debug)]
@@ -17,13 +18,17 @@ pub struct Figures {
     pub oldest_expiry: Option<Timestamp>,
 }
 
-pub async fn figures(connection: &mut PgConnection, now: Timestamp) -> Result<Figures, StoreError> {
+pub async fn figures(
+    connection: &mut PgConnection,
+    expired: &ExpirySearch,
+    now: Timestamp,
+) -> Result<Figures, StoreError> {
     let totals = totals::of(connection, ALL_TENANTS).await?;
     let (webhook_backlog, _) = deliveries::backlog(connection).await?;
     Ok(Figures {
         totals,
         paused: limits::read(connection).await?.paused,
         webhook_backlog,
-        oldest_expiry: idempotency::oldest_expiry(connection, now).await?,
+        oldest_expiry: expired.oldest(connection, now).await?,
     })
 }
