@@ -24,7 +24,7 @@ use crate::jobs::janitor::{Janitor, LastRun};
 use crate::live_limits::LiveLimits;
 use crate::local_postgres::{LocalPostgres, LocalPostgresError};
 use crate::settings::Settings;
-use crate::store::idempotency::ExpirySearch;
+use crate::store::idempotency::OldestExpiry;
 use crate::store::{StoreError, limits, migrations, server};
 
 /// How long a start waits for the database.
@@ -202,7 +202,7 @@ impl App {
             dispatcher: dispatcher.clone(),
             limiter: settings.api.rate_limit.then(RateLimiter::default),
             janitor_ran: janitor.last_run.clone(),
-            expired: ExpirySearch::default(),
+            oldest_expiry: OldestExpiry::default(),
             started: Instant::now(),
             reads: Reads::default(),
         };

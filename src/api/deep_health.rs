@@ -83,7 +83,7 @@ async fn ask(state: &ApiState) -> Result<Told, StoreError> {
     let latency_ms = began.elapsed().as_millis() as u64;
     Ok(Told {
         latency_ms,
-        oldest_expiry: state.expired.oldest(&mut connection, state.clock.now()).await?,
+        oldest_expiry: state.oldest_expiry.read(&mut connection, state.clock.now()).await?,
         webhooks: deliveries::backlog(&mut connection).await?,
         is_paused: limits::read(&mut connection).await?.paused,
     })

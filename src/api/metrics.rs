@@ -40,7 +40,7 @@ async fn render(state: &ApiState) -> Bytes {
         connections_in_use: (state.pool.size() as usize).saturating_sub(idle),
     };
     let now = state.clock.now();
-    let read = async { kept::figures(&mut *state.pool.acquire().await.ok()?, &state.expired, now).await.ok() };
+    let read = async { kept::figures(&mut *state.pool.acquire().await.ok()?, &state.oldest_expiry, now).await.ok() };
     let figures = tokio::time::timeout(FIGURES_LIMIT, read).await.ok().flatten();
     let exact = figures.map_or_else(Vec::new, |figures| families(&figures, now));
     metrics::render(gauges, &exact).into()

@@ -21,7 +21,7 @@ use crate::domain::refusal::Refusal;
 use crate::jobs::dispatcher::Dispatcher;
 use crate::jobs::{follow_controls, janitor::LastRun};
 use crate::live_limits::LiveLimits;
-use crate::store::idempotency::ExpirySearch;
+use crate::store::idempotency::OldestExpiry;
 use crate::store::{FaultKind, StoreError, api_keys};
 
 use super::rate_limit::RateLimiter;
@@ -83,8 +83,8 @@ pub struct ApiParts {
     pub limiter: Option<RateLimiter>,
     /// When this process's janitor last ran.
     pub janitor_ran: LastRun,
-    /// Finds the expired record that waits longest for a janitor.
-    pub expired: ExpirySearch,
+    /// Of the record that waits longest for a janitor.
+    pub oldest_expiry: OldestExpiry,
     pub started: Instant,
     pub reads: Reads,
 }

@@ -1,6 +1,6 @@
 //! The table `idempotency_keys`: one row per answered request that carried a key.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -188,33 +188,37 @@ pub async fn evict_oldest(
     Ok(removed)
 }
 
-/// Finds the longest expired record that is left. Until the next vacuum an index keeps the entries of what was pruned, and
-/// a search from its beginning would pass over all of them: so it begins where the one before has ended.
+/// How old an answer of [`OldestExpiry`] may be.
+const OLDEST_EXPIRY_MS: i64 = 1000;
+
+/// When the longest expired record that is left expired, as it was within the last second. It is not asked more often:
+/// until the next vacuum an index keeps the entries of what was pruned, and each search passes over all of them.
 #[derive(Debug, Default)]
-pub struct ExpirySearch {
-    /// Nothing that expired before this is left, in milliseconds since 1970.
-    from: AtomicI64,
+pub struct OldestExpiry {
+    /// The last answer, and when it was given.
+    known: Mutex<Option<(Timestamp, Option<Timestamp>)>>,
 }
 
-/// A record made from now on expires after now: but clocks of replicas may differ, and a commit may take its time.
-const EXPIRY_DOUBT_MS: i64 = 60_000;
-
-impl ExpirySearch {
-    /// When the record expired, if there is one.
-    pub async fn oldest(&self, connection: &mut PgConnection, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
-        let certain = now.plus_ms(-EXPIRY_DOUBT_MS);
-        let from = Timestamp::from_ms(self.from.load(Ordering::Relaxed)).min(certain);
+impl OldestExpiry {
+    pub async fn read(&self, connection: &mut PgConnection, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        if let Some((read_at, oldest)) = *self.known()
+            && (0..OLDEST_EXPIRY_MS).contains(&(now.as_ms() - read_at.as_ms()))
+        {
+            return Ok(oldest);
+        }
         let oldest = sqlx::query_scalar!(
             "-- idempotency::oldest_expiry
-            SELECT expires_at FROM idempotency_keys
-            WHERE expires_at >= $1 AND expires_at <= $2 ORDER BY expires_at LIMIT 1",
-            from.to_date_time(),
+        SELECT expires_at FROM idempotency_keys WHERE expires_at <= $1 ORDER BY expires_at LIMIT 1",
             now.to_date_time(),
         )
         .fetch_optional(connection)
-        .await?
-        .map(Timestamp::from);
-        self.from.store(oldest.unwrap_or(now).min(certain).as_ms(), Ordering::Relaxed);
+        .await?;
+        let oldest = oldest.map(Timestamp::from);
+        *self.known() = Some((now, oldest));
         Ok(oldest)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Option<(Timestamp, Option<Timestamp>)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -4,7 +4,7 @@ use sqlx::PgConnection;
 
 use crate::domain::timestamp::Timestamp;
 
-use super::idempotency::ExpirySearch;
+use super::idempotency::OldestExpiry;
 use super::totals::{self, ALL_TENANTS, Totals};
 use super::{StoreError, deliveries, limits};
 
@@ -20,7 +20,7 @@ pub struct Figures {
 
 pub async fn figures(
     connection: &mut PgConnection,
-    expired: &ExpirySearch,
+    oldest_expiry: &OldestExpiry,
     now: Timestamp,
 ) -> Result<Figures, StoreError> {
     let totals = totals::of(connection, ALL_TENANTS).await?;
@@ -29,6 +29,6 @@ pub async fn figures(
         totals,
         paused: limits::read(connection).await?.paused,
         webhook_backlog,
-        oldest_expiry: expired.oldest(connection, now).await?,
+        oldest_expiry: oldest_expiry.read(connection, now).await?,
     })
 }

@@ -110,6 +110,24 @@ async fn pages_go_back_in_time_the_oldest_first_in_each() {
     }
 }
 
+/// The newest events up to the default limit are read in another way than longer pages.
+#[tokio::test]
+async fn pages_around_the_default_limit_are_whole() {
+    let service = Service::start(&[]).await;
+    let client = service.client();
+    record(&client, 1..=101).await;
+    for (query, numbers) in [("", 2..=101), ("?limit=99", 3..=101), ("?limit=100", 2..=101)] {
+        let newest = page(&client, query).await;
+        assert_eq!(requests(&newest), numbers.collect::<Vec<_>>(), "{query}");
+        let rest = page(&client, &format!("?cursor={}", next(&newest))).await;
+        assert_eq!(requests(&rest).last(), Some(&(requests(&newest)[0] - 1)), "{query}");
+    }
+    for query in ["?limit=101", "?limit=102"] {
+        let all = page(&client, query).await;
+        assert_eq!((requests(&all), &all["nextCursor"]), ((1..=101).collect(), &Value::Null), "{query}");
+    }
+}
+
 #[tokio::test]
 async fn since_and_type_filter_items_total_and_cursor() {
     let service = Service::start(&[]).await;

@@ -8,7 +8,6 @@ use std::time::Duration;
 use agentpay_billing::clock::Clock;
 use agentpay_billing::jobs::janitor::{Janitor, JanitorSettings};
 use agentpay_billing::live_limits::LiveLimits;
-use agentpay_billing::store::idempotency::ExpirySearch;
 use agentpay_billing::store::limits;
 use serde_json::Value;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -170,24 +169,4 @@ async fn a_whole_run_does_no_more(database: &PgConnectOptions) {
     println!("buffers for a run that deletes {rows} rows: {buffers}");
     assert_eq!((after.deleted - before.deleted, after.scanned - before.scanned), (rows, 0));
     assert!(buffers < BUFFERS_PER_ROW_MAX * rows, "{buffers}");
-    a_search_passes_over_what_was_pruned_but_once(database, &outside).await;
-}
-
-/// Nothing has been vacuumed: the index still has an entry for each record that was pruned.
-async fn a_search_passes_over_what_was_pruned_but_once(database: &PgConnectOptions, outside: &PgPool) {
-    let search = ExpirySearch::default();
-    // To plan for these very moments, PostgreSQL would look for the ends of the index itself.
-    let planned_for_any = database.clone().options([("plan_cache_mode", "force_generic_plan")]);
-    let mut buffers = Vec::new();
-    for _ in 0..2 {
-        let before = work_once_alone(outside).await;
-        let own = pool(&planned_for_any);
-        let mut connection = own.acquire().await.expect("connection");
-        assert_eq!(search.oldest(&mut connection, Clock::default().now()).await.expect("a search"), None);
-        drop(connection);
-        own.close().await;
-        buffers.push(work_once_alone(outside).await.buffers - before.buffers);
-    }
-    println!("buffers for two searches: {buffers:?}");
-    assert!(buffers[0] > 20 && buffers[1] < 10, "{buffers:?}");
 }

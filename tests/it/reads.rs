@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use agentpay_billing::domain::caller::Tenant;
 use agentpay_billing::domain::names::{AgentId, ServiceId};
+use agentpay_billing::domain::timestamp::Timestamp;
 use agentpay_billing::domain::usage::Pair;
 use agentpay_billing::store;
+use agentpay_billing::store::events::Filter;
 use agentpay_billing::store::totals::{self, ServiceSlice};
 use agentpay_billing::store::usage::{CounterId, Quoted};
 use serde_json::{Value, json};
@@ -183,8 +185,13 @@ async fn one_statement_answers_different_questions_in_their_order() {
 
     let wanted: Vec<_> = tenants.iter().zip([5, 1, 2, 9]).collect();
     let heads = store::events::heads(&mut connection, &wanted).await.expect("heads");
-    let heads: Vec<_> = heads.iter().map(|head| (head.stored, head.newest.len())).collect();
-    assert_eq!(heads, [(0, 0), (3, 1), (3, 2), (3, 3)]);
+    let lengths: Vec<_> = heads.iter().map(|head| (head.stored, head.newest.len())).collect();
+    assert_eq!(lengths, [(0, 0), (3, 1), (3, 2), (3, 3)]);
+    let every = Filter { since: Timestamp::from_ms(0), type_name: None };
+    for ((tenant, most), head) in wanted.into_iter().zip(heads) {
+        let alone = store::events::newest(&mut connection, tenant, &every, 0, i64::MAX, most).await.expect("events");
+        assert_eq!(format!("{:?}", head.newest), format!("{alone:?}"));
+    }
 
     let slice = |tenant: Option<&Tenant>, after: (&str, &str), limit| ServiceSlice {
         tenant: tenant.cloned(),
