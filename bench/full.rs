@@ -82,7 +82,7 @@ async fn measure_one(bench: &Bench, scenario: &Scenario, service: &Service, base
         Work::Textbook { clients, agents } => {
             measure::pgbench(bench, name, YARDSTICK, "textbook.sql", *clients, *agents, 1).await
         }
-        // Two connections, as many as the service has lanes by default: one statement keeps one core busy.
+        // Two connections: one statement keeps one core busy.
         Work::Batched { agents } => {
             let mut measured = measure::pgbench(bench, name, YARDSTICK, "batched.sql", 2, *agents, 100).await?;
             measured.batch = Some(100.0);
@@ -106,7 +106,9 @@ fn scenarios(replay: Kind) -> Vec<Scenario> {
         add(format!("service, {connections} connections"), service(Kind::Usage, connections, PAIRS));
     }
     add("textbook, 8 clients".to_owned(), Work::Textbook { clients: 8, agents: PAIRS });
-    add("service, hot pair, 64 connections".to_owned(), service(Kind::Usage, 64, 1));
+    for connections in [1, 64, 256] {
+        add(format!("service, hot pair, {connections} connections"), service(Kind::Usage, connections, 1));
+    }
     for clients in [64, 16, 8, 1] {
         add(format!("textbook, hot pair, {clients} clients"), Work::Textbook { clients, agents: 1 });
     }

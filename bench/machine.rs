@@ -16,24 +16,30 @@ pub struct Ticks {
     pub pooler: u64,
     /// Of everything on the machine, idle time excluded.
     pub machine: u64,
+    /// Taken by other virtual machines of the same host.
+    pub stolen: u64,
 }
 
-/// Processors used on average. `rest` is the load generator and whatever else ran on the machine.
+/// Processors used on average. `rest` is the load generator and whatever else ran on the machine; `stolen` is what the
+/// host gave to other virtual machines instead.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Cores {
     pub services: f64,
     pub postgres: f64,
     pub pooler: f64,
     pub rest: f64,
+    pub stolen: f64,
 }
 
 impl Ticks {
     pub fn now(services: &[u32], postmaster: u32, pooler: Option<u32>) -> Result<Self> {
+        let (machine, stolen) = of_machine()?;
         Ok(Self {
             services: services.iter().map(|pid| of_process(*pid)).sum(),
             postgres: of_tree(postmaster)?,
             pooler: pooler.map_or(0, of_process),
-            machine: of_machine()?,
+            machine,
+            stolen,
         })
     }
 
@@ -44,7 +50,7 @@ impl Ticks {
         let postgres = cores(self.postgres, later.postgres);
         let pooler = cores(self.pooler, later.pooler);
         let rest = (cores(self.machine, later.machine) - services - postgres - pooler).max(0.0);
-        Cores { services, postgres, pooler, rest }
+        Cores { services, postgres, pooler, rest, stolen: cores(self.stolen, later.stolen) }
     }
 }
 
@@ -81,12 +87,12 @@ fn of_tree(pid: u32) -> Result<u64> {
     Ok(ticks)
 }
 
-/// user, nice, system, irq, softirq and steal of the first line of /proc/stat.
-fn of_machine() -> Result<u64> {
+/// user, nice, system, irq and softirq of the first line of /proc/stat; and steal.
+fn of_machine() -> Result<(u64, u64)> {
     let text = fs::read_to_string("/proc/stat")?;
     let fields: Vec<String> =
         text.lines().next().unwrap_or_default().split_whitespace().skip(1).map(str::to_owned).collect();
-    Ok([0, 1, 2, 5, 6, 7].iter().map(|place| number(&fields, *place)).sum())
+    Ok(([0, 1, 2, 5, 6].iter().map(|place| number(&fields, *place)).sum(), number(&fields, 7)))
 }
 
 pub fn parent(pid: u32) -> Option<u32> {

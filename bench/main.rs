@@ -2,6 +2,7 @@
 //! Everything it needs it starts itself, on 127.0.0.1 and in a temporary directory, and stops and removes it again.
 
 mod baseline;
+mod explained;
 mod figures;
 mod fill;
 mod full;
@@ -25,9 +26,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use clap::{Parser, Subcommand};
 use futures_util::FutureExt;
+use tokio::signal::unix::{SignalKind, signal};
 
 use postgres::Server;
 use report::Report;
+
+/// As the service has it, so that the stack without a database is the same.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -173,12 +179,14 @@ async fn measure(arguments: Arguments, mode: Mode) -> Result<bool> {
         pooler: AtomicU32::new(0),
     };
     let facts = [machine::describe(&dir), bench.server.facts.clone()];
+    let mut terminate = signal(SignalKind::terminate())?;
     // However it ends, the server must be stopped: it would outlive us.
     let outcome = tokio::select! {
         outcome = AssertUnwindSafe(run(&bench, &mode)).catch_unwind() => {
             outcome.unwrap_or_else(|_| Err("the benchmark has a fault".into()))
         }
         _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
+        _ = terminate.recv() => Err("terminated".into()),
     };
     bench.server.stop().await?;
     std::fs::remove_dir_all(&dir)?;

@@ -29,7 +29,7 @@ pub struct Measurement {
     pub p99_ms: f64,
     pub cores: Cores,
     pub wal_bytes_per_request: f64,
-    /// Requests per transaction that wrote: from the service's metrics, else from the transaction ids used.
+    /// Requests per commit, from the service's metrics.
     pub batch: Option<f64>,
     /// Bytes per request by table and index.
     pub growth: BTreeMap<String, f64>,
@@ -85,12 +85,8 @@ pub async fn service_for(
     if faults.is_empty() {
         faults.extend(load.records().and_then(|records| miscounted(&before, &end, &seen, records, in_flight)));
     }
-    let batch = match (batches_before, batches_after) {
-        (Some((sum, count)), Some((sum_after, count_after))) if count_after > count => {
-            Some((sum_after - sum) / (count_after - count))
-        }
-        _ => by_transaction_ids(&start, &end, &seen),
-    };
+    let (commands, commits) = (batches_after.0 - batches_before.0, batches_after.1 - batches_before.1);
+    let batch = (commits > 0.0).then(|| commands / commits);
     Ok(conclude(name, seen, cores, (&start, &end), batch, load.records().unwrap_or(1).max(1), memory, faults))
 }
 
@@ -120,7 +116,7 @@ pub async fn baseline(bench: &Bench, name: &str, service: &Service, load: &Load)
     let ticks = Ticks::now(&[service.pid], bench.server.postmaster, None)?;
     let seen = load::wrk(bench, service.port, load, &bench.new_run(), bench.seconds).await?;
     let cores = ticks.cores_until(Ticks::now(&[service.pid], bench.server.postmaster, None)?, seen.seconds);
-    let nothing = Progress { wal_bytes: 0, transactions: 0, lifetime: 0, sizes: BTreeMap::new() };
+    let nothing = Progress { wal_bytes: 0, lifetime: 0, sizes: BTreeMap::new() };
     let faults = seen.faults.clone();
     let memory = Some(service.memory()?);
     Ok(conclude(name, seen, cores, (&nothing, &nothing), None, 1, memory, faults))
@@ -195,16 +191,11 @@ fn miscounted(before: &Progress, after: &Progress, seen: &Seen, records: u32, in
     (!is_right).then(|| format!("{acknowledged} records acknowledged, but {recorded} made"))
 }
 
-fn by_transaction_ids(start: &Progress, end: &Progress, seen: &Seen) -> Option<f64> {
-    let used = end.transactions - start.transactions;
-    (used > 0).then(|| seen.requests as f64 / used as f64)
-}
-
-async fn batches(services: &[&Service]) -> Result<Option<(f64, f64)>> {
-    let mut sums = Some((0.0, 0.0));
+async fn batches(services: &[&Service]) -> Result<(f64, f64)> {
+    let mut sums = (0.0, 0.0);
     for service in services {
         let own = service.batches().await?;
-        sums = sums.zip(own).map(|(sums, own)| (sums.0 + own.0, sums.1 + own.1));
+        sums = (sums.0 + own.0, sums.1 + own.1);
     }
     Ok(sums)
 }

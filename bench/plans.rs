@@ -29,17 +29,24 @@ pub async fn switch_off(connection: &mut PgConnection, database: &str) -> Result
     postgres::run(connection, &format!("ALTER DATABASE {database} RESET ALL")).await
 }
 
-/// The last plan of each statement that the log shows behind `offset`, by the statement's name.
+/// The last plan of each statement that the log shows behind `offset`, by the statement's name. Of two forms of one
+/// statement the shorter is the first.
 pub fn read(log: &Path, offset: u64) -> Result<BTreeMap<String, String>> {
     let mut file = fs::File::open(log)?;
     file.seek(SeekFrom::Start(offset))?;
     let mut text = Vec::new();
     file.read_to_end(&mut text)?;
-    Ok(parse(&String::from_utf8_lossy(&text)))
+    let mut plans = BTreeMap::new();
+    for ((name, _, _), plan) in parse(&String::from_utf8_lossy(&text)) {
+        let name = if plans.contains_key(&name) { format!("{name}, longer form") } else { name };
+        plans.insert(name, plan);
+    }
+    Ok(plans)
 }
 
-/// An entry of auto_explain is a line with "plan:" and then lines that begin with a tab.
-fn parse(text: &str) -> BTreeMap<String, String> {
+/// Plans by the name, length and text of their statement. An entry of auto_explain is a line with "plan:" and then lines
+/// that begin with a tab.
+fn parse(text: &str) -> BTreeMap<(String, usize, String), String> {
     let mut plans = BTreeMap::new();
     let mut lines = text.lines().peekable();
     while let Some(line) = lines.next() {
@@ -53,9 +60,23 @@ fn parse(text: &str) -> BTreeMap<String, String> {
         let Some(name) = entry.first().and_then(|first| first.strip_prefix("Query Text: -- ")) else { continue };
         // The plan begins at the first line that has a cost; what stands before is the statement.
         let start = entry.iter().position(|line| line.contains("(cost=")).unwrap_or(entry.len());
-        plans.insert(name.trim().to_owned(), entry[start..].join("\n"));
+        let statement = entry[1..start].join("\n");
+        plans.insert((name.trim().to_owned(), statement.len(), statement), entry[start..].join("\n"));
     }
     plans
+}
+
+/// The statements the program is built with that have no plan here.
+pub fn missing(plans: &BTreeMap<String, String>) -> Result<Vec<String>> {
+    let mut missing = Vec::new();
+    for entry in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.sqlx"))? {
+        let statement: serde_json::Value = serde_json::from_str(&fs::read_to_string(entry?.path())?)?;
+        let first_line = statement["query"].as_str().and_then(|query| query.lines().next()?.strip_prefix("-- "));
+        missing.extend(first_line.map(str::to_owned).filter(|name| !plans.contains_key(name)));
+    }
+    missing.sort();
+    missing.dedup();
+    Ok(missing)
 }
 
 /// All plans, and at the top what none of them may do: read a large table from end to end, or compile itself.

@@ -23,6 +23,10 @@ pub struct Size {
     pub is_index: bool,
     pub bytes: i64,
     pub dead_tuples: i64,
+    pub updates: i64,
+    /// Of them, those that touched no index.
+    pub hot_updates: i64,
+    pub autovacuums: i64,
 }
 
 pub type Sizes = BTreeMap<String, Size>;
@@ -31,7 +35,6 @@ pub type Sizes = BTreeMap<String, Size>;
 #[derive(Clone, Debug)]
 pub struct Progress {
     pub wal_bytes: i64,
-    pub transactions: i64,
     /// Requests ever recorded in all counters of the service; 0 in the yardstick's database.
     pub lifetime: i64,
     pub sizes: Sizes,
@@ -110,18 +113,9 @@ pub async fn checkpoint(connection: &mut PgConnection) -> Result<()> {
 }
 
 pub async fn progress(connection: &mut PgConnection) -> Result<Progress> {
-    let row = sqlx::query(
-        "SELECT (pg_current_wal_lsn() - '0/0')::bigint AS wal_bytes,
-                pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS transactions",
-    )
-    .fetch_one(&mut *connection)
-    .await?;
-    Ok(Progress {
-        wal_bytes: row.try_get("wal_bytes")?,
-        transactions: row.try_get("transactions")?,
-        lifetime: lifetime(connection).await?,
-        sizes: sizes(connection).await?,
-    })
+    let position = "SELECT (pg_current_wal_lsn() - '0/0')::bigint";
+    let wal_bytes = sqlx::query_scalar(position).fetch_one(&mut *connection).await?;
+    Ok(Progress { wal_bytes, lifetime: lifetime(connection).await?, sizes: sizes(connection).await? })
 }
 
 async fn lifetime(connection: &mut PgConnection) -> Result<i64> {
@@ -144,7 +138,10 @@ pub async fn sizes(connection: &mut PgConnection) -> Result<Sizes> {
         "SELECT relation.relname::text AS name, relation.relkind = 'i' AS is_index,
                 CASE relation.relkind WHEN 'i' THEN pg_relation_size(relation.oid)
                      ELSE pg_table_size(relation.oid) END AS bytes,
-                coalesce(pg_stat_get_dead_tuples(relation.oid), 0) AS dead_tuples
+                coalesce(pg_stat_get_dead_tuples(relation.oid), 0) AS dead_tuples,
+                coalesce(pg_stat_get_tuples_updated(relation.oid), 0) AS updates,
+                coalesce(pg_stat_get_tuples_hot_updated(relation.oid), 0) AS hot_updates,
+                coalesce(pg_stat_get_autovacuum_count(relation.oid), 0) AS autovacuums
          FROM pg_class AS relation
          WHERE relation.relnamespace = 'public'::regnamespace AND relation.relkind IN ('r', 'm', 'i')",
     )
@@ -156,6 +153,9 @@ pub async fn sizes(connection: &mut PgConnection) -> Result<Sizes> {
             is_index: row.try_get("is_index")?,
             bytes: row.try_get("bytes")?,
             dead_tuples: row.try_get("dead_tuples")?,
+            updates: row.try_get("updates")?,
+            hot_updates: row.try_get("hot_updates")?,
+            autovacuums: row.try_get("autovacuums")?,
         };
         sizes.insert(row.try_get("name")?, size);
     }

@@ -105,36 +105,51 @@ impl Report {
     }
 
     fn table(&self) -> String {
-        let mut text = "| | requests/s | items/s | p50 ms | p99 ms | × textbook at 64 | × its best | batch | \
-            cores: service | PostgreSQL | rest | WAL bytes each | valid |\n\
-            |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|\n"
-            .to_owned();
+        // Where no textbook was measured there is nothing to compare with.
+        let has_textbook = self.best_textbook(false).is_some();
+        let mut columns = vec!["", "requests/s", "items/s", "p50 ms", "p99 ms"];
+        columns.extend(["× textbook at 64", "× its best"].into_iter().filter(|_| has_textbook));
+        columns.extend([
+            "batch",
+            "cores: service",
+            "PostgreSQL",
+            "rest",
+            "stolen",
+            "MiB",
+            "bytes each",
+            "WAL bytes each",
+        ]);
+        columns.push("valid");
+        let mut text = format!("| {} |\n|---|{}---|\n", columns.join(" | "), "--:|".repeat(columns.len() - 2));
         for name in self.names() {
-            let is_hot = name.contains("hot pair");
-            let at_64 = if is_hot { "textbook, hot pair, 64 clients" } else { "textbook, 64 clients" };
-            let is_read = name.starts_with("read ");
-            let times = |base: Option<f64>| match (self.item_rate(name), base) {
-                (Some(rate), Some(base)) if !is_read => format!("{:.1}", rate / base),
-                _ => String::new(),
-            };
             let value = |figure: &dyn Fn(&Measurement) -> f64| self.median(name, figure).unwrap_or(0.0);
-            let batch =
-                self.median(name, |measured| measured.batch.unwrap_or(f64::NAN)).filter(|batch| !batch.is_nan());
-            text += &format!(
-                "| {name} | {:.0} | {:.0} | {:.2} | {:.2} | {} | {} | {} | {:.2} | {:.2} | {:.2} | {:.0} | {} |\n",
-                value(&|measured| measured.per_second),
-                self.item_rate(name).unwrap_or(0.0),
-                value(&|measured| measured.p50_ms),
-                value(&|measured| measured.p99_ms),
-                times(self.rate(at_64)),
-                times(self.best_textbook(is_hot)),
-                batch.map(|batch| format!("{batch:.1}")).unwrap_or_default(),
-                value(&|measured| measured.cores.services),
-                value(&|measured| measured.cores.postgres),
-                value(&|measured| measured.cores.rest),
-                value(&|measured| measured.wal_bytes_per_request),
+            let mut cells = vec![
+                name.to_owned(),
+                format!("{:.0}", value(&|measured| measured.per_second)),
+                format!("{:.0}", self.item_rate(name).unwrap_or(0.0)),
+                format!("{:.2}", value(&|measured| measured.p50_ms)),
+                format!("{:.2}", value(&|measured| measured.p99_ms)),
+            ];
+            if has_textbook {
+                let is_hot = name.contains("hot pair");
+                let at_64 = if is_hot { "textbook, hot pair, 64 clients" } else { "textbook, 64 clients" };
+                for base in [self.rate(at_64), self.best_textbook(is_hot)] {
+                    let ratio = self.item_rate(name).zip(base).filter(|_| !name.starts_with("read "));
+                    cells.push(ratio.map(|(rate, base)| format!("{:.1}", rate / base)).unwrap_or_default());
+                }
+            }
+            cells.extend([
+                shown(value(&|measured| measured.batch.unwrap_or(0.0)), 1),
+                format!("{:.2}", value(&|measured| measured.cores.services)),
+                format!("{:.2}", value(&|measured| measured.cores.postgres)),
+                format!("{:.2}", value(&|measured| measured.cores.rest)),
+                format!("{:.2}", value(&|measured| measured.cores.stolen)),
+                shown(value(&|measured| measured.memory.unwrap_or_default().resident_bytes as f64 / 1_048_576.0), 0),
+                shown(value(&Measurement::growth_per_request), 0),
+                shown(value(&|measured| measured.wal_bytes_per_request), 0),
                 self.verdict(name),
-            );
+            ]);
+            text += &format!("| {} |\n", cells.join(" | "));
         }
         text
     }
@@ -156,6 +171,9 @@ impl Report {
                     "items_per_second": self.item_rate(name),
                     "p50_ms": self.median(name, |measured| measured.p50_ms),
                     "p99_ms": self.median(name, |measured| measured.p99_ms),
+                    "batch": self.median(name, |measured| measured.batch.unwrap_or(0.0)),
+                    "bytes_per_request": self.median(name, Measurement::growth_per_request),
+                    "wal_bytes_per_request": self.median(name, |measured| measured.wal_bytes_per_request),
                 })
             })
             .collect();
@@ -182,4 +200,9 @@ impl Report {
         }
         Ok(())
     }
+}
+
+/// A figure that is not there is left out.
+fn shown(figure: f64, decimals: usize) -> String {
+    if figure == 0.0 { String::new() } else { format!("{figure:.decimals$}") }
 }

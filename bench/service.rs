@@ -69,18 +69,14 @@ impl Service {
         Ok(reqwest::get(self.url(&path.replace("{agent}", "agent-1"))).await?.status().is_success())
     }
 
-    /// Commands and commits so far, from the service's metrics; none while it has no such metric.
-    pub async fn batches(&self) -> Result<Option<(f64, f64)>> {
-        let answer = reqwest::get(self.url("/api/v1/metrics")).await?;
-        if !answer.status().is_success() {
-            return Ok(None);
-        }
-        let text = answer.text().await?;
-        let value = |name: &str| {
+    /// Commands and commits so far, from the service's metrics.
+    pub async fn batches(&self) -> Result<(f64, f64)> {
+        let text = reqwest::get(self.url("/api/v1/metrics")).await?.error_for_status()?.text().await?;
+        let value = |name: &str| -> Result<f64> {
             let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-            line.and_then(|value| value.trim().parse::<f64>().ok())
+            Ok(line.ok_or_else(|| format!("the metrics lack {name}"))?.trim().parse()?)
         };
-        Ok(value("agentpay_commit_batch_size_sum").zip(value("agentpay_commit_batch_size_count")))
+        Ok((value("agentpay_commit_batch_size_sum")?, value("agentpay_commit_batch_size_count")?))
     }
 
     /// Drains it, and says if that went wrong.

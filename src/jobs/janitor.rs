@@ -28,8 +28,10 @@ const OWNERS_MAX: i64 = 100;
 /// prunes faster than records are written.
 const RESTS_PER_STEP: u32 = 3;
 const REST_MAX: Duration = Duration::from_secs(1);
-/// Transactions one run may take for each of its tasks; what is left waits for the next.
-const STEPS_MAX: u32 = 1000;
+/// Transactions one round may take for each of its tasks.
+const STEPS_MAX: u32 = 100;
+/// Rounds of one run; what is left waits for the next.
+const ROUNDS_MAX: u32 = 10;
 
 /// How the janitor is set up.
 #[derive(Clone, Debug)]
@@ -54,6 +56,16 @@ pub struct Report {
     pub over_total_cap: i64,
     pub live_over_total_cap: i64,
     pub events: i64,
+}
+
+/// What there is to do behind the pruning of expired records, in this order.
+#[derive(Clone, Copy)]
+enum Task {
+    /// Add up the counts by which the others find their work.
+    Fold,
+    CallerCap,
+    TotalCap,
+    Events,
 }
 
 #[derive(Clone, Debug)]
@@ -97,54 +109,89 @@ impl Janitor {
         let mut connection = self.pool.acquire().await?;
         let now = self.clock.now();
         let mut report = Report::default();
-        let mut steps = 0;
-        let mut began = Instant::now();
-        while let Some(removed) = expired(&mut connection, now).await? {
-            report.was_alone = true;
-            report.expired += removed;
-            steps += 1;
-            if removed < ROWS_MAX || steps == STEPS_MAX {
+        for _ in 0..ROUNDS_MAX {
+            if !self.round(&mut connection, now, &mut report).await? {
                 break;
             }
-            // A million records may expire together, and the requests of now come first.
-            tokio::time::sleep((RESTS_PER_STEP * began.elapsed()).min(REST_MAX)).await;
-            began = Instant::now();
-        }
-        self.last_run.set(now);
-        if !report.was_alone {
-            return Ok(report);
-        }
-        for _ in 0..STEPS_MAX {
-            if fold(&mut connection).await?.is_none_or(|folded| folded < COMMITS_MAX) {
-                break;
-            }
-        }
-        for _ in 0..STEPS_MAX {
-            let Some((removed, live)) = self.over_caller_cap(&mut connection, now).await? else { break };
-            report.over_caller_cap += removed;
-            report.live_over_caller_cap += live;
-        }
-        for _ in 0..STEPS_MAX {
-            let Some((removed, live)) = self.over_total_cap(&mut connection, now).await? else { break };
-            report.over_total_cap += removed;
-            report.live_over_total_cap += live;
-        }
-        for _ in 0..STEPS_MAX {
-            let Some(removed) = self.old_events(&mut connection).await? else { break };
-            report.events += removed;
         }
         Ok(report)
     }
 
-    /// One step. None when nobody is over the cap, or nothing could be removed.
+    /// A few steps of each task, so that the log and the counts do not wait for a million records that expired together.
+    /// Says whether something is left.
+    async fn round(
+        &self,
+        connection: &mut PgConnection,
+        now: Timestamp,
+        report: &mut Report,
+    ) -> Result<bool, StoreError> {
+        let mut is_left = self.expired(connection, now, report).await?;
+        self.last_run.set(now);
+        if !report.was_alone {
+            return Ok(false);
+        }
+        // The expired go first: as long as some are left, no cap takes a record that may still be live.
+        let tasks: &[Task] = match is_left {
+            true => &[Task::Fold, Task::Events],
+            false => &[Task::Fold, Task::CallerCap, Task::TotalCap, Task::Events],
+        };
+        for task in tasks {
+            let mut steps = 0;
+            while steps < STEPS_MAX && self.step(*task, connection, now, report).await? {
+                steps += 1;
+            }
+            is_left |= steps == STEPS_MAX;
+        }
+        Ok(is_left)
+    }
+
+    /// One step of a task. False when there was nothing to do.
+    async fn step(
+        &self,
+        task: Task,
+        connection: &mut PgConnection,
+        now: Timestamp,
+        report: &mut Report,
+    ) -> Result<bool, StoreError> {
+        match task {
+            Task::Fold => fold(connection).await,
+            Task::CallerCap => self.over_caller_cap(connection, now, report).await,
+            Task::TotalCap => self.over_total_cap(connection, now, report).await,
+            Task::Events => self.old_events(connection, report).await,
+        }
+    }
+
+    /// Prunes expired records. Says whether some may be left.
+    async fn expired(
+        &self,
+        connection: &mut PgConnection,
+        now: Timestamp,
+        report: &mut Report,
+    ) -> Result<bool, StoreError> {
+        for _ in 0..STEPS_MAX {
+            let began = Instant::now();
+            let Some(removed) = expired(connection, now).await? else { return Ok(false) };
+            report.was_alone = true;
+            report.expired += removed;
+            if removed < ROWS_MAX {
+                return Ok(false);
+            }
+            // The requests of now come first.
+            tokio::time::sleep((RESTS_PER_STEP * began.elapsed()).min(REST_MAX)).await;
+        }
+        Ok(true)
+    }
+
+    /// False when nobody is over the cap, or nothing could be removed.
     async fn over_caller_cap(
         &self,
         connection: &mut PgConnection,
         now: Timestamp,
-    ) -> Result<Option<(i64, i64)>, StoreError> {
+        report: &mut Report,
+    ) -> Result<bool, StoreError> {
         let mut transaction = connection.begin().await?;
         if !server::try_janitor_lock(&mut transaction).await? {
-            return Ok(None);
+            return Ok(false);
         }
         let cap = self.settings.records_of_caller_max;
         let mut removed = Vec::new();
@@ -159,44 +206,49 @@ impl Janitor {
                 break;
             }
         }
-        let sums = note(&mut transaction, &removed).await?;
+        let (records, live) = note(&mut transaction, &removed).await?;
         // Who is over the cap is found by the counts.
         fold_all(&mut transaction).await?;
         // At the very end, because commits may wait for this row.
-        totals::subtract_replies(&mut transaction, sums.0).await?;
+        totals::subtract_replies(&mut transaction, records).await?;
         transaction.commit().await?;
-        Ok((sums.0 > 0).then_some(sums))
+        report.over_caller_cap += records;
+        report.live_over_caller_cap += live;
+        Ok(records > 0)
     }
 
-    /// One step. None when the total is within the cap, or nothing could be removed.
+    /// False when the total is within the cap, or nothing could be removed.
     async fn over_total_cap(
         &self,
         connection: &mut PgConnection,
         now: Timestamp,
-    ) -> Result<Option<(i64, i64)>, StoreError> {
+        report: &mut Report,
+    ) -> Result<bool, StoreError> {
         let mut transaction = connection.begin().await?;
         if !server::try_janitor_lock(&mut transaction).await? {
-            return Ok(None);
+            return Ok(false);
         }
         let surplus = record_counts::all_replies(&mut transaction).await? - self.settings.records_max;
         if surplus <= 0 {
-            return Ok(None);
+            return Ok(false);
         }
         let removed = idempotency::evict_oldest(&mut transaction, now, surplus.min(ROWS_MAX)).await?;
-        let sums = note(&mut transaction, &removed).await?;
+        let (records, live) = note(&mut transaction, &removed).await?;
         // Who is over the cap is found by the counts.
         fold_all(&mut transaction).await?;
         // At the very end, because commits may wait for this row.
-        totals::subtract_replies(&mut transaction, sums.0).await?;
+        totals::subtract_replies(&mut transaction, records).await?;
         transaction.commit().await?;
-        Ok((sums.0 > 0).then_some(sums))
+        report.over_total_cap += records;
+        report.live_over_total_cap += live;
+        Ok(records > 0)
     }
 
-    /// One step over the tenants whose log is too long. None when there is none.
-    async fn old_events(&self, connection: &mut PgConnection) -> Result<Option<i64>, StoreError> {
+    /// The tenants whose log is too long. False when there is none.
+    async fn old_events(&self, connection: &mut PgConnection, report: &mut Report) -> Result<bool, StoreError> {
         let mut transaction = connection.begin().await?;
         if !server::try_janitor_lock(&mut transaction).await? {
-            return Ok(None);
+            return Ok(false);
         }
         let cap = self.limits.now().event_log_cap;
         let mut deleted = 0;
@@ -218,7 +270,8 @@ impl Janitor {
         fold_all(&mut transaction).await?;
         record_counts::forget_empty(&mut transaction, ROWS_MAX).await?;
         transaction.commit().await?;
-        Ok((deleted > 0).then_some(deleted))
+        report.events += deleted;
+        Ok(deleted > 0)
     }
 }
 
@@ -241,14 +294,15 @@ async fn fold_all(connection: &mut PgConnection) -> Result<(), StoreError> {
     Ok(())
 }
 
-async fn fold(connection: &mut PgConnection) -> Result<Option<i64>, StoreError> {
+/// False when all is folded, or another janitor is at work.
+async fn fold(connection: &mut PgConnection) -> Result<bool, StoreError> {
     let mut transaction = connection.begin().await?;
     if !server::try_janitor_lock(&mut transaction).await? {
-        return Ok(None);
+        return Ok(false);
     }
     let folded = record_counts::fold(&mut transaction, COMMITS_MAX).await?;
     transaction.commit().await?;
-    Ok(Some(folded))
+    Ok(folded == COMMITS_MAX)
 }
 
 /// Corrects the counts by what was removed, in the same transaction. Returns the records removed, and the live of them.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use agentpay_billing::store::idempotency::OldestExpiry;
 use serde_json::json;
+use sqlx::AssertSqlSafe;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{Service, usage, wait_until};
@@ -219,4 +220,45 @@ async fn the_oldest_expired_record_is_looked_for_once_a_second() {
     assert_eq!(read().await, Some(expiry));
     service.clock.advance_ms(-1_000_000);
     assert_eq!(read().await, None);
+}
+
+/// However much has expired, logs beyond their length do not wait for all of it; the caps do.
+#[tokio::test]
+async fn what_expired_does_not_hold_up_the_log() {
+    const EXPIRED: i64 = 101_500;
+    let service = Service::start(CAPS).await;
+    fill(&service, "192.0.2.2", 0, 7).await;
+    sqlx::raw_sql(AssertSqlSafe(format!(
+        "UPDATE limits SET event_log_cap = 4;
+         INSERT INTO idempotency_keys
+         SELECT 'ip:192.0.2.1', 'k' || number, 'POST', '/', sha256(''), 201, '{{}}', 'r',
+                now() - interval '2 days', now() - interval '1 day'
+         FROM generate_series(1, {EXPIRED}) AS number;
+         INSERT INTO record_changes VALUES ('{{caller_replies}}', '{{ip:192.0.2.1}}', '{{{EXPIRED}}}');
+         UPDATE tenant_totals SET replies = replies + {EXPIRED}
+         WHERE tenant = '*' AND shard = (SELECT min(shard) FROM tenant_totals WHERE tenant = '*');
+         CREATE TABLE left_expired (of text, records bigint);
+         CREATE FUNCTION count_expired() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN
+             INSERT INTO left_expired SELECT tg_table_name, count(*) FROM idempotency_keys WHERE expires_at <= now();
+             RETURN NULL;
+         END $$;
+         CREATE TRIGGER deleted AFTER DELETE ON events FOR EACH ROW EXECUTE FUNCTION count_expired();
+         CREATE TRIGGER deleted AFTER DELETE ON idempotency_keys
+         FOR EACH ROW WHEN (old.caller = 'ip:192.0.2.2') EXECUTE FUNCTION count_expired();"
+    )))
+    .execute(&service.pool)
+    .await
+    .expect("records");
+    agentpay_billing::jobs::follow_controls::run_once(&service.pool, &service.limits).await.expect("limits");
+    let report = service.janitor.run_once().await.expect("janitor");
+    assert_eq!(
+        (report.expired, report.over_caller_cap, report.live_over_caller_cap, report.events),
+        (EXPIRED, 2, 2, 3)
+    );
+    let left: Vec<(String, i64)> =
+        sqlx::query_as("SELECT of, records FROM left_expired").fetch_all(&service.pool).await.expect("rows");
+    let expected = [("events", 1500); 3].into_iter().chain([("idempotency_keys", 0); 2]);
+    assert_eq!(left, expected.map(|(of, records)| (of.to_owned(), records)).collect::<Vec<_>>());
+    service.verify().await;
 }
