@@ -95,9 +95,12 @@ impl LastRun {
 impl Janitor {
     pub async fn run(self, stop: CancellationToken) {
         while super::pause(self.settings.pause, &stop).await {
-            // A run may be cut anywhere: each of its transactions is whole.
-            match stop.run_until_cancelled(self.run_once()).await {
-                Some(Ok(report)) => log(&report, &self.settings),
+            let mut report = Report::default();
+            // A run may be cut or fail anywhere: each of its transactions is whole, and was counted.
+            let outcome = stop.run_until_cancelled(self.prune(&mut report)).await;
+            log(&report, &self.settings);
+            match outcome {
+                Some(Ok(())) => {}
                 Some(Err(error)) => warn!(%error, "the janitor could not finish"),
                 None => return,
             }
@@ -106,35 +109,34 @@ impl Janitor {
 
     /// Prunes everything there is to prune.
     pub async fn run_once(&self) -> Result<Report, StoreError> {
-        let mut connection = self.pool.acquire().await?;
-        let now = self.clock.now();
         let mut report = Report::default();
+        self.prune(&mut report).await?;
+        Ok(report)
+    }
+
+    async fn prune(&self, report: &mut Report) -> Result<(), StoreError> {
+        let mut connection = self.pool.acquire().await?;
         for _ in 0..ROUNDS_MAX {
-            if !self.round(&mut connection, now, &mut report).await? {
+            if !self.round(&mut connection, report).await? {
                 break;
             }
         }
-        Ok(report)
+        Ok(())
     }
 
     /// A few steps of each task, so that the log and the counts do not wait for a million records that expired together.
     /// Says whether something is left.
-    async fn round(
-        &self,
-        connection: &mut PgConnection,
-        now: Timestamp,
-        report: &mut Report,
-    ) -> Result<bool, StoreError> {
-        let mut is_left = self.expired(connection, now, report).await?;
+    async fn round(&self, connection: &mut PgConnection, report: &mut Report) -> Result<bool, StoreError> {
+        let now = self.clock.now();
+        let expired_are_left = self.expired(connection, now, report).await?;
         self.last_run.set(now);
-        if !report.was_alone {
-            return Ok(false);
-        }
-        // The expired go first: as long as some are left, no cap takes a record that may still be live.
-        let tasks: &[Task] = match is_left {
-            true => &[Task::Fold, Task::Events],
-            false => &[Task::Fold, Task::CallerCap, Task::TotalCap, Task::Events],
+        // The expired go first: as long as some may be left, no cap takes a record that is still live.
+        let tasks: &[Task] = match expired_are_left {
+            None => return Ok(false),
+            Some(true) => &[Task::Fold, Task::Events],
+            Some(false) => &[Task::Fold, Task::CallerCap, Task::TotalCap, Task::Events],
         };
+        let mut is_left = expired_are_left == Some(true);
         for task in tasks {
             let mut steps = 0;
             while steps < STEPS_MAX && self.step(*task, connection, now, report).await? {
@@ -161,25 +163,25 @@ impl Janitor {
         }
     }
 
-    /// Prunes expired records. Says whether some may be left.
+    /// Prunes expired records. Says whether some may be left; None if another janitor is at work and knows.
     async fn expired(
         &self,
         connection: &mut PgConnection,
         now: Timestamp,
         report: &mut Report,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Option<bool>, StoreError> {
         for _ in 0..STEPS_MAX {
             let began = Instant::now();
-            let Some(removed) = expired(connection, now).await? else { return Ok(false) };
+            let Some(removed) = expired(connection, now).await? else { return Ok(None) };
             report.was_alone = true;
             report.expired += removed;
             if removed < ROWS_MAX {
-                return Ok(false);
+                return Ok(Some(false));
             }
             // The requests of now come first.
             tokio::time::sleep((RESTS_PER_STEP * began.elapsed()).min(REST_MAX)).await;
         }
-        Ok(true)
+        Ok(Some(true))
     }
 
     /// False when nobody is over the cap, or nothing could be removed.
@@ -193,6 +195,7 @@ impl Janitor {
         if !server::try_janitor_lock(&mut transaction).await? {
             return Ok(false);
         }
+        fold_all(&mut transaction).await?;
         let cap = self.settings.records_of_caller_max;
         let mut removed = Vec::new();
         let mut room = ROWS_MAX;
@@ -207,8 +210,6 @@ impl Janitor {
             }
         }
         let (records, live) = note(&mut transaction, &removed).await?;
-        // Who is over the cap is found by the counts.
-        fold_all(&mut transaction).await?;
         // At the very end, because commits may wait for this row.
         totals::subtract_replies(&mut transaction, records).await?;
         transaction.commit().await?;
@@ -228,14 +229,14 @@ impl Janitor {
         if !server::try_janitor_lock(&mut transaction).await? {
             return Ok(false);
         }
+        fold_all(&mut transaction).await?;
         let surplus = record_counts::all_replies(&mut transaction).await? - self.settings.records_max;
         if surplus <= 0 {
+            transaction.commit().await?;
             return Ok(false);
         }
         let removed = idempotency::evict_oldest(&mut transaction, now, surplus.min(ROWS_MAX)).await?;
         let (records, live) = note(&mut transaction, &removed).await?;
-        // Who is over the cap is found by the counts.
-        fold_all(&mut transaction).await?;
         // At the very end, because commits may wait for this row.
         totals::subtract_replies(&mut transaction, records).await?;
         transaction.commit().await?;
@@ -250,25 +251,33 @@ impl Janitor {
         if !server::try_janitor_lock(&mut transaction).await? {
             return Ok(false);
         }
+        fold_all(&mut transaction).await?;
         let cap = self.limits.now().event_log_cap;
         let mut deleted = 0;
+        let mut of_tenants = Vec::new();
         for Owner { owner, records } in
             record_counts::over_cap(&mut transaction, Kind::TenantEvents, cap, OWNERS_MAX).await?
         {
             let surplus = (records - cap).min(ROWS_MAX - deleted);
             let removed = events::delete_oldest(&mut transaction, &owner, surplus).await?;
-            let change = Change { kind: Kind::TenantEvents, owner: &owner, change: -removed };
-            if removed > 0 {
-                record_counts::append(&mut transaction, &[change]).await?;
-                totals::subtract_events(&mut transaction, &owner, removed).await?;
-            }
             deleted += removed;
+            if removed > 0 {
+                of_tenants.push((owner, removed));
+            }
             if deleted >= ROWS_MAX {
                 break;
             }
         }
-        fold_all(&mut transaction).await?;
         record_counts::forget_empty(&mut transaction, ROWS_MAX).await?;
+        let changes: Vec<Change<'_>> = of_tenants
+            .iter()
+            .map(|(owner, removed)| Change { kind: Kind::TenantEvents, owner, change: -removed })
+            .collect();
+        record_counts::append(&mut transaction, &changes).await?;
+        // At the very end, because commits may wait for these rows.
+        for (owner, removed) in &of_tenants {
+            totals::subtract_events(&mut transaction, owner, *removed).await?;
+        }
         transaction.commit().await?;
         report.events += deleted;
         Ok(deleted > 0)
@@ -288,7 +297,8 @@ async fn expired(connection: &mut PgConnection, now: Timestamp) -> Result<Option
     Ok(Some(records))
 }
 
-/// Folds until what this transaction removed is counted, too: one that still saw its own surplus would evict more.
+/// Folds everything there is. Whoever removes by the counts does this first, in the transaction that keeps other janitors
+/// out: by a count that still held what they or the step before removed, live records would be evicted in excess.
 async fn fold_all(connection: &mut PgConnection) -> Result<(), StoreError> {
     while record_counts::fold(connection, COMMITS_MAX).await? == COMMITS_MAX {}
     Ok(())

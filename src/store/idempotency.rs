@@ -191,8 +191,8 @@ pub async fn evict_oldest(
 /// How old an answer of [`OldestExpiry`] may be.
 const OLDEST_EXPIRY_MS: i64 = 1000;
 
-/// When the longest expired record that is left expired, as it was within the last second. It is not asked more often:
-/// until the next vacuum an index keeps the entries of what was pruned, and each search passes over all of them.
+/// When the longest expired record that is left expired, as it was within the last second. An answer is remembered so
+/// long: until the next vacuum an index keeps the entries of what was pruned, and each search passes over all of them.
 #[derive(Debug, Default)]
 pub struct OldestExpiry {
     /// The last answer, and when it was given.
