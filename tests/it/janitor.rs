@@ -19,6 +19,9 @@ const CAPS: &[(&str, &str)] = &[
     ("IDEMPOTENCY_CACHE_TTL_MS", "10000"),
 ];
 
+const CAP_OF_CALLER: &[(&str, &str)] =
+    &[("TRUST_PROXY", "1"), ("JANITOR_INTERVAL_MS", "3600000"), ("IDEMPOTENCY_MAX_ENTRIES_PER_CALLER", "5")];
+
 /// `count` keyed requests of one caller, a millisecond apart.
 async fn fill(service: &Service, address: &str, first: usize, count: usize) {
     let client = service.client().with("x-forwarded-for", address);
@@ -227,9 +230,7 @@ async fn the_oldest_expired_record_is_looked_for_once_a_second() {
 /// What was removed may be counted behind more commits than one run folds by itself.
 #[tokio::test]
 async fn no_cap_is_judged_by_counts_that_are_not_added_up() {
-    let settings =
-        [("JANITOR_INTERVAL_MS", "3600000"), ("IDEMPOTENCY_MAX_ENTRIES_PER_CALLER", "5"), ("TRUST_PROXY", "1")];
-    let service = Service::start(&settings).await;
+    let service = Service::start(CAP_OF_CALLER).await;
     fill(&service, "192.0.2.1", 0, 5).await;
     service.janitor.run_once().await.expect("janitor");
     sqlx::raw_sql(
@@ -250,9 +251,7 @@ async fn no_cap_is_judged_by_counts_that_are_not_added_up() {
 #[tokio::test]
 async fn what_expired_does_not_hold_up_the_log() {
     const EXPIRED: i64 = 101_500;
-    let settings =
-        [("JANITOR_INTERVAL_MS", "3600000"), ("IDEMPOTENCY_MAX_ENTRIES_PER_CALLER", "5"), ("TRUST_PROXY", "1")];
-    let service = Service::start(&settings).await;
+    let service = Service::start(CAP_OF_CALLER).await;
     fill(&service, "192.0.2.2", 0, 7).await;
     sqlx::raw_sql(AssertSqlSafe(format!(
         "UPDATE limits SET event_log_cap = 4;
