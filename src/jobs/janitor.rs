@@ -96,7 +96,7 @@ impl Janitor {
     pub async fn run(self, stop: CancellationToken) {
         while super::pause(self.settings.pause, &stop).await {
             let mut report = Report::default();
-            // A run may be cut or fail anywhere: each of its transactions is whole, and was counted.
+            // A run may be cut or fail anywhere: each of its transactions is whole, and counted as soon as its end is heard.
             let outcome = stop.run_until_cancelled(self.prune(&mut report)).await;
             log(&report, &self.settings);
             match outcome {
