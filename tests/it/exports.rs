@@ -1,12 +1,10 @@
 //! Contract sections 14 and 19: the exports, and the changelog.
 
-use std::time::Duration;
-
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{Service, usage};
+use crate::support::{Service, usage, wait_until};
 
 const JSON: &str = "/api/v1/usage/export.json";
 const CSV: &str = "/api/v1/usage/export.csv";
@@ -155,10 +153,7 @@ async fn exports_take_turns_so_that_reads_keep_their_connections() {
     // A client that hangs up gives its turn back at once.
     drop(first);
     // HEAD, because it does not wait for the whole file.
-    let took = tokio::time::timeout(Duration::from_secs(20), async {
-        while service.client().send("HEAD", CSV, None).await.status != 200 {}
-    });
-    took.await.expect("a turn");
+    wait_until(async || service.client().send("HEAD", CSV, None).await.status == 200).await;
 }
 
 #[tokio::test]

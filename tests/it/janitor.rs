@@ -165,19 +165,19 @@ async fn a_stop_cuts_a_run_of_the_janitor_short() {
     let running = tokio::spawn(janitor.run(stop.clone()));
     // Left to itself it prunes.
     fill(&service, "192.0.2.1", 0, 7).await;
-    wait_until(Duration::from_secs(10), async || service.number(records).await == 5).await;
+    wait_until(async || service.number(records).await == 5).await;
     let mut table = service.pool.begin().await.expect("transaction");
     sqlx::query("LOCK TABLE idempotency_keys").execute(&mut *table).await.expect("lock");
     service.blocked(1).await;
     assert!(!running.is_finished());
     stop.cancel();
     // It ends, although nobody has unlocked the table.
-    wait_until(Duration::from_secs(10), async || running.is_finished()).await;
+    wait_until(async || running.is_finished()).await;
     table.rollback().await.expect("rollback");
     // What it was at is undone, and done the next time: once PostgreSQL has noticed that nobody waits for it any more.
     service.clock.advance_ms(20_000);
     let prunes = async || service.janitor.run_once().await.expect("janitor").expired == 5;
-    wait_until(Duration::from_secs(10), prunes).await;
+    wait_until(prunes).await;
 }
 
 /// What commits append while it works must not hide from the janitor what it has just removed.

@@ -1,7 +1,5 @@
 //! What a lane remembers is never trusted: whatever another process changed since is noticed with the next write.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnectOptions;
 
@@ -188,7 +186,7 @@ async fn a_connection_that_died_while_idle_leaves_nobody_in_doubt() {
                  AND query LIKE '-- batch%'";
     let idle = format!("SELECT count(*) {lanes} AND state_change < clock_timestamp() - interval '1.1 s'");
     let idle: &'static str = idle.leak();
-    wait_until(Duration::from_secs(10), async || first.number(idle).await > 0).await;
+    wait_until(async || first.number(idle).await > 0).await;
     let kill = format!("SELECT count(pg_terminate_backend(pid)) {lanes}");
     assert!(first.number(kill.leak()).await > 0);
     assert_eq!(total(&first.client(), 1).await, 3);

@@ -7,7 +7,6 @@ use serde_json::json;
 use crate::support::{Client, Process, Service, new_database, usage, wait_until};
 
 const PAUSED: &str = "AgentPay backend is paused; only admin/unpause and reads are accepted";
-const SECOND: Duration = Duration::from_secs(1);
 
 async fn is_paused(client: &Client) -> bool {
     client.post("/api/v1/usage", &usage("a", "s", 1)).await.status == 503
@@ -81,21 +80,21 @@ async fn changes_reach_the_other_process_within_a_second() {
 
     operator.send("POST", "/api/v1/admin/pause", None).await;
     assert!(is_paused(&here).await);
-    wait_until(SECOND, async || is_paused(&there).await).await;
+    wait_until(async || is_paused(&there).await).await;
     operator.send("POST", "/api/v1/admin/unpause", None).await;
     assert!(!is_paused(&here).await);
-    wait_until(SECOND, async || !is_paused(&there).await).await;
+    wait_until(async || !is_paused(&there).await).await;
 
     let changed = operator.send("PATCH", "/api/v1/config", Some(r#"{"bulkMaxItems":1}"#)).await;
     assert_eq!(changed.status, 200);
     let bulk = json!({ "items": [usage("a", "s", 1), usage("a", "s", 1)] });
     assert_eq!(here.post("/api/v1/usage/bulk", &bulk).await.status, 400);
-    wait_until(SECOND, async || there.post("/api/v1/usage/bulk", &bulk).await.status == 400).await;
+    wait_until(async || there.post("/api/v1/usage/bulk", &bulk).await.status == 400).await;
 
     let revoked = operator.send("DELETE", &format!("/api/v1/api-keys/{}", &key[..12]), None).await;
     assert_eq!(revoked.status, 204);
     assert_eq!(here.post("/api/v1/usage", &usage("a", "s", 1)).await.status, 401);
-    wait_until(SECOND, async || there.post("/api/v1/usage", &usage("a", "s", 1)).await.status == 401).await;
+    wait_until(async || there.post("/api/v1/usage", &usage("a", "s", 1)).await.status == 401).await;
 }
 
 /// As behind a pooler in transaction mode: the poll and the age of remembered keys alone keep the promise.
@@ -108,25 +107,25 @@ async fn changes_without_a_notification_hold_within_a_second_too() {
     assert!(!is_paused(&client).await);
     let change = async |sql: &'static str| sqlx::query(sql).execute(&service.pool).await.expect(sql);
     change("UPDATE limits SET paused = true, revision = revision + 1").await;
-    wait_until(SECOND, async || is_paused(&client).await).await;
+    wait_until(async || is_paused(&client).await).await;
     change("UPDATE limits SET paused = false, revision = revision + 1").await;
-    wait_until(SECOND, async || !is_paused(&client).await).await;
+    wait_until(async || !is_paused(&client).await).await;
     change("DELETE FROM api_keys").await;
-    wait_until(SECOND, async || client.post("/api/v1/usage", &usage("a", "s", 1)).await.status == 401).await;
+    wait_until(async || client.post("/api/v1/usage", &usage("a", "s", 1)).await.status == 401).await;
 }
 
 #[tokio::test]
 async fn a_notification_is_heard_before_the_next_poll() {
     let service = Service::start(&[]).await;
     let listening = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'";
-    wait_until(Duration::from_secs(10), async || service.number(listening).await == 1).await;
+    wait_until(async || service.number(listening).await == 1).await;
     // Of many changes at random moments the mean delay is far below the mean of polling alone, which is 150 ms.
     let mut total = Duration::ZERO;
     for round in 0..20 {
         let sql = "UPDATE limits SET paused = NOT paused, revision = revision + 1";
         sqlx::query(sql).execute(&service.pool).await.expect("change");
         sqlx::query("SELECT pg_notify('agentpay_controls', '')").execute(&service.pool).await.expect("notify");
-        total += wait_until(SECOND, async || service.limits.is_paused() == (round % 2 == 0)).await;
+        total += wait_until(async || service.limits.is_paused() == (round % 2 == 0)).await;
     }
     assert!(total < Duration::from_millis(20 * 100), "{total:?}");
 }

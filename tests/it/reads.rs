@@ -1,7 +1,6 @@
 //! Reads that many ask at the same time: each gets its own answer, and none that is older than its question.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use agentpay_billing::domain::caller::Tenant;
 use agentpay_billing::domain::names::{AgentId, ServiceId};
@@ -120,7 +119,7 @@ async fn a_read_that_is_kept_waiting_is_refused_to_all_and_ends() {
     assert_eq!(client.get("/api/v1/stats").await.status, 200);
     let waiting =
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    wait_until(Duration::from_secs(20), async || service.number(waiting).await == 0).await;
+    wait_until(async || service.number(waiting).await == 0).await;
     kept.rollback().await.expect("rolled back");
     let answer = client.get("/api/v1/usage/a/s").await;
     assert_eq!(answer.json()["total"], json!(3), "{answer:?}");

@@ -11,7 +11,7 @@ use agentpay_billing::domain::refusal::Refusal;
 use agentpay_billing::live_limits::LiveLimits;
 use serde_json::json;
 
-use crate::support::{Answer, Moment, Proxy, Service, new_database, pool, usage, wait_until};
+use crate::support::{Answer, LIMIT, Moment, Proxy, Service, new_database, pool, usage, wait_until};
 
 const USAGE: &str = "/api/v1/usage";
 const NOTHING_CHANGED: &str = "the store is unavailable; nothing was changed";
@@ -133,7 +133,7 @@ async fn whatever_waits_in_a_lane_that_lost_its_database_is_refused_before_its_d
     row.rollback().await.expect("rollback");
     assert_eq!(change.await.expect("a client").error(), unavailable(UNKNOWN));
     for request in waiting {
-        wait_until(Duration::from_secs(10), async || request.is_finished()).await;
+        wait_until(async || request.is_finished()).await;
         assert_eq!(request.await.expect("a client").error(), unavailable(NOTHING_CHANGED));
     }
     proxy.open();
@@ -160,7 +160,7 @@ async fn a_request_that_no_lane_is_left_for_is_refused_at_once() {
             deadline: far,
             command: Command::SetPaused(true),
         };
-        let answer = tokio::time::timeout(Duration::from_secs(10), committer.submit(request)).await;
+        let answer = tokio::time::timeout(LIMIT, committer.submit(request)).await;
         assert_eq!(answer.expect("at once"), Told::Refused(Refusal::StoreUnavailable));
     }
 }

@@ -1,7 +1,6 @@
 //! Contract section 7.3, unknown commits: the database commits, and its answer never arrives.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
@@ -101,7 +100,7 @@ async fn record_unheard(key: Option<&str>) -> (u16, bool, String, i64) {
     wire.line.send_replace(Line { number: 0, is_mute: true });
     row.rollback().await.expect("rollback");
     let is_committed = async || service.number("SELECT lifetime FROM usage_counters").await == 6;
-    wait_until(Duration::from_secs(10), is_committed).await;
+    wait_until(is_committed).await;
     wire.line.send_replace(Line { number: 1, is_mute: false });
     let answer = answer.await.expect("a task");
     service.verify().await;

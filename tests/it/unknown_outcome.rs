@@ -1,8 +1,6 @@
 //! A commit whose answer nobody hears, forced at the exact moment by a proxy in front of PostgreSQL: what landed is
 //! answered as it was first, what did not runs again, and where nobody can know the client is told so.
 
-use std::time::Duration;
-
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
@@ -172,7 +170,7 @@ async fn a_client_that_hangs_up_after_sending_has_counted_once() {
         assert_eq!(client.get("/health").await.status, 200);
         holder.rollback().await.expect("rollback");
         let counted = "SELECT lifetime FROM usage_counters";
-        wait_until(Duration::from_secs(20), async || service.number(counted).await == 11).await;
+        wait_until(async || service.number(counted).await == 11).await;
         if !head.is_empty() {
             let again = client.key("k").post(USAGE, &usage("a", "s", 10)).await;
             assert_eq!((again.status, again.replayed, service.number(counted).await), (201, true, 11));

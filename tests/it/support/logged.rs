@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
-use std::time::Duration;
 
 use super::wait_until;
 
@@ -31,7 +30,7 @@ impl Logged {
     }
 
     pub async fn says(&self, text: &str) {
-        wait_until(Duration::from_secs(20), async || self.text().contains(text)).await;
+        wait_until(async || self.text().contains(text)).await;
     }
 
     /// SIGTERM.
@@ -47,7 +46,7 @@ impl Logged {
             status = self.child.try_wait().expect("a process");
             status.is_some()
         };
-        wait_until(Duration::from_secs(20), ends).await;
+        wait_until(ends).await;
         status.expect("it ended")
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -12,6 +11,8 @@ use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+
+use super::LIMIT;
 
 /// How a receiver answers.
 #[derive(Clone, Copy, Debug)]
@@ -84,7 +85,7 @@ impl Receiver {
     pub async fn reach(&self, count: usize) -> Vec<Received> {
         let mut received = self.shared.received.subscribe();
         let reached = received.wait_for(|received| received.len() >= count);
-        let reached = tokio::time::timeout(Duration::from_secs(8), reached).await;
+        let reached = tokio::time::timeout(LIMIT, reached).await;
         assert!(reached.is_ok(), "{} of {count} deliveries arrived", self.received().len());
         self.received()
     }
