@@ -9,7 +9,6 @@ use crate::command::Command;
 use crate::command::answers::Reset;
 use crate::domain::refusal::Refusal;
 use crate::metrics;
-use crate::store::limits;
 
 use super::exchange::{Failure, Write, json};
 use super::openapi::description::Description;
@@ -45,9 +44,7 @@ pub const STATUS: Description =
     Description::of("Whether writes are refused").answer::<Paused>(200, r#"{"paused":false}"#);
 
 pub async fn status(State(state): State<ApiState>) -> Result<Response, Failure> {
-    let mut connection = state.connection().await?;
-    let controls = limits::read(&mut connection).await?;
-    Ok(json(&Paused { paused: controls.paused }))
+    Ok(json(&Paused { paused: state.limits.is_paused() }))
 }
 
 const RESET_EXAMPLE: &str = r#"{"reset":true,"cleared":{"usage":1,"services":1,"servicesMetadata":0,"servicesDisabled":0,"apiKeys":0,"webhooks":0,"eventLog":1,

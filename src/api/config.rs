@@ -10,7 +10,6 @@ use crate::command::Command;
 use crate::domain::limits::{LIMITS, Limit, Limits};
 use crate::domain::refusal::Refusal;
 use crate::domain::usage::integer;
-use crate::store::limits;
 
 use super::exchange::{Failure, Read, Write, check_query, json};
 use super::openapi::bodies;
@@ -50,8 +49,7 @@ pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result
     sorted.sort_unstable_by_key(|limit| limit.key);
     let names = sorted.map(|limit| limit.key);
     let page = query::page_of_names(&names, exchange.query.cursor()?.as_deref(), limit)?;
-    let mut connection = state.connection().await?;
-    let mut config = limits::read(&mut connection).await?.limits;
+    let mut config = state.limits.now();
     let items = sorted[page.range].iter().map(|limit| Item { key: limit.key, value: *(limit.of)(&mut config) });
     Ok(json(&Config { items: items.collect(), config, total: LIMITS.len(), next_cursor: page.next_cursor }))
 }
