@@ -37,7 +37,7 @@ pub const FIND: Description = Description::of("What became of a key")
 
 pub async fn find(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     check_query(&exchange, &[])?;
-    let key = IdempotencyKey::parse(exchange.parameter("key").as_bytes()).ok().flatten().ok_or(Refusal::KeySyntax)?;
+    let key = IdempotencyKey::literal(exchange.parameter("key")).map_err(|_| Refusal::KeySyntax)?;
     let id = exchange.caller_key(key.as_str().to_owned());
     let mut connection = state.connection().await?;
     let record = idempotency::find(&mut connection, &id, state.clock.now()).await?.ok_or(Refusal::KeyUnknown)?;

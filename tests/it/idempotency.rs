@@ -186,6 +186,20 @@ async fn a_key_can_be_looked_up_by_its_caller_only() {
     assert_eq!(client.get("/api/v1/idempotency/a%20b").await.error().1, "invalid_idempotency_key");
 }
 
+#[tokio::test]
+async fn the_key_in_a_path_is_taken_literally() {
+    let service = Service::start(&[]).await;
+    let client = service.client();
+    // In the header, quotes stand around a key, unless a backslash makes them part of it.
+    for (header, body) in [(r#""x9""#, usage("a", "s", 1)), (r#""\"y9\"""#, usage("a", "s", 2))] {
+        assert_eq!(client.key(header).post(USAGE, &body).await.status, 201);
+    }
+    for (path, key) in [("x9", Some("x9")), ("%22x9%22", None), ("y9", None), ("%22y9%22", Some("\"y9\""))] {
+        let answer = client.get(&format!("/api/v1/idempotency/{path}")).await;
+        assert_eq!((answer.status == 200, answer.json()["key"].as_str()), (key.is_some(), key), "{path}: {answer:?}");
+    }
+}
+
 async fn two_hundred_twins(services: &[Service]) {
     let requests = (0..200).map(|number: usize| {
         let client = services[number % services.len()].client().key("twin");
