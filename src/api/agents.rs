@@ -89,5 +89,5 @@ pub async fn usage(State(state): State<ApiState>, Read(exchange): Read) -> Resul
 
 /// The agent a path names. Its refusal speaks of both ids, as that of all reads of usage does.
 fn path_agent(exchange: &Exchange) -> Result<AgentId, Refusal> {
-    AgentId::parse(exchange.parameter("agent")).ok_or(Refusal::AgentAndService)
+    AgentId::parse_existing(exchange.parameter("agent")).ok_or(Refusal::AgentAndService)
 }

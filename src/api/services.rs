@@ -212,7 +212,7 @@ pub async fn list(
 
 /// The service a path names.
 pub fn path_service(exchange: &Exchange) -> Result<ServiceId, Refusal> {
-    ServiceId::parse(exchange.parameter("serviceId")).ok_or(Refusal::Service)
+    ServiceId::parse_existing(exchange.parameter("serviceId")).ok_or(Refusal::Service)
 }
 
 fn parse_registration(body: &Value) -> Result<Registration, Refusal> {

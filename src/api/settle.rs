@@ -20,13 +20,14 @@ pub const SETTLE: Description = Description::of("Bill what a pair has outstandin
     .answer::<Settled<'static>>(
         200,
         r#"{"agent":"agent-1","serviceId":"weather","requests":3,"priceStroops":250,"billedStroops":750}"#,
-    );
+    )
+    .refuses(&["not_found"]);
 
 pub async fn settle(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
     let text = |name: &str| write.body.get(name).and_then(Value::as_str);
-    let agent = text("agent").and_then(AgentId::parse);
-    let service_id = text("serviceId").and_then(ServiceId::parse);
+    let agent = text("agent").and_then(AgentId::parse_existing);
+    let service_id = text("serviceId").and_then(ServiceId::parse_existing);
     let pair = agent.zip(service_id).map(|(agent, service_id)| Pair { agent, service_id });
     let command = pair.map(Command::Settle).ok_or(Refusal::AgentAndService);
     write.submit(&state, command).await
@@ -42,7 +43,7 @@ pub const SETTLE_AGENT: Description = Description::of("Bill all pairs of an agen
 
 pub async fn settle_agent(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
-    let agent = write.body.get("agent").and_then(Value::as_str).and_then(AgentId::parse);
+    let agent = write.body.get("agent").and_then(Value::as_str).and_then(AgentId::parse_existing);
     let command = agent.map(Command::SettleAgent).ok_or(Refusal::Agent);
     write.submit(&state, command).await
 }

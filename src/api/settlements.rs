@@ -46,8 +46,10 @@ pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result
     let text = |name: &str| query.text(name).filter(|text| !text.is_empty());
     let since = query.bounded("since", 0, 0, SAFE_MAX as i64);
     let filter = Filter {
-        agent: text("agent").map(|text| AgentId::parse(text).ok_or(Refusal::Agent)).transpose()?,
-        service_id: text("serviceId").map(|text| ServiceId::parse(text).ok_or(Refusal::Service)).transpose()?,
+        agent: text("agent").map(|text| AgentId::parse_existing(text).ok_or(Refusal::Agent)).transpose()?,
+        service_id: text("serviceId")
+            .map(|text| ServiceId::parse_existing(text).ok_or(Refusal::Service))
+            .transpose()?,
         since: Some(Timestamp::from_ms(since)),
     };
     let limit = query.bounded("limit", 100, 1, 1000);

@@ -22,7 +22,7 @@ use super::state::ApiState;
 pub const RECORD: Description = Description::of("Record usage of a pair")
     .body(bodies::usage_record, r#"{"agent":"agent-1","serviceId":"weather","requests":3}"#)
     .answer::<Recorded<'static>>(201, r#"{"agent":"agent-1","serviceId":"weather","total":3}"#)
-    .refuses(&["service_disabled", "store_capacity_exceeded"]);
+    .refuses(&["not_found", "service_disabled", "store_capacity_exceeded"]);
 
 pub async fn record(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
@@ -75,8 +75,8 @@ pub async fn reset(State(state): State<ApiState>, request: Request) -> Result<Re
 
 /// The pair a path names.
 pub fn path_pair(exchange: &Exchange) -> Result<Pair, Refusal> {
-    let agent = AgentId::parse(exchange.parameter("agent"));
-    let service_id = ServiceId::parse(exchange.parameter("serviceId"));
+    let agent = AgentId::parse_existing(exchange.parameter("agent"));
+    let service_id = ServiceId::parse_existing(exchange.parameter("serviceId"));
     agent.zip(service_id).map(|(agent, service_id)| Pair { agent, service_id }).ok_or(Refusal::AgentAndService)
 }
 

@@ -53,6 +53,12 @@ impl<'a> Ledger<'a> {
         Self { entries: entries.collect(), arrivals: 0 }
     }
 
+    /// Whether the pair was ever recorded.
+    pub fn contains(&mut self, tenant: &Tenant, pair: &Pair) -> bool {
+        let entry = self.entry(tenant, pair);
+        entry.before.is_some() || entry.arrival.is_some()
+    }
+
     /// What is outstanding of a pair now; 0 if it was never seen.
     pub fn outstanding(&mut self, tenant: &Tenant, pair: &Pair) -> i64 {
         self.entry(tenant, pair).now.outstanding
@@ -80,10 +86,10 @@ impl<'a> Ledger<'a> {
 
     /// Moves what is outstanding to reset. Returns how much that was; none for a pair never seen.
     pub fn reset(&mut self, tenant: &Tenant, pair: &Pair) -> Option<i64> {
-        let entry = self.entry(tenant, pair);
-        if entry.before.is_none() && entry.arrival.is_none() {
+        if !self.contains(tenant, pair) {
             return None;
         }
+        let entry = self.entry(tenant, pair);
         entry.now.reset += entry.now.outstanding;
         Some(std::mem::take(&mut entry.now.outstanding))
     }

@@ -9,17 +9,19 @@ use serde::Serialize;
 pub const AGENT_ID_MAX: usize = 256;
 /// Longest service id, in characters.
 pub const SERVICE_ID_MAX: usize = 128;
-/// What agents and services are made of, as a pattern for clients.
-pub const IDENTIFIER: &str = "^[A-Za-z0-9._-]+$";
+/// Agents and services as a pattern for clients. `.` and `..` are none: in a path they mean another one.
+pub const IDENTIFIER: &str = "^([.]{0,2}[A-Za-z0-9_-]|[.]{3})[A-Za-z0-9._-]*$";
+/// The same in paths, which may also name what was stored when `.` and `..` were valid.
+pub const STORED_IDENTIFIER: &str = "^[A-Za-z0-9._-]+$";
 /// Longest idempotency key, in characters, after unquoting.
 pub const IDEMPOTENCY_KEY_MAX: usize = 255;
 
-/// An agent: 1 to 256 ASCII letters, digits, `.`, `_`, `-`.
+/// An agent: 1 to 256 ASCII letters, digits, `.`, `_`, `-`, but neither `.` nor `..`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema, Serialize)]
 #[serde(transparent)]
 pub struct AgentId(#[schemars(length(min = 1, max = AGENT_ID_MAX), regex(pattern = IDENTIFIER))] String);
 
-/// A service: 1 to 128 ASCII letters, digits, `.`, `_`, `-`.
+/// A service: 1 to 128 ASCII letters, digits, `.`, `_`, `-`, but neither `.` nor `..`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema, Serialize)]
 #[serde(transparent)]
 pub struct ServiceId(#[schemars(length(min = 1, max = SERVICE_ID_MAX), regex(pattern = IDENTIFIER))] String);
@@ -29,17 +31,27 @@ pub struct ServiceId(#[schemars(length(min = 1, max = SERVICE_ID_MAX), regex(pat
 #[serde(transparent)]
 pub struct IdempotencyKey(String);
 
-impl AgentId {
-    pub fn parse(text: &str) -> Option<Self> {
-        is_identifier(text, AGENT_ID_MAX).then(|| Self(text.to_owned()))
-    }
-}
+macro_rules! identifier {
+    ($name:ident, $length_max:expr) => {
+        impl $name {
+            pub fn parse(text: &str) -> Option<Self> {
+                Self::parse_existing(text).filter(Self::is_valid)
+            }
 
-impl ServiceId {
-    pub fn parse(text: &str) -> Option<Self> {
-        is_identifier(text, SERVICE_ID_MAX).then(|| Self(text.to_owned()))
-    }
+            /// For reads and settlements: also `.` and `..`, which may be stored from the time when they were valid.
+            pub fn parse_existing(text: &str) -> Option<Self> {
+                is_plain(text, $length_max).then(|| Self(text.to_owned()))
+            }
+
+            /// Whether something new may have this id.
+            pub fn is_valid(&self) -> bool {
+                !matches!(self.0.as_str(), "." | "..")
+            }
+        }
+    };
 }
+identifier!(AgentId, AGENT_ID_MAX);
+identifier!(ServiceId, SERVICE_ID_MAX);
 
 /// Why a header value is no idempotency key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,11 +70,16 @@ impl IdempotencyKey {
         if key.is_empty() {
             return Ok(None);
         }
-        if key.len() > IDEMPOTENCY_KEY_MAX || !key.iter().all(u8::is_ascii_graphic) {
-            return Err(MalformedKey);
-        }
         // Visible ASCII is UTF-8.
-        String::from_utf8(key).map(|key| Some(Self(key))).map_err(|_| MalformedKey)
+        let key = String::from_utf8(key).map_err(|_| MalformedKey)?;
+        Self::literal(&key).map(Some)
+    }
+
+    /// Takes `text` as it is: quotes are part of the key.
+    pub fn literal(text: &str) -> Result<Self, MalformedKey> {
+        let is_key =
+            (1..=IDEMPOTENCY_KEY_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        if is_key { Ok(Self(text.to_owned())) } else { Err(MalformedKey) }
     }
 }
 
@@ -83,7 +100,7 @@ fn unquote(quoted: &[u8]) -> Result<Vec<u8>, MalformedKey> {
     }
 }
 
-fn is_identifier(text: &str, length_max: usize) -> bool {
+fn is_plain(text: &str, length_max: usize) -> bool {
     (1..=length_max).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
 }
@@ -154,8 +171,15 @@ mod tests {
         assert!(ServiceId::parse(&"s".repeat(128)).is_some());
         assert!(ServiceId::parse(&"s".repeat(129)).is_none());
         assert!(ServiceId::parse("Az09._-").is_some());
+        for text in ["...", ".a", "..a", "a.", "a.."] {
+            assert!(AgentId::parse(text).is_some() && ServiceId::parse(text).is_some(), "{text}");
+        }
+        for text in [".", ".."] {
+            assert!(AgentId::parse(text).is_none() && ServiceId::parse(text).is_none(), "{text}");
+            assert!(AgentId::parse_existing(text).is_some_and(|id| !id.is_valid()), "{text}");
+        }
         for text in ["", "a b", "a/b", "é", "a\0"] {
-            assert!(AgentId::parse(text).is_none(), "{text}");
+            assert!(AgentId::parse(text).is_none() && AgentId::parse_existing(text).is_none(), "{text}");
         }
     }
 }

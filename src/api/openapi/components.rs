@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use crate::domain::names::{AGENT_ID_MAX, IDENTIFIER, SERVICE_ID_MAX, ServiceId};
+use crate::domain::names::{AGENT_ID_MAX, SERVICE_ID_MAX, STORED_IDENTIFIER, ServiceId};
 use crate::domain::refusal::Refusal;
 
 /// Raw text, or a string of RFC 8941 in quotes; empty counts as absent.
 const KEY_HEADER: &str = r#"^([!#-~][!-~]{0,254}|"([!#-\[\]-~]|\\["\\]){0,255}")?$"#;
-/// The same, where it cannot be absent.
-const KEY_IN_PATH: &str = r#"^([!#-~][!-~]{0,254}|"([!#-\[\]-~]|\\["\\]){1,255}")$"#;
+/// A key as it is, without quotes around it.
+const KEY_IN_PATH: &str = "^[!-~]{1,255}$";
 
 /// A refusal of each code.
 pub fn sample(code: &str) -> Refusal {
@@ -168,7 +168,8 @@ pub fn security_schemes() -> Value {
 
 /// `pattern` tells whose id it is.
 pub fn path_parameter(name: &str, pattern: &str) -> Value {
-    let identifier = |max: usize| json!({ "type": "string", "minLength": 1, "maxLength": max, "pattern": IDENTIFIER });
+    let identifier =
+        |max: usize| json!({ "type": "string", "minLength": 1, "maxLength": max, "pattern": STORED_IDENTIFIER });
     let (description, schema, example) = match name {
         "agent" => ("Who uses.", identifier(AGENT_ID_MAX), "agent-1"),
         "serviceId" => ("What is used.", identifier(SERVICE_ID_MAX), "weather"),
@@ -177,9 +178,11 @@ pub fn path_parameter(name: &str, pattern: &str) -> Value {
             json!({ "type": "string", "pattern": "^[A-Za-z0-9_]{1,64}$" }),
             "apk_01234567",
         ),
-        "key" => {
-            ("As in the header `Idempotency-Key`.", json!({ "type": "string", "pattern": KEY_IN_PATH }), "order-1")
-        }
+        "key" => (
+            "The key itself, without quotes around it.",
+            json!({ "type": "string", "pattern": KEY_IN_PATH }),
+            "order-1",
+        ),
         _ if pattern.contains("settlements") => {
             ("Id of a settlement.", json!({ "type": "string", "minLength": 1 }), "stl_0123456789abcdef0123456789abcdef")
         }
