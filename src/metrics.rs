@@ -31,6 +31,7 @@ struct Families {
     conflicts: IntCounter,
     waits: IntCounterVec,
     waiting: IntGauge,
+    unpriced_settlements: IntCounter,
     expired: IntCounter,
     evictions: IntCounterVec,
     batch_size: Histogram,
@@ -84,6 +85,11 @@ impl Families {
                 &["replayed", "conflict", "executed", "timed_out"],
             ),
             waiting: gauge(&registry, "agentpay_idempotency_waiting", "Requests that wait for a twin in flight."),
+            unpriced_settlements: counter(
+                &registry,
+                "agentpay_unpriced_settlements_total",
+                "Settlements of requests to services that are not registered, at no price.",
+            ),
             expired: counter(&registry, "agentpay_idempotency_expired_total", "Records pruned after their expiry."),
             evictions: counters(
                 &registry,
@@ -216,6 +222,11 @@ pub fn twin_wait_ended() {
 /// `outcome`: `replayed`, `conflict`, `executed` or `timed_out`.
 pub fn twin_waited(outcome: &str) {
     FAMILIES.load().waits.with_label_values(&[outcome]).inc();
+}
+
+/// Requests to a service without a price were settled.
+pub fn settled_without_price() {
+    FAMILIES.load().unpriced_settlements.inc();
 }
 
 pub fn records_expired(count: u64) {

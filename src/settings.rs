@@ -97,6 +97,7 @@ impl Settings {
                 lanes: env.int("COMMIT_LANES", 1, 1..=64)? as usize,
                 batch_max: env.int("COMMIT_BATCH_MAX", 512, 1..=10_000)? as usize,
                 queue_max: env.int("COMMIT_QUEUE_MAX", 10_000, 1..=1_000_000)? as usize,
+                require_registered_services: env.switch("REQUIRE_REGISTERED_SERVICES", false)?,
                 ttl_ms: env.int("IDEMPOTENCY_CACHE_TTL_MS", 86_400_000, 1..=31_536_000_000)? as i64,
             },
             janitor: JanitorSettings {

@@ -30,6 +30,7 @@ use super::job::Job;
 use super::ledger::{self, Ledger};
 use super::memory::Memory;
 use super::outbox::{self, Happened};
+use super::unpriced::UnpricedServices;
 use super::work::Work;
 use super::{Answer, Command};
 
@@ -88,6 +89,7 @@ pub struct Attempt<'a> {
     pub now: Timestamp,
     pub limits: Limits,
     pub ttl_ms: i64,
+    pub require_registered_services: bool,
     /// Which of an owner's rows of totals this lane uses.
     pub shard: i16,
     pub manners: Manners,
@@ -96,6 +98,8 @@ pub struct Attempt<'a> {
     pub memory: &'a mut Memory,
     /// Told after a COMMIT that there are new deliveries.
     pub deliveries: &'a Notify,
+    /// Told after a COMMIT what was settled without a price.
+    pub unpriced: &'a UnpricedServices,
 }
 
 impl Attempt<'_> {
@@ -118,6 +122,7 @@ impl Attempt<'_> {
         if done.executed > 0 {
             metrics::committed(done.executed, began.elapsed());
         }
+        self.unpriced.note(done.unpriced);
         if done.has_deliveries {
             self.deliveries.notify_one();
         }
@@ -174,6 +179,7 @@ impl Attempt<'_> {
                 answers: gather(jobs, verdicts, Vec::new()),
                 executed: 0,
                 has_deliveries: false,
+                unpriced: Vec::new(),
                 written: Vec::new(),
             });
         }
@@ -193,6 +199,7 @@ impl Attempt<'_> {
             connection,
             now: self.now,
             limits: self.limits,
+            require_registered_services: self.require_registered_services,
             dice: &mut *self.dice,
             ledger: Ledger::new(&ids, known.counters, known.agents),
             terms,
@@ -200,6 +207,7 @@ impl Attempt<'_> {
             events: Vec::new(),
             webhook_tests: Vec::new(),
             settlements: Vec::new(),
+            unpriced: Vec::new(),
             totals: BTreeMap::new(),
         };
         let answers = apply(&mut work, jobs, &verdicts, &of_agents).await?;
@@ -207,7 +215,7 @@ impl Attempt<'_> {
             self.memory.read_next_time();
             return Err(Setback::Presumed);
         }
-        let Work { connection, dice, ledger, events, webhook_tests: tests, settlements, totals, .. } = work;
+        let Work { connection, dice, ledger, events, webhook_tests: tests, settlements, unpriced, totals, .. } = work;
         let payloads: Vec<String> = events.iter().map(|(_, event)| event.to_json()).collect();
         let happened = Happened { events: &events, payloads: &payloads, tests: &tests, now: self.now };
         let outbox = outbox::fill(connection, &happened, &listening, dice).await?;
@@ -240,7 +248,7 @@ impl Attempt<'_> {
         let written = changes.counters.iter().map(|changed| (changed.id.clone(), changed.counter)).collect();
         let has_deliveries = !changes.deliveries.is_empty();
         let executed = verdicts.iter().filter(|verdict| verdict.runs()).count();
-        Ok(Done { answers: gather(jobs, verdicts, answers), executed, has_deliveries, written })
+        Ok(Done { answers: gather(jobs, verdicts, answers), executed, has_deliveries, unpriced, written })
     }
 }
 
@@ -268,6 +276,8 @@ struct Done {
     /// How many of the jobs ran, and were not answered from what is stored.
     executed: usize,
     has_deliveries: bool,
+    /// The service of each settlement without a price.
+    unpriced: Vec<(Tenant, ServiceId)>,
     /// The counters as they are stored now.
     written: Vec<(CounterId, Counter)>,
 }

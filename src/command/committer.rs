@@ -24,6 +24,7 @@ use super::batch::LOCK_TIMEOUT;
 use super::in_flight::InFlight;
 use super::job::Job;
 use super::memory::Memory;
+use super::unpriced::UnpricedServices;
 use super::worker::Worker;
 use super::{Answer, Command, Request};
 
@@ -38,6 +39,8 @@ pub struct CommitterSettings {
     pub queue_max: usize,
     /// Lifetime of an idempotency record.
     pub ttl_ms: i64,
+    /// Services without a price take no usage and are not settled.
+    pub require_registered_services: bool,
 }
 
 /// What all lanes share.
@@ -47,6 +50,8 @@ pub struct Shared {
     pub limits: LiveLimits,
     pub batch_max: usize,
     pub ttl_ms: i64,
+    pub require_registered_services: bool,
+    pub unpriced: UnpricedServices,
     pub deliveries: Arc<Notify>,
 }
 
@@ -111,6 +116,8 @@ impl Committer {
             limits,
             batch_max: settings.batch_max,
             ttl_ms: settings.ttl_ms,
+            require_registered_services: settings.require_registered_services,
+            unpriced: UnpricedServices::default(),
             deliveries: deliveries.clone(),
         });
         let queue = Arc::new(Semaphore::new(settings.queue_max));

@@ -22,6 +22,7 @@ pub mod reply;
 mod reset_usage;
 mod settle;
 mod switch_service;
+mod unpriced;
 mod work;
 mod worker;
 

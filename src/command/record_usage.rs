@@ -44,6 +44,7 @@ struct ItemResult {
 /// Why a record is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rejection {
+    Unregistered,
     Disabled,
     Capacity,
 }
@@ -54,6 +55,7 @@ pub fn apply(work: &mut Work<'_>, request: &Request, record: &UsageRecord) -> Ou
             let body = Recorded { agent: &record.pair.agent, service_id: &record.pair.service_id, total };
             Ok(Reply::json(201, &body))
         }
+        Err(Rejection::Unregistered) => Err(Refusal::ServiceNotRegistered(record.pair.service_id.clone())),
         Err(Rejection::Disabled) => Err(Refusal::ServiceDisabled(record.pair.service_id.clone())),
         Err(Rejection::Capacity) => Err(Refusal::UsageCapacity),
     }
@@ -64,6 +66,7 @@ pub fn apply_bulk(work: &mut Work<'_>, request: &Request, items: &[Option<UsageR
     let results = items.iter().enumerate().map(|(index, item)| {
         let total = match item {
             Some(record) => add(work, request, record, true).map_err(|rejection| match rejection {
+                Rejection::Unregistered => "not_found",
                 Rejection::Disabled => "service_disabled",
                 Rejection::Capacity => "store_capacity_exceeded",
             }),
@@ -77,8 +80,10 @@ pub fn apply_bulk(work: &mut Work<'_>, request: &Request, items: &[Option<UsageR
 /// Adds one record and tells the log. Returns the total after it.
 fn add(work: &mut Work<'_>, request: &Request, record: &UsageRecord, bulk: bool) -> Result<Count, Rejection> {
     let (tenant, pair) = (&request.tenant, &record.pair);
-    if work.terms(tenant, &pair.service_id).is_some_and(|terms| terms.disabled) {
-        return Err(Rejection::Disabled);
+    match work.terms(tenant, &pair.service_id) {
+        None if work.require_registered_services => return Err(Rejection::Unregistered),
+        Some(terms) if terms.disabled => return Err(Rejection::Disabled),
+        _ => {}
     }
     // Only a pair that rises above zero takes room.
     if work.ledger.outstanding(tenant, pair) == 0 && !work.take_room(tenant) {

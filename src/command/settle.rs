@@ -7,6 +7,7 @@ use crate::domain::event::Event;
 use crate::domain::identifiers;
 use crate::domain::money::{Count, Stroops};
 use crate::domain::names::{AgentId, ServiceId};
+use crate::domain::refusal::Refusal;
 use crate::domain::settlement::Settlement;
 use crate::domain::usage::Pair;
 
@@ -43,12 +44,24 @@ struct SettledItem<'a> {
 
 /// Nothing due is a bill of nothing: counted and told, but not kept in the ledger of bills.
 pub fn apply(work: &mut Work<'_>, request: &Request, pair: &Pair) -> Outcome {
+    // An id that is valid no longer names what exists, and nothing else.
+    let has_valid_ids = pair.agent.is_valid() && pair.service_id.is_valid();
+    if !has_valid_ids && !work.ledger.contains(&request.tenant, pair) {
+        return Err(Refusal::AgentAndService);
+    }
+    if work.require_registered_services && work.terms(&request.tenant, &pair.service_id).is_none() {
+        return Err(Refusal::ServiceNotRegistered(pair.service_id.clone()));
+    }
     let item = bill(work, request, pair, false);
     Ok(Reply::json(200, &Settled { agent: &pair.agent, item }))
 }
 
-/// `pairs` are all pairs of the agent in the order of their creation. Only those with something due are settled.
+/// `pairs` are all pairs of the agent in the order of their creation. Only those with something due are settled, and where
+/// services have to be registered only those that have a price.
 pub fn apply_to_agent(work: &mut Work<'_>, request: &Request, agent: &AgentId, pairs: &[&Pair]) -> Outcome {
+    if pairs.is_empty() && !agent.is_valid() {
+        return Err(Refusal::Agent);
+    }
     let items: Vec<SettledItem<'_>> = pairs.iter().map(|pair| bill(work, request, pair, true)).collect();
     let mut total_billed_stroops = Stroops::default();
     for item in &items {
@@ -59,9 +72,11 @@ pub fn apply_to_agent(work: &mut Work<'_>, request: &Request, agent: &AgentId, p
 
 fn bill<'a>(work: &mut Work<'_>, request: &Request, pair: &'a Pair, bulk: bool) -> SettledItem<'a> {
     let tenant = &request.tenant;
-    // A service that is not registered costs nothing.
-    let price_stroops = work.terms(tenant, &pair.service_id).map_or(0, |terms| terms.price_stroops);
-    let requests = work.ledger.settle(tenant, pair);
+    let price = work.terms(tenant, &pair.service_id).map(|terms| terms.price_stroops);
+    // A service that is not registered costs nothing, or is left alone.
+    let price_stroops = price.unwrap_or(0);
+    let is_billed = price.is_some() || !work.require_registered_services;
+    let requests = if is_billed { work.ledger.settle(tenant, pair) } else { 0 };
     let billed_stroops = Stroops::bill(requests, price_stroops);
     if requests > 0 {
         let settlement = Settlement {
@@ -77,6 +92,9 @@ fn bill<'a>(work: &mut Work<'_>, request: &Request, pair: &'a Pair, bulk: bool) 
         };
         work.settlements.push((tenant.clone(), settlement));
         work.totals_of(tenant).settled_stroops += billed_stroops;
+        if price.is_none() {
+            work.unpriced.push((tenant.clone(), pair.service_id.clone()));
+        }
     }
     if requests > 0 || !bulk {
         work.totals_of(tenant).settlements += 1;

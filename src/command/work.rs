@@ -34,6 +34,8 @@ pub struct Work<'a> {
     pub connection: &'a mut PgConnection,
     pub now: Timestamp,
     pub limits: Limits,
+    /// Services without a price take no usage and are not settled.
+    pub require_registered_services: bool,
     pub dice: &'a mut StdRng,
     pub ledger: Ledger<'a>,
     /// Price and state of the services whose pairs are on the ledger.
@@ -43,6 +45,8 @@ pub struct Work<'a> {
     pub events: Vec<(Tenant, Event)>,
     pub webhook_tests: Vec<WebhookTest>,
     pub settlements: Vec<(Tenant, Settlement)>,
+    /// The service of each settlement that had no price.
+    pub unpriced: Vec<(Tenant, ServiceId)>,
     pub totals: BTreeMap<Tenant, TenantChange>,
 }
 

@@ -222,12 +222,14 @@ impl Worker {
             now: group.began_at,
             limits: shared.limits.now(),
             ttl_ms: shared.ttl_ms,
+            require_registered_services: shared.require_registered_services,
             shard: self.shard,
             manners: group.manners,
             dice: &mut self.dice,
             phase,
             memory: &mut self.memory,
             deliveries: &shared.deliveries,
+            unpriced: &shared.unpriced,
         };
         let run = attempt.run(connection, &group.jobs);
         match tokio::time::timeout_at(Instant::from_std(latest), run).await {

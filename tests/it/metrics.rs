@@ -46,6 +46,7 @@ async fn all_names_are_there_once_with_their_kinds() {
         ("idempotency_keys", "gauge"),
         ("idempotency_expired_total", "counter"),
         ("idempotency_evictions_total", "counter"),
+        ("unpriced_settlements_total", "counter"),
         ("commit_batch_size", "histogram"),
         ("commit_duration_seconds", "histogram"),
         ("commit_queue_depth", "gauge"),
