@@ -109,7 +109,8 @@ DO $$
 DECLARE name text;
 BEGIN
     FOR name IN
-        SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND reltuples > 0 AND relname IN
+        SELECT relname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+        WHERE nspname = current_schema() AND reltuples > 0 AND relname IN
             ('idempotency_keys', 'usage_counters', 'services', 'settlements', 'service_totals', 'tenant_totals', 'events')
     LOOP
         EXECUTE format('ANALYZE %I', name);

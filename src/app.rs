@@ -45,10 +45,16 @@ pub enum StartError {
     Unreachable { host: String, database: String, error: String },
     #[error("the database on {host} is PostgreSQL {found}; {} or newer is needed", server::VERSION_MIN)]
     TooOld { host: String, found: i32 },
-    #[error("pending migrations: {0}; run `agentpay-billing migrate` or set MIGRATE_ON_START=true")]
+    #[error("pending migrations: {0}; run `agentpay-billing migrate`, or start the service with MIGRATE_ON_START=true")]
     Pending(String),
     #[error("the database has migrations this program does not know: {0}; run a newer program")]
     Unknown(String),
+    #[error("the database was made with another text of these migrations: {0}; run the program that made it")]
+    Changed(String),
+    #[error(
+        "migrations that were begun and did not end: {0}; undo by hand what they did, and delete their rows in _sqlx_migrations"
+    )]
+    Unfinished(String),
     #[error(transparent)]
     Migration(#[from] sqlx::migrate::MigrateError),
     #[error(transparent)]
@@ -125,17 +131,27 @@ pub async fn reach(options: &PgConnectOptions) -> Result<PgConnection, StartErro
     }
 }
 
-/// Brings the schema up to date, or insists that it is.
+/// Brings the schema up to date, or insists that it is. Writes nothing, and needs no right to, when it is.
 pub async fn prepare_schema(connection: &mut PgConnection, migrate: bool) -> Result<(), StartError> {
     let difference = migrations::compare(connection).await?;
+    let list = |versions: &[i64]| versions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     if !difference.unknown.is_empty() {
-        let list: Vec<String> = difference.unknown.iter().map(ToString::to_string).collect();
-        return Err(StartError::Unknown(list.join(", ")));
+        return Err(StartError::Unknown(list(&difference.unknown)));
+    }
+    if !difference.unfinished.is_empty() {
+        return Err(StartError::Unfinished(list(&difference.unfinished)));
+    }
+    if !difference.changed.is_empty() {
+        return Err(StartError::Changed(difference.changed.join(", ")));
+    }
+    if difference.pending.is_empty() {
+        return Ok(());
     }
     if migrate {
-        return Ok(migrations::apply(connection).await?);
+        Ok(migrations::apply(connection).await?)
+    } else {
+        Err(StartError::Pending(difference.pending.join(", ")))
     }
-    if difference.pending.is_empty() { Ok(()) } else { Err(StartError::Pending(difference.pending.join(", "))) }
 }
 
 /// A running service.

@@ -110,7 +110,12 @@ async fn serve(settings: &Settings) -> Result<bool, CliError> {
 
 async fn execute(action: &Action, settings: &Settings, database: &Database) -> Result<bool, CliError> {
     let mut connection = app::reach(&database.options).await?;
-    let migrates = settings.migrate_on_start || matches!(action, Action::Migrate);
+    let migrates = match action {
+        Action::Migrate => true,
+        Action::Serve | Action::Keys(Keys::Create { .. }) => settings.migrate_on_start,
+        // Who only looks changes nothing.
+        Action::Keys(Keys::List | Keys::Revoke { .. }) | Action::Verify => false,
+    };
     app::prepare_schema(&mut connection, migrates).await?;
     match action {
         Action::Serve => Ok(true),

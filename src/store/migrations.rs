@@ -1,43 +1,176 @@
-//! The schema's versions: what the program brings, and what the database has.
+//! The schema's versions: what the program brings, what the database has, and the way from one to the other.
+//! A migration that waits for a table holds up everybody who comes after it, so none waits for long: it gives up, lets
+//! the others through, and tries again.
 
+use std::time::Duration;
+
+use rand::RngExt;
 use sqlx::PgConnection;
+use sqlx::migrate::{MigrateError, Migration, Migrator};
+use tracing::{info, warn};
 
-use super::{MIGRATOR, StoreError};
+use super::{MIGRATOR, StoreError, server};
 
-/// Migrations of the program that the database does not have, and those of the database that the program does not know.
+/// How long a migration waits for a lock, and so how long others queue behind it.
+const LOCK_TIMEOUT: &str = "2s";
+
+/// The pauses between two attempts grow from the one to the other, and up to twice of that at random: others get at least
+/// as long a turn as they waited for it.
+const PAUSE_MIN: Duration = Duration::from_secs(2);
+const PAUSE_MAX: Duration = Duration::from_secs(20);
+
+/// How the migrations of the database differ from those of the program.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Difference {
+    /// The program has them, the database does not.
     pub pending: Vec<String>,
+    /// The database has them, the program does not.
     pub unknown: Vec<i64>,
+    /// Both have them, with different text.
+    pub changed: Vec<String>,
+    /// One that began outside of a transaction and did not end.
+    pub unfinished: Vec<i64>,
 }
 
-/// Applies all pending migrations. Only one process does so at a time; the others wait and find nothing left.
-pub async fn apply(connection: &mut PgConnection) -> Result<(), sqlx::migrate::MigrateError> {
-    MIGRATOR.run(connection).await
-}
-
+/// Compares without writing anything.
 pub async fn compare(connection: &mut PgConnection) -> Result<Difference, StoreError> {
+    compare_with(&MIGRATOR, connection).await
+}
+
+async fn compare_with(migrator: &Migrator, connection: &mut PgConnection) -> Result<Difference, StoreError> {
     let exists = sqlx::query_scalar!(
         r#"-- migrations::exists
         SELECT to_regclass('_sqlx_migrations') IS NOT NULL AS "exists!""#
     )
     .fetch_one(&mut *connection)
     .await?;
-    let applied = if exists {
-        sqlx::query_scalar!(
-            "-- migrations::applied\nSELECT version FROM _sqlx_migrations WHERE success ORDER BY version"
-        )
-        .fetch_all(connection)
-        .await?
+    let mut difference = Difference { pending: ups(migrator).map(name).collect(), ..Difference::default() };
+    if !exists {
+        return Ok(difference);
+    }
+    let applied = sqlx::query!(
+        "-- migrations::applied\nSELECT version, checksum, success FROM _sqlx_migrations ORDER BY version"
+    )
+    .fetch_all(connection)
+    .await?;
+    for row in applied {
+        match ups(migrator).find(|migration| migration.version == row.version) {
+            None => difference.unknown.push(row.version),
+            Some(migration) => {
+                difference.pending.retain(|pending| *pending != name(migration));
+                if *migration.checksum != *row.checksum {
+                    difference.changed.push(name(migration));
+                }
+            }
+        }
+        if !row.success {
+            difference.unfinished.push(row.version);
+        }
+    }
+    Ok(difference)
+}
+
+/// Applies all pending migrations, however long others keep the tables they change. Only one process does so at a time;
+/// the others wait and find nothing left. Whoever does not want to wait drops the future.
+pub async fn apply(connection: &mut PgConnection) -> Result<(), MigrateError> {
+    apply_from(&MIGRATOR, connection).await
+}
+
+/// The same with migrations of one's own, for tests.
+pub async fn apply_from(migrator: &Migrator, connection: &mut PgConnection) -> Result<(), MigrateError> {
+    let mut pause = PAUSE_MIN;
+    while let Some(migration) = next(migrator, connection).await? {
+        // One without a transaction locks nobody out while it waits, and would leave half of its work if it gave up.
+        let lock_timeout = if migration.no_tx { "0" } else { LOCK_TIMEOUT };
+        server::bound_locks(connection, lock_timeout).await.map_err(as_migrate_error)?;
+        // What `run_to` calls; through it the future could not be sent to another thread.
+        let Err(error) = migrator.run_direct(Some(migration.version), &mut *connection, false).await else {
+            info!(migration = name(migration), "migrated");
+            pause = PAUSE_MIN;
+            continue;
+        };
+        // The lock by which migrators take turns belongs to the connection and outlives the failure.
+        unlock(connection).await.map_err(as_migrate_error)?;
+        if !is_blocked(&error) {
+            return Err(error);
+        }
+        let waits_for = blockers(connection).await.map_err(as_migrate_error)?;
+        let pause_ms = pause.mul_f64(rand::rng().random_range(1.0..2.0)).as_millis() as u64;
+        warn!(migration = name(migration), waitsFor = waits_for, pauseMs = pause_ms, "a migration waits for a lock");
+        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+    Ok(())
+}
+
+fn ups(migrator: &Migrator) -> impl Iterator<Item = &Migration> {
+    migrator.iter().filter(|migration| migration.migration_type.is_up_migration())
+}
+
+fn name(migration: &Migration) -> String {
+    format!("{:04}_{}", migration.version, migration.description.replace(' ', "_"))
+}
+
+/// The first one pending.
+async fn next<'a>(
+    migrator: &'a Migrator,
+    connection: &mut PgConnection,
+) -> Result<Option<&'a Migration>, MigrateError> {
+    let pending = compare_with(migrator, connection).await.map_err(as_migrate_error)?.pending;
+    Ok(ups(migrator).find(|migration| pending.first() == Some(&name(migration))))
+}
+
+/// Whether it may go better in a while: a lock was not to be had, or two waited for each other.
+fn is_blocked(error: &MigrateError) -> bool {
+    let (MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) = error else { return false };
+    let code = error.as_database_error().and_then(|error| error.code());
+    matches!(code.as_deref(), Some("55P03" | "40P01"))
+}
+
+async fn unlock(connection: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::query!("-- migrations::unlock\nSELECT pg_advisory_unlock_all()").execute(connection).await?;
+    Ok(())
+}
+
+/// Who has kept a table of ours for longer than a migration waits, for the log.
+async fn blockers(connection: &mut PgConnection) -> Result<String, StoreError> {
+    let blockers = sqlx::query_scalar!(
+        r#"-- migrations::blockers
+        SELECT format('process %s, which has had %s for %s s', locks.pid, string_agg(class.relname, ', ' ORDER BY class.relname),
+                      floor(extract(epoch FROM now() - activity.xact_start))) AS "blocker!"
+        FROM pg_locks AS locks
+        JOIN pg_class AS class ON class.oid = locks.relation AND class.relkind = 'r'
+        JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace AND namespace.nspname = current_schema()
+        JOIN pg_stat_activity AS activity ON activity.pid = locks.pid AND activity.datname = current_database()
+        WHERE locks.granted AND locks.pid <> pg_backend_pid() AND activity.xact_start < now() - interval '2 seconds'
+        GROUP BY locks.pid, activity.xact_start
+        ORDER BY activity.xact_start LIMIT 3"#
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(if blockers.is_empty() {
+        "another process that migrates, or that has let go".to_owned()
     } else {
-        Vec::new()
-    };
-    let ours = || MIGRATOR.iter().filter(|migration| migration.migration_type.is_up_migration());
-    Ok(Difference {
-        pending: ours()
-            .filter(|migration| !applied.contains(&migration.version))
-            .map(|migration| format!("{:04}_{}", migration.version, migration.description.replace(' ', "_")))
-            .collect(),
-        unknown: applied.into_iter().filter(|version| !ours().any(|migration| migration.version == *version)).collect(),
+        blockers.join("; ")
     })
+}
+
+fn as_migrate_error(error: StoreError) -> MigrateError {
+    match error {
+        StoreError::Database(error) => MigrateError::Execute(error),
+        other => MigrateError::Source(Box::new(other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::MIGRATOR;
+
+    /// The checksum of a migration is that of its bytes: checked out with other line ends it would be another migration.
+    #[test]
+    fn migrations_have_the_line_ends_that_their_checksums_were_made_of() {
+        for migration in MIGRATOR.iter() {
+            assert!(!migration.sql.as_str().contains('\r'), "{} has a carriage return", migration.version);
+        }
+    }
 }

@@ -34,6 +34,7 @@ mod local_postgres;
 mod logs;
 mod memory;
 mod metrics;
+mod migrations;
 mod model;
 mod openapi;
 mod pause;
