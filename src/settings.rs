@@ -10,7 +10,7 @@ use sqlx::postgres::PgConnectOptions;
 
 use crate::api::connection::Silence;
 use crate::api::{cors, state::ApiSettings};
-use crate::command::committer::CommitterSettings;
+use crate::command::committer::{CommitterSettings, statement_limit};
 use crate::jobs::janitor::JanitorSettings;
 
 /// A setting that is not accepted. One line, without secrets.
@@ -74,6 +74,7 @@ impl Settings {
         };
         let mut warnings = Vec::new();
         let ms = |name, default, max| env.int(name, default, 1..=max).map(Duration::from_millis);
+        let request_timeout = ms("REQUEST_TIMEOUT_MS", 30_000, 3_600_000)?;
         let keepalive = ms("KEEPALIVE_TIMEOUT_MS", 5000, 3_600_000)?;
         Ok(Self {
             host,
@@ -86,7 +87,7 @@ impl Settings {
                 require_api_key,
                 admin_api_key,
                 trust_proxy: trust_proxy(&env)?,
-                request_timeout: ms("REQUEST_TIMEOUT_MS", 30_000, 3_600_000)?,
+                request_timeout,
                 webhook_allow_private: env.switch("WEBHOOK_ALLOW_PRIVATE", false)?,
                 allow_admin_reset: allow_admin_reset(&env, &mut warnings),
                 rate_limit: env.switch("RATE_LIMIT", true)?,
@@ -98,6 +99,7 @@ impl Settings {
                 batch_max: env.int("COMMIT_BATCH_MAX", 512, 1..=10_000)? as usize,
                 queue_max: env.int("COMMIT_QUEUE_MAX", 10_000, 1..=1_000_000)? as usize,
                 require_registered_services: env.switch("REQUIRE_REGISTERED_SERVICES", false)?,
+                statement_limit: statement_limit(request_timeout),
                 ttl_ms: env.int("IDEMPOTENCY_CACHE_TTL_MS", 86_400_000, 1..=31_536_000_000)? as i64,
             },
             janitor: JanitorSettings {

@@ -3,6 +3,7 @@
 //! or one that has to lock what it reads, runs the same way inside a transaction.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Instant;
 
 use rand::rngs::StdRng;
@@ -43,6 +44,20 @@ pub enum Phase {
     Write,
     /// The statement that commits was sent.
     Commit,
+}
+
+/// The phase of an attempt, for the lane that watches it.
+#[derive(Debug, Default)]
+pub struct PhaseCell(AtomicU8);
+
+impl PhaseCell {
+    pub fn get(&self) -> Phase {
+        [Phase::Read, Phase::Write, Phase::Commit][usize::from(self.0.load(Ordering::Acquire))]
+    }
+
+    fn set(&self, phase: Phase) {
+        self.0.store(phase as u8, Ordering::Release);
+    }
 }
 
 /// Why an attempt changed nothing, or in [`Phase::Commit`] perhaps something.
@@ -94,7 +109,7 @@ pub struct Attempt<'a> {
     pub shard: i16,
     pub manners: Manners,
     pub dice: &'a mut StdRng,
-    pub phase: &'a mut Phase,
+    pub phase: &'a PhaseCell,
     pub memory: &'a mut Memory,
     /// Told after a COMMIT that there are new deliveries.
     pub deliveries: &'a Notify,
@@ -105,7 +120,7 @@ pub struct Attempt<'a> {
 impl Attempt<'_> {
     /// One answer for each job, committed. None for a twin whose leader left no record: it has to run in a later batch.
     pub async fn run(mut self, connection: &mut PgConnection, jobs: &[Job]) -> Result<Vec<Option<Answer>>, Setback> {
-        *self.phase = Phase::Read;
+        self.phase.set(Phase::Read);
         self.memory.begin();
         let began = Instant::now();
         let is_plain = jobs.iter().all(|job| job.request.command.is_set_wise());
@@ -130,7 +145,8 @@ impl Attempt<'_> {
     }
 
     async fn execute_in_transaction(&mut self, connection: &mut PgConnection, jobs: &[Job]) -> Result<Done, Setback> {
-        let alone = self.manners == Manners::Alone;
+        let latest = jobs.iter().map(|job| job.request.deadline).max().filter(|_| self.manners == Manners::Alone);
+        let alone = latest.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let error = match server::begin_commit(&mut *connection, self.manners.lock_timeout(), alone).await {
             Ok(mut transaction) => match self.execute(&mut transaction, jobs, true).await {
                 Ok(done) => {
@@ -237,7 +253,7 @@ impl Attempt<'_> {
             webhooks,
         };
         if in_transaction {
-            *self.phase = Phase::Write;
+            self.phase.set(Phase::Write);
         } else {
             claim(self.phase, jobs)?;
         }
@@ -283,11 +299,12 @@ struct Done {
 }
 
 /// The moment before COMMIT: from here on nobody can withdraw.
-fn claim(phase: &mut Phase, jobs: &[Job]) -> Result<(), Setback> {
-    if !jobs.iter().all(Job::begin_commit) {
+fn claim(phase: &PhaseCell, jobs: &[Job]) -> Result<(), Setback> {
+    let now = Instant::now();
+    if !jobs.iter().all(|job| job.request.deadline > now && job.begin_commit()) {
         return Err(Setback::Withdrawn);
     }
-    *phase = Phase::Commit;
+    phase.set(Phase::Commit);
     Ok(())
 }
 

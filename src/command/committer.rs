@@ -11,14 +11,16 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, Semaphore, TryAcquireError};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tracing::warn;
 
 use crate::clock::Clock;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
 use crate::live_limits::LiveLimits;
 use crate::metrics;
+use crate::store::StoreError;
+use crate::store::server::{self, Backend, Interrupt};
 use crate::store::totals::SHARDS;
-use crate::store::{StoreError, server};
 
 use super::batch::LOCK_TIMEOUT;
 use super::in_flight::InFlight;
@@ -27,6 +29,18 @@ use super::memory::Memory;
 use super::unpriced::UnpricedServices;
 use super::worker::Worker;
 use super::{Answer, Command, Request};
+
+/// How long past its deadline a request waits for the end of a commit that is under way: the lane cancels it then, and a
+/// moment later what came of it is nearly always known.
+const END_LIMIT: Duration = Duration::from_secs(2);
+
+/// Longest that a statement of a lane may run, unless requests have to be answered earlier.
+const STATEMENT_LIMIT: Duration = Duration::from_secs(3);
+
+/// Below the deadline of a request, so that a statement that takes too long has ended before its outcome is asked for.
+pub fn statement_limit(request_timeout: Duration) -> Duration {
+    STATEMENT_LIMIT.min(request_timeout / 2).max(Duration::from_millis(10))
+}
 
 /// How the committer is set up.
 #[derive(Clone, Debug)]
@@ -41,6 +55,8 @@ pub struct CommitterSettings {
     pub ttl_ms: i64,
     /// Services without a price take no usage and are not settled.
     pub require_registered_services: bool,
+    /// Longest that one statement of a lane may run. Lies below the deadline of a request.
+    pub statement_limit: Duration,
 }
 
 /// What all lanes share.
@@ -52,17 +68,36 @@ pub struct Shared {
     pub ttl_ms: i64,
     pub require_registered_services: bool,
     pub unpriced: UnpricedServices,
+    pub statement_limit: Duration,
     pub deliveries: Arc<Notify>,
 }
 
+/// A connection of a lane.
+pub struct LaneConnection {
+    pub connection: PgConnection,
+    /// Who serves it, to be told to stop.
+    pub backend: Backend,
+}
+
 impl Shared {
-    pub async fn connect(&self, limit: Duration) -> Result<PgConnection, StoreError> {
+    pub async fn connect(&self, limit: Duration) -> Result<LaneConnection, StoreError> {
         let connect = async {
             let mut connection = self.connect_options.connect().await?;
-            server::bound_locks(&mut connection, LOCK_TIMEOUT).await?;
-            Ok(connection)
+            let backend = server::set_up_for_commits(&mut connection, LOCK_TIMEOUT, self.statement_limit).await?;
+            Ok(LaneConnection { connection, backend })
         };
         tokio::time::timeout(limit, connect).await.unwrap_or(Err(StoreError::TimedOut))
+    }
+
+    /// Interrupts what the server does for a lane, over another connection.
+    pub async fn interrupt(&self, backend: Backend, interrupt: Interrupt, limit: Duration) {
+        let run = async {
+            let mut connection = self.connect_options.connect().await?;
+            server::interrupt(&mut connection, backend, interrupt).await
+        };
+        if let Err(error) = tokio::time::timeout(limit, run).await.unwrap_or(Err(StoreError::TimedOut)) {
+            warn!(%error, "a statement that took too long could not be ended");
+        }
     }
 
     /// When a record made at `moment` expires.
@@ -118,6 +153,7 @@ impl Committer {
             ttl_ms: settings.ttl_ms,
             require_registered_services: settings.require_registered_services,
             unpriced: UnpricedServices::default(),
+            statement_limit: settings.statement_limit,
             deliveries: deliveries.clone(),
         });
         let queue = Arc::new(Semaphore::new(settings.queue_max));
@@ -146,7 +182,8 @@ impl Committer {
         (committer, tasks)
     }
 
-    /// Executes a request exactly once, or finds what came of it earlier. Returns at the request's deadline at the latest.
+    /// Executes a request exactly once, or finds what came of it earlier. Returns at the request's deadline; if its commit
+    /// is under way then, as soon as that has ended or was cancelled, [`END_LIMIT`] later at the latest.
     pub async fn submit(&self, request: Request) -> Answer {
         let place = match self.queue.clone().try_acquire_owned() {
             Ok(place) => place,
@@ -156,17 +193,21 @@ impl Committer {
         let lane = self.lane_of(&request);
         let entered = request.keyed.as_ref().map(|keyed| self.in_flight.enter(&keyed.id));
         let (presence, met_twin) = entered.map_or((None, false), |(presence, met)| (Some(presence), met));
-        let (job, answered) = Job::new(request, place, presence);
+        let (job, mut answered) = Job::new(request, place, presence);
         let progress = job.progress.clone();
         if met_twin {
             progress.meet_twin();
         }
         // A lane that died lets go of the job at once.
         let _ = self.lanes[lane].send(job);
-        let answer = match tokio::time::timeout_at(deadline, answered).await {
+        let mut ended = tokio::time::timeout_at(deadline, &mut answered).await;
+        if ended.is_err() && !progress.withdraw() {
+            ended = tokio::time::timeout_at(deadline + END_LIMIT, answered).await;
+        }
+        let answer = match ended {
             Ok(Ok(answer)) => answer,
-            // The deadline passed, or the lane let go of the job.
-            Ok(Err(_)) | Err(_) => Answer::Refused(progress.withdraw()),
+            // The time is over, or the lane let go of the job.
+            Ok(Err(_)) | Err(_) => Answer::Refused(progress.refusal()),
         };
         count(&answer, progress.has_met_twin());
         answer

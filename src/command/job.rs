@@ -36,11 +36,15 @@ impl Progress {
         self.met_twin.load(Ordering::Acquire)
     }
 
-    /// Gives up at the deadline. The refusal says as much as is certain.
-    pub fn withdraw(&self) -> Refusal {
-        let withdrawn =
-            self.state.compare_exchange(WAITING, WITHDRAWN, Ordering::AcqRel, Ordering::Acquire) != Err(COMMITTING);
-        match (self.met_twin.load(Ordering::Acquire), withdrawn) {
+    /// Gives up at the deadline. False if the commit is under way.
+    pub fn withdraw(&self) -> bool {
+        self.state.compare_exchange(WAITING, WITHDRAWN, Ordering::AcqRel, Ordering::Acquire) != Err(COMMITTING)
+    }
+
+    /// What a request is told that gets no answer: as much as is certain. Nobody can commit it afterwards who had not
+    /// begun to.
+    pub fn refusal(&self) -> Refusal {
+        match (self.has_met_twin(), self.withdraw()) {
             (true, _) => Refusal::KeyInFlight,
             (false, true) => Refusal::StoreUnavailable,
             (false, false) => Refusal::OutcomeUnknown,

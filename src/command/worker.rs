@@ -2,24 +2,26 @@
 //! requests run again, which fail, and which outcome nobody can know.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
-use sqlx::PgConnection;
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{error, warn};
 
 use crate::domain::identifiers::without_keys;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
 use crate::metrics;
+use crate::store::server::Interrupt;
+use crate::store::totals::SHARDS;
 use crate::store::{FaultKind, StoreError, server};
 
 use super::Answer;
-use super::batch::{Attempt, Manners, Phase, Setback};
-use super::committer::{Shared, WaitingRoom};
+use super::batch::{Attempt, Manners, Phase, PhaseCell, Setback};
+use super::committer::{LaneConnection, Shared, WaitingRoom};
 use super::job::Job;
 use super::memory::Memory;
 
@@ -32,6 +34,12 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// How long a connection may take to be made.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 
+/// How much longer than one statement an attempt may take before its connection is given up.
+const ATTEMPT_MARGIN: Duration = Duration::from_secs(1);
+
+/// How long a lane waits for the answer of a statement that it had cancelled, and for the server to take the order.
+const INTERRUPT_LIMIT: Duration = Duration::from_secs(1);
+
 /// How long a connection may have been idle and still be used without asking whether it works.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 
@@ -42,7 +50,7 @@ pub struct Worker {
     pub waiting_room: Option<WaitingRoom>,
     pub shard: i16,
     pub dice: StdRng,
-    pub connection: Option<PgConnection>,
+    pub connection: Option<LaneConnection>,
     pub memory: Memory,
     pub last_used: Instant,
 }
@@ -124,8 +132,8 @@ impl Worker {
             if group.jobs.is_empty() {
                 continue;
             }
-            let mut phase = Phase::Read;
-            let setback = match self.attempt(&mut group, &mut phase).await {
+            let phase = PhaseCell::default();
+            let setback = match self.attempt(&mut group, &phase).await {
                 Ok(answers) => {
                     carried.extend(deliver(group.jobs, answers));
                     continue;
@@ -137,7 +145,8 @@ impl Worker {
                 groups.push_front(group);
                 continue;
             };
-            if phase == Phase::Commit && !fault.refuses_commit() {
+            let phase = phase.get();
+            if phase == Phase::Commit && !fault.proves_rollback() {
                 warn!(error = %fault, "the outcome of a COMMIT is unknown");
                 self.connection = None;
                 metrics::commit_retried("connection_lost");
@@ -203,8 +212,10 @@ impl Worker {
         carried
     }
 
-    /// One attempt, which ends at the latest when nobody waits any more.
-    async fn attempt(&mut self, group: &mut Group, phase: &mut Phase) -> Result<Vec<Option<Answer>>, Setback> {
+    /// One attempt, which ends in bounded time whatever the database does. Until it commits it may take as long as a
+    /// statement and a little more; its commit ends at the first deadline of the group. A statement that does not end by
+    /// then is cancelled; one that does not answer to that either is given up with its connection.
+    async fn attempt(&mut self, group: &mut Group, phase: &PhaseCell) -> Result<Vec<Option<Answer>>, Setback> {
         let shared = self.shared.clone();
         if self.last_used.elapsed() > TRUSTED_IDLE {
             self.drop_if_dead().await;
@@ -215,8 +226,14 @@ impl Worker {
             self.memory = Memory::default();
             self.connection = Some(shared.connect(CONNECT_LIMIT).await?);
         }
-        let connection = self.connection.as_mut().expect("it was just made");
-        let latest = group.jobs.iter().map(|job| job.request.deadline).max().expect("a group is never empty");
+        let LaneConnection { connection, backend } = self.connection.as_mut().expect("it was just made");
+        let deadlines = || group.jobs.iter().map(|job| Instant::from_std(job.request.deadline));
+        let earliest = deadlines().min().expect("a group is never empty");
+        let latest = deadlines().max().expect("a group is never empty");
+        let limit = match group.manners {
+            Manners::Alone => latest,
+            _ => latest.min(Instant::now() + shared.statement_limit + ATTEMPT_MARGIN),
+        };
         group.began_at = shared.clock.now();
         let attempt = Attempt {
             now: group.began_at,
@@ -231,15 +248,27 @@ impl Worker {
             deliveries: &shared.deliveries,
             unpriced: &shared.unpriced,
         };
-        let run = attempt.run(connection, &group.jobs);
-        match tokio::time::timeout_at(Instant::from_std(latest), run).await {
-            Ok(result) => result,
-            Err(_) => {
-                // Whatever it still does, this connection is not in step with us any more.
-                self.connection = None;
-                Err(StoreError::TimedOut.into())
+        let ended = {
+            let mut run = pin!(attempt.run(connection, &group.jobs));
+            let mut ended = timeout_at(earliest.min(limit), &mut run).await;
+            if ended.is_err() && phase.get() != Phase::Commit {
+                // Those whose deadline has passed are left out when it comes to commit.
+                ended = timeout_at(limit, &mut run).await;
             }
+            if ended.is_err() {
+                let cancel = shared.interrupt(*backend, Interrupt::Cancel, INTERRUPT_LIMIT);
+                (ended, ()) = tokio::join!(timeout(INTERRUPT_LIMIT, &mut run), cancel);
+            }
+            ended
+        };
+        if let Ok(ended) = ended {
+            return ended;
         }
+        // The server process may yet come to what it was sent, and may keep the rows of this shard locked until it ends.
+        shared.interrupt(*backend, Interrupt::Terminate, INTERRUPT_LIMIT).await;
+        self.connection = None;
+        self.shard = (self.shard + 1) % SHARDS;
+        Err(StoreError::TimedOut.into())
     }
 }
 
@@ -247,8 +276,8 @@ impl Worker {
     /// A connection may die while nobody uses it. To find that out with the statement that commits would leave a request
     /// in doubt that was never sent.
     async fn drop_if_dead(&mut self) {
-        if let Some(connection) = &mut self.connection {
-            let answer = tokio::time::timeout(CONNECT_LIMIT, server::ping(connection)).await;
+        if let Some(LaneConnection { connection, .. }) = &mut self.connection {
+            let answer = timeout(CONNECT_LIMIT, server::ping(connection)).await;
             if !matches!(answer, Ok(Ok(()))) {
                 self.connection = None;
             }

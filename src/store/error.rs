@@ -1,6 +1,7 @@
 //! What can go wrong in the database, sorted by what to do about it.
 
 use sqlx::error::DatabaseError;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 /// A fault of the store. It is logged, and never shown to a client.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +25,8 @@ pub enum FaultKind {
     Deadlock,
     /// Run again.
     Serialization,
-    /// A row stayed locked by someone else for longer than the lock timeout.
+    /// A row stayed locked by someone else for longer than the lock timeout, or the statement was cancelled: by its own
+    /// time limit, or by hand.
     Blocked,
     /// The database does not answer, or refuses to work at all.
     Unavailable,
@@ -50,12 +52,16 @@ impl StoreError {
         }
     }
 
-    /// Whether an error of COMMIT itself proves that nothing was committed: the server said so and goes on.
-    pub fn refuses_commit(&self) -> bool {
-        match self {
-            Self::Database(sqlx::Error::Database(error)) => kind_of_code(error.as_ref()) != FaultKind::Unavailable,
-            _ => false,
-        }
+    /// Whether an error of the statement that commits proves that nothing was committed. PostgreSQL raises an ERROR only
+    /// after it has decided to abort the transaction. A FATAL ends the connection and may also be a pooler's, which
+    /// cannot know; so may the codes about connections and unknown completion.
+    pub fn proves_rollback(&self) -> bool {
+        let Self::Database(sqlx::Error::Database(error)) = self else { return false };
+        let is_error = error
+            .try_downcast_ref::<PgDatabaseError>()
+            .is_some_and(|error| matches!(error.severity(), PgSeverity::Error));
+        let code = error.code().unwrap_or_default();
+        is_error && !code.starts_with("08") && code != "40003"
     }
 }
 
@@ -71,7 +77,7 @@ fn kind_of_code(error: &(dyn DatabaseError + 'static)) -> FaultKind {
         "22012" => FaultKind::Moved,
         "40P01" => FaultKind::Deadlock,
         "40001" => FaultKind::Serialization,
-        "55P03" => FaultKind::Blocked,
+        "55P03" | "57014" => FaultKind::Blocked,
         // A server that turned read-only, as a former primary does.
         "25006" => FaultKind::Unavailable,
         // Connection, resources, operator, system: nothing about our commands.

@@ -1,6 +1,9 @@
 //! Questions to the PostgreSQL server itself, and the locks and transactions of the house.
 
+use std::time::Duration;
+
 use sqlx::{Connection, Executor, PgConnection, Postgres, Transaction};
+use time::OffsetDateTime;
 
 use super::StoreError;
 
@@ -36,11 +39,70 @@ pub async fn ping(connection: &mut PgConnection) -> Result<(), StoreError> {
     Ok(connection.ping().await?)
 }
 
-/// Bounds for the rest of the connection how long a statement waits for a lock: one that locks a whole table comes before
-/// any bound that the statement sets itself. As PostgreSQL writes times.
+/// Bounds for the rest of the connection how long a statement waits for a lock. As PostgreSQL writes times.
 pub async fn bound_locks(connection: &mut PgConnection, lock_timeout: &str) -> Result<(), StoreError> {
     let set = sqlx::AssertSqlSafe(format!("SET lock_timeout = '{lock_timeout}'"));
     sqlx::raw_sql(set).execute(connection).await?;
+    Ok(())
+}
+
+/// The server process behind a connection. A process that gets the same number later is another one.
+#[derive(Clone, Copy, Debug)]
+pub struct Backend {
+    pid: i32,
+    started_at: OffsetDateTime,
+}
+
+/// Bounds what a lane's connection may wait for: locks, also those of a whole table, which come before any bound that a
+/// statement sets itself; statements; and a transaction whose client is gone without a word, which keeps rows locked.
+/// `lock_timeout` is as PostgreSQL writes times.
+pub async fn set_up_for_commits(
+    connection: &mut PgConnection,
+    lock_timeout: &str,
+    statement_limit: Duration,
+) -> Result<Backend, StoreError> {
+    let statement_timeout_ms = statement_limit.as_millis();
+    bound_locks(connection, lock_timeout).await?;
+    let set = sqlx::AssertSqlSafe(format!(
+        "SET statement_timeout = '{statement_timeout_ms}ms'; SET idle_in_transaction_session_timeout = '10s'"
+    ));
+    sqlx::raw_sql(set).execute(&mut *connection).await?;
+    let backend = sqlx::query_as!(
+        Backend,
+        r#"-- server::set_up_for_commits
+        SELECT pid AS "pid!", backend_start AS "started_at!" FROM pg_stat_activity WHERE pid = pg_backend_pid()"#,
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(backend)
+}
+
+/// How a server process is interrupted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interrupt {
+    /// Its statement ends with an error, and it goes on.
+    Cancel,
+    /// It ends, even before a statement that it has yet to read.
+    Terminate,
+}
+
+/// Interrupts the server process of another connection. A commit that waits for its synchronous standby is left alone:
+/// interrupted, it would be a success that the standby does not have.
+pub async fn interrupt(
+    connection: &mut PgConnection,
+    backend: Backend,
+    interrupt: Interrupt,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "-- server::interrupt
+        SELECT CASE WHEN $3 THEN pg_terminate_backend(pid) ELSE pg_cancel_backend(pid) END FROM pg_stat_activity
+        WHERE pid = $1 AND backend_start = $2 AND wait_event IS DISTINCT FROM 'SyncRep'",
+        backend.pid,
+        backend.started_at,
+        interrupt == Interrupt::Terminate,
+    )
+    .fetch_all(connection)
+    .await?;
     Ok(())
 }
 
@@ -53,14 +115,23 @@ pub async fn set_up_for_reads(connection: &mut PgConnection) -> sqlx::Result<()>
 
 /// Begins the transaction of a commit, in one round trip. `lock_timeout` is how long it waits for a row that somebody
 /// else keeps locked, before it gives up as [`Blocked`](super::FaultKind::Blocked) and lets the others go first.
-/// `alone`, it waits until all commits under way have ended, and then no other begins.
+/// With `alone`, it waits until all commits under way have ended, and then no other begins; each of its statements may
+/// take that long.
 pub async fn begin_commit<'a>(
     connection: &'a mut PgConnection,
     lock_timeout: &str,
-    alone: bool,
+    alone: Option<Duration>,
 ) -> Result<Transaction<'a, Postgres>, StoreError> {
-    let lock = if alone { "pg_advisory_xact_lock" } else { "pg_advisory_xact_lock_shared" };
-    let begin = format!("BEGIN; SELECT set_config('lock_timeout', '{lock_timeout}', true), {lock}({GATE})");
+    let begin = match alone {
+        None => format!(
+            "BEGIN; SELECT set_config('lock_timeout', '{lock_timeout}', true), pg_advisory_xact_lock_shared({GATE})"
+        ),
+        Some(statement_limit) => format!(
+            "BEGIN; SELECT set_config('lock_timeout', '{lock_timeout}', true), \
+                           set_config('statement_timeout', '{}ms', true), pg_advisory_xact_lock({GATE})",
+            statement_limit.as_millis().max(1)
+        ),
+    };
     Ok(connection.begin_with(sqlx::AssertSqlSafe(begin)).await?)
 }
 

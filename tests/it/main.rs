@@ -50,6 +50,7 @@ mod services;
 mod setbacks;
 mod settlements;
 mod start_errors;
+mod statement_limits;
 mod stats;
 mod support;
 mod tenancy;

@@ -144,8 +144,14 @@ async fn whatever_waits_in_a_lane_that_lost_its_database_is_refused_before_its_d
 
 #[tokio::test]
 async fn a_request_that_no_lane_is_left_for_is_refused_at_once() {
-    let settings =
-        CommitterSettings { lanes: 1, batch_max: 1, queue_max: 1, ttl_ms: 1000, require_registered_services: false };
+    let settings = CommitterSettings {
+        lanes: 1,
+        batch_max: 1,
+        queue_max: 1,
+        ttl_ms: 1000,
+        require_registered_services: false,
+        statement_limit: Duration::from_secs(3),
+    };
     let limits = LiveLimits::new(Default::default());
     let (committer, mut lanes) = Committer::start(&settings, new_database().await, Clock::default(), limits);
     lanes.shutdown().await;
