@@ -91,9 +91,6 @@ async fn serve(settings: &Settings) -> Result<bool, CliError> {
         tracing::warn!("{warning}");
     }
     let signals = Signals::listen()?;
-    if !settings.host.is_loopback() && !settings.api.require_api_key {
-        tracing::warn!(host = %settings.host, "REQUIRE_API_KEY is false on an address others can reach");
-    }
     let database = Database::open(settings).await?;
     let app = match App::start(settings, database.options.clone(), Clock::default()).await {
         Ok(app) => app,

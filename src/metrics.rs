@@ -27,6 +27,7 @@ struct Families {
     http_requests: IntCounterVec,
     http_seconds: HistogramVec,
     http_errors: IntCounterVec,
+    forwarded_in_doubt: IntCounterVec,
     replays: IntCounter,
     conflicts: IntCounter,
     waits: IntCounterVec,
@@ -70,6 +71,13 @@ impl Families {
                 "Requests that failed by their body or path, or by a fault of the server.",
                 &["type"],
                 ERROR_TYPES,
+            ),
+            forwarded_in_doubt: counters(
+                &registry,
+                "agentpay_unreadable_forwarded_total",
+                "Requests whose forwarded address is in doubt.",
+                &["reason"],
+                &["unreadable", "short", "missing"],
             ),
             replays: counter(&registry, "agentpay_idempotency_replays_total", "Requests answered from their record."),
             conflicts: counter(
@@ -200,6 +208,11 @@ pub fn http_request(method: &str, route: &str, status: &str, took: Duration) {
 /// A request failed by its body, its path or a fault of ours.
 pub fn http_error(error_type: &str) {
     FAMILIES.load().http_errors.with_label_values(&[error_type]).inc();
+}
+
+/// What proxies say of the client is in doubt; `reason`: `unreadable`, `short` or `missing`.
+pub fn forwarded_in_doubt(reason: &str) {
+    FAMILIES.load().forwarded_in_doubt.with_label_values(&[reason]).inc();
 }
 
 pub fn idempotency_replayed() {

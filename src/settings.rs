@@ -9,6 +9,7 @@ use std::time::Duration;
 use sqlx::postgres::PgConnectOptions;
 
 use crate::api::connection::Silence;
+use crate::api::forwarded::{ForwardedHeader, TrustedProxies};
 use crate::api::{cors, state::ApiSettings};
 use crate::command::committer::{CommitterSettings, statement_limit};
 use crate::jobs::janitor::JanitorSettings;
@@ -72,7 +73,12 @@ impl Settings {
             Some("pretty") => false,
             Some(text) => return Err(refuse("LOG_FORMAT", "json or pretty", text)),
         };
+        let metrics_token = metrics_token(&env)?;
+        let trust_proxy = trust_proxy(&env)?;
         let mut warnings = Vec::new();
+        if !require_api_key {
+            warnings.extend(open_to_others(host, trust_proxy, admin_api_key.is_some()));
+        }
         let ms = |name, default, max| env.int(name, default, 1..=max).map(Duration::from_millis);
         let request_timeout = ms("REQUEST_TIMEOUT_MS", 30_000, 3_600_000)?;
         let keepalive = ms("KEEPALIVE_TIMEOUT_MS", 5000, 3_600_000)?;
@@ -86,7 +92,8 @@ impl Settings {
             api: ApiSettings {
                 require_api_key,
                 admin_api_key,
-                trust_proxy: trust_proxy(&env)?,
+                metrics_token,
+                trusted_proxies: TrustedProxies { hops: trust_proxy, header: forwarded_header(&env)? },
                 request_timeout,
                 webhook_allow_private: env.switch("WEBHOOK_ALLOW_PRIVATE", false)?,
                 allow_admin_reset: allow_admin_reset(&env, &mut warnings),
@@ -118,6 +125,20 @@ impl Settings {
             warnings,
         })
     }
+}
+
+/// What is open where keys are not required and others may reach the service.
+fn open_to_others(host: IpAddr, trust_proxy: usize, has_admin_key: bool) -> Option<String> {
+    let reached = match (host.is_loopback(), trust_proxy) {
+        (true, 0) => return None,
+        (true, _) => format!("TRUST_PROXY is {trust_proxy}"),
+        (false, _) => format!("HOST is {host}"),
+    };
+    let operator = if has_admin_key { "operator routes need ADMIN_API_KEY" } else { "everybody is the operator" };
+    Some(format!(
+        "REQUIRE_API_KEY is false and {reached}: whoever reaches the service reads all data of requests without a key, \
+         and writes it with a Host that names this machine; {operator}"
+    ))
 }
 
 struct Environment<'a> {
@@ -167,6 +188,25 @@ fn trust_proxy(env: &Environment<'_>) -> Result<usize, SettingsError> {
         "true" | "yes" | "on" => Ok(1),
         "false" | "no" | "off" => Ok(0),
         _ => env.int("TRUST_PROXY", 0, 0..=100).map(|hops| hops as usize),
+    }
+}
+
+fn forwarded_header(env: &Environment<'_>) -> Result<ForwardedHeader, SettingsError> {
+    let Some(text) = env.text("FORWARDED_HEADER") else { return Ok(ForwardedHeader::Either) };
+    match text.to_ascii_lowercase().as_str() {
+        "x-forwarded-for" => Ok(ForwardedHeader::XForwardedFor),
+        "forwarded" => Ok(ForwardedHeader::Forwarded),
+        _ => Err(refuse("FORWARDED_HEADER", "x-forwarded-for or forwarded", &text)),
+    }
+}
+
+/// Sent in a header, so it must fit into one. It is a secret, so it is not repeated.
+fn metrics_token(env: &Environment<'_>) -> Result<Option<String>, SettingsError> {
+    match env.text("METRICS_TOKEN") {
+        Some(token) if !token.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            Err(SettingsError("METRICS_TOKEN must be visible ASCII characters".to_owned()))
+        }
+        token => Ok(token),
     }
 }
 

@@ -101,6 +101,7 @@ fn documented(route: &Route) -> String {
         Auth::Open => "",
         Auth::Tenant => "tenant",
         Auth::Operator => "operator",
+        Auth::Metrics => "metrics",
     };
     let yes = |applies: bool| if applies { "yes" } else { "" };
     let (path, statuses) = (path.join("/"), statuses.join(", "));

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::command::Reply;
 use crate::domain::caller::Caller;
 use crate::domain::identifiers::without_keys;
+use crate::domain::limits::Limits;
 use crate::domain::refusal::Refusal;
 use crate::metrics;
 
@@ -101,13 +102,13 @@ async fn pass(
     let route = matched.and_then(|matched| routes::find(method, matched.as_str()));
     let peer = request.extensions().get::<Peer>().copied().ok_or_else(|| ended(Refusal::Internal))?;
     let deadline = began + state.settings.request_timeout;
-    let identified = identify(state, request.headers(), peer.0, route);
+    let identified = identify(state, (request.uri(), request.headers()), peer.0.ip(), route, deadline);
     let identified = tokio::time::timeout_at(deadline.into(), identified).await;
     let identity = identified.unwrap_or(Err(Refusal::StoreUnavailable)).map_err(ended)?;
     if let Some(route) = route {
-        if let Err(refusal) = authorise(route, &identity, state.settings.require_api_key) {
+        if let Err(refusal) = authorise(route, &identity, &state.settings) {
             // A failed login counts on the address it came from, so that guessing keys is slow.
-            limit(state, &Caller::Address(identity.address), trail).map_err(ended)?;
+            limit(state, &Caller::Address(identity.address.clone()), trail).map_err(ended)?;
             return Err(ended(refusal));
         }
         if route.pausable && state.limits.is_paused() {
@@ -116,6 +117,10 @@ async fn pass(
     }
     if route.is_none_or(|route| route.limited) {
         limit(state, &identity.caller, trail).map_err(ended)?;
+        if identity.is_unidentified {
+            // Quota came back this very moment.
+            return Err(ended(rate_limited(&state.limits.now())));
+        }
     }
     if !has_valid_escapes(path) {
         return Err(ended(Refusal::PathEscape));
@@ -146,8 +151,11 @@ fn limit(state: &ApiState, caller: &Caller, trail: &mut Trail) -> Result<(), Ref
     if standing.allowed {
         return Ok(());
     }
-    let (limit, window_ms) = (limits.rate_limit_per_window, limits.rate_limit_window_ms);
-    Err(Refusal::RateLimited { limit, window_ms })
+    Err(rate_limited(&limits))
+}
+
+fn rate_limited(limits: &Limits) -> Refusal {
+    Refusal::RateLimited { limit: limits.rate_limit_per_window, window_ms: limits.rate_limit_window_ms }
 }
 
 /// OPTIONS tells the methods of a known path; the router would, in words of its own.

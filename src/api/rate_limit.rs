@@ -98,6 +98,20 @@ impl RateLimiter {
         standing
     }
 
+    /// Whether a request of `caller` would be allowed now. Counts nothing.
+    pub fn has_quota(&self, caller: &Caller, now_ms: u64, limits: &Limits) -> bool {
+        let hash = self.hasher.hash_one(caller);
+        let mut logs = self.shards[(hash >> 32) as usize % SHARDS].lock();
+        match logs.raw_entry_mut().from_key_hashed_nocheck(hash, caller) {
+            RawEntryMut::Occupied(mut entry) => {
+                let log = entry.get_mut();
+                log.leave(now_ms, limits.rate_limit_window_ms.unsigned_abs());
+                log.hits < limits.rate_limit_per_window.unsigned_abs()
+            }
+            RawEntryMut::Vacant(_) => true,
+        }
+    }
+
     /// Callers with a hit in the window.
     pub fn callers(&self, now_ms: u64, window_ms: u64) -> u64 {
         for shard in &self.shards {
@@ -249,6 +263,17 @@ mod tests {
         assert_eq!(hit(12_000), (true, 1, 9));
         // After an age of silence everything is new again, however the 32 bits lie.
         assert_eq!(hit(12_000 + (1 << 32)), (true, 2, 10));
+    }
+
+    #[test]
+    fn asking_for_quota_uses_none() {
+        let limiter = RateLimiter::default();
+        let has_quota = |now_ms| limiter.has_quota(&caller(1), now_ms, &limits(1, 1000));
+        assert!(has_quota(1) && has_quota(1));
+        assert_eq!(limiter.callers(1, 1000), 0);
+        assert!(limiter.hit(&caller(1), 1, &limits(1, 1000)).allowed);
+        assert!(!has_quota(1) && !has_quota(1000));
+        assert!(has_quota(1001) && limiter.hit(&caller(1), 1001, &limits(1, 1000)).allowed);
     }
 
     #[test]

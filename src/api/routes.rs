@@ -19,6 +19,8 @@ pub enum Auth {
     /// A recognised key, while keys are required.
     Tenant,
     Operator,
+    /// The operator or a token, while keys are required or a token is set.
+    Metrics,
 }
 
 /// One operation: what the pipeline has to know of it, and who answers it.
@@ -63,6 +65,11 @@ impl Route {
             description,
             handler,
         }
+    }
+
+    /// Whether its answer depends on whose key is sent: on the tenant's data, or on its quota.
+    pub fn needs_tenant(&self) -> bool {
+        self.limited && self.auth != Auth::Operator
     }
 
     const fn strict(self) -> Self {
@@ -117,7 +124,10 @@ pub const ROUTES: &[Route] = &[
     operator("POST", "/api/v1/admin/reset", || post(admin::reset), admin::RESET).unlimited(),
     read("/api/v1/config", || get(config::show), config::SHOW).strict().unlimited(),
     operator("PATCH", "/api/v1/config", || patch(config::change), config::CHANGE).unlimited(),
-    read("/api/v1/metrics", || get(metrics::show), metrics::SHOW).strict().unlimited().alone(),
+    Route { auth: Auth::Metrics, ..read("/api/v1/metrics", || get(metrics::show), metrics::SHOW) }
+        .strict()
+        .unlimited()
+        .alone(),
     read("/api/v1/stats", || get(stats::show), stats::SHOW).strict(),
     read("/health", || get(health::alive), health::ALIVE).strict().unlimited().alone(),
     read("/api/v1/health/deep", || get(health::deep), health::DEEP).strict().alone(),

@@ -2,10 +2,8 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use quick_cache::sync::Cache;
 use sqlx::PgPool;
 use sqlx::Postgres;
 use sqlx::pool::PoolConnection;
@@ -16,28 +14,26 @@ use tracing::{error, warn};
 
 use crate::clock::Clock;
 use crate::command::Committer;
-use crate::domain::caller::Tenant;
 use crate::domain::refusal::Refusal;
 use crate::jobs::dispatcher::Dispatcher;
 use crate::jobs::{follow_controls, janitor::LastRun};
 use crate::live_limits::LiveLimits;
 use crate::store::idempotency::OldestExpiry;
-use crate::store::{FaultKind, StoreError, api_keys};
+use crate::store::{FaultKind, StoreError};
 
+use super::forwarded::TrustedProxies;
+pub use super::known_keys::KnownKeys;
 use super::rate_limit::RateLimiter;
 use super::reads::Reads;
-
-/// API keys whose tenant is remembered, and for how long: revocation reaches every replica within a second.
-const KEYS_REMEMBERED: usize = 10_000;
-const KEY_MEMORY: Duration = Duration::from_millis(900);
 
 /// The part of the settings that requests are judged by.
 #[derive(Clone, Debug)]
 pub struct ApiSettings {
     pub require_api_key: bool,
     pub admin_api_key: Option<String>,
-    /// Trusted proxy hops.
-    pub trust_proxy: usize,
+    /// What GET metrics is asked with, besides the operator's key.
+    pub metrics_token: Option<String>,
+    pub trusted_proxies: TrustedProxies,
     pub request_timeout: Duration,
     /// Webhooks may have targets outside the public internet.
     pub webhook_allow_private: bool,
@@ -119,55 +115,5 @@ pub fn read_refusal(error: &StoreError) -> Refusal {
             Refusal::Internal
         }
         _ => Refusal::StoreUnavailable,
-    }
-}
-
-/// Recently seen API keys by their hash; none for a key that is unknown. What was looked up before keys were made or
-/// revoked, here or elsewhere, does not count.
-pub struct KnownKeys {
-    keys: Cache<[u8; 32], Known>,
-    changes: AtomicU64,
-}
-
-#[derive(Clone)]
-struct Known {
-    looked_up: Instant,
-    /// Changes made through this process, and the revision of all processes' changes, at that time.
-    changes: u64,
-    revision: i64,
-    tenant: Option<Tenant>,
-}
-
-impl Default for KnownKeys {
-    fn default() -> Self {
-        Self { keys: Cache::new(KEYS_REMEMBERED), changes: AtomicU64::new(0) }
-    }
-}
-
-impl KnownKeys {
-    pub async fn tenant_of(
-        &self,
-        pool: &PgPool,
-        live: &LiveLimits,
-        hash: &[u8; 32],
-    ) -> Result<Option<Tenant>, StoreError> {
-        // All of them from before the lookup.
-        let (now, changes, revision) = (Instant::now(), self.changes.load(Ordering::Acquire), live.keys_revision());
-        if let Some(known) = self.keys.get(hash)
-            && (known.changes, known.revision) == (changes, revision)
-            && now - known.looked_up < KEY_MEMORY
-        {
-            return Ok(known.tenant);
-        }
-        // Boxed, or every request would carry the size of a lookup, which few need.
-        let look_up = async { api_keys::tenant_of(&mut *pool.acquire().await?, hash).await };
-        let tenant = Box::pin(look_up).await?;
-        self.keys.insert(*hash, Known { looked_up: now, changes, revision, tenant: tenant.clone() });
-        Ok(tenant)
-    }
-
-    /// Keys were made or revoked here: look them all up again.
-    pub fn forget(&self) {
-        self.changes.fetch_add(1, Ordering::AcqRel);
     }
 }

@@ -1,9 +1,13 @@
 //! Who is asking: the tenant that owns the data, and the caller that owns the idempotency keys.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::identifiers::in_hexadecimal;
 
 /// The account that everything billed belongs to. Opaque text of at most 64 characters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -48,24 +52,56 @@ impl fmt::Display for Caller {
     }
 }
 
-/// A client's IP address: IPv4-mapped IPv6 is IPv4, and IPv6 is reduced to its /64, which one client has to itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ClientAddress(IpAddr);
+/// Longest text of an address that cannot be read. Of a longer one its SHA-256 is kept.
+const UNREADABLE_TEXT_MAX: usize = 64;
+const HASHED: &str = "sha256:";
+
+/// Where a client is. IPv4 in IPv6 is IPv4, and IPv6 is reduced to its /64, which one client has to itself, except on
+/// a link.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ClientAddress {
+    V4(Ipv4Addr),
+    Network(Ipv6Addr),
+    LinkLocal(Ipv6Addr),
+    /// What a proxy wrote where an address should be: visible ASCII, or [`HASHED`] and its SHA-256.
+    Unreadable(Arc<str>),
+}
+
+impl ClientAddress {
+    /// What stands where an address should be, as it was sent.
+    pub fn unreadable(text: &[u8]) -> Self {
+        let is_plain = text.len() <= UNREADABLE_TEXT_MAX && text.iter().all(u8::is_ascii_graphic);
+        Self::Unreadable(match std::str::from_utf8(text) {
+            Ok(text) if is_plain && !text.starts_with(HASHED) => text.into(),
+            _ => in_hexadecimal(HASHED, &Sha256::digest(text)).into(),
+        })
+    }
+}
 
 impl From<IpAddr> for ClientAddress {
     fn from(address: IpAddr) -> Self {
-        Self(match address.to_canonical() {
-            IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !u128::from(u64::MAX)).into()),
-            v4 => v4,
-        })
+        let v6 = match address.to_canonical() {
+            IpAddr::V4(v4) => return Self::V4(v4),
+            IpAddr::V6(v6) => v6,
+        };
+        let network = v6.to_bits() & !u128::from(u64::MAX);
+        match v6.segments() {
+            // RFC 6052: all of IPv4, as a translator shows it, would be one network.
+            [0x64, 0xff9b, 0, 0, 0, 0, ..] => Self::V4(Ipv4Addr::from_bits(v6.to_bits() as u32)),
+            // A link, whose clients all have the same network.
+            [first, ..] if first & 0xffc0 == 0xfe80 => Self::LinkLocal(v6),
+            _ => Self::Network(network.into()),
+        }
     }
 }
 
 impl fmt::Display for ClientAddress {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            IpAddr::V4(v4) => write!(formatter, "{v4}"),
-            IpAddr::V6(v6) => write!(formatter, "{v6}/64"),
+        match self {
+            Self::V4(v4) => write!(formatter, "{v4}"),
+            Self::Network(v6) => write!(formatter, "{v6}/64"),
+            Self::LinkLocal(v6) => write!(formatter, "{v6}"),
+            Self::Unreadable(text) => write!(formatter, "?{text}"),
         }
     }
 }
@@ -82,7 +118,22 @@ mod tests {
     fn addresses_are_reduced_to_what_one_client_has() {
         assert_eq!(address("192.0.2.7"), "192.0.2.7");
         assert_eq!(address("::ffff:192.0.2.7"), "192.0.2.7");
+        assert_eq!(address("64:ff9b::192.0.2.7"), "192.0.2.7");
         assert_eq!(address("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::/64");
+        assert_eq!(address("fe80::1"), "fe80::1");
+    }
+
+    #[test]
+    fn what_is_no_address_keeps_its_text_or_a_hash_of_it() {
+        let text = |text: &[u8]| Caller::Address(ClientAddress::unreadable(text)).to_string();
+        assert_eq!(text(b"_hidden"), "ip:?_hidden");
+        assert_eq!(text(&[b'x'; 64]), format!("ip:?{}", "x".repeat(64)));
+        let hashed: [&[u8]; 4] = [&[b'x'; 65], b"a b", b"\xff", b"sha256:x"];
+        for raw in hashed {
+            assert!(text(raw).starts_with("ip:?sha256:") && text(raw).len() == 11 + 64, "{}", text(raw));
+        }
+        // What the database holds at most.
+        assert!(text(&[b'x'; 5000]).len() <= 128);
     }
 
     #[test]

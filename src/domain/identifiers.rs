@@ -10,9 +10,14 @@ const PREFIX_DIGITS: usize = 8;
 pub fn draw(dice: &mut impl Rng, prefix: &str, bytes: usize) -> String {
     let mut drawn = vec![0; bytes];
     dice.fill_bytes(&mut drawn);
-    let mut text = String::with_capacity(prefix.len() + 2 * bytes);
+    in_hexadecimal(prefix, &drawn)
+}
+
+/// `prefix` and `bytes` in lowercase hexadecimal.
+pub fn in_hexadecimal(prefix: &str, bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(prefix.len() + 2 * bytes.len());
     text.push_str(prefix);
-    for byte in drawn {
+    for byte in bytes {
         for digit in [byte >> 4, byte & 15] {
             text.push(char::from(b"0123456789abcdef"[usize::from(digit)]));
         }

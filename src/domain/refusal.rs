@@ -38,6 +38,9 @@ pub enum Refusal {
     AdminKeyForWrites,
     AdminKeyForReads,
     ApiKeyForWrites,
+    KeyForMetrics,
+    /// Writes without required keys, from another site or to another host name.
+    Foreign,
     Paused,
     /// More than `limit` requests within `window_ms`.
     RateLimited {
@@ -139,7 +142,8 @@ impl Refusal {
             | ConfigKeys(_)
             | ConfigValue { .. } => (400, "invalid_request"),
             KeySyntax | KeyRepeated => (400, "invalid_idempotency_key"),
-            AdminKeyForWrites | AdminKeyForReads | ApiKeyForWrites => (401, "unauthorized"),
+            AdminKeyForWrites | AdminKeyForReads | ApiKeyForWrites | KeyForMetrics => (401, "unauthorized"),
+            Foreign => (403, "forbidden"),
             NoRoute { .. }
             | KeyUnknown
             | ServiceNotRegistered(_)
@@ -228,6 +232,10 @@ impl fmt::Display for Refusal {
             AdminKeyForWrites => "valid ADMIN_API_KEY required for privileged writes",
             AdminKeyForReads => "valid ADMIN_API_KEY required for privileged reads",
             ApiKeyForWrites => "valid X-API-Key required for write request",
+            KeyForMetrics => "valid ADMIN_API_KEY or METRICS_TOKEN required for metrics",
+            Foreign => {
+                "without REQUIRE_API_KEY, writes from other sites or with a Host other than localhost are forbidden"
+            }
             Paused => "AgentPay backend is paused; only admin/unpause and reads are accepted",
             KeySyntax => "Idempotency-Key must be 1-255 visible ASCII characters",
             KeyRepeated => "Idempotency-Key must be sent once",

@@ -24,15 +24,25 @@ pub enum Start {
     After { created_at: Timestamp, prefix: String },
 }
 
-/// The tenant of the live key with this hash.
-pub async fn tenant_of(connection: &mut PgConnection, key_hash: &[u8; 32]) -> Result<Option<Tenant>, StoreError> {
-    let tenant = sqlx::query_scalar!(
-        "-- api_keys::tenant_of\nSELECT tenant FROM api_keys WHERE key_hash = $1",
-        key_hash.as_slice(),
+/// The tenants of the live keys with these hashes, in their order; none where there is no such key.
+pub async fn tenants_of(
+    connection: &mut PgConnection,
+    key_hashes: &[[u8; 32]],
+) -> Result<Vec<Option<Tenant>>, StoreError> {
+    let key_hashes: Vec<&[u8]> = key_hashes.iter().map(<[u8; 32]>::as_slice).collect();
+    let tenants = sqlx::query_scalar!(
+        r#"-- api_keys::tenants_of
+        SELECT live.tenant AS "tenant?"
+        FROM unnest($1::bytea[]) WITH ORDINALITY AS wanted (key_hash, place)
+        LEFT JOIN LATERAL (
+            SELECT tenant FROM api_keys WHERE api_keys.key_hash = wanted.key_hash LIMIT 1
+        ) AS live ON true
+        ORDER BY place"#,
+        key_hashes as _,
     )
-    .fetch_optional(connection)
+    .fetch_all(connection)
     .await?;
-    Ok(tenant.map(Tenant::from_stored))
+    Ok(tenants.into_iter().map(|tenant| tenant.map(Tenant::from_stored)).collect())
 }
 
 /// Live keys of all tenants. Counted, because their number is bounded by `api_key_store_max_keys`.

@@ -16,7 +16,7 @@ GET /api/v1/admin/status 200 open
 POST /api/v1/admin/reset 200 operator
 GET /api/v1/config 200 open strict
 PATCH /api/v1/config 200 operator
-GET /api/v1/metrics 200 open strict
+GET /api/v1/metrics 200 metrics strict
 GET /api/v1/stats 200,304 open rl strict
 GET /health 200 open strict
 GET /api/v1/health/deep 200 open rl strict
@@ -88,6 +88,7 @@ fn told(route: &Route) -> Vec<&'static str> {
         Auth::Open => "open",
         Auth::Tenant => "tenant",
         Auth::Operator => "operator",
+        Auth::Metrics => "metrics",
     };
     let flags =
         [("idem", route.idempotent), ("rl", route.limited), ("pause", route.pausable), ("strict", route.strict_query)];

@@ -13,8 +13,10 @@ enum Need {
     /// A recognised key, while keys are required.
     Key(u16),
     Operator(u16),
+    /// The operator or a token, while keys are required.
+    Metrics(u16),
 }
-use Need::{Key, Nothing, Operator};
+use Need::{Key, Metrics, Nothing, Operator};
 
 const RECORD: &str = r#"{"agent":"a","serviceId":"s","requests":1}"#;
 const RECORDS: &str = r#"{"items":[{"agent":"a","serviceId":"s","requests":1}]}"#;
@@ -30,7 +32,7 @@ const ROWS: &[(&str, &str, &str, Option<&str>, Need)] = &[
     ("POST", "/api/v1/admin/reset", "/api/v1/admin/reset", None, Operator(404)),
     ("GET", "/api/v1/config", "/api/v1/config", None, Nothing(200)),
     ("PATCH", "/api/v1/config", "/api/v1/config", Some(r#"{"bulkMaxItems":100}"#), Operator(200)),
-    ("GET", "/api/v1/metrics", "/api/v1/metrics", None, Nothing(200)),
+    ("GET", "/api/v1/metrics", "/api/v1/metrics", None, Metrics(200)),
     ("GET", "/api/v1/stats", "/api/v1/stats", None, Nothing(200)),
     ("GET", "/health", "/health", None, Nothing(200)),
     ("GET", "/api/v1/health/deep", "/api/v1/health/deep", None, Nothing(200)),
@@ -82,12 +84,20 @@ const ROWS: &[(&str, &str, &str, Option<&str>, Need)] = &[
     ("GET", "/api/v1/idempotency/:key", "/api/v1/idempotency/none", None, Nothing(404)),
 ];
 
-/// Name, client, whether its key is recognised, and whether it is the operator with keys required and without.
-type Kind = (&'static str, Client, bool, bool, bool);
+/// Keys required; not required, with an operator's key and without.
+const MODES: [&[(&str, &str)]; 3] = [
+    &[("REQUIRE_API_KEY", "true"), ("ADMIN_API_KEY", "the-admin-key")],
+    &[("REQUIRE_API_KEY", "false"), ("ADMIN_API_KEY", "the-admin-key")],
+    &[],
+];
 
-async fn kinds(service: &Service) -> Vec<Kind> {
+/// Name, client, whether its key is recognised, and in which of the modes it is the operator.
+type Kind = (&'static str, Client, bool, [bool; 3]);
+
+async fn kinds(service: &Service, mode: usize) -> Vec<Kind> {
     let anyone = service.client();
-    let admin = anyone.with("x-api-key", "the-admin-key");
+    let with_admin_key = anyone.with("x-api-key", "the-admin-key");
+    let admin = if mode == 2 { anyone.clone() } else { with_admin_key.clone() };
     let mut made = Vec::new();
     for _ in 0..2 {
         let key = admin.post("/api/v1/api-keys", &json!({ "label": "l" })).await.json()["key"].clone();
@@ -98,37 +108,36 @@ async fn kinds(service: &Service) -> Vec<Kind> {
     let path = format!("/api/v1/api-keys/{}", &made[1][..12]);
     assert_eq!(admin.send("DELETE", &path, None).await.status, 204);
     vec![
-        ("no key", anyone.clone(), false, false, true),
-        ("empty key", anyone.with("x-api-key", ""), false, false, true),
-        ("unknown key", anyone.with("x-api-key", "apk_00000000000000000000000000000000"), false, false, false),
-        ("revoked key", revoked, false, false, false),
-        ("admin key twice", admin.with("x-api-key", "the-admin-key"), false, false, false),
-        ("tenant key twice", tenant.with("x-api-key", &made[0]), false, false, false),
-        ("tenant key", tenant, true, false, false),
-        ("admin key", admin, false, true, true),
+        ("no key", anyone.clone(), false, [false, false, true]),
+        ("empty key", anyone.with("x-api-key", ""), false, [false, false, true]),
+        ("unknown key", anyone.with("x-api-key", "apk_00000000000000000000000000000000"), false, [false; 3]),
+        ("revoked key", revoked, false, [false; 3]),
+        ("admin key twice", with_admin_key.with("x-api-key", "the-admin-key"), false, [false; 3]),
+        ("tenant key twice", tenant.with("x-api-key", &made[0]), false, [false; 3]),
+        ("tenant key", tenant, true, [false; 3]),
+        ("admin key", with_admin_key, false, [true, true, false]),
     ]
 }
 
 #[tokio::test]
 async fn every_route_is_open_to_those_of_the_contract_and_nobody_else() {
-    for required in [true, false] {
-        let switch = if required { "true" } else { "false" };
-        let environment = [("REQUIRE_API_KEY", switch), ("ADMIN_API_KEY", "the-admin-key")];
-        let service = Service::start(&environment).await;
-        let kinds = kinds(&service).await;
-        let (_, admin, ..) = kinds.last().expect("the admin").clone();
+    for (mode, environment) in MODES.into_iter().enumerate() {
+        let required = mode == 0;
+        let service = Service::start(environment).await;
+        let kinds = kinds(&service, mode).await;
+        let (_, operator, ..) = kinds.iter().rfind(|(.., operates)| operates[mode]).expect("an operator").clone();
         for route in ROUTES {
             let row = ROWS.iter().find(|row| (row.0, row.1) == (route.method, route.pattern));
             let &(method, _, path, body, need) = row.unwrap_or_else(|| panic!("no row for {route:?}"));
-            for (name, client, is_recognised, operates_required, operates_open) in &kinds {
-                let is_operator = if required { *operates_required } else { *operates_open };
+            for (name, client, is_recognised, operates) in &kinds {
                 let (allowed, status) = match need {
                     Nothing(status) => (true, status),
                     Key(status) => (!required || *is_recognised, status),
-                    Operator(status) => (is_operator, status),
+                    Operator(status) => (operates[mode], status),
+                    Metrics(status) => (!required || operates[mode], status),
                 };
                 let answer = client.send(method, path, body).await;
-                let case = format!("{method} {path} by {name}, required: {required}: {answer:?}");
+                let case = format!("{method} {path} by {name}, mode {mode}: {answer:?}");
                 if allowed {
                     assert_eq!(answer.status, status, "{case}");
                 } else {
@@ -141,7 +150,7 @@ async fn every_route_is_open_to_those_of_the_contract_and_nobody_else() {
                 assert_eq!(client.send("OPTIONS", path, None).await.status, 204, "OPTIONS, {case}");
                 // One that was paused would refuse what follows.
                 if path.ends_with("/pause") {
-                    admin.send("POST", "/api/v1/admin/unpause", None).await;
+                    operator.send("POST", "/api/v1/admin/unpause", None).await;
                 }
             }
         }
@@ -152,6 +161,7 @@ fn refused(answer: &Answer, need: Need, method: &str, case: &str) {
     let message = match need {
         Operator(_) if method == "GET" => "valid ADMIN_API_KEY required for privileged reads",
         Operator(_) => "valid ADMIN_API_KEY required for privileged writes",
+        Metrics(_) => "valid ADMIN_API_KEY or METRICS_TOKEN required for metrics",
         _ => "valid X-API-Key required for write request",
     };
     assert_eq!(answer.error(), (401, "unauthorized".to_owned(), message.to_owned()), "{case}");

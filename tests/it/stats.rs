@@ -8,8 +8,8 @@ const STATS: &str = "/api/v1/stats";
 const EMPTY: &str = r#"{"totalServices":0,"totalApiKeys":0,"totalWebhooks":0,"usageKeys":0,"totalRequests":0,"lifetimeRequests":0,"uniqueAgents":0,"settledStroopsTotal":"0","settlementsTotal":0,"paused":false,"servicesBreakdown":[],"servicesBreakdownTotal":0,"nextServicesBreakdownCursor":null}"#;
 
 /// A tenant of its own: its id and a client.
-async fn tenant(service: &Service) -> (String, Client) {
-    let key = service.client().post("/api/v1/api-keys", &json!({ "label": "l" })).await.json();
+async fn tenant(service: &Service, operator: &Client) -> (String, Client) {
+    let key = operator.post("/api/v1/api-keys", &json!({ "label": "l" })).await.json();
     let client = service.client().with("x-api-key", key["key"].as_str().expect("a key"));
     (key["tenantId"].as_str().expect("an id").to_owned(), client)
 }
@@ -38,7 +38,7 @@ async fn nothing_is_zeros_with_every_member_in_order() {
         ("private, no-cache", "X-API-Key")
     );
     // The tenant's own key is one of its things.
-    let (_, client) = tenant(&service).await;
+    let (_, client) = tenant(&service, &service.client()).await;
     assert_eq!(client.get(STATS).await.text, EMPTY.replace(r#""totalApiKeys":0"#, r#""totalApiKeys":1"#));
     let refused = client.get("/api/v1/stats?page=1").await.error();
     assert_eq!((refused.0, refused.2.as_str()), (400, "unexpected query parameter: page"));
@@ -49,8 +49,8 @@ async fn everybody_sees_the_own_tenant_and_the_operator_all_of_them() {
     let service = Service::start(&[("ADMIN_API_KEY", "admin")]).await;
     let operator = service.client().with("x-api-key", "admin");
     let unknown = service.client().with("x-api-key", "unknown");
-    let (first_id, first) = tenant(&service).await;
-    let (second_id, second) = tenant(&service).await;
+    let (first_id, first) = tenant(&service, &operator).await;
+    let (second_id, second) = tenant(&service, &operator).await;
     for (client, price) in [(&first, 2), (&second, 3), (&operator, 5)] {
         register(client, "s", price).await;
         record(client, "one-name", "s", price).await;
@@ -77,16 +77,16 @@ async fn everybody_sees_the_own_tenant_and_the_operator_all_of_them() {
     let all = format!(
         r#"{{"totalServices":3,"totalApiKeys":2,"totalWebhooks":1,"usageKeys":6,"totalRequests":38,"lifetimeRequests":40,"uniqueAgents":3,"settledStroopsTotal":"4","settlementsTotal":1,"paused":false,"servicesBreakdown":[{lines}],"servicesBreakdownTotal":3,"nextServicesBreakdownCursor":null}}"#
     );
-    for client in [&operator, &service.client()] {
-        assert_eq!(client.get(STATS).await.text, all);
+    assert_eq!(operator.get(STATS).await.text, all);
+    // An unknown key is nobody: the tenant public, and no operator. No key is no operator either, where there is one.
+    for client in [&unknown, &service.client()] {
+        let public = stats(client).await;
+        assert_eq!(
+            (&public["totalServices"], &public["usageKeys"], &public["uniqueAgents"], &public["totalApiKeys"]),
+            (&json!(1), &json!(2), &json!(1), &json!(0))
+        );
+        assert_eq!(public["servicesBreakdown"][0]["tenantId"], "public");
     }
-    // An unknown key is nobody: the tenant public, and no operator.
-    let public = stats(&unknown).await;
-    assert_eq!(
-        (&public["totalServices"], &public["usageKeys"], &public["uniqueAgents"], &public["totalApiKeys"]),
-        (&json!(1), &json!(2), &json!(1), &json!(0))
-    );
-    assert_eq!(public["servicesBreakdown"][0]["tenantId"], "public");
     service.verify().await;
 }
 

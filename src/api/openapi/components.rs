@@ -19,6 +19,7 @@ pub fn sample(code: &str) -> Refusal {
         "invalid_request" => Refusal::AgentAndService,
         "invalid_idempotency_key" => Refusal::KeySyntax,
         "unauthorized" => Refusal::ApiKeyForWrites,
+        "forbidden" => Refusal::Foreign,
         "not_found" => Refusal::ServiceNotRegistered(weather()),
         "request_timeout" => Refusal::BodyTimeout,
         "service_disabled" => Refusal::ServiceDisabled(weather()),
@@ -162,7 +163,12 @@ pub fn security_schemes() -> Value {
     let key = |description: &str| json!({ "type": "apiKey", "in": "header", "name": "X-API-Key", "description": description });
     json!({
         "apiKey": key("A tenant's key. Writes need one while `REQUIRE_API_KEY` is true; any request may have one."),
-        "adminKey": key("The operator's key, `ADMIN_API_KEY`. Not needed by keyless requests while keys are optional."),
+        "adminKey": key("The operator's key, `ADMIN_API_KEY`. Where it is not set, requests without a key need none."),
+        "metricsToken": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "`METRICS_TOKEN`, for who scrapes metrics and may do nothing else.",
+        },
     })
 }
 

@@ -63,6 +63,7 @@ fn security(auth: Auth) -> Value {
     match auth {
         Auth::Open | Auth::Tenant => json!([{ "apiKey": [] }, {}]),
         Auth::Operator => json!([{ "adminKey": [] }, {}]),
+        Auth::Metrics => json!([{ "adminKey": [] }, { "metricsToken": [] }, {}]),
     }
 }
 
@@ -175,6 +176,7 @@ fn codes(route: &Route) -> BTreeMap<u16, Vec<&'static str>> {
         }
     };
     add(route.auth != Auth::Open, &["unauthorized"]);
+    add(matches!(route.auth, Auth::Tenant | Auth::Operator), &["forbidden"]);
     add(route.limited || route.auth != Auth::Open, &["rate_limited"]);
     add(route.pausable, &["service_paused"]);
     add(!route.works_alone, &["service_unavailable"]);
