@@ -41,6 +41,7 @@ struct Families {
     retries: IntCounterVec,
     connections: IntGaugeVec,
     webhook_attempts: IntCounterVec,
+    log_lines_dropped: IntCounter,
 }
 
 impl Families {
@@ -144,6 +145,11 @@ impl Families {
                 &["outcome"],
                 &["delivered", "retry", "failed", "refused"],
             ),
+            log_lines_dropped: counter(
+                &registry,
+                "agentpay_log_lines_dropped_total",
+                "Log lines dropped because their reader was too slow or gone.",
+            ),
             registry,
         };
         for state in ["idle", "in_use"] {
@@ -189,6 +195,11 @@ fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str], known:
 
 fn histogram_options(name: &str, help: &str, buckets: &[f64]) -> HistogramOpts {
     HistogramOpts::new(name, help).buckets(buckets.to_vec())
+}
+
+/// Log lines reached no reader.
+pub fn log_lines_dropped(count: u64) {
+    FAMILIES.load().log_lines_dropped.inc_by(count);
 }
 
 /// Everything counts from zero again. What is under way stays under way.

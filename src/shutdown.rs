@@ -1,35 +1,114 @@
-//! Signals: the first begins a drain, the second aborts.
+//! Signals: the first asks the process to stop, the second aborts it.
+
+use std::io;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-/// Cancels `draining` at the first SIGTERM or SIGINT, and ends the process at the second. What was acknowledged is
-/// committed, so an abort loses nothing.
-pub async fn watch(mut signals: Signals, draining: CancellationToken) {
-    let signal = signals.next().await;
-    info!(signal, "shutdown signal received");
-    draining.cancel();
-    let signal = signals.next().await;
-    info!(signal, "aborted by a second signal");
-    std::process::exit(1);
+use crate::telemetry;
+
+/// How long an abort waits for its last line to be written.
+const LAST_LINE_LIMIT: Duration = Duration::from_millis(200);
+
+/// The stop that signals ask for.
+#[derive(Clone, Default)]
+pub struct Stop {
+    requested: CancellationToken,
+    signal: Arc<OnceLock<StopSignal>>,
+    on_abort: Arc<Mutex<Option<AbortHook>>>,
 }
 
-pub struct Signals {
+type AbortHook = Box<dyn Fn() + Send>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StopSignal {
+    pub name: &'static str,
+    pub number: u8,
+}
+
+const HANGUP: StopSignal = StopSignal { name: "SIGHUP", number: 1 };
+const INTERRUPT: StopSignal = StopSignal { name: "SIGINT", number: 2 };
+const TERMINATE: StopSignal = StopSignal { name: "SIGTERM", number: 15 };
+
+impl Stop {
+    /// From here on the signals no longer end the process by themselves.
+    pub fn listen() -> io::Result<Self> {
+        let stop = Self::default();
+        let signals = Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            // nohup has the process ignore it, and means to.
+            hangup: if ignores_hangup() { None } else { Some(signal(SignalKind::hangup())?) },
+        };
+        tokio::spawn(stop.clone().watch(signals));
+        Ok(stop)
+    }
+
+    /// Cancelled by the first signal.
+    pub fn requested(&self) -> &CancellationToken {
+        &self.requested
+    }
+
+    /// The first signal, once there was one.
+    pub fn signal(&self) -> Option<StopSignal> {
+        self.signal.get().copied()
+    }
+
+    /// Does `work`, and drops it at the first signal.
+    pub async fn race<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        self.requested.run_until_cancelled(work).await
+    }
+
+    /// What an abort does before it ends the process. It must not wait.
+    pub fn on_abort(&self, hook: impl Fn() + Send + 'static) {
+        *self.on_abort.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(hook));
+    }
+
+    async fn watch(self, mut signals: Signals) {
+        let first = signals.next().await;
+        info!(signal = first.name, "shutdown signal received");
+        // The one place that sets it.
+        let _ = self.signal.set(first);
+        self.requested.cancel();
+        let second = signals.next().await;
+        info!(signal = second.name, "aborted by a second signal");
+        if let Some(hook) = &*self.on_abort.lock().unwrap_or_else(PoisonError::into_inner) {
+            hook();
+        }
+        telemetry::flush(LAST_LINE_LIMIT);
+        // What was acknowledged is committed, so an abort loses nothing.
+        std::process::exit(1);
+    }
+}
+
+struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Option<Signal>,
 }
 
 impl Signals {
-    /// From here on the signals no longer end the process by themselves.
-    pub fn listen() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) -> &'static str {
+    async fn next(&mut self) -> StopSignal {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => TERMINATE,
+            _ = self.interrupt.recv() => INTERRUPT,
+            _ = hangup => HANGUP,
         }
     }
+}
+
+/// Whether SIGHUP was ignored when the process began. Only Linux says so in a file.
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::Router;
 use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -22,6 +21,7 @@ use tower::ServiceExt;
 
 use super::Peer;
 use super::server::prepare;
+use super::starting::CurrentRouter;
 
 /// What is left of a half-sent head when a drain begins: enough for one on its way, too little to hold the drain up.
 const HEAD_WHILE_DRAINING: Duration = Duration::from_secs(1);
@@ -37,11 +37,11 @@ pub struct Silence {
 }
 
 /// Serves one connection until either side ends it. At `stop` it ends as soon as no request is under way.
-pub async fn serve(stream: TcpStream, peer: Peer, router: Router, silence: Silence, stop: CancellationToken) {
+pub async fn serve(stream: TcpStream, peer: Peer, router: CurrentRouter, silence: Silence, stop: CancellationToken) {
     let activity = Activity::new();
     let service = service_fn(|request: hyper::Request<Incoming>| {
         activity.set(State::Busy);
-        let (answer, activity) = (router.clone().oneshot(prepare(request, peer)), activity.clone());
+        let (answer, activity) = (router.get().oneshot(prepare(request, peer)), activity.clone());
         async move {
             let answer: Result<Response, _> = answer.await;
             activity.set(State::Idle { since: Instant::now() });

@@ -30,7 +30,11 @@ pub const ALIVE: Description = Description::of("Whether the process lives")
 
 pub async fn alive(Read(exchange): Read) -> Result<Response, Failure> {
     check_query(&exchange, &[])?;
-    Ok(json(&Alive { status: "ok", service: "agentpay-backend" }))
+    Ok(alive_response())
+}
+
+pub(super) fn alive_response() -> Response {
+    json(&Alive { status: "ok", service: "agentpay-backend" })
 }
 
 #[derive(JsonSchema, Serialize)]

@@ -37,6 +37,7 @@ mod services;
 mod settle;
 mod settlements;
 pub mod shared_read;
+pub mod starting;
 pub mod state;
 mod stats;
 mod usage;

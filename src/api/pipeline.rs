@@ -29,8 +29,7 @@ use super::{compression, headers, routes};
 pub async fn run(State(state): State<ApiState>, mut request: Request, next: Next) -> Response {
     let began = Instant::now();
     let method = request.method().clone();
-    let original = request.extensions().get::<OriginalPath>().map(|path| path.0.clone());
-    let path = original.unwrap_or_else(|| request.uri().path().to_owned());
+    let path = path_of(&request);
     let request_id = request_id(&request);
     let origin = Origin::of(request.headers(), &state.settings.cors_allowed_origins);
     let accepts = state.settings.compression_threshold_bytes.map(|threshold| (request.headers().clone(), threshold));
@@ -53,7 +52,7 @@ pub async fn run(State(state): State<ApiState>, mut request: Request, next: Next
     if let Some(standing) = trail.standing {
         headers::add_standing(response.headers_mut(), &standing);
     }
-    record(&response, &method, &trail, began);
+    record(&response, &method, trail.exchange.as_deref(), began);
     log(&response, &method, &path, &request_id, began);
     response
 }
@@ -70,6 +69,12 @@ struct Trail {
 /// The path as sent, before an optional trailing slash was taken off.
 #[derive(Clone, Debug)]
 pub struct OriginalPath(pub String);
+
+/// The path as sent.
+pub(super) fn path_of(request: &Request) -> String {
+    let original = request.extensions().get::<OriginalPath>().map(|path| path.0.clone());
+    original.unwrap_or_else(|| request.uri().path().to_owned())
+}
 
 /// Runs the handler. Reads are bounded here; writes bound themselves, because only they know what is certain.
 async fn execute(request: Request, next: Next, deadline: Instant) -> Response {
@@ -176,7 +181,7 @@ fn ended(refusal: Refusal) -> Response {
 }
 
 /// Writes the envelope of a refusal.
-fn render(response: Response, method: &Method, path: &str, request_id: &str) -> Response {
+pub(super) fn render(response: Response, method: &Method, path: &str, request_id: &str) -> Response {
     let Some(Failure(refusal)) = response.extensions().get::<Failure>().cloned() else { return response };
     let mut rendered = exchange::respond(Reply::refusal(&refusal, method.as_str(), path, request_id));
     for (name, value) in response.headers() {
@@ -195,7 +200,7 @@ fn render(response: Response, method: &Method, path: &str, request_id: &str) -> 
     rendered
 }
 
-fn request_id(request: &Request) -> String {
+pub(super) fn request_id(request: &Request) -> String {
     request
         .headers()
         .get("x-request-id")
@@ -213,7 +218,7 @@ fn has_valid_escapes(path: &str) -> bool {
 }
 
 /// Counts the answered request.
-fn record(response: &Response, method: &Method, trail: &Trail, began: Instant) {
+pub(super) fn record(response: &Response, method: &Method, exchange: Option<&Exchange>, began: Instant) {
     let standard = [
         Method::GET,
         Method::HEAD,
@@ -226,7 +231,7 @@ fn record(response: &Response, method: &Method, trail: &Trail, began: Instant) {
         Method::TRACE,
     ];
     let method = if standard.contains(method) { method.as_str() } else { "OTHER" };
-    let reached = trail.exchange.as_ref().filter(|exchange| exchange.is_in_order());
+    let reached = exchange.filter(|exchange| exchange.is_in_order());
     let route = reached.map_or("unmatched", |exchange| exchange.route.pattern);
     metrics::http_request(method, route, response.status().as_str(), began.elapsed());
     if let Some(Failure(refusal)) = response.extensions().get::<Failure>()
@@ -246,17 +251,20 @@ fn error_type(refusal: &Refusal) -> Option<&'static str> {
         Refusal::Charset => Some("charset.unsupported"),
         Refusal::PathEscape => Some("uri.invalid"),
         Refusal::Internal => Some("internal"),
-        Refusal::StoreUnavailable | Refusal::QueueFull | Refusal::OutcomeUnknown => Some("unavailable"),
+        Refusal::Starting | Refusal::StoreUnavailable | Refusal::QueueFull | Refusal::OutcomeUnknown => {
+            Some("unavailable")
+        }
         _ => None,
     }
 }
 
-fn log(response: &Response, method: &Method, path: &str, request_id: &str, began: Instant) {
+pub(super) fn log(response: &Response, method: &Method, path: &str, request_id: &str, began: Instant) {
     let status = response.status().as_u16();
     let path = without_keys(path);
     let tenths = (began.elapsed().as_secs_f64() * 10_000.0).round();
     info!(requestId = request_id, %method, path, status, durationMs = tenths / 10.0, "request completed");
     if let Some(Failure(refusal)) = response.extensions().get::<Failure>()
+        && *refusal != Refusal::Starting
         && matches!(refusal.status_and_code().1, "internal_error" | "service_unavailable")
     {
         error!(requestId = request_id, %method, path, error = %refusal, "request failed");

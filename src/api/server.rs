@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::Uri;
@@ -15,12 +14,13 @@ use tracing::warn;
 use super::Peer;
 use super::connection::{self, Silence};
 use super::pipeline::OriginalPath;
+use super::starting::CurrentRouter;
 
 /// Serves until `stop`; then no new connections, idle ones close and running requests finish. False if some were still
 /// running after `drain_limit`, and were cut off.
 pub async fn serve(
     listener: TcpListener,
-    router: Router,
+    router: CurrentRouter,
     silence: Silence,
     drain_limit: Duration,
     stop: CancellationToken,

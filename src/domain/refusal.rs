@@ -101,6 +101,7 @@ pub enum Refusal {
         reason: String,
     },
     // The service's own state.
+    Starting,
     StoreUnavailable,
     QueueFull,
     OutcomeUnknown,
@@ -166,13 +167,16 @@ impl Refusal {
             Internal => (500, "internal_error"),
             WebhookFailed { .. } => (502, "webhook_failed"),
             Paused => (503, "service_paused"),
-            StoreUnavailable | QueueFull | OutcomeUnknown => (503, "service_unavailable"),
+            Starting | StoreUnavailable | QueueFull | OutcomeUnknown => (503, "service_unavailable"),
         }
     }
 
     /// Whether `Retry-After: 1` goes with it: the same request may succeed soon.
     pub fn is_worth_retrying(&self) -> bool {
-        matches!(self, Self::KeyInFlight | Self::StoreUnavailable | Self::QueueFull | Self::OutcomeUnknown)
+        matches!(
+            self,
+            Self::KeyInFlight | Self::Starting | Self::StoreUnavailable | Self::QueueFull | Self::OutcomeUnknown
+        )
     }
 
     /// Whether the answer is kept under an idempotency key: the request was understood and decided.
@@ -262,6 +266,7 @@ impl fmt::Display for Refusal {
             UsageCapacity => "usage store capacity exceeded",
             ServiceCapacity => "service store capacity exceeded",
             ApiKeyCapacity => "api key store capacity exceeded",
+            Starting => "the service is starting; nothing was changed",
             StoreUnavailable => "the store is unavailable; nothing was changed",
             QueueFull => "the write queue is full; nothing was changed",
             OutcomeUnknown => {

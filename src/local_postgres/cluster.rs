@@ -7,10 +7,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::Command;
+
 use super::directories::SOCKET_NAME;
 use super::error::LocalPostgresError;
 use super::find::Binaries;
-use super::run_as::{ServerUser, telling_line};
+use super::run_as::{ServerUser, success_of, telling_line};
+use super::start_program::{Ending, StartProgram};
 
 /// The superuser and owner of everything in the private PostgreSQL.
 pub(super) const SUPERUSER: &str = "agentpay";
@@ -31,6 +35,7 @@ pub(super) struct Cluster {
     pub(super) binaries: Binaries,
     pub(super) user: ServerUser,
     pub(super) settings: Vec<(String, String)>,
+    pub(super) start_program: StartProgram,
 }
 
 /// What stands behind the data directory right now.
@@ -78,7 +83,10 @@ impl Cluster {
         if self.settings.iter().any(|(name, value)| name == "fsync" && value == "off") {
             arguments.push("--no-sync");
         }
-        self.user.run(&self.binaries.dir.join("initdb"), &self.home, &arguments).await?;
+        let mut command = self.user.command(&self.binaries.dir.join("initdb"), &self.home);
+        command.args(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let output = self.start_program.run(&mut command, Ending::KillGroup).await;
+        success_of("initdb", output)?;
         fs::rename(self.home.join(&name), &data)
             .map_err(|error| step_failed("naming the new data directory", error))?;
         // Without this a power failure could undo the rename after the first payments were acknowledged.
@@ -118,7 +126,8 @@ impl Cluster {
         let old_log_bytes = fs::metadata(&log).map_or(0, |metadata| metadata.len());
         let options = self.server_options();
         let arguments = ["start", "-w", "-t", PG_CTL_LIMIT_S, "-l", "server.log", "-o", &options];
-        if self.pg_ctl(&arguments).await?.success() {
+        let started = self.start_program.run(&mut self.pg_ctl_command(&arguments), Ending::Interrupt).await;
+        if started.map_err(|error| step_failed("pg_ctl", error))?.status.success() {
             return Ok(());
         }
         let written = fs::read(&log).unwrap_or_default();
@@ -128,8 +137,12 @@ impl Cluster {
         Err(LocalPostgresError::StartFailed { reason, log })
     }
 
-    /// Stops the server in one of pg_ctl's modes; one that is stopped already is fine.
+    /// Stops the server in one of pg_ctl's modes; one that is stopped already is fine. A start that was given up half-way
+    /// is undone.
     pub(super) async fn halt(&self, mode: &str) -> Result<(), LocalPostgresError> {
+        self.start_program.end();
+        self.start_program.ended().await;
+        self.clear_unfinished();
         if self.state().await? == ServerState::Stopped {
             return Ok(());
         }
@@ -142,10 +155,27 @@ impl Cluster {
 
     /// Runs pg_ctl without pipes: the server inherits what pg_ctl has open, and would keep a pipe open for ever.
     async fn pg_ctl(&self, arguments: &[&str]) -> Result<std::process::ExitStatus, LocalPostgresError> {
+        self.pg_ctl_command(arguments).status().await.map_err(|error| step_failed("pg_ctl", error))
+    }
+
+    fn pg_ctl_command(&self, arguments: &[&str]) -> Command {
         // Relative to its home, because pg_ctl hands these paths to a shell without quoting them properly.
         let mut command = self.user.command(&self.binaries.dir.join("pg_ctl"), &self.home);
         command.arg("-D").arg("data").args(arguments);
-        command.status().await.map_err(|error| step_failed("pg_ctl", error))
+        command
+    }
+
+    /// Ends the server, or the program that starts it, without waiting for anything. The next start recovers.
+    pub(super) fn abort(&self) {
+        self.start_program.end();
+        let pid_file = fs::read_to_string(self.pid_file()).unwrap_or_default();
+        let pid = pid_file.lines().next().unwrap_or_default().trim();
+        // Without a sign that the process works in our data directory the number may belong to another one by now.
+        let is_ours = fs::read_link(format!("/proc/{pid}/cwd"))
+            .map_or(!cfg!(target_os = "linux"), |dir| dir == Self::data(&self.home));
+        if is_ours && let Some(process) = pid.parse().ok().and_then(Pid::from_raw) {
+            let _ = kill_process(process, Signal::QUIT);
+        }
     }
 
     /// Removes what a crash in the middle of initdb left; should that fail, it takes up space and nothing else.

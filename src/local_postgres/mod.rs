@@ -10,6 +10,7 @@ mod error;
 mod fetch;
 mod find;
 mod run_as;
+mod start_program;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ use cluster::{Cluster, PORT, SUPERUSER, ServerState};
 pub use error::LocalPostgresError;
 use find::Binaries;
 use run_as::ServerUser;
+use start_program::StartProgram;
 
 /// The database every start makes sure of.
 const DATABASE: &str = "agentpay";
@@ -52,22 +54,34 @@ impl LocalPostgres {
     ///
     /// `settings` are further server settings, such as `("fsync", "off")`; a server that is taken over keeps its own.
     pub async fn start(data_dir: &Path, settings: &[(&str, &str)]) -> Result<LocalPostgres, LocalPostgresError> {
+        let postgres = Self::open(data_dir, settings).await?;
+        postgres.run().await?;
+        Ok(postgres)
+    }
+
+    /// Takes `data_dir` and finds the programs, and starts nothing yet.
+    pub async fn open(data_dir: &Path, settings: &[(&str, &str)]) -> Result<LocalPostgres, LocalPostgresError> {
         let user = ServerUser::choose(&Cluster::data(&data_dir.join("postgres"))).await?;
         let (data_dir, lock) = directories::open_data_dir(data_dir, user.we_are_root())?;
         let home = directories::open_home(&data_dir, &user).await?;
         let socket_dir = directories::open_socket_dir(&home, &user).await?;
         let binaries = find_binaries(&data_dir, &home, &user).await?;
         let settings = settings.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
-        let cluster = Cluster { home, socket_dir, binaries, user, settings };
-        cluster.initialise_once().await?;
-        let postgres = LocalPostgres { cluster, _lock: lock };
-        postgres.start_again().await?;
-        if let Err(error) = postgres.create_database_once().await {
+        let cluster = Cluster { home, socket_dir, binaries, user, settings, start_program: StartProgram::default() };
+        Ok(LocalPostgres { cluster, _lock: lock })
+    }
+
+    /// Starts the server of an opened directory, and waits until it answers. A caller that gives this up half-way calls
+    /// [`LocalPostgres::stop_fast`], which undoes what was begun.
+    pub async fn run(&self) -> Result<(), LocalPostgresError> {
+        self.cluster.initialise_once().await?;
+        self.start_again().await?;
+        if let Err(error) = self.create_database_once().await {
             // The first error is the one to report.
-            let _ = postgres.stop().await;
+            let _ = self.stop_fast().await;
             return Err(LocalPostgresError::Database { database: DATABASE.to_owned(), reason: one_line(&error) });
         }
-        Ok(postgres)
+        Ok(())
     }
 
     /// How to connect to the database of the PostgreSQL that another process has started in `data_dir`, and will stop.
@@ -97,10 +111,21 @@ impl LocalPostgres {
 
     /// Stops the server, ending its connections, and gives DATA_DIR free.
     pub async fn stop(self) -> Result<(), LocalPostgresError> {
+        self.stop_fast().await
+    }
+
+    /// The same, and keeps DATA_DIR.
+    pub async fn stop_fast(&self) -> Result<(), LocalPostgresError> {
         self.cluster.halt("fast").await
     }
 
-    /// Stops the server like a crash, without writing anything out; the next start recovers. For tests of faults.
+    /// Has the server end like after a crash, and does not wait for that: for a process that ends at once.
+    pub fn abort(&self) {
+        self.cluster.abort();
+    }
+
+    /// Stops the server like a crash, without writing anything out; the next start recovers. For tests of faults, and for a
+    /// server that does not stop in time.
     pub async fn stop_immediately(&self) -> Result<(), LocalPostgresError> {
         self.cluster.halt("immediate").await
     }

@@ -6,7 +6,7 @@ use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, lchown};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 
 use tokio::process::Command;
 
@@ -75,12 +75,7 @@ impl ServerUser {
         let mut command = self.command(program, current_dir);
         command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
         let name = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy();
-        let output = command.output().await.map_err(|error| failed(&name, error))?;
-        if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-        }
-        let reason = telling_line(&String::from_utf8_lossy(&output.stderr)).unwrap_or(output.status.to_string());
-        Err(LocalPostgresError::Command { program: name.into_owned(), reason })
+        success_of(&name, command.output().await)
     }
 
     /// Whether this user can make `dir` its current directory; every parent counts, so only trying it tells.
@@ -101,6 +96,16 @@ impl ServerUser {
     pub(super) fn own(&self, path: &Path) -> io::Result<()> {
         if self.we_are_root { lchown(path, Some(self.uid), Some(self.gid)) } else { Ok(()) }
     }
+}
+
+/// The standard output of a program that succeeded, or one line that says what went wrong.
+pub(super) fn success_of(program: &str, output: io::Result<Output>) -> Result<String, LocalPostgresError> {
+    let output = output.map_err(|error| failed(program, error))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let reason = telling_line(&String::from_utf8_lossy(&output.stderr)).unwrap_or(output.status.to_string());
+    Err(LocalPostgresError::Command { program: program.to_owned(), reason })
 }
 
 /// The line of a program's output that names the fault: PostgreSQL's own hints around it do not.

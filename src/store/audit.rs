@@ -1,5 +1,7 @@
 //! The audit: every sum that must hold, checked over the whole database. Reads every row; run it in one snapshot.
 
+use std::ops::ControlFlow;
+
 use futures_util::TryStreamExt;
 use sqlx::PgConnection;
 
@@ -8,9 +10,50 @@ use super::StoreError;
 /// One thing that does not add up, as a line for people.
 pub type Finding = String;
 
-/// Calls `report` for each pair whose counters or ledger rows do not add up. Returns how many pairs there are.
-pub async fn pairs(connection: &mut PgConnection, report: &mut dyn FnMut(Finding)) -> Result<u64, StoreError> {
-    let mut pairs = 0;
+/// Calls `report` for each thing that does not add up, until it breaks. Returns how many pairs there are.
+pub async fn everything(
+    connection: &mut PgConnection,
+    report: &mut impl AsyncFnMut(Finding) -> ControlFlow<()>,
+) -> Result<u64, StoreError> {
+    let mut counted = 0;
+    let ended = async {
+        pairs(connection, report, &mut counted).await?;
+        settlements(connection, report).await?;
+        totals(connection, report).await?;
+        lists(connection, report).await
+    };
+    match ended.await {
+        Ok(()) | Err(Ended::Enough) => Ok(counted),
+        Err(Ended::Failed(error)) => Err(error),
+    }
+}
+
+/// Why an audit ended early.
+enum Ended {
+    /// Whoever gets the findings has got enough.
+    Enough,
+    Failed(StoreError),
+}
+
+impl From<sqlx::Error> for Ended {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+async fn tell(report: &mut impl AsyncFnMut(Finding) -> ControlFlow<()>, finding: Finding) -> Result<(), Ended> {
+    match report(finding).await {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(Ended::Enough),
+    }
+}
+
+/// Calls `report` for each pair whose counters or ledger rows do not add up, and counts the pairs.
+async fn pairs(
+    connection: &mut PgConnection,
+    report: &mut impl AsyncFnMut(Finding) -> ControlFlow<()>,
+    counted: &mut u64,
+) -> Result<(), Ended> {
     let mut rows = sqlx::query!(
         r#"-- audit::pairs
         SELECT counter.tenant, counter.agent, counter.service_id, counter.outstanding, counter.lifetime,
@@ -24,24 +67,31 @@ pub async fn pairs(connection: &mut PgConnection, report: &mut dyn FnMut(Finding
     )
     .fetch(connection);
     while let Some(row) = rows.try_next().await? {
-        pairs += 1;
+        *counted += 1;
         let name = format!("{} {}/{}", row.tenant, row.agent, row.service_id);
         let sum = i128::from(row.outstanding) + i128::from(row.settled) + i128::from(row.reset);
         if i128::from(row.lifetime) != sum {
-            report(format!(
-                "{name}: lifetime {} is not outstanding {} + settled {} + reset {}",
-                row.lifetime, row.outstanding, row.settled, row.reset
-            ));
+            tell(
+                report,
+                format!(
+                    "{name}: lifetime {} is not outstanding {} + settled {} + reset {}",
+                    row.lifetime, row.outstanding, row.settled, row.reset
+                ),
+            )
+            .await?;
         }
         if row.settled != row.billed {
-            report(format!("{name}: settled {} but the ledger bills {}", row.settled, row.billed));
+            tell(report, format!("{name}: settled {} but the ledger bills {}", row.settled, row.billed)).await?;
         }
     }
-    Ok(pairs)
+    Ok(())
 }
 
 /// Calls `report` for each bill that is not requests times price, and for each without a pair.
-pub async fn settlements(connection: &mut PgConnection, report: &mut dyn FnMut(Finding)) -> Result<(), StoreError> {
+async fn settlements(
+    connection: &mut PgConnection,
+    report: &mut impl AsyncFnMut(Finding) -> ControlFlow<()>,
+) -> Result<(), Ended> {
     let mut rows = sqlx::query!(
         r#"-- audit::settlements
         SELECT bill.tenant, bill.settlement_id, bill.requests, bill.price_stroops,
@@ -54,16 +104,23 @@ pub async fn settlements(connection: &mut PgConnection, report: &mut dyn FnMut(F
     .fetch(connection);
     while let Some(row) = rows.try_next().await? {
         let problem = if row.orphan { "no such pair" } else { "billed is not requests times price" };
-        report(format!(
-            "{} {}: {problem} ({} requests at {}, billed {})",
-            row.tenant, row.settlement_id, row.requests, row.price_stroops, row.billed_stroops
-        ));
+        tell(
+            report,
+            format!(
+                "{} {}: {problem} ({} requests at {}, billed {})",
+                row.tenant, row.settlement_id, row.requests, row.price_stroops, row.billed_stroops
+            ),
+        )
+        .await?;
     }
     Ok(())
 }
 
 /// Calls `report` for each tenant whose kept totals are not what its rows add up to.
-pub async fn totals(connection: &mut PgConnection, report: &mut dyn FnMut(Finding)) -> Result<(), StoreError> {
+async fn totals(
+    connection: &mut PgConnection,
+    report: &mut impl AsyncFnMut(Finding) -> ControlFlow<()>,
+) -> Result<(), Ended> {
     let mut rows = sqlx::query!(
         r#"-- audit::totals
         WITH kept AS (
@@ -108,17 +165,24 @@ pub async fn totals(connection: &mut PgConnection, report: &mut dyn FnMut(Findin
     )
     .fetch(connection);
     while let Some(row) = rows.try_next().await? {
-        report(format!(
-            "{}: kept total {} is {} but the rows add up to {}",
-            row.tenant, row.name, row.is_kept, row.must_be
-        ));
+        tell(
+            report,
+            format!(
+                "{}: kept total {} is {} but the rows add up to {}",
+                row.tenant, row.name, row.is_kept, row.must_be
+            ),
+        )
+        .await?;
     }
     Ok(())
 }
 
 /// Calls `report` for each service whose kept totals are not what its pairs add up to, and for each agent that is
 /// listed without a pair or has a pair without being listed.
-pub async fn lists(connection: &mut PgConnection, report: &mut dyn FnMut(Finding)) -> Result<(), StoreError> {
+async fn lists(
+    connection: &mut PgConnection,
+    report: &mut impl AsyncFnMut(Finding) -> ControlFlow<()>,
+) -> Result<(), Ended> {
     let mut rows = sqlx::query!(
         r#"-- audit::lists
         SELECT tenant AS "tenant!", service_id AS "service_id!",
@@ -140,10 +204,14 @@ pub async fn lists(connection: &mut PgConnection, report: &mut dyn FnMut(Finding
     )
     .fetch(&mut *connection);
     while let Some(row) = rows.try_next().await? {
-        report(format!(
-            "{} {}: kept {} outstanding of {} pairs but the rows add up to {} of {}",
-            row.tenant, row.service_id, row.kept_outstanding, row.kept_pairs, row.outstanding, row.pairs
-        ));
+        tell(
+            report,
+            format!(
+                "{} {}: kept {} outstanding of {} pairs but the rows add up to {} of {}",
+                row.tenant, row.service_id, row.kept_outstanding, row.kept_pairs, row.outstanding, row.pairs
+            ),
+        )
+        .await?;
     }
     drop(rows);
     let mut strays = sqlx::query!(
@@ -157,7 +225,7 @@ pub async fn lists(connection: &mut PgConnection, report: &mut dyn FnMut(Finding
     .fetch(connection);
     while let Some(row) = strays.try_next().await? {
         let problem = if row.is_listed { "is listed without a pair" } else { "has pairs and is not listed" };
-        report(format!("{} {}: {problem}", row.tenant, row.agent));
+        tell(report, format!("{} {}: {problem}", row.tenant, row.agent)).await?;
     }
     Ok(())
 }

@@ -1,24 +1,8 @@
 //! The commands of the binary beside a running service, on its private PostgreSQL as on one of DATABASE_URL.
 
-use std::path::PathBuf;
-
 use serde_json::{Value, json};
 
-use crate::support::{Process, new_database, run, url, usage};
-
-/// A DATA_DIR; it goes away with the server of a service that was killed.
-struct DataDir(PathBuf);
-
-impl Drop for DataDir {
-    fn drop(&mut self) {
-        let pid_file = std::fs::read_to_string(self.0.join("postgres/data/postmaster.pid")).unwrap_or_default();
-        if let Some(pid) = pid_file.lines().next() {
-            let _ = std::process::Command::new("kill").args(["-QUIT", pid]).status();
-        }
-        let _ = std::fs::remove_dir_all(self.0.join("postgres/"));
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
+use crate::support::{DataDir, Process, new_database, run, url, usage};
 
 async fn text(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String) {
     let output = run(arguments, environment).await;
@@ -54,17 +38,17 @@ async fn commands_work_beside_a_service(process: &Process, environment: &[(&str,
 
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_use_the_private_postgresql_of_a_running_service() {
-    let dir = DataDir(std::env::temp_dir().join(format!("agentpay-commands-{}", uuid::Uuid::new_v4())));
-    let environment = [("DATA_DIR", dir.0.to_str().expect("a path"))];
+    let dir = DataDir::new();
+    let environment = [("DATA_DIR", dir.as_str())];
     let mut process = Process::start_with(&environment, 0);
     commands_work_beside_a_service(&process, &environment).await;
     // The commands left the service's PostgreSQL alone; the service stops it, and the next command starts it itself.
     assert_eq!(process.client().get("/api/v1/health/ready").await.status, 200);
     process.signal("-TERM");
     tokio::task::block_in_place(|| process.child.wait()).expect("exit");
-    assert!(!dir.0.join("postgres/data/postmaster.pid").exists());
+    assert_eq!(dir.postmaster(), None);
     assert_eq!(text(&["verify"], &environment).await, (Some(0), "2 pairs add up\n".to_owned()));
-    assert!(!dir.0.join("postgres/data/postmaster.pid").exists());
+    assert_eq!(dir.postmaster(), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

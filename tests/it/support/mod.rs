@@ -2,29 +2,35 @@
 
 mod client;
 mod container;
+mod data_dir;
 mod logged;
 mod postgres;
 mod process;
 mod proxy;
 mod receiver;
+mod silent_server;
 mod socket;
 
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use agentpay_billing::app::App;
+use agentpay_billing::app::{App, Entrance};
 use agentpay_billing::clock::Clock;
 use agentpay_billing::jobs::dispatcher::Dispatcher;
 use agentpay_billing::jobs::janitor::Janitor;
 use agentpay_billing::settings::Settings;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use tokio_util::sync::CancellationToken;
 
 pub use client::{Answer, Client, usage};
+pub use data_dir::{DataDir, SlowPrograms, is_alive};
 pub use logged::Logged;
 pub use postgres::{empty_database, new_database, url};
 pub use process::{Process, binary, free_port, run};
 pub use proxy::{Moment, Proxy};
 pub use receiver::{Behaviour, Received, Receiver};
+pub use silent_server::SilentServer;
 pub use socket::{Head, Socket};
 
 /// A service in this process.
@@ -52,7 +58,9 @@ impl Service {
         // What a service blames itself for is told beside the test that fails.
         let _ = tracing_subscriber::fmt().with_max_level(tracing::Level::ERROR).with_writer(std::io::stderr).try_init();
         let clock = Clock::default();
-        let app = App::start(&settings, database.clone(), clock.clone()).await.expect("the service starts");
+        let entrance = Entrance::open(&settings).await.expect("a port");
+        let app = App::start(entrance, &settings, database.clone(), clock.clone(), CancellationToken::new());
+        let app = app.await.expect("the service starts");
         let (address, janitor, limits) = (app.address, app.janitor.clone(), app.limits.clone());
         let dispatcher = app.dispatcher.clone();
         tokio::spawn(app.run());
@@ -126,10 +134,11 @@ pub async fn verify(pool: &PgPool) {
     use agentpay_billing::store::audit;
     let mut connection = pool.acquire().await.expect("connection");
     let mut findings = Vec::new();
-    audit::pairs(&mut connection, &mut |finding| findings.push(finding)).await.expect("audit");
-    audit::settlements(&mut connection, &mut |finding| findings.push(finding)).await.expect("audit");
-    audit::totals(&mut connection, &mut |finding| findings.push(finding)).await.expect("audit");
-    audit::lists(&mut connection, &mut |finding| findings.push(finding)).await.expect("audit");
+    let mut report = async |finding| {
+        findings.push(finding);
+        ControlFlow::Continue(())
+    };
+    audit::everything(&mut connection, &mut report).await.expect("audit");
     assert_eq!(findings, Vec::<String>::new());
 }
 

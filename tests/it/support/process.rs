@@ -2,11 +2,11 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 
 use sqlx::postgres::PgConnectOptions;
 
-use super::{Client, url};
+use super::{Client, url, wait_until};
 
 pub struct Process {
     pub child: Child,
@@ -38,8 +38,41 @@ impl Process {
         Self { child, address: SocketAddr::from(([127, 0, 0, 1], port)) }
     }
 
+    /// Starts the service and leaves its log in a pipe, which is for the test to read or not.
+    pub fn spawn(environment: &[(&str, &str)]) -> (Self, ChildStdout) {
+        let port = free_port();
+        let mut command = binary(environment);
+        let mut child = command.env("PORT", port.to_string()).stdout(Stdio::piped()).spawn().expect("the binary");
+        let log = child.stdout.take().expect("stdout");
+        (Self { child, address: SocketAddr::from(([127, 0, 0, 1], port)) }, log)
+    }
+
     pub fn client(&self) -> Client {
         Client::new(self.address)
+    }
+
+    /// Waits until the port is open.
+    pub async fn listens(&self) {
+        let client = self.client();
+        wait_until(async || client.try_send("GET", "/health", None).await.is_ok()).await;
+    }
+
+    /// Waits until the service has started.
+    pub async fn is_ready(&self) {
+        let client = self.client();
+        let answers = async || client.try_send("GET", "/api/v1/health/ready", None).await;
+        wait_until(async || answers().await.is_ok_and(|answer| answer.status == 200)).await;
+    }
+
+    /// Waits for its end.
+    pub async fn exit(&mut self) -> ExitStatus {
+        let mut status = None;
+        let ends = async || {
+            status = self.child.try_wait().expect("a process");
+            status.is_some()
+        };
+        wait_until(ends).await;
+        status.expect("it ended")
     }
 
     pub fn signal(&self, signal: &str) {

@@ -1,0 +1,146 @@
+//! Making, listing and revoking API keys.
+
+use std::time::{Duration, Instant};
+
+use clap::Subcommand;
+use serde::Deserialize;
+use sqlx::PgConnection;
+use sqlx::postgres::PgConnectOptions;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use uuid::Uuid;
+
+use crate::clock::Clock;
+use crate::command::{Answer, Command, Committer, Request};
+use crate::domain::caller::Tenant;
+use crate::domain::timestamp::Timestamp;
+use crate::live_limits::LiveLimits;
+use crate::settings::Settings;
+use crate::shutdown::Stop;
+use crate::store::{api_keys, limits};
+
+use super::CliError;
+use super::output::Output;
+
+/// Keys of one page of the list.
+const PAGE: i64 = 1000;
+/// How long a command waits for its write.
+const WRITE_LIMIT: Duration = Duration::from_secs(30);
+/// How long a key that is being made is waited for once the command is asked to stop.
+const STOP_LIMIT: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Subcommand)]
+pub enum Keys {
+    /// Make a key, for a new tenant unless --tenant names one. The key is shown this once.
+    Create {
+        #[arg(long)]
+        label: String,
+        #[arg(long)]
+        tenant: Option<String>,
+    },
+    /// List live keys by prefix.
+    List,
+    /// Revoke the key with this prefix.
+    Revoke { prefix: String },
+}
+
+/// Where the commands for keys work.
+pub struct KeyStore<'a> {
+    pub settings: &'a Settings,
+    pub options: &'a PgConnectOptions,
+    pub connection: &'a mut PgConnection,
+    pub output: &'a Output,
+    pub stop: &'a Stop,
+}
+
+impl KeyStore<'_> {
+    /// Makes a key and shows it. A key that cannot be shown is revoked again, because its secret is lost.
+    pub async fn create(&mut self, label: &str, tenant: Option<&str>) -> Result<(), CliError> {
+        let length = label.encode_utf16().count();
+        if !(1..=64).contains(&length) || label.trim().is_empty() {
+            return Err(CliError::Refused("label must be a non-empty string up to 64 chars".to_owned()));
+        }
+        let command = Command::CreateApiKey { label: label.to_owned(), tenant_id: tenant.map(str::to_owned) };
+        let stop = self.stop.requested().clone();
+        let stopped = async {
+            stop.cancelled().await;
+            sleep(STOP_LIMIT).await;
+        };
+        let created = tokio::select! {
+            created = self.submit(command) => created?,
+            () = stopped => {
+                let text = "stopped before the database answered: `keys list` shows whether there is a key nobody knows";
+                return Err(CliError::Refused(text.to_owned()));
+            }
+        };
+        let body = String::from_utf8_lossy(&created).into_owned();
+        let prefix = Created::prefix(&created);
+        let shown = match self.stop.race(self.output.line(body)).await {
+            Some(shown) => shown.map_err(|error| error.to_string()),
+            None => Err("stopped by a signal".to_owned()),
+        };
+        let Err(reason) = shown else { return Ok(()) };
+        let revoked = timeout(STOP_LIMIT, self.submit(Command::RevokeApiKey { prefix: prefix.clone() })).await;
+        let text = match revoked {
+            Ok(Ok(_)) => format!("the key could not be shown and is revoked again: {reason}"),
+            _ => format!("the key {prefix} could not be shown ({reason}) and not be revoked either: revoke it by hand"),
+        };
+        Err(CliError::Refused(text))
+    }
+
+    pub async fn list(&mut self) -> Result<(), CliError> {
+        let mut start = api_keys::Start::Offset(0);
+        loop {
+            let rows = api_keys::list(self.connection, &start, PAGE).await?;
+            for row in &rows {
+                self.output.line(format!("{}\t{}\t{}", row.prefix, row.tenant, row.label.escape_debug())).await?;
+            }
+            let Some(last) = rows.last().filter(|_| rows.len() as i64 == PAGE) else { return Ok(()) };
+            let created_at = Timestamp::from(last.created_at);
+            start = api_keys::Start::After { created_at, prefix: last.prefix.clone() };
+        }
+    }
+
+    pub async fn revoke(&mut self, prefix: &str) -> Result<(), CliError> {
+        self.submit(Command::RevokeApiKey { prefix: prefix.to_owned() }).await.map(drop)
+    }
+
+    /// Goes the way of every write: through a committer. Returns the body of the answer.
+    async fn submit(&mut self, command: Command) -> Result<Vec<u8>, CliError> {
+        let live = LiveLimits::new(limits::read(self.connection).await?);
+        let (committer, mut lanes): (Committer, JoinSet<()>) =
+            Committer::start(&self.settings.committer, self.options.clone(), Clock::default(), live);
+        let request = Request {
+            tenant: Tenant::public(),
+            keyed: None,
+            method: "POST",
+            path: "/api/v1/api-keys".to_owned(),
+            request_id: Uuid::new_v4().to_string(),
+            deadline: Instant::now() + WRITE_LIMIT,
+            command,
+        };
+        let answer = committer.submit(request).await;
+        drop(committer);
+        // Nothing is left in them.
+        let _ = timeout(STOP_LIMIT, async { while lanes.join_next().await.is_some() {} }).await;
+        match answer {
+            Answer::Fresh(reply) | Answer::Replayed(reply) => {
+                Ok(reply.body.map(|body| body.to_vec()).unwrap_or_default())
+            }
+            Answer::Refused(refusal) => Err(CliError::Refused(refusal.to_string())),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Created {
+    key: String,
+}
+
+impl Created {
+    /// The prefix of the key in the answer to its creation.
+    fn prefix(body: &[u8]) -> String {
+        let key = serde_json::from_slice(body).map(|created: Self| created.key).unwrap_or_default();
+        key.chars().take(12).collect()
+    }
+}

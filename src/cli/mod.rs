@@ -1,0 +1,213 @@
+//! The command line: serve, migrate, keys, verify.
+
+mod keys;
+mod output;
+
+use std::io::{self, IsTerminal, Write};
+use std::ops::ControlFlow;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use sqlx::PgConnection;
+
+use crate::app::{App, Entrance};
+use crate::clock::Clock;
+use crate::progress::Progress;
+use crate::settings::{Settings, SettingsError};
+use crate::shutdown::Stop;
+use crate::start::{self, Database, StartError};
+use crate::store::{StoreError, audit, server};
+use crate::telemetry;
+
+use keys::{KeyStore, Keys};
+use output::{Output, OutputError};
+
+/// Exactly-once usage metering and settlement for machine-to-machine payments.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Cli {
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Serve requests (the default).
+    Serve,
+    /// Apply all pending migrations.
+    Migrate,
+    /// Make, list and revoke API keys.
+    #[command(subcommand)]
+    Keys(Keys),
+    /// Check over the whole database that every pair and every bill adds up. Exit code 1 if something does not.
+    Verify,
+}
+
+/// The exit code of a process.
+type Code = u8;
+
+const SUCCESS: Code = 0;
+const FAILURE: Code = 1;
+/// Added to the number of the signal that ended a command before its work was done.
+const SIGNALLED: Code = 128;
+
+/// Why a command ended early. One line.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl Cli {
+    /// Runs the command. Returns the exit code.
+    pub async fn run(self) -> Result<Code, CliError> {
+        let stop = Stop::listen()?;
+        let settings = Settings::read(|name| std::env::var(name).ok(), io::stdout().is_terminal())?;
+        match self.action.unwrap_or(Action::Serve) {
+            Action::Serve => serve(&settings, &stop).await,
+            action => run_command(&action, &settings, &stop).await,
+        }
+    }
+}
+
+/// Writes one line to standard error, and waits no longer than `limit` for its reader.
+pub fn complain(line: &str, limit: Duration) {
+    let (done, written) = mpsc::channel();
+    let line = format!("{line}\n");
+    let write = move || {
+        // There is no better place to say that this failed.
+        let _ = io::stderr().write_all(line.as_bytes());
+        let _ = done.send(());
+    };
+    if thread::Builder::new().spawn(write).is_ok() {
+        let _ = written.recv_timeout(limit);
+    }
+}
+
+async fn serve(settings: &Settings, stop: &Stop) -> Result<Code, CliError> {
+    telemetry::start(settings)?;
+    for warning in &settings.warnings {
+        tracing::warn!("{warning}");
+    }
+    let entrance = Entrance::open(settings).await?;
+    let progress = entrance.progress();
+    let opening = progress.step("a PostgreSQL to start", Database::open(settings, stop));
+    let Some(opened) = stop.race(opening).await else { return Ok(SUCCESS) };
+    let database = opened?;
+    let starting = async {
+        progress.step("the private PostgreSQL", database.run()).await?;
+        let options = database.options.clone();
+        App::start(entrance, settings, options, Clock::default(), stop.requested().clone()).await
+    };
+    let is_well = match stop.race(starting).await {
+        Some(Ok(app)) => app.run().await,
+        Some(Err(error)) => {
+            database.close().await;
+            return Err(error.into());
+        }
+        // A stop that is asked for is no failure, however early.
+        None => true,
+    };
+    let is_closed = database.close().await;
+    Ok(if is_well && is_closed { SUCCESS } else { FAILURE })
+}
+
+async fn run_command(action: &Action, settings: &Settings, stop: &Stop) -> Result<Code, CliError> {
+    if io::stderr().is_terminal() {
+        telemetry::start_for_command()?;
+    }
+    let Some(opened) = stop.race(Database::open_beside(settings, stop)).await else { return Ok(interrupted(stop)) };
+    let database = opened?;
+    let executed = execute(action, settings, &database, stop).await;
+    database.close().await;
+    match executed {
+        // As `head` expects: it has read all it wants.
+        Err(CliError::Output(OutputError::Closed)) => Ok(SUCCESS),
+        Ok(None) => Ok(interrupted(stop)),
+        Ok(Some(code)) => Ok(code),
+        Err(error) => Err(error),
+    }
+}
+
+fn interrupted(stop: &Stop) -> Code {
+    stop.signal().map_or(FAILURE, |signal| SIGNALLED + signal.number)
+}
+
+/// None: a signal came first.
+async fn execute(
+    action: &Action,
+    settings: &Settings,
+    database: &Database,
+    stop: &Stop,
+) -> Result<Option<Code>, CliError> {
+    let output = Output::standard()?;
+    let Some(prepared) = stop.race(prepare(action, settings, database)).await else { return Ok(None) };
+    let mut connection = prepared?;
+    let done = match action {
+        Action::Serve => Some(Ok(SUCCESS)),
+        Action::Migrate => {
+            stop.race(output.line("the schema is up to date".to_owned())).await.map(|told| Ok(told.map(|()| SUCCESS)?))
+        }
+        Action::Verify => stop.race(verify(&mut connection, &output)).await,
+        Action::Keys(keys) => {
+            let options = &database.options;
+            let mut store = KeyStore { settings, options, connection: &mut connection, output: &output, stop };
+            let done = match keys {
+                // It looks after the signal itself: a key is shown, or it is not kept.
+                Keys::Create { label, tenant } => Some(store.create(label, tenant.as_deref()).await),
+                Keys::List => stop.race(store.list()).await,
+                Keys::Revoke { prefix } => stop.race(store.revoke(prefix)).await,
+            };
+            done.map(|done| done.map(|()| SUCCESS))
+        }
+    };
+    done.transpose()
+}
+
+/// A connection to a database whose schema is up to date.
+async fn prepare(action: &Action, settings: &Settings, database: &Database) -> Result<PgConnection, CliError> {
+    let progress = Progress::default();
+    progress.step("the private PostgreSQL", database.run()).await?;
+    let mut connection = progress.step("the database", start::reach(&database.options, &progress)).await?;
+    let migrates = match action {
+        Action::Migrate => true,
+        Action::Serve | Action::Keys(Keys::Create { .. }) => settings.migrate_on_start,
+        // Who only looks changes nothing.
+        Action::Keys(Keys::List | Keys::Revoke { .. }) | Action::Verify => false,
+    };
+    progress.step("the migrations", start::prepare_schema(&mut connection, migrates)).await?;
+    Ok(connection)
+}
+
+async fn verify(connection: &mut PgConnection, output: &Output) -> Result<Code, CliError> {
+    let mut snapshot = server::begin_snapshot(connection).await?;
+    let mut findings = 0_u64;
+    let mut told = Ok(());
+    let mut report = async |finding: String| {
+        findings += 1;
+        told = output.line(finding).await;
+        if told.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    };
+    let pairs = audit::everything(&mut snapshot, &mut report).await?;
+    match told {
+        // Its reader has seen enough; the exit code still says that something does not add up.
+        Ok(()) | Err(OutputError::Closed) if findings > 0 => Ok(FAILURE),
+        Ok(()) => {
+            output.line(format!("{pairs} pairs add up")).await?;
+            Ok(SUCCESS)
+        }
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,215 @@
+//! What a start needs before there is a service: a database that answers, that we can work with, and its schema.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, PgConnection};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tracing::{error, warn};
+
+use crate::local_postgres::{LocalPostgres, LocalPostgresError};
+use crate::progress::Progress;
+use crate::settings::Settings;
+use crate::shutdown::Stop;
+use crate::store::{StoreError, migrations, server};
+
+/// How long a start waits for the database.
+const REACH_LIMIT: Duration = Duration::from_secs(30);
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// How long the private PostgreSQL may take to stop, before it is stopped like a crash, and how long that may take.
+const LOCAL_STOP_LIMIT: Duration = Duration::from_secs(5);
+const LOCAL_ABORT_LIMIT: Duration = Duration::from_secs(3);
+
+/// Why the service did not start. One line, without secrets.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("{address} cannot be listened on: {error}")]
+    Listen { address: std::net::SocketAddr, error: std::io::Error },
+    #[error("the database {database} on {host} cannot be reached: {error}")]
+    Unreachable { host: String, database: String, error: String },
+    #[error("the database on {host} is PostgreSQL {found}; {} or newer is needed", server::VERSION_MIN)]
+    TooOld { host: String, found: i32 },
+    #[error("pending migrations: {0}; run `agentpay-billing migrate`, or start the service with MIGRATE_ON_START=true")]
+    Pending(String),
+    #[error("the database has migrations this program does not know: {0}; run a newer program")]
+    Unknown(String),
+    #[error("the database was made with another text of these migrations: {0}; run the program that made it")]
+    Changed(String),
+    #[error(
+        "migrations that were begun and did not end: {0}; undo by hand what they did, and delete their rows in _sqlx_migrations"
+    )]
+    Unfinished(String),
+    #[error(transparent)]
+    Migration(#[from] sqlx::migrate::MigrateError),
+    #[error(transparent)]
+    LocalPostgres(#[from] LocalPostgresError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A database to work with, and the server that has to be stopped with us if it is our own.
+pub struct Database {
+    pub options: PgConnectOptions,
+    local: Option<Arc<LocalPostgres>>,
+}
+
+impl Database {
+    /// For a service, which has its private PostgreSQL to itself. [`Database::run`] starts that.
+    pub async fn open(settings: &Settings, stop: &Stop) -> Result<Self, StartError> {
+        if let Some(options) = &settings.database {
+            return Ok(Self { options: options.clone().application_name("agentpay-billing"), local: None });
+        }
+        let local = Arc::new(LocalPostgres::open(&settings.data_dir, &[]).await?);
+        let to_abort = local.clone();
+        stop.on_abort(move || to_abort.abort());
+        Ok(Self { options: local.connect_options("agentpay"), local: Some(local) })
+    }
+
+    /// For a command, which uses the private PostgreSQL of a running service, or starts it for as long as it runs.
+    pub async fn open_beside(settings: &Settings, stop: &Stop) -> Result<Self, StartError> {
+        match Self::open(settings, stop).await {
+            Err(StartError::LocalPostgres(LocalPostgresError::InUse { .. })) => {
+                Ok(Self { options: LocalPostgres::beside(&settings.data_dir).await?, local: None })
+            }
+            opened => opened,
+        }
+    }
+
+    /// Starts the private PostgreSQL, if it is one. [`Database::close`] also undoes a start that was given up half-way.
+    pub async fn run(&self) -> Result<(), StartError> {
+        match &self.local {
+            Some(local) => Ok(local.run().await?),
+            None => Ok(()),
+        }
+    }
+
+    /// Stops the private PostgreSQL. True if it stopped as it should.
+    pub async fn close(self) -> bool {
+        let Some(local) = self.local else { return true };
+        match timeout(LOCAL_STOP_LIMIT, local.stop_fast()).await {
+            Ok(Ok(())) => return true,
+            Ok(Err(error)) => error!(%error, "the private PostgreSQL did not stop"),
+            Err(_) => {
+                error!(limitMs = LOCAL_STOP_LIMIT.as_millis() as u64, "the private PostgreSQL did not stop in time")
+            }
+        }
+        if timeout(LOCAL_ABORT_LIMIT, local.stop_immediately()).await.is_err() {
+            local.abort();
+        }
+        false
+    }
+}
+
+/// Waits until the database answers, and checks that it is one we can work with.
+pub async fn reach(options: &PgConnectOptions, progress: &Progress) -> Result<PgConnection, StartError> {
+    let deadline = Instant::now() + REACH_LIMIT;
+    let mut last_error = None;
+    let unreachable = |error: String| StartError::Unreachable {
+        host: options.get_host().to_owned(),
+        database: options.get_database().unwrap_or_default().to_owned(),
+        error,
+    };
+    loop {
+        match timeout_at(deadline, attempt(options)).await {
+            Ok(Ok(connection)) => return Ok(connection),
+            Ok(Err(StartError::Store(StoreError::Database(error)))) => {
+                let text = describe(&error);
+                if !may_heal(&error) {
+                    return Err(unreachable(text));
+                }
+                progress.note_error(text.clone());
+                last_error = Some(text);
+            }
+            Ok(Err(error)) => return Err(error),
+            Err(_) => {}
+        }
+        sleep_until(deadline.min(Instant::now() + RETRY_PAUSE)).await;
+        if Instant::now() >= deadline {
+            return Err(unreachable(last_error.unwrap_or(format!("no answer within {} s", REACH_LIMIT.as_secs()))));
+        }
+    }
+}
+
+async fn attempt(options: &PgConnectOptions) -> Result<PgConnection, StartError> {
+    let mut connection = options.connect().await.map_err(StoreError::from)?;
+    let facts = server::facts(&mut connection).await?;
+    if facts.major_version < server::VERSION_MIN {
+        return Err(StartError::TooOld { host: options.get_host().to_owned(), found: facts.major_version });
+    }
+    if facts.synchronous_commit == "off" {
+        warn!("synchronous_commit is off: a crash of the database can lose acknowledged writes");
+    }
+    Ok(connection)
+}
+
+/// Whether waiting can help. A name that is not known may appear when the network of a container is complete; a wrong
+/// password, a missing database or a certificate that is not accepted stays what it is.
+fn may_heal(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(refusal) => {
+            refusal.code().is_some_and(|code| ["57", "53", "08"].iter().any(|class| code.starts_with(class)))
+        }
+        sqlx::Error::Tls(_) | sqlx::Error::Configuration(_) => false,
+        // How the handshake of TLS fails.
+        sqlx::Error::Io(error) => error.kind() != std::io::ErrorKind::InvalidData,
+        _ => true,
+    }
+}
+
+/// One line.
+fn describe(error: &sqlx::Error) -> String {
+    let text = error.to_string().replace('\n', " ");
+    match error {
+        sqlx::Error::Tls(_) => format!("{text}; see sslmode in DATABASE_URL"),
+        sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+            format!("TLS failed: {error}; see sslmode in DATABASE_URL")
+        }
+        _ => text,
+    }
+}
+
+/// Brings the schema up to date, or insists that it is. Writes nothing, and needs no right to, when it is.
+pub async fn prepare_schema(connection: &mut PgConnection, migrate: bool) -> Result<(), StartError> {
+    let difference = migrations::compare(connection).await?;
+    let list = |versions: &[i64]| versions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    if !difference.unknown.is_empty() {
+        return Err(StartError::Unknown(list(&difference.unknown)));
+    }
+    if !difference.unfinished.is_empty() {
+        return Err(StartError::Unfinished(list(&difference.unfinished)));
+    }
+    if !difference.changed.is_empty() {
+        return Err(StartError::Changed(difference.changed.join(", ")));
+    }
+    if difference.pending.is_empty() {
+        return Ok(());
+    }
+    if migrate {
+        Ok(migrations::apply(connection).await?)
+    } else {
+        Err(StartError::Pending(difference.pending.join(", ")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::may_heal;
+
+    #[test]
+    fn only_what_can_heal_is_waited_for() {
+        for kind in [io::ErrorKind::ConnectionRefused, io::ErrorKind::UnexpectedEof, io::ErrorKind::Other] {
+            assert!(may_heal(&sqlx::Error::Io(kind.into())), "{kind}");
+        }
+        let certificate = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        for error in [
+            sqlx::Error::Tls("server does not support TLS".into()),
+            sqlx::Error::Io(io::Error::new(io::ErrorKind::InvalidData, certificate)),
+            sqlx::Error::Configuration("no such file".into()),
+        ] {
+            assert!(!may_heal(&error), "{error}");
+        }
+    }
+}
