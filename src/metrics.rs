@@ -42,6 +42,7 @@ struct Families {
     connections: IntGaugeVec,
     webhook_attempts: IntCounterVec,
     log_lines_dropped: IntCounter,
+    local_postgres_restarts: IntCounter,
 }
 
 impl Families {
@@ -149,6 +150,11 @@ impl Families {
                 &registry,
                 "agentpay_log_lines_dropped_total",
                 "Log lines dropped because their reader was too slow or gone.",
+            ),
+            local_postgres_restarts: counter(
+                &registry,
+                "agentpay_local_postgres_restarts_total",
+                "Starts of the private PostgreSQL after it ended by itself.",
             ),
             registry,
         };
@@ -277,6 +283,11 @@ pub fn commit_retried(reason: &str) {
 /// An attempt to deliver ended; `outcome`: `delivered`, `retry`, `failed` or `refused`.
 pub fn webhook_attempt(outcome: &str) {
     FAMILIES.load().webhook_attempts.with_label_values(&[outcome]).inc();
+}
+
+/// The private PostgreSQL was started again.
+pub fn local_postgres_restarted() {
+    FAMILIES.load().local_postgres_restarts.inc();
 }
 
 /// What the process knows at the moment of a scrape, and nobody counts.

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ pub struct Settings {
     /// None: the private local PostgreSQL of `data_dir`.
     pub database: Option<PgConnectOptions>,
     pub data_dir: PathBuf,
+    /// Whether the private PostgreSQL is wanted, and not only taken for want of another.
+    pub local_postgres: bool,
     pub pool_max: u32,
     pub migrate_on_start: bool,
     pub api: ApiSettings,
@@ -63,6 +65,9 @@ impl Settings {
                 format!("HOST {host} is not a loopback address: set REQUIRE_API_KEY to true, or to false explicitly");
             return Err(SettingsError(text));
         }
+        let data_dir: PathBuf = env.text("DATA_DIR").unwrap_or("./.agentpay".to_owned()).into();
+        let database = database(&env)?;
+        let local_postgres = local_postgres(&env, database.is_none(), host, &data_dir)?;
         let log_level = env.text("LOG_LEVEL").unwrap_or("info".to_owned()).to_ascii_lowercase();
         if !["fatal", "error", "warn", "info", "debug", "trace", "silent"].contains(&log_level.as_str()) {
             return Err(refuse("LOG_LEVEL", "fatal, error, warn, info, debug, trace or silent", &log_level));
@@ -85,8 +90,9 @@ impl Settings {
         Ok(Self {
             host,
             port: port(&env)?,
-            database: database(&env)?,
-            data_dir: env.text("DATA_DIR").unwrap_or("./.agentpay".to_owned()).into(),
+            database,
+            data_dir,
+            local_postgres,
             pool_max: env.int("DATABASE_POOL_MAX", 16, 2..=1000)? as u32,
             migrate_on_start: env.switch("MIGRATE_ON_START", true)?,
             api: ApiSettings {
@@ -139,6 +145,20 @@ fn open_to_others(host: IpAddr, trust_proxy: usize, has_admin_key: bool) -> Opti
         "REQUIRE_API_KEY is false and {reached}: whoever reaches the service reads all data of requests without a key, \
          and writes it with a Host that names this machine; {operator}"
     ))
+}
+
+/// Connections of the service beyond its pool and its lanes: the waiting room, the watcher of the limits, the start.
+const CONNECTIONS_MORE: u32 = 3;
+
+/// Connections of the private PostgreSQL that are not the service's: for commands, psql and backups, and what PostgreSQL
+/// reserves for superusers.
+const CONNECTIONS_BESIDE: u32 = 32;
+
+impl Settings {
+    /// How many connections the private PostgreSQL has to allow.
+    pub fn local_connections_max(&self) -> u32 {
+        self.pool_max + self.committer.lanes as u32 + CONNECTIONS_MORE + CONNECTIONS_BESIDE
+    }
 }
 
 struct Environment<'a> {
@@ -254,6 +274,24 @@ fn database(env: &Environment<'_>) -> Result<Option<PgConnectOptions>, SettingsE
     PgConnectOptions::from_str(&url).map(Some).map_err(|_| accepted())
 }
 
+/// Whether LOCAL_POSTGRES asks for the private PostgreSQL. Where others can reach the service, a DATABASE_URL that was
+/// forgotten must not have them billed in an empty database.
+fn local_postgres(env: &Environment<'_>, is_used: bool, host: IpAddr, data_dir: &Path) -> Result<bool, SettingsError> {
+    let is_wanted = env.switch("LOCAL_POSTGRES", false)?;
+    let is_refused = env.text("LOCAL_POSTGRES").is_some() && !is_wanted;
+    if is_used && is_refused {
+        return Err(SettingsError("DATABASE_URL is unset and LOCAL_POSTGRES is off: set DATABASE_URL".to_owned()));
+    }
+    if is_used && !is_wanted && !host.is_loopback() {
+        return Err(SettingsError(format!(
+            "HOST {host} is not a loopback address and DATABASE_URL is unset: set DATABASE_URL, or LOCAL_POSTGRES to true to \
+             keep the data in DATA_DIR {}",
+            data_dir.display()
+        )));
+    }
+    Ok(is_wanted)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -305,6 +343,18 @@ mod tests {
         }
         let error = with(&[("DATABASE_URL", "mysql://user:secret@host/db")]).expect_err("a refusal");
         assert!(error.contains("DATABASE_URL") && !error.contains("secret"), "{error}");
-        assert!(with(&[("HOST", "0.0.0.0"), ("REQUIRE_API_KEY", "false")]).is_ok());
+        let open = [("HOST", "0.0.0.0"), ("REQUIRE_API_KEY", "false")];
+        assert!(with(&[open[0], open[1], ("DATABASE_URL", "postgres://host/db")]).is_ok());
+    }
+
+    #[test]
+    fn the_private_postgresql_is_used_by_nobody_who_forgot_the_database() {
+        let open = [("HOST", "0.0.0.0"), ("REQUIRE_API_KEY", "false")];
+        let error = with(&open).expect_err("a refusal");
+        assert!(error.contains("DATABASE_URL") && error.contains("LOCAL_POSTGRES"), "{error}");
+        assert!(with(&[open[0], open[1], ("LOCAL_POSTGRES", "true")]).is_ok());
+        let error = with(&[("LOCAL_POSTGRES", "false")]).expect_err("a refusal");
+        assert!(error.contains("DATABASE_URL") && error.contains("LOCAL_POSTGRES"), "{error}");
+        assert!(with(&[("LOCAL_POSTGRES", "false"), ("DATABASE_URL", "postgres://host/db")]).is_ok());
     }
 }

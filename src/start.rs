@@ -1,5 +1,6 @@
 //! What a start needs before there is a service: a database that answers, that we can work with, and its schema.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +41,12 @@ pub enum StartError {
         "migrations that were begun and did not end: {0}; undo by hand what they did, and delete their rows in _sqlx_migrations"
     )]
     Unfinished(String),
+    #[error(
+        "DATABASE_URL is unset and DATA_DIR {} holds no database: set DATABASE_URL or another DATA_DIR, or LOCAL_POSTGRES to \
+         true to begin an empty one there",
+        data_dir.display()
+    )]
+    NoPrivateDatabase { data_dir: PathBuf },
     #[error(transparent)]
     Migration(#[from] sqlx::migrate::MigrateError),
     #[error(transparent)]
@@ -60,7 +67,9 @@ impl Database {
         if let Some(options) = &settings.database {
             return Ok(Self { options: options.clone().application_name("agentpay-billing"), local: None });
         }
-        let local = Arc::new(LocalPostgres::open(&settings.data_dir, &[]).await?);
+        let connections_max = settings.local_connections_max().to_string();
+        let server_settings = [("max_connections", connections_max.as_str())];
+        let local = Arc::new(LocalPostgres::open(&settings.data_dir, &server_settings).await?);
         let to_abort = local.clone();
         stop.on_abort(move || to_abort.abort());
         Ok(Self { options: local.connect_options("agentpay"), local: Some(local) })
@@ -68,6 +77,10 @@ impl Database {
 
     /// For a command, which uses the private PostgreSQL of a running service, or starts it for as long as it runs.
     pub async fn open_beside(settings: &Settings, stop: &Stop) -> Result<Self, StartError> {
+        let begins_empty = settings.database.is_none() && !LocalPostgres::has_data(&settings.data_dir);
+        if begins_empty && !settings.local_postgres {
+            return Err(StartError::NoPrivateDatabase { data_dir: settings.data_dir.clone() });
+        }
         match Self::open(settings, stop).await {
             Err(StartError::LocalPostgres(LocalPostgresError::InUse { .. })) => {
                 Ok(Self { options: LocalPostgres::beside(&settings.data_dir).await?, local: None })
@@ -81,6 +94,14 @@ impl Database {
         match &self.local {
             Some(local) => Ok(local.run().await?),
             None => Ok(()),
+        }
+    }
+
+    /// Keeps the private PostgreSQL running, for as long as it is polled.
+    pub async fn keep_running(&self) {
+        match &self.local {
+            Some(local) => local.keep_running().await,
+            None => std::future::pending().await,
         }
     }
 

@@ -5,6 +5,7 @@ mod output;
 
 use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
+use std::pin::pin;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -112,7 +113,7 @@ async fn serve(settings: &Settings, stop: &Stop) -> Result<Code, CliError> {
         App::start(entrance, settings, options, Clock::default(), stop.requested().clone()).await
     };
     let is_well = match stop.race(starting).await {
-        Some(Ok(app)) => app.run().await,
+        Some(Ok(app)) => run_to_the_end(app, &database, stop).await,
         Some(Err(error)) => {
             database.close().await;
             return Err(error.into());
@@ -122,6 +123,15 @@ async fn serve(settings: &Settings, stop: &Stop) -> Result<Code, CliError> {
     };
     let is_closed = database.close().await;
     Ok(if is_well && is_closed { SUCCESS } else { FAILURE })
+}
+
+/// Serves, and has the database running until a stop is asked for: a server that ends then was told to, as we were.
+async fn run_to_the_end(app: App, database: &Database, stop: &Stop) -> bool {
+    let mut serving = pin!(app.run());
+    tokio::select! {
+        is_well = serving.as_mut() => is_well,
+        _ = stop.race(database.keep_running()) => serving.await,
+    }
 }
 
 async fn run_command(action: &Action, settings: &Settings, stop: &Stop) -> Result<Code, CliError> {

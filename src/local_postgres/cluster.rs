@@ -7,7 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tokio::process::Command;
 
 use super::directories::SOCKET_NAME;
@@ -25,8 +26,12 @@ pub(super) const PORT: u16 = 5432;
 /// The log of one server is set aside at the next start once it is larger than this.
 const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// How long pg_ctl waits for a start or a stop.
-const PG_CTL_LIMIT_S: &str = "60";
+/// How long pg_ctl waits for a start, before we ask the server itself how far it is, and for a stop.
+const START_LIMIT_S: &str = "5";
+const STOP_LIMIT_S: &str = "60";
+
+/// How many connections the server allows, if its starter has no wish.
+const CONNECTIONS_MAX: &str = "200";
 
 #[derive(Debug)]
 pub(super) struct Cluster {
@@ -46,6 +51,10 @@ pub(super) enum ServerState {
     Alive,
     /// The same, but its socket is not where we would look for it.
     AliveElsewhere,
+    /// A server of this directory waits for its connections to end, and ends then.
+    Stopping,
+    /// A server of this directory is dead, and its children have not noticed.
+    Ending,
 }
 
 impl Cluster {
@@ -86,7 +95,12 @@ impl Cluster {
         let mut command = self.user.command(&self.binaries.dir.join("initdb"), &self.home);
         command.args(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
         let output = self.start_program.run(&mut command, Ending::KillGroup).await;
-        success_of("initdb", output)?;
+        success_of("initdb", output).map_err(|error| match error {
+            LocalPostgresError::Command { reason, .. } if reason.contains("could not look up effective user ID") => {
+                LocalPostgresError::NamelessUser { uid: self.user.uid }
+            }
+            other => other,
+        })?;
         fs::rename(self.home.join(&name), &data)
             .map_err(|error| step_failed("naming the new data directory", error))?;
         // Without this a power failure could undo the rename after the first payments were acknowledged.
@@ -96,27 +110,37 @@ impl Cluster {
     }
 
     pub(super) async fn state(&self) -> Result<ServerState, LocalPostgresError> {
-        let status = self.pg_ctl(&["status"]).await?;
         let Ok(pid_file) = fs::read_to_string(self.pid_file()) else {
             return Ok(ServerState::Stopped);
         };
-        if !status.success() {
+        let pid_file = PidFile::parse(&pid_file);
+        let process = pid_file.process.parse().ok().and_then(Pid::from_raw);
+        if process.is_none_or(|process| test_kill_process(process) == Err(Errno::SRCH)) {
             return Ok(ServerState::Stopped);
         }
-        // Line 1 is the process id, line 5 the socket's directory (documented in PostgreSQL's pidfile.h).
-        let mut lines = pid_file.lines();
-        let pid = lines.next().unwrap_or_default().trim().to_owned();
-        if !self.is_our_postgres(&pid).await {
+        if !self.is_our_postgres(pid_file.process).await {
+            // By this file PostgreSQL would see that children of the dead server still work on the data.
+            if pid_file.shared_memory_is_used() {
+                return Ok(ServerState::Ending);
+            }
             self.remove_stale_pid_files().map_err(|error| step_failed("removing a stale postmaster.pid", error))?;
             return Ok(ServerState::Stopped);
         }
-        match lines.nth(3).map(str::trim) {
-            Some(dir) if !dir.is_empty() && Path::new(dir) != self.socket_dir => Ok(ServerState::AliveElsewhere),
-            _ => Ok(ServerState::Alive),
-        }
+        Ok(match pid_file {
+            PidFile { is_stopping: true, .. } => ServerState::Stopping,
+            PidFile { socket_dir: Some(dir), .. } if dir != self.socket_dir => ServerState::AliveElsewhere,
+            _ => ServerState::Alive,
+        })
     }
 
-    /// Starts the server and waits until it accepts connections; a failure comes with the telling line of its log.
+    /// Where the server of `home` has its socket, as it says itself: a command may have another TMPDIR than its service.
+    pub(super) fn socket_dir_of(home: &Path) -> io::Result<Option<PathBuf>> {
+        let pid_file = fs::read_to_string(Self::data(home).join("postmaster.pid"))?;
+        Ok(PidFile::parse(&pid_file).socket_dir.map(Path::to_owned))
+    }
+
+    /// Starts the server, and waits a little for it to accept connections. One that needs longer is alive; a failure comes
+    /// with the telling line of its log.
     pub(super) async fn launch(&self) -> Result<(), LocalPostgresError> {
         let log = self.log();
         if fs::metadata(&log).is_ok_and(|metadata| metadata.len() > LOG_BYTES_MAX) {
@@ -125,9 +149,12 @@ impl Cluster {
         }
         let old_log_bytes = fs::metadata(&log).map_or(0, |metadata| metadata.len());
         let options = self.server_options();
-        let arguments = ["start", "-w", "-t", PG_CTL_LIMIT_S, "-l", "server.log", "-o", &options];
+        let arguments = ["start", "-w", "-t", START_LIMIT_S, "-l", "server.log", "-o", &options];
         let started = self.start_program.run(&mut self.pg_ctl_command(&arguments), Ending::Interrupt).await;
         if started.map_err(|error| step_failed("pg_ctl", error))?.status.success() {
+            return Ok(());
+        }
+        if self.state().await? != ServerState::Stopped {
             return Ok(());
         }
         let written = fs::read(&log).unwrap_or_default();
@@ -146,7 +173,7 @@ impl Cluster {
         if self.state().await? == ServerState::Stopped {
             return Ok(());
         }
-        let status = self.pg_ctl(&["stop", "-w", "-t", PG_CTL_LIMIT_S, "-m", mode]).await?;
+        let status = self.pg_ctl(&["stop", "-w", "-t", STOP_LIMIT_S, "-m", mode]).await?;
         if status.success() || self.state().await? == ServerState::Stopped {
             return Ok(());
         }
@@ -201,6 +228,12 @@ impl Cluster {
         fs::remove_file(self.pid_file())
     }
 
+    /// How many connections the server is told to allow.
+    pub(super) fn connections_max(&self) -> u32 {
+        let wished = self.settings.iter().rfind(|(name, _)| name == "max_connections");
+        wished.map_or(CONNECTIONS_MAX, |(_, value)| value).parse().unwrap_or(0)
+    }
+
     /// The `-o` of pg_ctl, which a shell reads.
     fn server_options(&self) -> String {
         // The setting is a list with commas, in which a name may stand in double quotes.
@@ -210,7 +243,7 @@ impl Cluster {
             ("port", PORT.to_string()),
             ("unix_socket_directories", format!("\"{socket_dir}\"")),
             ("unix_socket_permissions", "0700".to_owned()),
-            ("max_connections", "200".to_owned()),
+            ("max_connections", CONNECTIONS_MAX.to_owned()),
         ];
         let own = own.iter().map(|(name, value)| (*name, value.as_str()));
         let extra = self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
@@ -234,6 +267,37 @@ impl Cluster {
         // The server works in its data directory; where that cannot be read, the name has to do.
         let in_our_data = fs::read_link(format!("/proc/{pid}/cwd")).map_or(true, |dir| dir == Self::data(&self.home));
         is_postgres && in_our_data
+    }
+}
+
+/// What a server writes about itself while it runs, line by line (documented in PostgreSQL's pidfile.h).
+struct PidFile<'a> {
+    process: &'a str,
+    socket_dir: Option<&'a Path>,
+    shared_memory: Option<&'a str>,
+    is_stopping: bool,
+}
+
+impl<'a> PidFile<'a> {
+    fn parse(text: &'a str) -> Self {
+        let line = |number: usize| text.lines().nth(number - 1).unwrap_or_default().trim();
+        Self {
+            // Negative for a server that somebody uses alone, without a postmaster.
+            process: line(1).trim_start_matches('-'),
+            socket_dir: Some(line(5)).filter(|dir| !dir.is_empty()).map(Path::new),
+            // A key and an id.
+            shared_memory: line(7).split_whitespace().nth(1),
+            is_stopping: line(8) == "stopping",
+        }
+    }
+
+    /// Whether some process has the server's shared memory. Only Linux says so in a file.
+    fn shared_memory_is_used(&self) -> bool {
+        let table = fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
+        let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        // The columns are key, shmid, perms, size, cpid, lpid, nattch and others.
+        rows.filter(|row| row.get(1).copied() == self.shared_memory)
+            .any(|row| row.get(6).is_some_and(|attached| *attached != "0"))
     }
 }
 

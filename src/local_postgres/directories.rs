@@ -1,19 +1,16 @@
 //! The directories of the private PostgreSQL below DATA_DIR, and the lock that keeps a second service out.
-//! `<DATA_DIR>/lock` is the service's; `<DATA_DIR>/postgres` is the server's home (data, log, socket). When the user
-//! who runs PostgreSQL cannot reach DATA_DIR, that home lies in /var/lib and `<DATA_DIR>/postgres` is a link to it.
+//! `<DATA_DIR>/lock` is the service's; `<DATA_DIR>/postgres` is the server's home (data, log, socket). Nothing lies anywhere
+//! else but a socket whose path would be too long: whoever has DATA_DIR has the data.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
 use super::error::LocalPostgresError;
 use super::run_as::ServerUser;
-
-/// The home of servers whose user cannot reach DATA_DIR.
-const HOMES_ELSEWHERE: &str = "/var/lib/agentpay-billing";
 
 /// The name PostgreSQL gives its socket, after its port.
 pub(super) const SOCKET_NAME: &str = ".s.PGSQL.5432";
@@ -24,9 +21,7 @@ const SOCKET_PATH_BYTES_MAX: usize = 103;
 /// Creates DATA_DIR if needed, gives its absolute path, and the lock that says it is ours while it is held.
 pub(super) fn open_data_dir(data_dir: &Path, we_are_root: bool) -> Result<(PathBuf, File), LocalPostgresError> {
     let not_writable = |error| not_writable(data_dir, error);
-    // Root keeps the lock to itself, but lets the user who runs PostgreSQL pass through to the server's home.
-    let mode = if we_are_root { 0o711 } else { 0o700 };
-    DirBuilder::new().recursive(true).mode(mode).create(data_dir).map_err(not_writable)?;
+    make_data_dir(data_dir, we_are_root).map_err(not_writable)?;
     let data_dir_absolute = fs::canonicalize(data_dir).map_err(not_writable)?;
     let mut options = OpenOptions::new();
     let lock = options
@@ -43,34 +38,57 @@ pub(super) fn open_data_dir(data_dir: &Path, we_are_root: bool) -> Result<(PathB
     }
 }
 
+/// Makes DATA_DIR and what is missing above it. Root keeps the lock to itself, but lets the user who runs PostgreSQL pass
+/// through to the server's home, whatever umask says; what was there before stays as its owner wants it.
+fn make_data_dir(data_dir: &Path, we_are_root: bool) -> io::Result<()> {
+    if data_dir.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = data_dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        make_data_dir(parent, we_are_root)?;
+    }
+    let mode = if we_are_root { 0o711 } else { 0o700 };
+    match DirBuilder::new().mode(mode).create(data_dir) {
+        Ok(()) => fs::set_permissions(data_dir, fs::Permissions::from_mode(mode)),
+        // Somebody else was faster.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && data_dir.is_dir() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// The directory of everything the server owns, made if it is missing.
 pub(super) async fn open_home(data_dir: &Path, user: &ServerUser) -> Result<PathBuf, LocalPostgresError> {
-    let not_writable = |error| not_writable(data_dir, error);
-    let link = data_dir.join("postgres");
-    match fs::symlink_metadata(&link) {
-        Ok(metadata) if metadata.is_symlink() => {}
-        Ok(_) => user.own(&link).map_err(not_writable)?,
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            if user.we_are_root() && !user.can_enter(data_dir).await {
-                make_home_elsewhere(data_dir, &link, user).map_err(not_writable)?;
-            } else {
-                user.make_private_dir(&link).map_err(not_writable)?;
-            }
+    let home = home(data_dir)?;
+    // Every directory above counts, so each is tried, from the top.
+    let above: Vec<&Path> = data_dir.ancestors().collect();
+    for dir in above.into_iter().rev() {
+        if !user.can_enter(dir).await {
+            let mode = fs::metadata(dir).map_or(0, |metadata| metadata.mode() & 0o7777);
+            let data_dir = data_dir.to_owned();
+            return Err(LocalPostgresError::Unreachable {
+                data_dir,
+                dir: dir.to_owned(),
+                mode,
+                user: user.name.clone(),
+            });
         }
-        Err(error) => return Err(not_writable(error)),
     }
-    // A dangling link is never filled anew: the data may be on a volume that is not mounted yet.
-    let home = fs::canonicalize(&link).map_err(|_| LocalPostgresError::DataGone { link })?;
+    user.make_private_dir(&home).map_err(|error| not_writable(data_dir, error))?;
     if !user.can_enter(&home).await {
-        return Err(LocalPostgresError::Unreachable { path: home, user: user.name.clone() });
+        let owner = fs::metadata(&home).map_or(0, |metadata| metadata.uid());
+        return Err(LocalPostgresError::OtherOwner { path: home, owner });
     }
     Ok(home)
 }
 
-/// The directory of everything a server owns that somebody else has started or is about to.
-pub(super) fn find_home(data_dir: &Path) -> Result<PathBuf, LocalPostgresError> {
-    let link = data_dir.join("postgres");
-    fs::canonicalize(&link).map_err(|_| LocalPostgresError::DataGone { link })
+/// Where the server's directory is or will be. A link there once led out of DATA_DIR, to data that a new container would
+/// not have; it is never followed.
+pub(super) fn home(data_dir: &Path) -> Result<PathBuf, LocalPostgresError> {
+    let home = data_dir.join("postgres");
+    match fs::read_link(&home) {
+        Ok(target) => Err(LocalPostgresError::Linked { link: home, target }),
+        Err(_) => Ok(home),
+    }
 }
 
 /// The directory of the socket: in the server's home unless the socket's path would become too long there.
@@ -83,7 +101,7 @@ pub(super) async fn open_socket_dir(home: &Path, user: &ServerUser) -> Result<Pa
     let name = format!("agentpay-{}", short_hash(home));
     for parent in [std::env::temp_dir(), PathBuf::from("/tmp")] {
         let dir = parent.join(&name);
-        if fits_socket(&dir) && user.can_enter(&parent).await {
+        if parent.is_absolute() && fits_socket(&dir) && user.can_enter(&parent).await {
             claim_dir_in_public(&dir, user).map_err(|error| unusable(&dir, error))?;
             return Ok(dir);
         }
@@ -91,14 +109,6 @@ pub(super) async fn open_socket_dir(home: &Path, user: &ServerUser) -> Result<Pa
     Err(LocalPostgresError::SocketDirectory {
         reason: format!("{} is too long or has a comma, and no temporary directory is usable", in_home.display()),
     })
-}
-
-fn make_home_elsewhere(data_dir: &Path, link: &Path, user: &ServerUser) -> io::Result<()> {
-    // Data that lost its link, for example because DATA_DIR was cleared by hand, is taken up again rather than erased.
-    DirBuilder::new().recursive(true).mode(0o711).create(HOMES_ELSEWHERE)?;
-    let home = Path::new(HOMES_ELSEWHERE).join(short_hash(data_dir));
-    user.make_private_dir(&home)?;
-    symlink(home, link)
 }
 
 fn fits_socket(dir: &Path) -> bool {

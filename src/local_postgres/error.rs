@@ -33,15 +33,27 @@ pub enum LocalPostgresError {
     )]
     OtherOwner { path: PathBuf, owner: u32 },
     #[error(
-        "{} leads to a directory that is gone: bring it back, or remove the link to begin with an empty database",
-        link.display()
+        "{} is a link, and the data have to lie in DATA_DIR: remove the link and move {} to its place, or set DATABASE_URL",
+        link.display(), target.display()
     )]
-    DataGone { link: PathBuf },
+    Linked { link: PathBuf, target: PathBuf },
     #[error(
-        "the user {user}, who runs PostgreSQL, cannot enter {}: open it for that user, choose another DATA_DIR or set DATABASE_URL",
-        path.display()
+        "DATA_DIR {} cannot be used: the user {user}, who runs PostgreSQL because root may not, cannot enter {} (mode {mode:04o}): \
+         `chmod o+x {}`, choose a DATA_DIR elsewhere, such as /var/lib/agentpay-billing, or set DATABASE_URL",
+        data_dir.display(), dir.display(), dir.display()
     )]
-    Unreachable { path: PathBuf, user: String },
+    Unreachable { data_dir: PathBuf, dir: PathBuf, mode: u32, user: String },
+    #[error(
+        "initdb needs a name for the user with id {uid}, who has none: add a line for it to /etc/passwd \
+         (such as `agentpay:x:{uid}:{uid}::/:/sbin/nologin`), run the service as a user that has one, or set DATABASE_URL"
+    )]
+    NamelessUser { uid: u32 },
+    #[error(
+        "the PostgreSQL of DATA_DIR {} belongs to a service that has not started it ({reason}): look into the log of that \
+         service, or run the command as its user",
+        data_dir.display()
+    )]
+    NotStarted { data_dir: PathBuf, reason: String },
     #[error(
         "PostgreSQL refuses to run as root and neither of the users postgres and nobody exists: \
          run the service as an ordinary user or set DATABASE_URL"
@@ -55,7 +67,9 @@ pub enum LocalPostgresError {
     Command { program: String, reason: String },
     #[error("PostgreSQL did not start ({reason}): look into {}, or set DATABASE_URL", log.display())]
     StartFailed { reason: String, log: PathBuf },
-    #[error("PostgreSQL did not answer within {limit_s} s: look into {}, or set DATABASE_URL", log.display())]
+    #[error("PostgreSQL runs but refuses us ({reason}): look into {}, or set DATABASE_URL", log.display())]
+    Refused { reason: String, log: PathBuf },
+    #[error("PostgreSQL said nothing for {limit_s} s: look into {}, or set DATABASE_URL", log.display())]
     NotReady { limit_s: u64, log: PathBuf },
     #[error("PostgreSQL runs but the database {database} could not be made: {reason}")]
     Database { database: String, reason: String },

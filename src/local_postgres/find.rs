@@ -1,6 +1,7 @@
 //! Finds the PostgreSQL server programs of this machine: initdb, pg_ctl and postgres in one directory.
 //! The newest usable version wins, unless the data was made by another major version: its format belongs to that one.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::error::LocalPostgresError;
@@ -28,6 +29,12 @@ pub(super) struct Binaries {
     pub(super) dir: PathBuf,
     major: u32,
     minor: u32,
+}
+
+impl fmt::Display for Binaries {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}.{}", self.major, self.minor)
+    }
 }
 
 /// The newest programs that `user` can run; `fetched` is the directory of a server we downloaded earlier,

@@ -1,7 +1,7 @@
 //! The private local PostgreSQL used when DATABASE_URL is unset, and by the integration tests.
 //! It lives in DATA_DIR, listens only on a Unix socket in a directory closed to other users, and belongs to one service
-//! at a time. A service that was killed leaves it running; the next one takes it over, data and all. Commands may
-//! connect beside the service.
+//! at a time, which starts it again when it ends. A service that was killed leaves it running; the next one takes it over,
+//! data and all. Commands may connect beside the service.
 
 mod cluster;
 mod directories;
@@ -17,9 +17,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
+use sqlx::error::DatabaseError;
 use sqlx::migrate::MigrateDatabase;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{Connection, Postgres};
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use crate::metrics;
+use crate::store::server;
 
 use cluster::{Cluster, PORT, SUPERUSER, ServerState};
 pub use error::LocalPostgresError;
@@ -30,8 +36,27 @@ use start_program::StartProgram;
 /// The database every start makes sure of.
 const DATABASE: &str = "agentpay";
 
-/// The longest we wait for a server to answer: crash recovery after a kill takes its time.
-const READY_LIMIT_S: u64 = 60;
+/// How long a server may say nothing at all while we wait for it. As long as it says that it is starting, we wait: crash
+/// recovery takes its time.
+const SILENCE_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long a server may wait for its connections to end, before they are ended for it.
+const STOPPING_LIMIT: Duration = Duration::from_secs(10);
+
+/// How often a wait for the server is logged.
+const LOG_PAUSE: Duration = Duration::from_secs(5);
+
+/// How often a running server is looked at.
+const WATCH_PAUSE: Duration = Duration::from_millis(500);
+
+/// The pause before a server that ended is started again grows from the one to the other, and shrinks again once it has run
+/// for a while.
+const RESTART_PAUSE_MIN: Duration = Duration::from_millis(100);
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
+const STEADY_AFTER: Duration = Duration::from_secs(60);
+
+/// How long a command waits for the service beside it to have started the server.
+const BESIDE_LIMIT: Duration = Duration::from_secs(30);
 
 /// The pause between two looks at a server that is starting or shutting down.
 const POLL_MS: u64 = 50;
@@ -74,6 +99,9 @@ impl LocalPostgres {
     /// Starts the server of an opened directory, and waits until it answers. A caller that gives this up half-way calls
     /// [`LocalPostgres::stop_fast`], which undoes what was begun.
     pub async fn run(&self) -> Result<(), LocalPostgresError> {
+        let data = Cluster::data(&self.cluster.home);
+        let state = if data.join("PG_VERSION").exists() { "existing" } else { "new" };
+        info!(path = %data.display(), version = %self.cluster.binaries, data = state, "the private PostgreSQL keeps its data here");
         self.cluster.initialise_once().await?;
         self.start_again().await?;
         if let Err(error) = self.create_database_once().await {
@@ -84,12 +112,28 @@ impl LocalPostgres {
         Ok(())
     }
 
+    /// Whether there are data in `data_dir`, which a start would take up. What cannot be looked at counts as data: the start
+    /// says what is wrong with it.
+    pub fn has_data(data_dir: &Path) -> bool {
+        Cluster::data(&data_dir.join("postgres")).join("PG_VERSION").try_exists().unwrap_or(true)
+    }
+
     /// How to connect to the database of the PostgreSQL that another process has started in `data_dir`, and will stop.
     /// It may not answer yet.
     pub async fn beside(data_dir: &Path) -> Result<PgConnectOptions, LocalPostgresError> {
-        let user = ServerUser::choose(&Cluster::data(&data_dir.join("postgres"))).await?;
-        let home = directories::find_home(data_dir)?;
-        Ok(options(&directories::open_socket_dir(&home, &user).await?, DATABASE))
+        let home = directories::home(data_dir)?;
+        let began = Instant::now();
+        loop {
+            let reason = match Cluster::socket_dir_of(&home) {
+                Ok(Some(socket_dir)) => return Ok(options(&socket_dir, DATABASE)),
+                Ok(None) => "it has no socket yet".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            if began.elapsed() > BESIDE_LIMIT {
+                return Err(LocalPostgresError::NotStarted { data_dir: data_dir.to_owned(), reason });
+            }
+            tokio::time::sleep(Duration::from_millis(POLL_MS)).await;
+        }
     }
 
     /// How to connect to `database` as the superuser.
@@ -130,46 +174,109 @@ impl LocalPostgres {
         self.cluster.halt("immediate").await
     }
 
-    /// Brings the server up if it is not, and waits until it answers.
-    pub async fn start_again(&self) -> Result<(), LocalPostgresError> {
-        let limit = Duration::from_secs(READY_LIMIT_S);
-        match tokio::time::timeout(limit, self.bring_up()).await {
-            Ok(result) => result,
-            Err(_) => Err(LocalPostgresError::NotReady { limit_s: READY_LIMIT_S, log: self.cluster.log() }),
+    /// Starts the server again whenever it ended, for as long as it is polled. A start that is given up half-way is undone by
+    /// [`LocalPostgres::stop_fast`].
+    pub async fn keep_running(&self) {
+        let mut pause = RESTART_PAUSE_MIN;
+        let mut began = Instant::now();
+        loop {
+            tokio::time::sleep(WATCH_PAUSE).await;
+            if matches!(self.cluster.state().await, Ok(ServerState::Alive)) {
+                continue;
+            }
+            if began.elapsed() > STEADY_AFTER {
+                pause = RESTART_PAUSE_MIN;
+            }
+            error!(pauseMs = pause.as_millis() as u64, "the private PostgreSQL ended: it is started again");
+            loop {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RESTART_PAUSE_MAX);
+                match self.start_again().await {
+                    Ok(()) => break,
+                    Err(error) => error!(%error, "the private PostgreSQL could not be started again"),
+                }
+            }
+            began = Instant::now();
+            metrics::local_postgres_restarted();
+            warn!("the private PostgreSQL runs again");
         }
     }
 
-    /// Looks at the server again and again, and does what its state calls for, until it answers.
-    async fn bring_up(&self) -> Result<(), LocalPostgresError> {
+    /// Brings the server up if it is not, and waits until it answers.
+    pub async fn start_again(&self) -> Result<(), LocalPostgresError> {
+        self.start_again_unless_silent(SILENCE_LIMIT).await
+    }
+
+    /// The same with a limit of one's own for a server that says nothing, for tests.
+    ///
+    /// Looks at the server again and again, and does what its state calls for.
+    pub async fn start_again_unless_silent(&self, silence_limit: Duration) -> Result<(), LocalPostgresError> {
         let mut polls_without_socket = 0;
+        let mut last_word = Instant::now();
+        let mut last_line = Instant::now();
+        let mut stopping_since = None;
         loop {
-            match self.cluster.state().await? {
+            let state = self.cluster.state().await?;
+            if state != ServerState::Stopping {
+                stopping_since = None;
+            }
+            match state {
                 ServerState::Stopped => match self.cluster.launch().await {
                     // Children of a killed server hold its shared memory until they notice, a moment later; and the
                     // pg_ctl of a killed service may be starting the server at this very moment.
                     Err(LocalPostgresError::StartFailed { reason, .. }) if is_passing(&reason) => {}
-                    other => other?,
+                    Err(error) => return Err(error),
+                    Ok(()) => last_word = Instant::now(),
                 },
                 ServerState::AliveElsewhere => self.cluster.halt("fast").await?,
+                ServerState::Stopping => {
+                    if stopping_since.get_or_insert_with(Instant::now).elapsed() > STOPPING_LIMIT {
+                        self.cluster.halt("fast").await?;
+                    }
+                }
+                ServerState::Ending => {}
                 ServerState::Alive if polls_without_socket >= POLLS_WITHOUT_SOCKET_MAX => {
                     self.cluster.halt("fast").await?;
                     polls_without_socket = 0;
                 }
-                ServerState::Alive => {
-                    match PgConnection::connect_with(&self.connect_options("postgres")).await {
-                        Ok(connection) => {
-                            // It answered, which is all we wanted; how the farewell goes does not matter.
-                            let _ = connection.close().await;
-                            return Ok(());
-                        }
-                        // It is starting, recovering or shutting down, and says so.
-                        Err(sqlx::Error::Database(_)) => polls_without_socket = 0,
-                        Err(_) => polls_without_socket += 1,
+                ServerState::Alive => match self.ask(silence_limit).await {
+                    Ok(connections_max) if connections_max < self.cluster.connections_max() => {
+                        // Left running by a service with other settings, and nobody else's: DATA_DIR is ours.
+                        self.cluster.halt("fast").await?;
                     }
-                }
+                    Ok(_) => return Ok(()),
+                    Err(sqlx::Error::Database(error)) => {
+                        polls_without_socket = 0;
+                        if !says_wait(&*error) {
+                            let reason = error.message().replace('\n', " ");
+                            return Err(LocalPostgresError::Refused { reason, log: self.cluster.log() });
+                        }
+                        last_word = Instant::now();
+                        if last_line.elapsed() > LOG_PAUSE {
+                            last_line = Instant::now();
+                            info!(says = error.message(), "waiting for the private PostgreSQL");
+                        }
+                    }
+                    Err(_) => polls_without_socket += 1,
+                },
+            }
+            if last_word.elapsed() > silence_limit {
+                return Err(LocalPostgresError::NotReady { limit_s: silence_limit.as_secs(), log: self.cluster.log() });
             }
             tokio::time::sleep(Duration::from_millis(POLL_MS)).await;
         }
+    }
+
+    /// How many connections the server allows, if it answers at all.
+    async fn ask(&self, limit: Duration) -> Result<u32, sqlx::Error> {
+        let asking = async {
+            let mut connection = PgConnection::connect_with(&self.connect_options("postgres")).await?;
+            let connections_max = server::connections_max(&mut connection).await?;
+            // How the farewell goes does not matter.
+            let _ = connection.close().await;
+            Ok(connections_max)
+        };
+        tokio::time::timeout(limit, asking).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
 
     async fn create_database_once(&self) -> Result<(), sqlx::Error> {
@@ -199,6 +306,11 @@ async fn find_binaries(data_dir: &Path, home: &Path, user: &ServerUser) -> Resul
         return find::newest(user, &fetched, data_dir, wanted_major).await;
     }
     found
+}
+
+/// Whether the server is starting, recovering or too busy, and says so.
+fn says_wait(error: &dyn DatabaseError) -> bool {
+    matches!(error.code().as_deref(), Some("57P03" | "57P01" | "57P02" | "53300"))
 }
 
 /// Whether a failed start is worth another look at the server.

@@ -1,6 +1,6 @@
 //! Who runs PostgreSQL, and how its programs are run.
 //! PostgreSQL refuses to run as root, so root hands the server and its directories to an unprivileged user.
-//! The programs never see our PG* variables, our standard streams or a directory that user cannot enter.
+//! The programs never see our environment, which holds secrets, our standard streams or a directory that user cannot enter.
 
 use std::fs::DirBuilder;
 use std::io;
@@ -11,6 +11,9 @@ use std::process::{Output, Stdio};
 use tokio::process::Command;
 
 use super::error::LocalPostgresError;
+
+/// All that children see of our environment: where programs and libraries are, and what the server's defaults come from.
+const VARIABLES: [&str; 5] = ["PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TZ", "TMPDIR"];
 
 /// The user PostgreSQL runs as: our own, unless we are root.
 #[derive(Debug)]
@@ -50,15 +53,8 @@ impl ServerUser {
 
     /// A command of this user with a clean environment and no standard streams: a daemon must not keep our pipes open.
     pub(super) fn command(&self, program: &Path, current_dir: &Path) -> Command {
-        let mut command = Command::new(program);
-        command.current_dir(current_dir).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        for (name, _) in std::env::vars_os() {
-            // PGDATA, PGPORT, PGOPTIONS ... of the person who starts the service are meant for another server.
-            if name.as_encoded_bytes().starts_with(b"PG") {
-                command.env_remove(name);
-            }
-        }
-        command.env("LC_ALL", "C");
+        let mut command = clean_command(program);
+        command.current_dir(current_dir).stdout(Stdio::null()).stderr(Stdio::null());
         if self.we_are_root {
             command.uid(self.uid).gid(self.gid);
         }
@@ -115,8 +111,20 @@ pub(super) fn telling_line(output: &str) -> Option<String> {
     lines().rfind(names_fault).or_else(|| lines().next_back()).map(str::to_owned)
 }
 
+/// The one way to make a child process.
+fn clean_command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().env("LC_ALL", "C").stdin(Stdio::null());
+    for name in VARIABLES {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command
+}
+
 async fn id(arguments: &[&str]) -> io::Result<u32> {
-    let output = Command::new("id").args(arguments).stdin(Stdio::null()).output().await?;
+    let output = clean_command(Path::new("id")).args(arguments).output().await?;
     let text = String::from_utf8_lossy(&output.stdout);
     text.trim().parse().map_err(io::Error::other)
 }

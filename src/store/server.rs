@@ -35,6 +35,15 @@ pub async fn facts(connection: &mut PgConnection) -> Result<ServerFacts, StoreEr
     Ok(ServerFacts { major_version: row.major_version, synchronous_commit: row.synchronous_commit })
 }
 
+/// How many connections the server allows, those reserved for superusers included.
+pub async fn connections_max(connection: &mut PgConnection) -> sqlx::Result<u32> {
+    let row = sqlx::query_scalar!(
+        r#"-- server::connections_max
+        SELECT current_setting('max_connections')::int AS "connections_max!""#
+    );
+    Ok(row.fetch_one(connection).await?.cast_unsigned())
+}
+
 pub async fn ping(connection: &mut PgConnection) -> Result<(), StoreError> {
     Ok(connection.ping().await?)
 }

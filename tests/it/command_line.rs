@@ -45,7 +45,8 @@ async fn a_reader_that_has_seen_enough_ends_a_command_quietly() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_whose_reader_is_gone_stops_the_postgresql_it_started() {
     let data_dir = DataDir::new();
-    let output = run_into(closed_pipe(), &["migrate"], &[("DATA_DIR", data_dir.as_str())]).await;
+    let output =
+        run_into(closed_pipe(), &["migrate"], &[("DATA_DIR", data_dir.as_str()), ("LOCAL_POSTGRES", "true")]).await;
     assert_eq!((output.status.code(), stderr(&output)), (Some(0), ""));
     assert_eq!(data_dir.postmaster(), None);
 }

@@ -55,6 +55,7 @@ async fn all_names_are_there_once_with_their_kinds() {
         ("janitor_lag_seconds", "gauge"),
         ("db_connections", "gauge"),
         ("webhook_deliveries_total", "counter"),
+        ("local_postgres_restarts_total", "counter"),
         ("log_lines_dropped_total", "counter"),
         ("webhook_backlog", "gauge"),
     ]

@@ -161,7 +161,12 @@ async fn a_signal_ends_initdb_too() {
     ] {
         let data_dir = DataDir::new();
         let port = crate::support::free_port().to_string();
-        let mut command = binary(&[("DATA_DIR", data_dir.as_str()), ("PATH", &programs.path()), ("PORT", &port)]);
+        let mut command = binary(&[
+            ("DATA_DIR", data_dir.as_str()),
+            ("LOCAL_POSTGRES", "true"),
+            ("PATH", &programs.path()),
+            ("PORT", &port),
+        ]);
         let child = command.args(&arguments).stdout(std::process::Stdio::null()).spawn().expect("the binary");
         let mut process = Process { child, address: ([127, 0, 0, 1], 1).into() };
         let initdb = programs.initdb_of(&data_dir).await;
