@@ -76,6 +76,9 @@ pub enum Setback {
 /// How long a batch waits for a lock: longer than a commit takes, so that replicas simply take turns.
 pub const LOCK_TIMEOUT: &str = "500ms";
 
+/// The same for a reset. All commits queue behind it, so it gives up before they do, and tries again.
+const ALONE_LOCK_TIMEOUT: &str = "200ms";
+
 /// How a batch meets others that want the same rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Manners {
@@ -94,7 +97,7 @@ impl Manners {
         match self {
             Self::Hopeful | Self::Locking => LOCK_TIMEOUT,
             Self::Brief => "50ms",
-            Self::Alone => "2s",
+            Self::Alone => ALONE_LOCK_TIMEOUT,
         }
     }
 }

@@ -366,7 +366,7 @@ async fn a_stop_while_the_server_is_started_again_ends_and_leaves_none_behind() 
 async fn a_command_with_another_temporary_directory_finds_the_socket_of_the_service() {
     let dir = TestDir::new(&"long".repeat(30));
     let mut environment = vec![("DATA_DIR", dir.as_str())];
-    let service = Process::start_with(&environment, 0);
+    let mut service = Process::start_with(&environment, 0);
     assert_eq!(service.client().post("/api/v1/usage", &usage("a", "s", 1)).await.status, 201);
     let elsewhere = dir.0.parent().expect("a directory").join("tmp");
     fs::create_dir(&elsewhere).expect("a directory");
@@ -374,6 +374,10 @@ async fn a_command_with_another_temporary_directory_finds_the_socket_of_the_serv
     let output = run(&["verify"], &environment).await;
     assert_eq!(String::from_utf8_lossy(&output.stdout), "1 pairs add up\n", "{output:?}");
     assert!(fs::read_dir(&elsewhere).expect("a directory").next().is_none());
+    let socket_dir = LocalPostgres::beside(&dir.0).await.expect("a socket").get_socket().cloned().expect("a path");
+    service.signal("-TERM");
+    assert!(tokio::task::block_in_place(|| service.child.wait()).expect("exit").success());
+    fs::remove_dir(&socket_dir).expect("an empty socket directory");
 }
 
 #[tokio::test(flavor = "multi_thread")]
