@@ -3,8 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Connection, PgPool};
+use sqlx::postgres::PgConnectOptions;
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -20,24 +19,22 @@ use crate::clock::Clock;
 use crate::command::Committer;
 use crate::jobs::delivery::{Names, Sender};
 use crate::jobs::dispatcher::Dispatcher;
-use crate::jobs::follow_controls::Follower;
+use crate::jobs::health::JobHealth;
 use crate::jobs::janitor::{Janitor, LastRun};
+use crate::jobs::watch_config::ConfigWatcher;
 use crate::live_limits::LiveLimits;
 use crate::progress::Progress;
 use crate::settings::Settings;
 use crate::start::{StartError, prepare_schema, reach};
 use crate::store::idempotency::OldestExpiry;
-use crate::store::{limits, server};
+use crate::store::limits;
+use crate::store::pool::Pool;
 
 /// How long a stop waits for running requests and what they left in the lanes.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 /// How long a stop then waits for the jobs, and after them for connections to the database to close.
 const JOBS_LIMIT: Duration = Duration::from_secs(2);
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
-/// How long a read waits for a connection.
-const ACQUIRE_LIMIT: Duration = Duration::from_secs(2);
-/// How long a connection may have been idle and still be used without asking whether it works.
-const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 
 /// The open port. Until the service has started, it answers that it is starting. Dropped, it closes.
 pub struct Entrance {
@@ -71,6 +68,7 @@ pub struct App {
     pub address: SocketAddr,
     pub janitor: Janitor,
     pub dispatcher: Dispatcher,
+    pub config_watcher: ConfigWatcher,
     pub limits: LiveLimits,
     draining: CancellationToken,
     grace: Duration,
@@ -79,7 +77,7 @@ pub struct App {
     jobs: JoinSet<()>,
     stop_jobs: CancellationToken,
     lanes: JoinSet<()>,
-    pool: PgPool,
+    pool: Pool,
 }
 
 impl App {
@@ -98,43 +96,39 @@ impl App {
         progress.step("the migrations", migrated).await?;
         let live = LiveLimits::new(progress.step("the limits", limits::read(&mut connection)).await?);
         drop(connection);
-        let pool = PgPoolOptions::new()
-            .max_connections(settings.pool_max)
-            .acquire_timeout(ACQUIRE_LIMIT)
-            // Asking every time whether a connection still works would cost each read a round trip.
-            .test_before_acquire(false)
-            .before_acquire(|connection, usage| {
-                let is_fresh = usage.idle_for < TRUSTED_IDLE;
-                Box::pin(async move { Ok(is_fresh || connection.ping().await.is_ok()) })
-            })
-            .after_connect(|connection, _| Box::pin(server::set_up_for_reads(connection)))
-            .connect_lazy_with(options.clone());
-        let (committer, lanes) = Committer::start(&settings.committer, options.clone(), clock.clone(), live.clone());
+        let pool = Pool::new(options.clone(), settings.pool_max as usize, settings.api.request_timeout);
+        let health = JobHealth::new(clock.clone());
+        let config_watcher = ConfigWatcher::new(options.clone(), live.clone(), health.clone());
+        let (committer, lanes) = Committer::start(&settings.committer, options, clock.clone(), live.clone());
         let janitor = Janitor {
             settings: settings.janitor.clone(),
             pool: pool.clone(),
             clock: clock.clone(),
             limits: live.clone(),
             last_run: LastRun::default(),
+            health: health.clone(),
         };
         let stop_jobs = CancellationToken::new();
         let mut jobs = JoinSet::new();
         jobs.spawn(janitor.clone().run(stop_jobs.clone()));
         let sender = Sender::new(settings.api.webhook_allow_private, Names::System);
-        let dispatcher = Dispatcher::new(pool.clone(), clock.clone(), sender, committer.new_deliveries());
+        let dispatcher =
+            Dispatcher::new(pool.clone(), clock.clone(), sender, committer.new_deliveries(), health.clone());
         jobs.spawn(dispatcher.clone().run(stop_jobs.clone()));
-        jobs.spawn(Follower::new(options, live.clone()).run(stop_jobs.clone()));
+        jobs.spawn(config_watcher.clone().run(stop_jobs.clone()));
         let parts = ApiParts {
             settings: settings.api.clone(),
             pool: pool.clone(),
             committer,
             clock,
             limits: live.clone(),
+            config_watcher: config_watcher.clone(),
             draining: draining.clone(),
             known_keys: KnownKeys::default(),
             export_turns: api::state::export_turns(settings.pool_max),
             dispatcher: dispatcher.clone(),
             limiter: settings.api.rate_limit.then(RateLimiter::default),
+            jobs: health,
             janitor_ran: janitor.last_run.clone(),
             oldest_expiry: OldestExpiry::default(),
             started: Instant::now(),
@@ -148,6 +142,7 @@ impl App {
             address,
             janitor,
             dispatcher,
+            config_watcher,
             limits,
             draining,
             grace,
@@ -198,8 +193,7 @@ impl App {
             self.jobs.abort_all();
             is_well = false;
         }
-        // Nothing is under way on them; those that do not close end with the process.
-        let _ = timeout(CLOSE_LIMIT, self.pool.close()).await;
+        self.pool.close(CLOSE_LIMIT).await;
         is_well
     }
 }

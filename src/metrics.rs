@@ -43,6 +43,8 @@ struct Families {
     webhook_attempts: IntCounterVec,
     log_lines_dropped: IntCounter,
     local_postgres_restarts: IntCounter,
+    job_failures: IntCounterVec,
+    job_success: IntGaugeVec,
 }
 
 impl Families {
@@ -155,6 +157,23 @@ impl Families {
                 &registry,
                 "agentpay_local_postgres_restarts_total",
                 "Starts of the private PostgreSQL after it ended by itself.",
+            ),
+            job_failures: counters(
+                &registry,
+                "agentpay_job_failures_total",
+                "Runs of a background job that failed.",
+                &["job"],
+                &[],
+            ),
+            job_success: register(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new(
+                        "agentpay_job_last_success_timestamp_seconds",
+                        "When this process last finished a background job without an error; 0 if it never did.",
+                    ),
+                    &["job"],
+                ),
             ),
             registry,
         };
@@ -290,12 +309,19 @@ pub fn local_postgres_restarted() {
     FAMILIES.load().local_postgres_restarts.inc();
 }
 
+/// A run of a background job failed.
+pub fn job_failed(job: &str) {
+    FAMILIES.load().job_failures.with_label_values(&[job]).inc();
+}
+
 /// What the process knows at the moment of a scrape, and nobody counts.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Gauges {
     pub queue_depth: usize,
     pub connections_idle: usize,
     pub connections_in_use: usize,
+    /// Each background job, and when it last succeeded, in seconds since 1970.
+    pub jobs: Vec<(&'static str, i64)>,
 }
 
 /// One family with one value, written as it is.
@@ -312,6 +338,11 @@ pub fn render(gauges: Gauges, exact: &[Exact]) -> String {
     families.queue_depth.set(gauges.queue_depth as i64);
     families.connections.with_label_values(&["idle"]).set(gauges.connections_idle as i64);
     families.connections.with_label_values(&["in_use"]).set(gauges.connections_in_use as i64);
+    for (job, last_success_seconds) in gauges.jobs {
+        families.job_success.with_label_values(&[job]).set(last_success_seconds);
+        // Shown from the start, at zero.
+        families.job_failures.with_label_values(&[job]);
+    }
     let mut text = String::new();
     for Exact { name, kind, help, value } in exact {
         let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");

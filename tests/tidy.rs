@@ -44,6 +44,21 @@ fn sql_stands_in_the_store_and_axum_in_the_api() {
     assert_eq!(strays("axum", &["api"]), Vec::<PathBuf>::new());
 }
 
+/// Whoever used the database in another way would wait for one that is silent, and for ever.
+#[test]
+fn the_database_is_used_through_the_pool_and_the_lanes() {
+    let ways_in = ["acquire()", "PgPool", "PoolConnection", "PgListener"];
+    for text in ways_in {
+        assert_eq!(strays(text, &["store/pool.rs", "store/listener.rs"]), Vec::<PathBuf>::new(), "{text}");
+    }
+    let homes = ["store/pool.rs", "store/server.rs", "store/listener.rs", "command/committer.rs", "start.rs"];
+    for text in [".connect()", "connect_with("] {
+        let mut homes = homes.to_vec();
+        homes.push("local_postgres");
+        assert_eq!(strays(text, &homes), Vec::<PathBuf>::new(), "{text}");
+    }
+}
+
 #[test]
 fn imports_point_down() {
     for (floor, above) in [

@@ -34,10 +34,9 @@ pub async fn unpause(State(state): State<ApiState>, request: Request) -> Result<
 
 async fn set_paused(state: &ApiState, request: Request, paused: bool) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
+    let deadline = write.exchange.deadline;
     let response = write.submit(state, Ok(Command::SetPaused(paused))).await;
-    // Whatever came of it: what is in the database counts.
-    state.follow_controls().await;
-    response
+    state.follow_config(deadline, response).await
 }
 
 pub const STATUS: Description =
@@ -69,8 +68,9 @@ pub async fn reset(State(state): State<ApiState>, request: Request) -> Result<Re
     let window_ms = state.limits.now().rate_limit_window_ms.unsigned_abs();
     let now_ms = state.clock.elapsed_ms();
     let rate_buckets = state.limiter.as_ref().map_or(0, |limiter| limiter.callers(now_ms, window_ms));
+    let deadline = write.exchange.deadline;
     let response = write.submit(&state, Ok(Command::Reset { rate_buckets })).await;
-    state.follow_controls().await;
+    let response = state.follow_config(deadline, response).await;
     if response.is_ok() {
         if let Some(limiter) = &state.limiter {
             limiter.restart();

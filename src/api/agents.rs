@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Serialize;
+use sqlx::PgConnection;
 
 use crate::domain::money::Count;
 use crate::domain::names::{AgentId, ServiceId};
@@ -30,9 +31,12 @@ pub const LIST: Description = Description::of("Agents with any pair, first seen 
 pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let tenant = &exchange.identity.tenant;
     let slice = Slice::read(&exchange.query, 100, 1000);
-    let mut connection = state.connection().await?;
-    let agents = agents::list(&mut connection, tenant, slice.limit, slice.offset()).await?;
-    let count = if slice.page.is_some() { totals::of(&mut connection, tenant.as_str()).await?.agents } else { 0 };
+    let read = async |connection: &mut PgConnection| {
+        let agents = agents::list(connection, tenant, slice.limit, slice.offset()).await?;
+        let count = if slice.page.is_some() { totals::of(connection, tenant.as_str()).await?.agents } else { 0 };
+        Ok((agents, count))
+    };
+    let (agents, count) = state.read(exchange.deadline, read).await?;
     Ok(json(&List { agents, pages: slice.pages(count) }))
 }
 
@@ -48,8 +52,9 @@ pub const TOTAL: Description = Description::of("What is outstanding of an agent"
 
 pub async fn total(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let agent = path_agent(&exchange)?;
-    let mut connection = state.connection().await?;
-    let total = agents::outstanding(&mut connection, &exchange.identity.tenant, &agent).await?;
+    let tenant = &exchange.identity.tenant;
+    let read = async |connection: &mut PgConnection| agents::outstanding(connection, tenant, &agent).await;
+    let total = state.read(exchange.deadline, read).await?;
     Ok(json(&Total { agent: &agent, total }))
 }
 
@@ -80,9 +85,12 @@ pub async fn usage(State(state): State<ApiState>, Read(exchange): Read) -> Resul
     let slice = Slice::read(&exchange.query, 100, 1000);
     // Only a request that pages is limited.
     let limit = slice.page.map(|_| slice.limit);
-    let mut connection = state.connection().await?;
-    let pairs = agents::pairs(&mut connection, tenant, &agent, limit, slice.offset()).await?;
-    let count = if slice.page.is_some() { agents::count_pairs(&mut connection, tenant, &agent).await? } else { 0 };
+    let read = async |connection: &mut PgConnection| {
+        let pairs = agents::pairs(connection, tenant, &agent, limit, slice.offset()).await?;
+        let count = if slice.page.is_some() { agents::count_pairs(connection, tenant, &agent).await? } else { 0 };
+        Ok((pairs, count))
+    };
+    let (pairs, count) = state.read(exchange.deadline, read).await?;
     let items = pairs.into_iter().map(|(service_id, total)| Item { service_id, total }).collect();
     Ok(json(&Usage { agent: &agent, items, pages: slice.pages(count) }))
 }

@@ -6,6 +6,7 @@ use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
+use sqlx::PgConnection;
 
 use crate::command::Command;
 use crate::command::answers::CreatedApiKey;
@@ -92,9 +93,11 @@ pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result
         Some(cursor) => parse_cursor(&cursor).ok_or(Refusal::CursorMalformed)?,
         None => Start::Offset(query.bounded("offset", 0, 0, 1 << 40)),
     };
-    let mut connection = state.connection().await?;
-    let mut rows = api_keys::list(&mut connection, &start, limit + 1).await?;
-    let total = api_keys::count(&mut connection).await?;
+    let read = async |connection: &mut PgConnection| {
+        let rows = api_keys::list(connection, &start, limit + 1).await?;
+        Ok((rows, api_keys::count(connection).await?))
+    };
+    let (mut rows, total) = state.read(exchange.deadline, read).await?;
     let has_more = rows.len() as i64 > limit;
     rows.truncate(limit as usize);
     let next_cursor = rows

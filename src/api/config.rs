@@ -71,10 +71,9 @@ pub const CHANGE: Description = Description::of("Change limits, all of them or n
 pub async fn change(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
     let command = parse(&write.body).map(Command::ChangeLimits);
+    let deadline = write.exchange.deadline;
     let response = write.submit(&state, command).await;
-    // Whatever came of it: what is in the database counts.
-    state.follow_controls().await;
-    response
+    state.follow_config(deadline, response).await
 }
 
 /// Unknown keys first, all of them; then values, in the order of emission.

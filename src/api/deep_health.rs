@@ -5,7 +5,8 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
-use tokio::time::{Instant, timeout};
+use sqlx::PgConnection;
+use tokio::time::Instant;
 
 use crate::domain::timestamp::Timestamp;
 use crate::store::deliveries;
@@ -19,7 +20,7 @@ const DATABASE_LIMIT: Duration = Duration::from_secs(2);
 const LATENCY_MAX_MS: u64 = 250;
 const LAG_MAX_SECONDS: i64 = 600;
 
-pub const NAMES: [&str; 6] = ["database", "pool", "commitQueue", "janitor", "webhooks", "memory"];
+pub const NAMES: [&str; 7] = ["database", "pool", "commitQueue", "janitor", "webhooks", "memory", "jobs"];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -48,7 +49,7 @@ pub struct Memory {
 
 pub struct Report {
     /// In the order of [`NAMES`].
-    pub checks: [Check; 6],
+    pub checks: [Check; 7],
     pub memory: Memory,
     pub is_paused: bool,
 }
@@ -63,7 +64,9 @@ struct Told {
 }
 
 pub async fn report(state: &ApiState) -> Report {
-    let told = timeout(DATABASE_LIMIT, ask(state)).await.ok().and_then(Result::ok);
+    let began = Instant::now();
+    let ask = async |connection: &mut PgConnection| ask(state, connection, began).await;
+    let told = state.pool.run(began + DATABASE_LIMIT, ask).await.ok();
     let memory = memory();
     let checks = [
         database(told.as_ref()),
@@ -72,20 +75,19 @@ pub async fn report(state: &ApiState) -> Report {
         janitor(state, told.as_ref()),
         webhooks(state, told.as_ref()),
         check("memory", Status::Ok, json!(memory)),
+        jobs(state),
     ];
     Report { checks, memory, is_paused: told.map_or_else(|| state.limits.is_paused(), |told| told.is_paused) }
 }
 
-async fn ask(state: &ApiState) -> Result<Told, StoreError> {
-    let began = Instant::now();
-    let mut connection = state.pool.acquire().await?;
-    server::ping(&mut connection).await?;
+async fn ask(state: &ApiState, connection: &mut PgConnection, began: Instant) -> Result<Told, StoreError> {
+    server::ping(connection).await?;
     let latency_ms = began.elapsed().as_millis() as u64;
     Ok(Told {
         latency_ms,
-        oldest_expiry: state.oldest_expiry.read(&mut connection, state.clock.now()).await?,
-        webhooks: deliveries::backlog(&mut connection).await?,
-        is_paused: limits::read(&mut connection).await?.paused,
+        oldest_expiry: state.oldest_expiry.read(connection, state.clock.now()).await?,
+        webhooks: deliveries::backlog(connection).await?,
+        is_paused: limits::read(connection).await?.paused,
     })
 }
 
@@ -104,8 +106,7 @@ fn database(told: Option<&Told>) -> Check {
 }
 
 fn pool(state: &ApiState) -> Check {
-    let (size, idle) = (state.pool.size() as usize, state.pool.num_idle());
-    let (in_use, max) = (size.saturating_sub(idle), state.pool.options().get_max_connections() as usize);
+    let (in_use, idle, max) = (state.pool.in_use_count(), state.pool.idle_count(), state.pool.connections_max());
     check("pool", warn_if(in_use >= max), json!({ "inUse": in_use, "idle": idle, "max": max }))
 }
 
@@ -120,8 +121,16 @@ fn seconds_since(state: &ApiState, moment: Timestamp) -> i64 {
     ((state.clock.now().as_ms() - moment.as_ms()) / 1000).max(0)
 }
 
+/// For how long the janitor has left something undone: since the expiry of the oldest record that is still there, or
+/// since one of its steps fails.
+pub fn janitor_lag_seconds(state: &ApiState, oldest_expiry: Option<Timestamp>) -> i64 {
+    let failing = state.jobs.all().filter(|(job, _)| job.is_of_janitor()).filter_map(|(_, known)| known.failing_ms);
+    let failing_seconds = failing.max().map_or(0, |failing_ms| failing_ms / 1000) as i64;
+    oldest_expiry.map_or(0, |expiry| seconds_since(state, expiry)).max(failing_seconds)
+}
+
 fn janitor(state: &ApiState, told: Option<&Told>) -> Check {
-    let lag = told.map(|told| told.oldest_expiry.map_or(0, |expiry| seconds_since(state, expiry)));
+    let lag = told.map(|told| janitor_lag_seconds(state, told.oldest_expiry));
     let status = warn_if(lag.is_some_and(|lag| lag > LAG_MAX_SECONDS));
     check("janitor", status, json!({ "lagSeconds": lag, "lastRunAt": state.janitor_ran.get() }))
 }
@@ -131,6 +140,27 @@ fn webhooks(state: &ApiState, told: Option<&Told>) -> Check {
     let oldest = told.map(|told| told.webhooks.1.map_or(0, |due| seconds_since(state, due)));
     let status = warn_if(oldest.is_some_and(|oldest| oldest > LAG_MAX_SECONDS));
     check("webhooks", status, json!({ "pending": pending, "oldestDueSeconds": oldest }))
+}
+
+/// A warning while a job fails, an error once it has failed for a minute.
+fn jobs(state: &ApiState) -> Check {
+    let mut status = Status::Ok;
+    let mut detail = serde_json::Map::new();
+    for (job, known) in state.jobs.all() {
+        if known.is_broken() {
+            status = Status::Error;
+        } else if known.failing_ms.is_some() && status == Status::Ok {
+            status = Status::Warn;
+        }
+        let (last_error, last_error_at) = known.last_error.unzip();
+        let known = json!({
+            "lastSuccessAt": known.last_success_at,
+            "lastError": last_error,
+            "lastErrorAt": last_error_at,
+        });
+        detail.insert(job.name().to_owned(), known);
+    }
+    check("jobs", status, detail.into())
 }
 
 fn memory() -> Memory {

@@ -82,8 +82,8 @@ pub async fn list(
         let page = state.ask(&state.reads.events, wanted, exchange.deadline, heads).await?;
         return Ok(page.tagged(&view).answer(&headers));
     }
-    let mut connection = state.connection().await?;
-    let page = part(&mut connection, tenant, &filter, before, cap, limit).await?;
+    let read = async |connection: &mut PgConnection| part(connection, tenant, &filter, before, cap, limit).await;
+    let page = state.read(exchange.deadline, read).await?.ok_or(Refusal::CursorExpired)?;
     Ok(page.tagged(&view).answer(&headers))
 }
 
@@ -137,7 +137,8 @@ async fn heads(connection: &mut PgConnection, wanted: &[WantedHead]) -> Result<V
     Ok(pages.collect())
 }
 
-/// A page that is long, or not the head of the whole log: it has to know where the visible log begins.
+/// A page that is long, or not the head of the whole log: it has to know where the visible log begins. None if `before`
+/// is no event that is visible.
 async fn part(
     connection: &mut PgConnection,
     tenant: &Tenant,
@@ -145,14 +146,14 @@ async fn part(
     before: Option<(Timestamp, i64)>,
     cap: i64,
     limit: i64,
-) -> Result<Page, Failure> {
+) -> Result<Option<Page>, StoreError> {
     // One snapshot, so that total, items and cursor speak of the same log.
     let mut log = server::begin_snapshot(connection).await?;
     let first = events::first_visible(&mut log, tenant, cap).await?;
     if let Some(place) = before
         && !events::is_visible(&mut log, tenant, filter, first, place).await?
     {
-        return Err(Failure(Refusal::CursorExpired));
+        return Ok(None);
     }
     let total = if filter.is_empty() {
         totals::of(&mut log, tenant.as_str()).await?.events.min(cap)
@@ -162,7 +163,7 @@ async fn part(
     let before_position = before.map_or(i64::MAX, |(_, position)| position);
     let events = events::newest(&mut log, tenant, filter, first, before_position, limit + 1).await?;
     let has_older = events.len() as i64 > limit && (before.is_some() || total > limit);
-    Ok(Page::new(total, events, limit, has_older))
+    Ok(Some(Page::new(total, events, limit, has_older)))
 }
 
 #[derive(JsonSchema, Serialize)]
@@ -179,10 +180,12 @@ pub async fn summary(State(state): State<ApiState>, Read(exchange): Read) -> Res
     check_query(&exchange, &[])?;
     let tenant = &exchange.identity.tenant;
     let cap = state.limits.now().event_log_cap;
-    let mut connection = state.connection().await?;
-    let mut log = server::begin_snapshot(&mut connection).await?;
-    let first = events::first_visible(&mut log, tenant, cap).await?;
-    let counts: BTreeMap<String, i64> = events::count_by_type(&mut log, tenant, first).await?.into_iter().collect();
+    let read = async |connection: &mut PgConnection| {
+        let mut log = server::begin_snapshot(connection).await?;
+        let first = events::first_visible(&mut log, tenant, cap).await?;
+        events::count_by_type(&mut log, tenant, first).await
+    };
+    let counts: BTreeMap<String, i64> = state.read(exchange.deadline, read).await?.into_iter().collect();
     let total = counts.values().sum();
     Ok(json(&Summary { counts, total }))
 }

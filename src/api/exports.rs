@@ -12,10 +12,9 @@ use bytes::Bytes;
 use futures_util::stream;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::Serialize;
-use sqlx::pool::PoolConnection;
-use sqlx::{PgConnection, Postgres};
+use sqlx::PgConnection;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use crate::domain::caller::Tenant;
@@ -23,15 +22,19 @@ use crate::domain::money::Count;
 use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
-use crate::store::exports::{Exported, pairs_after};
+use crate::store::exports::{Exported, Place, pairs_after};
+use crate::store::pool::Held;
 use crate::store::{StoreError, server};
 
-use super::exchange::{Failure, Read};
+use super::exchange::{Exchange, Failure, Read};
 use super::openapi::description::{Content, Description};
 use super::state::{ApiState, read_refusal};
 
 /// Pairs of one part, which is at most 400 kB long.
 const PAIRS_OF_PART: i64 = 1000;
+
+/// How long PostgreSQL may take for one part.
+const STATEMENT_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long the client may take for one part.
 const STALL_LIMIT: Duration = Duration::from_secs(10);
@@ -52,7 +55,7 @@ pub async fn json(State(state): State<ApiState>, Read(exchange): Read) -> Result
         (header::CONTENT_DISPOSITION, "attachment; filename=usage.json"),
     ];
     let exported_at = state.clock.now();
-    let body = export(&state, &exchange.identity.tenant, Format::Json { exported_at }).await?;
+    let body = export(&state, &exchange, Format::Json { exported_at }).await?;
     Ok((headers, body).into_response())
 }
 
@@ -67,7 +70,7 @@ pub async fn csv(State(state): State<ApiState>, Read(exchange): Read) -> Result<
         (header::CONTENT_TYPE, "text/csv; charset=utf-8"),
         (header::CONTENT_DISPOSITION, "attachment; filename=usage.csv"),
     ];
-    let body = export(&state, &exchange.identity.tenant, Format::Csv).await?;
+    let body = export(&state, &exchange, Format::Csv).await?;
     Ok((headers, body).into_response())
 }
 
@@ -79,11 +82,12 @@ enum Message {
 }
 
 /// The body, once its first part is there: until then a fault still is an answer of its own.
-async fn export(state: &ApiState, tenant: &Tenant, format: Format) -> Result<Body, Failure> {
+async fn export(state: &ApiState, exchange: &Exchange, format: Format) -> Result<Body, Failure> {
     let turn = state.export_turns.clone().acquire_owned().await.map_err(|_| Failure(Refusal::StoreUnavailable))?;
-    let connection = state.connection().await?;
+    let deadline = Instant::from_std(exchange.deadline);
+    let connection = state.pool.hold(deadline).await?;
     let (sender, mut receiver) = channel(1);
-    let tenant = tenant.clone();
+    let tenant = exchange.identity.tenant.clone();
     // A task of its own, because a body is only polled while its client takes it: nobody would end a stalled one.
     tokio::spawn(async move {
         read_all(connection, &tenant, format, sender).await;
@@ -112,8 +116,8 @@ fn body(first: Bytes, receiver: Receiver<Message>) -> Body {
     Body::from_stream(parts)
 }
 
-async fn read_all(mut connection: PoolConnection<Postgres>, tenant: &Tenant, format: Format, sender: Sender<Message>) {
-    match timeout(EXPORT_LIMIT, read_parts(&mut connection, tenant, &format, &sender)).await {
+async fn read_all(connection: Held, tenant: &Tenant, format: Format, sender: Sender<Message>) {
+    match timeout(EXPORT_LIMIT, read_parts(connection, tenant, &format, &sender)).await {
         Ok(Ok(true)) => {}
         Ok(Ok(false)) => warn!("an export was given up, because its client stopped reading"),
         Ok(Err(error)) => {
@@ -126,20 +130,23 @@ async fn read_all(mut connection: PoolConnection<Postgres>, tenant: &Tenant, for
 
 /// False if the client does not take what was read.
 async fn read_parts(
-    connection: &mut PgConnection,
+    mut connection: Held,
     tenant: &Tenant,
     format: &Format,
     sender: &Sender<Message>,
 ) -> Result<bool, StoreError> {
-    let mut snapshot = server::begin_snapshot(connection).await?;
-    let mut last_position = 0;
+    connection.run(Instant::now() + STATEMENT_LIMIT, server::hold_snapshot).await?;
+    let mut last = Place::start();
+    let mut is_first = true;
     let mut text = format.start();
     loop {
         // Steps by position rather than one long result: a result that is given up halfway has to be read to its end
         // before the connection is of use again.
-        let pairs = pairs_after(&mut snapshot, tenant, last_position, PAIRS_OF_PART).await?;
-        format.write(&mut text, &pairs, last_position == 0);
-        last_position = pairs.last().map_or(last_position, |exported| exported.list_position);
+        let read = async |snapshot: &mut PgConnection| pairs_after(snapshot, tenant, &last, PAIRS_OF_PART).await;
+        let pairs = connection.run(Instant::now() + STATEMENT_LIMIT, read).await?;
+        format.write(&mut text, &pairs, is_first);
+        is_first = false;
+        last = pairs.last().map_or(last, Place::of);
         let is_last = (pairs.len() as i64) < PAIRS_OF_PART;
         if is_last {
             text.extend_from_slice(format.end());
@@ -152,7 +159,9 @@ async fn read_parts(
             break;
         }
     }
-    snapshot.rollback().await?;
+    let deadline = Instant::now() + STATEMENT_LIMIT;
+    connection.run(deadline, server::end_snapshot).await?;
+    connection.release(deadline).await;
     Ok(matches!(timeout(STALL_LIMIT, sender.send(Message::End)).await, Ok(Ok(()))))
 }
 

@@ -6,9 +6,13 @@ use axum::extract::State;
 use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Serialize;
+use sqlx::PgConnection;
+use tokio::time::Instant;
 
 use crate::command::Reply;
-use crate::store::server;
+use crate::jobs::health::Job;
+use crate::store::migrations::{self, Difference};
+use crate::store::{FaultKind, StoreError, server};
 
 use super::deep_health::{self, Check, Memory, Status};
 use super::exchange::{Failure, Read, check_query, json, respond};
@@ -17,7 +21,7 @@ use super::query;
 use super::state::ApiState;
 
 /// How long the database may take to answer a readiness probe.
-const PING_LIMIT: Duration = Duration::from_secs(2);
+const PROBE_LIMIT: Duration = Duration::from_secs(3);
 
 #[derive(JsonSchema, Serialize)]
 struct Alive {
@@ -41,21 +45,65 @@ pub(super) fn alive_response() -> Response {
 #[schemars(rename = "Readiness")]
 struct Ready {
     ready: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    /// Background jobs that have failed for a minute. Requests are served all the same.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    failing: Vec<&'static str>,
 }
 
 pub const READY: Description = Description::of("Whether the service can serve")
     .answer::<Ready>(200, r#"{"ready":true}"#)
-    .answer::<Ready>(503, r#"{"ready":false}"#);
+    .answer::<Ready>(503, r#"{"ready":false,"reason":"the database does not answer"}"#);
 
 pub async fn ready(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     check_query(&exchange, &[])?;
-    let ping = async {
-        let mut connection = state.pool.acquire().await.ok()?;
-        server::ping(&mut connection).await.ok()
+    let reason = reason_against(&state, exchange.deadline).await;
+    let broken = state.jobs.all().filter(|(job, known)| *job != Job::Config && known.is_broken());
+    let failing = broken.map(|(job, _)| job.name()).collect();
+    let status = if reason.is_none() { 200 } else { 503 };
+    Ok(respond(Reply::json(status, &Ready { ready: reason.is_none(), reason, failing })))
+}
+
+/// Why the service cannot serve; none if it can.
+async fn reason_against(state: &ApiState, deadline: std::time::Instant) -> Option<String> {
+    if state.draining.is_cancelled() {
+        return Some("a shutdown has begun".to_owned());
+    }
+    let look = async |_| vec![look_at_database(state).await];
+    let reason = state.reads.readiness.ask((), deadline.into(), look).await;
+    match reason.unwrap_or_else(|| Some("the database does not answer".to_owned())) {
+        // Then a pause or a revoked key may have been missed.
+        None if state.jobs.state(Job::Config).is_broken() => {
+            Some("the configuration could not be read for a minute".to_owned())
+        }
+        reason => reason,
+    }
+}
+
+/// What keeps the database from being used.
+async fn look_at_database(state: &ApiState) -> Option<String> {
+    let look = async |connection: &mut PgConnection| {
+        server::check_writer(connection).await?;
+        let missing = migrations::missing_tables(connection).await?;
+        if !missing.is_empty() {
+            return Ok(Some(format!("the database lacks tables: {}", missing.join(", "))));
+        }
+        let Difference { pending, unknown, .. } = migrations::compare(connection).await?;
+        if !pending.is_empty() {
+            return Ok(Some(format!("pending migrations: {}", pending.join(", "))));
+        }
+        let unknown: Vec<String> = unknown.iter().map(ToString::to_string).collect();
+        Ok((!unknown.is_empty()).then(|| format!("migrations this program does not know: {}", unknown.join(", "))))
     };
-    let answers = tokio::time::timeout(PING_LIMIT, ping).await.ok().flatten().is_some();
-    let ready = answers && !state.draining.is_cancelled();
-    Ok(respond(Reply::json(if ready { 200 } else { 503 }, &Ready { ready })))
+    match state.pool.run(Instant::now() + PROBE_LIMIT, look).await {
+        Ok(reason) => reason,
+        Err(StoreError::ReadOnly) => Some("the database is read-only".to_owned()),
+        Err(StoreError::PoolExhausted) => Some("no connection to the database is free".to_owned()),
+        Err(error) if error.kind() == FaultKind::Unavailable => Some("the database does not answer".to_owned()),
+        Err(error) => Some(error.cause()),
+    }
 }
 
 #[derive(JsonSchema, Serialize)]
@@ -78,7 +126,7 @@ pub const DEEP: Description = Description::of("Every part, with what operators l
         200,
         r#"{"status":"ok","uptimeSeconds":60,"memory":{"rssMb":30,"heapUsedMb":30},"pid":1,
         "node":"agentpay-billing 0.1.0","checks":[{"name":"database","status":"ok","detail":{"latencyMs":1}}],
-        "checksTotal":6,"nextChecksCursor":"ZGF0YWJhc2U"}"#,
+        "checksTotal":7,"nextChecksCursor":"ZGF0YWJhc2U"}"#,
     );
 
 pub async fn deep(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {

@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Serialize;
+use sqlx::PgConnection;
 
 use crate::domain::names::IdempotencyKey;
 use crate::domain::refusal::Refusal;
@@ -39,8 +40,9 @@ pub async fn find(State(state): State<ApiState>, Read(exchange): Read) -> Result
     check_query(&exchange, &[])?;
     let key = IdempotencyKey::literal(exchange.parameter("key")).map_err(|_| Refusal::KeySyntax)?;
     let id = exchange.caller_key(key.as_str().to_owned());
-    let mut connection = state.connection().await?;
-    let record = idempotency::find(&mut connection, &id, state.clock.now()).await?.ok_or(Refusal::KeyUnknown)?;
+    let now = state.clock.now();
+    let read = async |connection: &mut PgConnection| idempotency::find(connection, &id, now).await;
+    let record = state.read(exchange.deadline, read).await?.ok_or(Refusal::KeyUnknown)?;
     Ok(json(&Found {
         key: key.as_str(),
         method: &record.method,

@@ -6,12 +6,15 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use sqlx::PgConnection;
+use tokio::time::Instant;
 
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
 use crate::metrics::{self, Exact, Gauges};
 use crate::store::kept::{self, Figures};
 
+use super::deep_health::janitor_lag_seconds;
 use super::exchange::{Failure, Read, check_query};
 use super::openapi::description::{Content, Description};
 use super::state::ApiState;
@@ -33,22 +36,27 @@ pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result
 }
 
 async fn render(state: &ApiState) -> Bytes {
-    let idle = state.pool.num_idle();
     let gauges = Gauges {
         queue_depth: state.committer.queue_depth(),
-        connections_idle: idle,
-        connections_in_use: (state.pool.size() as usize).saturating_sub(idle),
+        connections_idle: state.pool.idle_count(),
+        connections_in_use: state.pool.in_use_count(),
+        jobs: state.jobs.all().map(|(job, known)| (job.name(), seconds(known.last_success_at))).collect(),
     };
     let now = state.clock.now();
-    let read = async { kept::figures(&mut *state.pool.acquire().await.ok()?, &state.oldest_expiry, now).await.ok() };
-    let figures = tokio::time::timeout(FIGURES_LIMIT, read).await.ok().flatten();
-    let exact = figures.map_or_else(Vec::new, |figures| families(&figures, now));
+    let read = async |connection: &mut PgConnection| kept::figures(connection, &state.oldest_expiry, now).await;
+    let figures = state.pool.run(Instant::now() + FIGURES_LIMIT, read).await.ok();
+    let exact = figures.map_or_else(Vec::new, |figures| families(state, &figures));
     metrics::render(gauges, &exact).into()
 }
 
+/// 0 for never.
+fn seconds(moment: Option<Timestamp>) -> i64 {
+    moment.map_or(0, |moment| moment.as_ms() / 1000)
+}
+
 /// What speaks for the whole database.
-fn families(figures: &Figures, now: Timestamp) -> Vec<Exact> {
-    let lag_seconds = figures.oldest_expiry.map_or(0, |expiry| (now.as_ms() - expiry.as_ms()).max(0) / 1000);
+fn families(state: &ApiState, figures: &Figures) -> Vec<Exact> {
+    let lag_seconds = janitor_lag_seconds(state, figures.oldest_expiry);
     let totals = &figures.totals;
     let gauge = |name, help, value| Exact { name, kind: "gauge", help, value };
     let counter = |name, help, value| Exact { name, kind: "counter", help, value };
@@ -69,7 +77,7 @@ fn families(figures: &Figures, now: Timestamp) -> Vec<Exact> {
         gauge("agentpay_idempotency_keys", "Stored idempotency records.", totals.replies.to_string()),
         gauge(
             "agentpay_janitor_lag_seconds",
-            "Time since the expiry of the oldest record that is not yet pruned.",
+            "Time since the expiry of the oldest record that is not yet pruned, or since a step of the janitor fails.",
             lag_seconds.to_string(),
         ),
         gauge(

@@ -23,6 +23,8 @@ pub type Desk<Q, A> = SharedRead<Q, Result<A, Refusal>>;
 
 pub struct Reads {
     pub metrics: SharedRead<(), Bytes>,
+    /// Why the database cannot be used; none if it can.
+    pub readiness: SharedRead<(), Option<String>>,
     pub quotes: Desk<CounterId, Quoted>,
     pub due: Desk<Tenant, Due>,
     pub stats: Desk<ServiceSlice, Arc<Figures>>,
@@ -34,6 +36,7 @@ impl Default for Reads {
         // By what an answer may cost: a tenant may have ten thousand services.
         Self {
             metrics: SharedRead::new(1),
+            readiness: SharedRead::new(1),
             quotes: SharedRead::new(256),
             due: SharedRead::new(64),
             stats: SharedRead::new(64),
@@ -51,7 +54,7 @@ impl ApiState {
         deadline: Instant,
         read: impl AsyncFn(&mut PgConnection, &[Q]) -> Result<Vec<A>, StoreError>,
     ) -> Result<A, Refusal> {
-        let all = async |questions: Vec<Q>| match self.read(&questions, &read).await {
+        let all = async |questions: Vec<Q>| match self.read_all(&questions, &read).await {
             Ok(answers) => answers.into_iter().map(Ok).collect(),
             Err(error) if error.kind() == FaultKind::Poisoned && questions.len() > 1 => {
                 self.read_one_by_one(&questions, &read).await
@@ -69,7 +72,7 @@ impl ApiState {
     ) -> Vec<Result<A, Refusal>> {
         let mut answers = Vec::with_capacity(questions.len());
         for question in questions {
-            let answer = self.read(std::slice::from_ref(question), read).await;
+            let answer = self.read_all(std::slice::from_ref(question), read).await;
             let is_gone = answer.as_ref().is_err_and(|error| error.kind() != FaultKind::Poisoned);
             answers.push(answer.map(|mut own| own.remove(0)).map_err(|error| read_refusal(&error)));
             if is_gone {
@@ -80,19 +83,12 @@ impl ApiState {
         answers
     }
 
-    async fn read<Q, A>(
+    async fn read_all<Q, A>(
         &self,
         questions: &[Q],
         read: &impl AsyncFn(&mut PgConnection, &[Q]) -> Result<Vec<A>, StoreError>,
     ) -> Result<Vec<A>, StoreError> {
-        let mut connection = self.pool.acquire().await?;
-        match tokio::time::timeout(self.settings.request_timeout, read(&mut connection, questions)).await {
-            Ok(answers) => answers,
-            Err(_) => {
-                // Waiting for locks is bounded, so the database has gone without a word: others shall try anew.
-                connection.close_on_drop();
-                Err(StoreError::TimedOut)
-            }
-        }
+        let deadline = Instant::now() + self.settings.request_timeout;
+        self.pool.run(deadline.into(), async |connection: &mut PgConnection| read(connection, questions).await).await
     }
 }

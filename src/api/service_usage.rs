@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Serialize;
+use sqlx::PgConnection;
 
 use crate::domain::money::Count;
 use crate::domain::names::{AgentId, ServiceId};
@@ -29,8 +30,9 @@ pub const SUMS: Description = Description::of("What is outstanding of a service"
 
 pub async fn sums(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let service_id = path_service(&exchange)?;
-    let mut connection = state.connection().await?;
-    let sums = service_usage::sums(&mut connection, &exchange.identity.tenant, &service_id).await?;
+    let tenant = &exchange.identity.tenant;
+    let read = async |connection: &mut PgConnection| service_usage::sums(connection, tenant, &service_id).await;
+    let sums = state.read(exchange.deadline, read).await?;
     Ok(json(&Sums { service_id: &service_id, total: sums.outstanding, agents: sums.agents }))
 }
 
@@ -80,12 +82,15 @@ async fn show(
 ) -> Result<Response, Failure> {
     let service_id = path_service(exchange)?;
     let tenant = &exchange.identity.tenant;
-    let mut connection = state.connection().await?;
-    let agents = service_usage::agents(&mut connection, tenant, &service_id, order, limit, slice.offset()).await?;
-    let count = match slice.page {
-        Some(_) => service_usage::sums(&mut connection, tenant, &service_id).await?.agents,
-        None => 0,
+    let read = async |connection: &mut PgConnection| {
+        let agents = service_usage::agents(connection, tenant, &service_id, order, limit, slice.offset()).await?;
+        let count = match slice.page {
+            Some(_) => service_usage::sums(connection, tenant, &service_id).await?.agents,
+            None => 0,
+        };
+        Ok((agents, count))
     };
+    let (agents, count) = state.read(exchange.deadline, read).await?;
     let items = agents.into_iter().map(|(agent, total)| Item { agent, total }).collect();
     Ok(json(&Agents { service_id: &service_id, items, pages: slice.pages(count) }))
 }

@@ -6,6 +6,7 @@ use axum::response::Response;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Serialize;
 use serde_json::Value;
+use sqlx::PgConnection;
 
 use crate::command::answers::{Registered, Results, Switched};
 use crate::command::{Command, Reply};
@@ -140,8 +141,7 @@ pub const SHOW: Description = Description::of("Read a service")
 
 pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let service_id = path_service(&exchange)?;
-    let mut connection = state.connection().await?;
-    let service = services::find(&mut connection, &exchange.identity.tenant, &service_id).await?;
+    let service = find(&state, &exchange, &service_id).await?;
     Ok(json(&service.ok_or(Refusal::ServiceNotRegistered(service_id))?))
 }
 
@@ -160,8 +160,7 @@ pub const METADATA: Description = Description::of("Read what a service is and wh
 
 pub async fn metadata(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let service_id = path_service(&exchange)?;
-    let mut connection = state.connection().await?;
-    let service = services::find(&mut connection, &exchange.identity.tenant, &service_id).await?;
+    let service = find(&state, &exchange, &service_id).await?;
     let metadata = service.and_then(|service| service.metadata);
     let metadata = metadata.ok_or_else(|| Refusal::NoMetadata(service_id.clone()))?;
     Ok(json(&Described { service_id: &service_id, metadata }))
@@ -204,10 +203,18 @@ pub async fn list(
         price_max: query.integer("maxPrice"),
     };
     let slice = Slice::read(query, 200, 1000);
-    let mut connection = state.connection().await?;
     let tenant = &exchange.identity.tenant;
-    let (services, count) = services::list(&mut connection, tenant, &filter, slice.limit, slice.offset()).await?;
+    let read = async |connection: &mut PgConnection| {
+        services::list(connection, tenant, &filter, slice.limit, slice.offset()).await
+    };
+    let (services, count) = state.read(exchange.deadline, read).await?;
     Ok(Tagged::new(Reply::json(200, &List { services, pages: slice.pages(count) }), "").answer(&headers))
+}
+
+async fn find(state: &ApiState, exchange: &Exchange, service_id: &ServiceId) -> Result<Option<Service>, Refusal> {
+    let tenant = &exchange.identity.tenant;
+    let read = async |connection: &mut PgConnection| services::find(connection, tenant, service_id).await;
+    state.read(exchange.deadline, read).await
 }
 
 /// The service a path names.

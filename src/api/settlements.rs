@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Serialize;
+use sqlx::PgConnection;
 
 use crate::domain::money::SAFE_MAX;
 use crate::domain::names::{AgentId, ServiceId};
@@ -57,14 +58,17 @@ pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result
         Some(cursor) => Some(parse_cursor(&cursor).ok_or(Refusal::CursorMalformed)?),
         None => None,
     };
-    let mut connection = state.connection().await?;
-    let mut rows = settlements::list(&mut connection, &exchange.identity.tenant, &filter, before, limit + 1).await?;
+    let tenant = &exchange.identity.tenant;
+    let read = async |connection: &mut PgConnection| {
+        settlements::list(connection, tenant, &filter, before.clone(), limit + 1).await
+    };
+    let mut rows = state.read(exchange.deadline, read).await?;
     let has_more = rows.len() as i64 > limit;
     rows.truncate(limit as usize);
     let next_cursor = rows
         .last()
         .filter(|_| has_more)
-        .map(|(place, _)| encode_cursor(&format!("{}:{}", place.settled_at.as_ms(), place.list_position)));
+        .map(|(place, _)| encode_cursor(&format!("{}:{}:{}", place.settled_at.as_ms(), place.list_position, place.id)));
     let items = rows.into_iter().map(|(_, settlement)| settlement).collect();
     Ok(json(&List { items, next_cursor }))
 }
@@ -80,12 +84,16 @@ pub const SHOW: Description = Description::of("Read a settlement")
 pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     check_query(&exchange, &[])?;
     let id = exchange.parameter("id");
-    let mut connection = state.connection().await?;
-    let settlement = settlements::find(&mut connection, &exchange.identity.tenant, id).await?;
+    let tenant = &exchange.identity.tenant;
+    let read = async |connection: &mut PgConnection| settlements::find(connection, tenant, id).await;
+    let settlement = state.read(exchange.deadline, read).await?;
     Ok(json(&settlement.ok_or_else(|| Refusal::SettlementNotFound(id.to_owned()))?))
 }
 
 fn parse_cursor(cursor: &str) -> Option<Place> {
-    let (settled_at, list_position) = cursor.split_once(':')?;
-    Some(Place { settled_at: Timestamp::parse(settled_at)?, list_position: list_position.parse().ok()? })
+    let (settled_at, rest) = cursor.split_once(':')?;
+    // Cursors of an earlier version end here.
+    let (list_position, id) = rest.split_once(':').unwrap_or((rest, ""));
+    let (settled_at, list_position) = (Timestamp::parse(settled_at)?, list_position.parse().ok()?);
+    Some(Place { settled_at, list_position, id: id.to_owned() })
 }

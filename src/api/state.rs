@@ -4,9 +4,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::PgPool;
-use sqlx::Postgres;
-use sqlx::pool::PoolConnection;
+use axum::response::Response;
+use sqlx::PgConnection;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -16,11 +15,15 @@ use crate::clock::Clock;
 use crate::command::Committer;
 use crate::domain::refusal::Refusal;
 use crate::jobs::dispatcher::Dispatcher;
-use crate::jobs::{follow_controls, janitor::LastRun};
+use crate::jobs::health::JobHealth;
+use crate::jobs::janitor::LastRun;
+use crate::jobs::watch_config::ConfigWatcher;
 use crate::live_limits::LiveLimits;
 use crate::store::idempotency::OldestExpiry;
+use crate::store::pool::Pool;
 use crate::store::{FaultKind, StoreError};
 
+use super::exchange::Failure;
 use super::forwarded::TrustedProxies;
 pub use super::known_keys::KnownKeys;
 use super::rate_limit::RateLimiter;
@@ -65,10 +68,11 @@ impl From<ApiParts> for ApiState {
 
 pub struct ApiParts {
     pub settings: ApiSettings,
-    pub pool: PgPool,
+    pub pool: Pool,
     pub committer: Committer,
     pub clock: Clock,
     pub limits: LiveLimits,
+    pub config_watcher: ConfigWatcher,
     /// Cancelled when a shutdown begins.
     pub draining: CancellationToken,
     pub known_keys: KnownKeys,
@@ -77,6 +81,7 @@ pub struct ApiParts {
     pub dispatcher: Dispatcher,
     /// None if RATE_LIMIT is off.
     pub limiter: Option<RateLimiter>,
+    pub jobs: JobHealth,
     /// When this process's janitor last ran.
     pub janitor_ran: LastRun,
     /// Of the record that waits longest for a janitor.
@@ -92,18 +97,30 @@ pub fn export_turns(connections_max: u32) -> Arc<Semaphore> {
 }
 
 impl ApiState {
-    /// A connection for a read.
-    pub async fn connection(&self) -> Result<PoolConnection<Postgres>, Refusal> {
-        self.pool.acquire().await.map_err(|error| read_refusal(&error.into()))
+    /// Reads from the database, until `deadline` at the latest.
+    pub async fn read<T>(
+        &self,
+        deadline: std::time::Instant,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, StoreError>,
+    ) -> Result<T, Refusal> {
+        self.pool.run(deadline.into(), work).await.map_err(|error| read_refusal(&error))
     }
 
-    /// Takes over what was changed through this process, before it is answered. If the database is gone by now, the job
-    /// that follows changes does it later.
-    pub async fn follow_controls(&self) {
+    /// Takes over what a write through this process may have changed, before its answer is given: who is told that
+    /// writes are refused can rely on it here. Whatever came of the write, what is in the database counts.
+    pub async fn follow_config(
+        &self,
+        deadline: std::time::Instant,
+        response: Result<Response, Failure>,
+    ) -> Result<Response, Failure> {
         self.known_keys.forget();
-        if let Err(error) = follow_controls::run_once(&self.pool, &self.limits).await {
+        while let Err(error) = self.config_watcher.run_once().await {
             warn!(%error, "a change could not be read back");
+            if response.is_err() || std::time::Instant::now() >= deadline {
+                return response.and(Err(Failure(Refusal::OutcomeUnknown)));
+            }
         }
+        response
     }
 }
 

@@ -8,6 +8,7 @@ use axum::response::Response;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sqlx::PgConnection;
 
 use crate::command::answers::CreatedWebhook;
 use crate::command::{Answer, Command};
@@ -151,9 +152,11 @@ pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result
         None => None,
     };
     let tenant = &exchange.identity.tenant;
-    let mut connection = state.connection().await?;
-    let mut items = webhooks::list(&mut connection, tenant, after.as_ref(), limit + 1).await?;
-    let total = webhooks::count(&mut connection, tenant).await?;
+    let read = async |connection: &mut PgConnection| {
+        let items = webhooks::list(connection, tenant, after.as_ref(), limit + 1).await?;
+        Ok((items, webhooks::count(connection, tenant).await?))
+    };
+    let (mut items, total) = state.read(exchange.deadline, read).await?;
     let has_more = items.len() as i64 > limit;
     items.truncate(limit as usize);
     let next_cursor = items
@@ -173,8 +176,9 @@ pub const SHOW: Description = Description::of("Read a webhook")
 
 pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let id = exchange.parameter("id");
-    let mut connection = state.connection().await?;
-    let webhook = webhooks::find(&mut connection, &exchange.identity.tenant, id).await?;
+    let tenant = &exchange.identity.tenant;
+    let read = async |connection: &mut PgConnection| webhooks::find(connection, tenant, id).await;
+    let webhook = state.read(exchange.deadline, read).await?;
     Ok(json(&webhook.ok_or_else(|| Refusal::WebhookNotFound(id.to_owned()))?))
 }
 
@@ -204,17 +208,17 @@ pub async fn list_deliveries(State(state): State<ApiState>, Read(exchange): Read
         None => None,
     };
     let (tenant, id) = (&exchange.identity.tenant, exchange.parameter("id"));
-    let mut connection = state.connection().await?;
-    if webhooks::find(&mut connection, tenant, id).await?.is_none() {
-        return Err(Refusal::WebhookNotFound(id.to_owned()).into());
-    }
-    let mut rows = deliveries::list(&mut connection, tenant, id, before, limit + 1).await?;
+    let read = async |connection: &mut PgConnection| match webhooks::find(connection, tenant, id).await? {
+        Some(_) => deliveries::list(connection, tenant, id, before.clone(), limit + 1).await.map(Some),
+        None => Ok(None),
+    };
+    let rows = state.read(exchange.deadline, read).await?;
+    let mut rows = rows.ok_or_else(|| Refusal::WebhookNotFound(id.to_owned()))?;
     let has_more = rows.len() as i64 > limit;
     rows.truncate(limit as usize);
-    let next_cursor = rows
-        .last()
-        .filter(|_| has_more)
-        .map(|(place, _)| encode_cursor(&format!("{}:{}", place.created_at.as_ms(), place.position)));
+    let next_cursor = rows.last().filter(|_| has_more).map(|(place, _)| {
+        encode_cursor(&format!("{}:{}:{}", place.created_at.as_ms(), place.position, place.delivery))
+    });
     let items = rows.into_iter().map(|(_, delivery)| delivery).collect();
     Ok(json(&Deliveries { items, next_cursor }))
 }
@@ -226,9 +230,11 @@ fn parse_cursor(cursor: &str) -> Option<webhooks::Place> {
 }
 
 fn parse_place(cursor: &str) -> Option<deliveries::Place> {
-    let (created_at, position) = cursor.split_once(':')?;
+    let (created_at, rest) = cursor.split_once(':')?;
     let created_at = Timestamp::from_ms(created_at.parse().ok()?);
-    Some(deliveries::Place { created_at, position: position.parse().ok()? })
+    // Cursors of an earlier version end here.
+    let (position, delivery) = rest.split_once(':').unwrap_or((rest, ""));
+    Some(deliveries::Place { created_at, position: position.parse().ok()?, delivery: delivery.to_owned() })
 }
 
 fn parse_creation(body: &Value, allow_private: bool) -> Result<Command, Refusal> {

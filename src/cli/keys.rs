@@ -1,13 +1,13 @@
 //! Making, listing and revoking API keys.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Subcommand;
 use serde::Deserialize;
 use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 use crate::clock::Clock;
@@ -17,6 +17,7 @@ use crate::domain::timestamp::Timestamp;
 use crate::live_limits::LiveLimits;
 use crate::settings::Settings;
 use crate::shutdown::Stop;
+use crate::store::pool::Pool;
 use crate::store::{api_keys, limits};
 
 use super::CliError;
@@ -24,7 +25,8 @@ use super::output::Output;
 
 /// Keys of one page of the list.
 const PAGE: i64 = 1000;
-/// How long a command waits for its write.
+/// How long a command waits for a read, and for its write.
+pub const READ_LIMIT: Duration = Duration::from_secs(30);
 const WRITE_LIMIT: Duration = Duration::from_secs(30);
 /// How long a key that is being made is waited for once the command is asked to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
@@ -48,7 +50,7 @@ pub enum Keys {
 pub struct KeyStore<'a> {
     pub settings: &'a Settings,
     pub options: &'a PgConnectOptions,
-    pub connection: &'a mut PgConnection,
+    pub pool: &'a Pool,
     pub output: &'a Output,
     pub stop: &'a Stop,
 }
@@ -91,7 +93,8 @@ impl KeyStore<'_> {
     pub async fn list(&mut self) -> Result<(), CliError> {
         let mut start = api_keys::Start::Offset(0);
         loop {
-            let rows = api_keys::list(self.connection, &start, PAGE).await?;
+            let list = async |connection: &mut PgConnection| api_keys::list(connection, &start, PAGE).await;
+            let rows = self.pool.run(Instant::now() + READ_LIMIT, list).await?;
             for row in &rows {
                 self.output.line(format!("{}\t{}\t{}", row.prefix, row.tenant, row.label.escape_debug())).await?;
             }
@@ -107,7 +110,7 @@ impl KeyStore<'_> {
 
     /// Goes the way of every write: through a committer. Returns the body of the answer.
     async fn submit(&mut self, command: Command) -> Result<Vec<u8>, CliError> {
-        let live = LiveLimits::new(limits::read(self.connection).await?);
+        let live = LiveLimits::new(self.pool.run(Instant::now() + READ_LIMIT, limits::read).await?);
         let (committer, mut lanes): (Committer, JoinSet<()>) =
             Committer::start(&self.settings.committer, self.options.clone(), Clock::default(), live);
         let request = Request {
@@ -116,7 +119,7 @@ impl KeyStore<'_> {
             method: "POST",
             path: "/api/v1/api-keys".to_owned(),
             request_id: Uuid::new_v4().to_string(),
-            deadline: Instant::now() + WRITE_LIMIT,
+            deadline: (Instant::now() + WRITE_LIMIT).into_std(),
             command,
         };
         let answer = committer.submit(request).await;

@@ -19,6 +19,7 @@ use crate::progress::Progress;
 use crate::settings::{Settings, SettingsError};
 use crate::shutdown::Stop;
 use crate::start::{self, Database, StartError};
+use crate::store::pool::Pool;
 use crate::store::{StoreError, audit, server};
 use crate::telemetry;
 
@@ -173,7 +174,9 @@ async fn execute(
         Action::Verify => stop.race(verify(&mut connection, &output)).await,
         Action::Keys(keys) => {
             let options = &database.options;
-            let mut store = KeyStore { settings, options, connection: &mut connection, output: &output, stop };
+            drop(connection);
+            let pool = Pool::new(options.clone(), 1, keys::READ_LIMIT);
+            let mut store = KeyStore { settings, options, pool: &pool, output: &output, stop };
             let done = match keys {
                 // It looks after the signal itself: a key is shown, or it is not kept.
                 Keys::Create { label, tenant } => Some(store.create(label, tenant.as_deref()).await),

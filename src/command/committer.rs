@@ -83,6 +83,8 @@ impl Shared {
     pub async fn connect(&self, limit: Duration) -> Result<LaneConnection, StoreError> {
         let connect = async {
             let mut connection = self.connect_options.connect().await?;
+            server::bound_silence(&mut connection).await?;
+            server::check_writer(&mut connection).await?;
             let backend = server::set_up_for_commits(&mut connection, LOCK_TIMEOUT, self.statement_limit).await?;
             Ok(LaneConnection { connection, backend })
         };

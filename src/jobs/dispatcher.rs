@@ -6,22 +6,25 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 use tokio::sync::{Mutex, Notify};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::error;
 
 use crate::clock::Clock;
 use crate::domain::caller::Tenant;
 use crate::domain::delivery::KEPT_MS;
 use crate::store::StoreError;
 use crate::store::deliveries::{self, Leased, Wish};
+use crate::store::pool::Pool;
 use crate::store::server;
 use crate::store::webhooks::{self, Target};
 
+use super::STEP_LIMIT;
 use super::delivery::{ATTEMPT_LIMIT, Failure, Sender};
+use super::health::{Job, JobHealth};
 use super::outcome::{Attempted, Outcome, record};
 
 /// Pause after which retries are looked for. New deliveries wake the dispatcher at once.
@@ -40,13 +43,14 @@ const STEPS_MAX: u32 = 1000;
 
 #[derive(Clone, Debug)]
 pub struct Dispatcher {
-    pub pool: PgPool,
+    pub pool: Pool,
     pub clock: Clock,
     pub sender: Sender,
     /// How long an attempt may take.
     pub attempt_limit: Duration,
     /// Notified when this process put something into the outbox.
     pub new_deliveries: Arc<Notify>,
+    pub health: JobHealth,
     /// One run at a time.
     pub turn: Arc<Mutex<()>>,
 }
@@ -63,22 +67,14 @@ pub struct Report {
 pub type TestResult = Option<Result<u16, Failure>>;
 
 impl Dispatcher {
-    pub fn new(pool: PgPool, clock: Clock, sender: Sender, new_deliveries: Arc<Notify>) -> Self {
-        Self { pool, clock, sender, attempt_limit: ATTEMPT_LIMIT, new_deliveries, turn: Arc::default() }
+    pub fn new(pool: Pool, clock: Clock, sender: Sender, new_deliveries: Arc<Notify>, health: JobHealth) -> Self {
+        Self { pool, clock, sender, attempt_limit: ATTEMPT_LIMIT, new_deliveries, health, turn: Arc::default() }
     }
 
     pub async fn run(self, stop: CancellationToken) {
-        let mut is_failing = false;
         while !stop.is_cancelled() {
-            match self.run_until(&stop).await {
-                Ok(_) => is_failing = false,
-                // Once per outage.
-                Err(error) if !is_failing => {
-                    warn!(%error, "the dispatcher could not finish");
-                    is_failing = true;
-                }
-                Err(_) => {}
-            }
+            // What failed is noted, and tried again.
+            let _ = self.run_until(&stop).await;
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.new_deliveries.notified() => {}
@@ -111,18 +107,20 @@ impl Dispatcher {
             }
         }
         run.finish(if stop.is_cancelled() { STOP_LIMIT } else { self.attempt_limit }).await;
+        let pruned = self.prune(stop).await;
+        self.health.note(Job::WebhookPrune, &pruned);
         taken?;
-        run.report.pruned = self.prune(stop).await?;
+        run.report.pruned = pruned?;
         Ok(run.report)
     }
 
     /// Deletes what finished too long ago to be listed.
     async fn prune(&self, stop: &CancellationToken) -> Result<i64, StoreError> {
         let before = self.clock.now().plus_ms(-KEPT_MS);
-        let mut connection = self.pool.acquire().await?;
         let mut sum = 0;
         for _ in 0..STEPS_MAX {
-            let pruned = deliveries::prune(&mut connection, before, ROWS_MAX).await?;
+            let prune = async |connection: &mut PgConnection| deliveries::prune(connection, before, ROWS_MAX).await;
+            let pruned = self.pool.run(Instant::now() + STEP_LIMIT, prune).await?;
             sum += pruned;
             if pruned < ROWS_MAX || stop.is_cancelled() {
                 break;
@@ -139,7 +137,8 @@ impl Dispatcher {
         limit: Duration,
     ) -> Result<TestResult, StoreError> {
         // No connection is held during the attempt: a pool of connections must not wait for receivers.
-        let found = find_test(&self.pool, tenant, delivery).await?;
+        let find = async |connection: &mut PgConnection| find_test(connection, tenant, delivery).await;
+        let found = self.pool.run(Instant::now() + STEP_LIMIT, find).await?;
         let Some((leased, target)) = found else { return Ok(None) };
         let began_at = self.clock.now();
         let result = self.sender.send(&leased, &target, began_at, limit.min(self.attempt_limit)).await;
@@ -149,10 +148,13 @@ impl Dispatcher {
     }
 }
 
-async fn find_test(pool: &PgPool, tenant: &Tenant, delivery: &str) -> Result<Option<(Leased, Target)>, StoreError> {
-    let mut connection = pool.acquire().await?;
-    let Some(leased) = deliveries::find_test(&mut connection, tenant, delivery).await? else { return Ok(None) };
-    let target = webhooks::targets(&mut connection, &[(tenant, &leased.webhook)]).await?.pop().flatten();
+async fn find_test(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    delivery: &str,
+) -> Result<Option<(Leased, Target)>, StoreError> {
+    let Some(leased) = deliveries::find_test(connection, tenant, delivery).await? else { return Ok(None) };
+    let target = webhooks::targets(connection, &[(tenant, &leased.webhook)]).await?.pop().flatten();
     Ok(target.map(|target| (leased, target)))
 }
 
@@ -175,13 +177,18 @@ struct Run<'a> {
 impl Run<'_> {
     /// Leases and starts as much as there is room for: from the webhook after the last one, and once around.
     async fn take(&mut self) -> Result<(), StoreError> {
-        let mut connection = self.dispatcher.pool.acquire().await?;
-        let is_at_start = self.after == Default::default();
-        if self.lease(&mut connection).await? == 0 && !is_at_start {
-            self.after = Default::default();
-            self.lease(&mut connection).await?;
-        }
-        Ok(())
+        let Dispatcher { pool, health, .. } = self.dispatcher;
+        let lease = async |connection: &mut PgConnection| {
+            let is_at_start = self.after == Default::default();
+            if self.lease(connection).await? == 0 && !is_at_start {
+                self.after = Default::default();
+                self.lease(connection).await?;
+            }
+            Ok(())
+        };
+        let leased = pool.run(Instant::now() + STEP_LIMIT, lease).await;
+        health.note(Job::WebhookLease, &leased);
+        leased
     }
 
     async fn lease(&mut self, connection: &mut PgConnection) -> Result<usize, StoreError> {
@@ -255,9 +262,11 @@ impl Run<'_> {
                 self.in_flight.of_webhook.remove(webhook);
             }
         }
-        match record(&self.dispatcher.pool, &attempted, self.dispatcher.clock.now()).await {
-            Ok(outcome) => *self.report.outcomes.entry(outcome).or_default() += 1,
-            Err(error) => warn!(%error, "the end of an attempt could not be noted"),
+        let Dispatcher { pool, clock, health, .. } = self.dispatcher;
+        let outcome = record(pool, &attempted, clock.now()).await;
+        health.note(Job::WebhookRecord, &outcome);
+        if let Ok(outcome) = outcome {
+            *self.report.outcomes.entry(outcome).or_default() += 1;
         }
     }
 

@@ -4,9 +4,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{Connection, PgConnection};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -15,8 +16,12 @@ use crate::domain::timestamp::Timestamp;
 use crate::live_limits::LiveLimits;
 use crate::metrics;
 use crate::store::idempotency::{self, Removed};
+use crate::store::pool::Pool;
 use crate::store::record_counts::{self, Change, Kind, Owner};
 use crate::store::{StoreError, events, server, totals};
+
+use super::STEP_LIMIT;
+use super::health::{Job, JobHealth};
 
 /// Rows one transaction deletes at most, so that none is long.
 const ROWS_MAX: i64 = 1000;
@@ -58,23 +63,14 @@ pub struct Report {
     pub events: i64,
 }
 
-/// What there is to do behind the pruning of expired records, in this order.
-#[derive(Clone, Copy)]
-enum Task {
-    /// Add up the counts by which the others find their work.
-    Fold,
-    CallerCap,
-    TotalCap,
-    Events,
-}
-
 #[derive(Clone, Debug)]
 pub struct Janitor {
     pub settings: JanitorSettings,
-    pub pool: PgPool,
+    pub pool: Pool,
     pub clock: Clock,
     pub limits: LiveLimits,
     pub last_run: LastRun,
+    pub health: JobHealth,
 }
 
 /// When this process's janitor last looked; all clones tell the same.
@@ -99,80 +95,83 @@ impl Janitor {
             // A run may be cut or fail anywhere: each of its transactions is whole, and counted as soon as its end is heard.
             let outcome = stop.run_until_cancelled(self.prune(&mut report)).await;
             log(&report, &self.settings);
-            match outcome {
-                Some(Ok(())) => {}
-                Some(Err(error)) => warn!(%error, "the janitor could not finish"),
-                None => return,
+            if outcome.is_none() {
+                return;
             }
         }
     }
 
-    /// Prunes everything there is to prune.
+    /// Prunes everything there is to prune. An error: a step failed; all others were done.
     pub async fn run_once(&self) -> Result<Report, StoreError> {
         let mut report = Report::default();
-        self.prune(&mut report).await?;
-        Ok(report)
+        self.prune(&mut report).await.map(|()| report)
     }
 
+    /// A few steps of each task a round, so that the log and the counts do not wait for a million records that expired
+    /// together.
     async fn prune(&self, report: &mut Report) -> Result<(), StoreError> {
-        let mut connection = self.pool.acquire().await?;
         for _ in 0..ROUNDS_MAX {
-            if !self.round(&mut connection, report).await? {
+            if !self.round(report).await? {
                 break;
             }
         }
         Ok(())
     }
 
-    /// A few steps of each task, so that the log and the counts do not wait for a million records that expired together.
-    /// Says whether something is left.
-    async fn round(&self, connection: &mut PgConnection, report: &mut Report) -> Result<bool, StoreError> {
+    /// Says whether something is left. A task that fails keeps none of the others from its turn.
+    async fn round(&self, report: &mut Report) -> Result<bool, StoreError> {
         let now = self.clock.now();
-        let expired_are_left = self.expired(connection, now, report).await?;
-        self.last_run.set(now);
-        // The expired go first: as long as some may be left, no cap takes a record that is still live.
-        let tasks: &[Task] = match expired_are_left {
-            None => return Ok(false),
-            Some(true) => &[Task::Fold, Task::Events],
-            Some(false) => &[Task::Fold, Task::CallerCap, Task::TotalCap, Task::Events],
+        let expired = self.expired(now, report).await;
+        let tasks: &[Job] = match expired {
+            // Another janitor is at work, and knows.
+            Ok(None) => return Ok(false),
+            // The expired go first: as long as some may be left, no cap takes a record that is still live.
+            Ok(Some(true)) => &[Job::Fold, Job::Events],
+            Ok(Some(false)) | Err(_) => &[Job::Fold, Job::CallerCap, Job::TotalCap, Job::Events],
         };
-        let mut is_left = expired_are_left == Some(true);
+        let mut outcome = expired.map(|are_left| are_left == Some(true));
         for task in tasks {
-            let mut steps = 0;
-            while steps < STEPS_MAX && self.step(*task, connection, now, report).await? {
-                steps += 1;
+            let done = self.task(*task, now, report).await;
+            self.health.note(*task, &done);
+            outcome = match (outcome, done) {
+                (Ok(is_left), Ok(more)) => Ok(is_left | more),
+                (Err(error), _) | (Ok(_), Err(error)) => Err(error),
+            };
+        }
+        outcome
+    }
+
+    /// The steps of a task, as many as one round may take. Says whether there is more to do.
+    async fn task(&self, task: Job, now: Timestamp, report: &mut Report) -> Result<bool, StoreError> {
+        for _ in 0..STEPS_MAX {
+            let step = async |connection: &mut PgConnection| match task {
+                Job::CallerCap => self.over_caller_cap(connection, now, report).await,
+                Job::TotalCap => self.over_total_cap(connection, now, report).await,
+                Job::Events => self.old_events(connection, report).await,
+                _ => fold(connection).await,
+            };
+            if !self.pool.run(Instant::now() + STEP_LIMIT, step).await? {
+                return Ok(false);
             }
-            is_left |= steps == STEPS_MAX;
         }
-        Ok(is_left)
+        Ok(true)
     }
 
-    /// One step of a task. False when there was nothing to do.
-    async fn step(
-        &self,
-        task: Task,
-        connection: &mut PgConnection,
-        now: Timestamp,
-        report: &mut Report,
-    ) -> Result<bool, StoreError> {
-        match task {
-            Task::Fold => fold(connection).await,
-            Task::CallerCap => self.over_caller_cap(connection, now, report).await,
-            Task::TotalCap => self.over_total_cap(connection, now, report).await,
-            Task::Events => self.old_events(connection, report).await,
-        }
-    }
-
-    /// Prunes expired records. Says whether some may be left; None if another janitor is at work and knows.
-    async fn expired(
-        &self,
-        connection: &mut PgConnection,
-        now: Timestamp,
-        report: &mut Report,
-    ) -> Result<Option<bool>, StoreError> {
+    /// Prunes expired records. Says whether some may be left; None if another janitor is at work.
+    async fn expired(&self, now: Timestamp, report: &mut Report) -> Result<Option<bool>, StoreError> {
         for _ in 0..STEPS_MAX {
             let began = Instant::now();
-            let Some(removed) = expired(connection, now).await? else { return Ok(None) };
+            let step = async |connection: &mut PgConnection| expired(connection, now).await;
+            let removed = self.pool.run(began + STEP_LIMIT, step).await;
+            match removed {
+                Ok(None) => Job::ALL.into_iter().filter(|job| job.is_of_janitor()).for_each(|job| {
+                    self.health.note_left_to_others(job);
+                }),
+                _ => self.health.note(Job::Expired, &removed),
+            }
+            let removed = removed?;
+            self.last_run.set(now);
+            let Some(removed) = removed else { return Ok(None) };
             report.was_alone = true;
             report.expired += removed;
             if removed < ROWS_MAX {

@@ -3,13 +3,17 @@
 
 pub mod delivery;
 pub mod dispatcher;
-pub mod follow_controls;
+pub mod health;
 pub mod janitor;
 pub mod outcome;
+pub mod watch_config;
 
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+
+/// How long one step of a job may take: a transaction, or a statement that commits by itself. Each is small.
+pub const STEP_LIMIT: Duration = Duration::from_secs(10);
 
 /// Waits for `pause`. False if the service stops meanwhile.
 pub async fn pause(pause: Duration, stop: &CancellationToken) -> bool {

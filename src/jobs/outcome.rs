@@ -1,15 +1,18 @@
 //! The end of an attempt: what is noted of it, when the delivery is tried again, and when its webhook is given up.
 
 use rand::rngs::StdRng;
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{Connection, PgConnection};
+use tokio::time::Instant;
 use tracing::{debug, info};
 
 use crate::domain::delivery::next_attempt_at;
 use crate::domain::timestamp::Timestamp;
 use crate::metrics;
 use crate::store::deliveries::{self, Ended, Leased};
+use crate::store::pool::Pool;
 use crate::store::{StoreError, webhooks};
 
+use super::STEP_LIMIT;
 use super::delivery::Failure;
 
 /// What came of an attempt, as metrics count it.
@@ -43,7 +46,7 @@ pub struct Attempted {
 }
 
 /// Notes how an attempt ended, and gives up its webhook if that is what the end means.
-pub async fn record(pool: &PgPool, attempted: &Attempted, now: Timestamp) -> Result<Outcome, StoreError> {
+pub async fn record(pool: &Pool, attempted: &Attempted, now: Timestamp) -> Result<Outcome, StoreError> {
     let Attempted { leased, began_at, result } = attempted;
     let is_test = leased.due_at.is_none();
     let is_gone = *result == Err(Failure::Status(410));
@@ -71,12 +74,14 @@ pub async fn record(pool: &PgPool, attempted: &Attempted, now: Timestamp) -> Res
         error: result.err().map(|failure| failure.to_string()),
     };
     let gives_up = is_gone || (status == "failed" && !is_test);
-    let mut connection = pool.acquire().await?;
-    let is_ours = if gives_up {
-        give_up(&mut connection, leased, &ended, now).await?
-    } else {
-        deliveries::record(&mut connection, leased, &ended).await?
+    let write = async |connection: &mut PgConnection| {
+        if gives_up {
+            give_up(connection, leased, &ended, now).await
+        } else {
+            deliveries::record(connection, leased, &ended).await
+        }
     };
+    let is_ours = pool.run(Instant::now() + STEP_LIMIT, write).await?;
     metrics::webhook_attempt(outcome.as_str());
     debug!(webhook = leased.webhook, delivery = leased.delivery, outcome = outcome.as_str(), is_ours, "attempt ended");
     Ok(outcome)

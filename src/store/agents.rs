@@ -17,7 +17,7 @@ pub async fn list(
 ) -> Result<Vec<AgentId>, StoreError> {
     let agents = sqlx::query_scalar!(
         "-- agents::list
-        SELECT agent FROM agents WHERE tenant = $1 ORDER BY tenant, list_position LIMIT $2 OFFSET $3",
+        SELECT agent FROM agents WHERE tenant = $1 ORDER BY tenant, list_position, agent LIMIT $2 OFFSET $3",
         tenant.as_str(),
         limit,
         offset,
@@ -53,7 +53,7 @@ pub async fn pairs(
     let pairs = sqlx::query!(
         "-- agents::pairs
         SELECT service_id, outstanding FROM usage_counters WHERE tenant = $1 AND agent = $2
-        ORDER BY list_position LIMIT $3 OFFSET $4",
+        ORDER BY list_position, service_id LIMIT $3 OFFSET $4",
         tenant.as_str(),
         agent.as_str(),
         limit,

@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use crate::domain::caller::Tenant;
 use crate::domain::timestamp::Timestamp;
 
-use super::StoreError;
+use super::{StoreError, server};
 
 /// A live key, as the operator sees it.
 #[derive(Clone, Debug)]
@@ -40,8 +40,12 @@ pub async fn tenants_of(
         ORDER BY place"#,
         key_hashes as _,
     )
-    .fetch_all(connection)
+    .fetch_all(&mut *connection)
     .await?;
+    if tenants.iter().any(Option::is_none) {
+        // A server that is behind does not know every key yet.
+        server::check_writer(connection).await?;
+    }
     Ok(tenants.into_iter().map(|tenant| tenant.map(Tenant::from_stored)).collect())
 }
 

@@ -1,11 +1,15 @@
 //! The audit: every sum that must hold, checked over the whole database. Reads every row; run it in one snapshot.
 
 use std::ops::ControlFlow;
+use std::time::Duration;
 
-use futures_util::TryStreamExt;
+use futures_util::{TryStream, TryStreamExt};
 use sqlx::PgConnection;
 
 use super::StoreError;
+
+/// How long PostgreSQL may take for a row.
+const ROW_LIMIT: Duration = Duration::from_secs(3600);
 
 /// One thing that does not add up, as a line for people.
 pub type Finding = String;
@@ -20,7 +24,8 @@ pub async fn everything(
         pairs(connection, report, &mut counted).await?;
         settlements(connection, report).await?;
         totals(connection, report).await?;
-        lists(connection, report).await
+        lists(connection, report).await?;
+        sequences(connection, report).await
     };
     match ended.await {
         Ok(()) | Err(Ended::Enough) => Ok(counted),
@@ -38,6 +43,14 @@ enum Ended {
 impl From<sqlx::Error> for Ended {
     fn from(error: sqlx::Error) -> Self {
         Self::Failed(error.into())
+    }
+}
+
+/// The next row of a sum, or of what does not add up. Over a large table the first one takes minutes.
+async fn next<T>(rows: &mut (impl TryStream<Ok = T, Error = sqlx::Error> + Unpin)) -> Result<Option<T>, Ended> {
+    match tokio::time::timeout(ROW_LIMIT, rows.try_next()).await {
+        Ok(row) => Ok(row?),
+        Err(_) => Err(Ended::Failed(StoreError::TimedOut)),
     }
 }
 
@@ -66,7 +79,7 @@ async fn pairs(
         ORDER BY counter.tenant, counter.agent, counter.service_id"#,
     )
     .fetch(connection);
-    while let Some(row) = rows.try_next().await? {
+    while let Some(row) = next(&mut rows).await? {
         *counted += 1;
         let name = format!("{} {}/{}", row.tenant, row.agent, row.service_id);
         let sum = i128::from(row.outstanding) + i128::from(row.settled) + i128::from(row.reset);
@@ -102,7 +115,7 @@ async fn settlements(
         ORDER BY bill.tenant, bill.settlement_id"#,
     )
     .fetch(connection);
-    while let Some(row) = rows.try_next().await? {
+    while let Some(row) = next(&mut rows).await? {
         let problem = if row.orphan { "no such pair" } else { "billed is not requests times price" };
         tell(
             report,
@@ -164,7 +177,7 @@ async fn totals(
         ORDER BY tenant, name"#,
     )
     .fetch(connection);
-    while let Some(row) = rows.try_next().await? {
+    while let Some(row) = next(&mut rows).await? {
         tell(
             report,
             format!(
@@ -203,7 +216,7 @@ async fn lists(
         ORDER BY tenant, service_id"#,
     )
     .fetch(&mut *connection);
-    while let Some(row) = rows.try_next().await? {
+    while let Some(row) = next(&mut rows).await? {
         tell(
             report,
             format!(
@@ -223,9 +236,43 @@ async fn lists(
         ORDER BY tenant, agent"#,
     )
     .fetch(connection);
-    while let Some(row) = strays.try_next().await? {
+    while let Some(row) = next(&mut strays).await? {
         let problem = if row.is_listed { "is listed without a pair" } else { "has pairs and is not listed" };
         tell(report, format!("{} {}: {problem}", row.tenant, row.agent)).await?;
+    }
+    Ok(())
+}
+
+/// Calls `report` for each sequence that is behind its table, as after a logical copy: what it gives next is there already.
+async fn sequences(
+    connection: &mut PgConnection,
+    report: &mut impl AsyncFnMut(Finding) -> ControlFlow<()>,
+) -> Result<(), Ended> {
+    let rows = sqlx::query!(
+        r#"-- audit::sequences
+        SELECT name AS "name!", coalesce(pg_sequence_last_value(to_regclass(sequence)), 0) AS "last!", highest AS "highest!"
+        FROM (
+            SELECT 'agents.list_position', pg_get_serial_sequence('agents', 'list_position'),
+                   (SELECT max(list_position) FROM agents)
+            UNION ALL SELECT 'events.position', pg_get_serial_sequence('events', 'position'),
+                   (SELECT max(position) FROM events)
+            UNION ALL SELECT 'record_changes.change_id', pg_get_serial_sequence('record_changes', 'change_id'),
+                   (SELECT max(change_id) FROM record_changes)
+            UNION ALL SELECT 'services.list_position', pg_get_serial_sequence('services', 'list_position'),
+                   (SELECT max(list_position) FROM services)
+            UNION ALL SELECT 'settlements.list_position', pg_get_serial_sequence('settlements', 'list_position'),
+                   (SELECT max(list_position) FROM settlements)
+            UNION ALL SELECT 'usage_counters.list_position', pg_get_serial_sequence('usage_counters', 'list_position'),
+                   (SELECT max(list_position) FROM usage_counters)
+        ) AS numbered (name, sequence, highest)
+        WHERE highest > coalesce(pg_sequence_last_value(to_regclass(sequence)), 0)
+        ORDER BY name"#,
+    )
+    .fetch_all(connection)
+    .await?;
+    for row in rows {
+        let finding = format!("{}: the sequence is at {} but the table holds {}", row.name, row.last, row.highest);
+        tell(report, finding).await?;
     }
     Ok(())
 }

@@ -234,10 +234,12 @@ pub async fn prune(connection: &mut PgConnection, moment: Timestamp, rows_max: i
 }
 
 /// Place of a delivery in its webhook's list.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Place {
     pub created_at: Timestamp,
     pub position: i64,
+    /// Decides where positions repeat. Empty: before all of that position.
+    pub delivery: String,
 }
 
 /// A webhook's deliveries, the newest first, those older than `before`, at most `limit`.
@@ -248,24 +250,27 @@ pub async fn list(
     before: Option<Place>,
     limit: i64,
 ) -> Result<Vec<(Place, Delivery)>, StoreError> {
-    let before = before.unwrap_or(Place { created_at: Timestamp::from_ms(i64::MAX), position: i64::MAX });
+    let start = || Place { created_at: Timestamp::from_ms(i64::MAX), position: i64::MAX, delivery: String::new() };
+    let before = before.unwrap_or_else(start);
     let rows = sqlx::query!(
         "-- deliveries::list
         SELECT delivery, created_at, event_position, type, status, attempts, last_attempt_at, next_attempt_at,
                response_status, error
         FROM webhook_deliveries
-        WHERE tenant = $1 AND webhook = $2 AND (created_at, event_position) < ($3, $4)
-        ORDER BY tenant DESC, webhook DESC, created_at DESC, event_position DESC LIMIT $5",
+        WHERE tenant = $1 AND webhook = $2 AND (created_at, event_position, delivery) < ($3, $4, $5)
+        ORDER BY tenant DESC, webhook DESC, created_at DESC, event_position DESC, delivery DESC LIMIT $6",
         tenant.as_str(),
         webhook,
         before.created_at.to_date_time(),
         before.position,
+        before.delivery,
         limit,
     )
     .fetch_all(connection)
     .await?;
     let deliveries = rows.into_iter().map(|row| {
         let created_at = Timestamp::from(row.created_at);
+        let place = Place { created_at, position: row.event_position, delivery: row.delivery.clone() };
         let delivery = Delivery {
             id: row.delivery,
             event_id: event_id(created_at, row.event_position).to_string(),
@@ -278,7 +283,7 @@ pub async fn list(
             response_status: row.response_status,
             error: row.error,
         };
-        (Place { created_at, position: row.event_position }, delivery)
+        (place, delivery)
     });
     Ok(deliveries.collect())
 }

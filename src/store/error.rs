@@ -10,6 +10,12 @@ pub enum StoreError {
     Database(#[from] sqlx::Error),
     #[error("the database did not answer in time")]
     TimedOut,
+    #[error("the database is read-only")]
+    ReadOnly,
+    #[error("no connection became free in time")]
+    PoolExhausted,
+    #[error("the connections are closed")]
+    Closed,
     #[error("the database holds something the schema forbids: {0}")]
     Corrupt(&'static str),
 }
@@ -47,7 +53,7 @@ impl StoreError {
                 | sqlx::Error::WorkerCrashed
                 | sqlx::Error::BeginFailed,
             ) => FaultKind::Unavailable,
-            Self::TimedOut => FaultKind::Unavailable,
+            Self::TimedOut | Self::ReadOnly | Self::PoolExhausted | Self::Closed => FaultKind::Unavailable,
             Self::Database(_) | Self::Corrupt(_) => FaultKind::Poisoned,
         }
     }
@@ -63,6 +69,41 @@ impl StoreError {
         let code = error.code().unwrap_or_default();
         is_error && !code.starts_with("08") && code != "40003"
     }
+
+    /// What went wrong, for everybody's eyes: no statement, no value of a row, no name of a host.
+    pub fn cause(&self) -> String {
+        match self {
+            Self::Database(sqlx::Error::Database(error)) => {
+                let code = error.code().unwrap_or_default();
+                match error.constraint().or(error.table()) {
+                    Some(place) => format!("PostgreSQL refused: SQLSTATE {code}, {place}"),
+                    None => format!("PostgreSQL refused: SQLSTATE {code}"),
+                }
+            }
+            Self::Database(sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_)) => {
+                "the connection to the database broke".to_owned()
+            }
+            Self::Database(_) => "the database gave an unexpected answer".to_owned(),
+            other => other.to_string(),
+        }
+    }
+
+    /// Whether it says more about the connection than about the work: that broke, or leads to no writer.
+    pub fn condemns_connection(&self) -> bool {
+        match self {
+            Self::Database(sqlx::Error::Database(error)) => match error.code().as_deref() {
+                Some("25006") => true,
+                Some(code) => code.starts_with("08") || code.starts_with("57P"),
+                None => false,
+            },
+            Self::ReadOnly => true,
+            _ => self.kind() == FaultKind::Unavailable,
+        }
+    }
+}
+
+fn is_of(error: &(dyn DatabaseError + 'static), constraint: &str) -> bool {
+    error.constraint().is_some_and(|name| name.starts_with(constraint))
 }
 
 /// PostgreSQL, appendix A: error codes.
@@ -70,9 +111,11 @@ fn kind_of_code(error: &(dyn DatabaseError + 'static)) -> FaultKind {
     let code = error.code().unwrap_or_default();
     match code.as_ref() {
         // Another batch brought the same new agent, or a reset removed the known one.
-        "23505" if error.constraint() == Some("agents_pkey") => FaultKind::Moved,
-        "23503" if error.constraint() == Some("usage_counters_agent_fkey") => FaultKind::Moved,
-        "23505" => FaultKind::KeyTaken,
+        "23505" if is_of(error, "agents_pkey") => FaultKind::Moved,
+        "23503" if is_of(error, "usage_counters_agent_fkey") => FaultKind::Moved,
+        // The two that another commit may bring first. A conflict of any other constraint comes again with each attempt,
+        // as when a sequence is behind its table. Citus adds a suffix to the name.
+        "23505" if is_of(error, "idempotency_keys_pkey") || is_of(error, "services_pkey") => FaultKind::KeyTaken,
         // How `batch::write` takes itself back: nothing else of ours divides.
         "22012" => FaultKind::Moved,
         "40P01" => FaultKind::Deadlock,

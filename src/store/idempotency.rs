@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::timestamp::Timestamp;
 
-use super::StoreError;
+use super::{StoreError, server};
 
 /// The primary key of a record: the caller as text, and the key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -87,7 +87,7 @@ pub async fn remove_expired(
     Ok(removed)
 }
 
-/// The caller's own record under `key`, unless it has expired.
+/// The caller's own record under `key`, unless it has expired. None only where a writer says so.
 pub async fn find(connection: &mut PgConnection, id: &CallerKey, now: Timestamp) -> Result<Option<Record>, StoreError> {
     let record = sqlx::query_as!(
         Record,
@@ -97,8 +97,11 @@ pub async fn find(connection: &mut PgConnection, id: &CallerKey, now: Timestamp)
         id.caller,
         id.key,
     )
-    .fetch_optional(connection)
+    .fetch_optional(&mut *connection)
     .await?;
+    if record.is_none() {
+        server::check_writer(connection).await?;
+    }
     Ok(record.filter(|record| Timestamp::from(record.expires_at) > now))
 }
 

@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 use sqlx::migrate::{MigrateError, Migration, Migrator};
 use tracing::{info, warn};
 
-use super::{MIGRATOR, StoreError, server};
+use super::{MIGRATOR, StoreError, reset, server};
 
 /// How long a migration waits for a lock, and so how long others queue behind it.
 const LOCK_TIMEOUT: &str = "2s";
@@ -30,6 +30,19 @@ pub struct Difference {
     pub changed: Vec<String>,
     /// One that began outside of a transaction and did not end.
     pub unfinished: Vec<i64>,
+}
+
+/// What keeps the database from being used as it is: a table that the service needs is not there.
+pub async fn missing_tables(connection: &mut PgConnection) -> Result<Vec<String>, StoreError> {
+    let needed: Vec<&str> = reset::TABLES.iter().copied().chain(["tenants", "limits", "_sqlx_migrations"]).collect();
+    let missing = sqlx::query_scalar!(
+        r#"-- migrations::missing_tables
+        SELECT needed.name AS "name!" FROM unnest($1::text[]) AS needed (name) WHERE to_regclass(needed.name) IS NULL"#,
+        needed as _,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(missing)
 }
 
 /// Compares without writing anything.

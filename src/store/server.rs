@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use sqlx::{Connection, Executor, PgConnection, Postgres, Transaction};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, Postgres, Transaction};
 use time::OffsetDateTime;
 
 use super::StoreError;
@@ -42,6 +43,44 @@ pub async fn connections_max(connection: &mut PgConnection) -> sqlx::Result<u32>
         SELECT current_setting('max_connections')::int AS "connections_max!""#
     );
     Ok(row.fetch_one(connection).await?.cast_unsigned())
+}
+
+/// An error unless the connection leads to a server that takes writes: after a failover an open connection may stay with
+/// the former primary, which goes on answering reads from what it knows.
+pub async fn check_writer(connection: &mut PgConnection) -> Result<(), StoreError> {
+    let is_writer = sqlx::query_scalar!(
+        r#"-- server::check_writer
+        SELECT NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off' AS "is_writer!""#,
+    )
+    .fetch_one(connection)
+    .await?;
+    if is_writer { Ok(()) } else { Err(StoreError::ReadOnly) }
+}
+
+/// A connection for everything outside the lanes, to a server that takes writes. What it bounds on the server's side
+/// holds when this side has gone without a word, or keeps a transaction open.
+pub async fn connect(options: &PgConnectOptions, statement_timeout: Duration) -> Result<PgConnection, StoreError> {
+    let mut connection = options.connect().await?;
+    // Statements that wait for a table somebody keeps, and compiling, which at ten million rows takes longer than a page.
+    let set =
+        format!("SET lock_timeout = '2s'; SET jit = off; SET statement_timeout = {}", statement_timeout.as_millis());
+    sqlx::raw_sql(AssertSqlSafe(set)).execute(&mut connection).await?;
+    bound_silence(&mut connection).await?;
+    check_writer(&mut connection).await?;
+    Ok(connection)
+}
+
+/// Has the server end a session whose client went without a word, with its transaction and its locks: 15 s after its last
+/// statement, within half a minute where nothing answers for the client's machine, and within ten seconds during a
+/// statement, where the platform can tell (PostgreSQL 14 on Linux).
+pub async fn bound_silence(connection: &mut PgConnection) -> Result<(), StoreError> {
+    let bounds = "SET idle_in_transaction_session_timeout = '15s'; SET tcp_keepalives_idle = 10; \
+                  SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; SET tcp_user_timeout = 30000";
+    sqlx::raw_sql(bounds).execute(&mut *connection).await?;
+    match sqlx::raw_sql("SET client_connection_check_interval = '10s'").execute(connection).await {
+        Ok(_) | Err(sqlx::Error::Database(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 pub async fn ping(connection: &mut PgConnection) -> Result<(), StoreError> {
@@ -115,13 +154,6 @@ pub async fn interrupt(
     Ok(())
 }
 
-/// Sets a connection up for reads: bounds how long they wait for locks, so that somebody who keeps a table does not keep all
-/// who ask, and never has them compiled, which at ten million rows took longer than a page of them.
-pub async fn set_up_for_reads(connection: &mut PgConnection) -> sqlx::Result<()> {
-    sqlx::raw_sql("SET lock_timeout = '2s'; SET jit = off").execute(connection).await?;
-    Ok(())
-}
-
 /// Begins the transaction of a commit, in one round trip. `lock_timeout` is how long it waits for a row that somebody
 /// else keeps locked, before it gives up as [`Blocked`](super::FaultKind::Blocked) and lets the others go first.
 /// With `alone`, it waits until all commits under way have ended, and then no other begins; each of its statements may
@@ -158,6 +190,21 @@ pub async fn begin_lease(connection: &mut PgConnection) -> Result<Transaction<'_
 /// Begins a transaction that sees the database as of one moment.
 pub async fn begin_snapshot(connection: &mut PgConnection) -> Result<Transaction<'_, Postgres>, StoreError> {
     Ok(connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)
+}
+
+/// The same for a connection that is held for many parts of work: every connection that is not given back is closed, so
+/// the snapshot ends with [`end_snapshot`] or with its connection.
+pub async fn hold_snapshot(connection: &mut PgConnection) -> Result<(), StoreError> {
+    // Between two parts it waits for a client, which has limits of its own.
+    let begin =
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL idle_in_transaction_session_timeout = '5min'";
+    connection.execute(begin).await?;
+    Ok(())
+}
+
+pub async fn end_snapshot(connection: &mut PgConnection) -> Result<(), StoreError> {
+    connection.execute("ROLLBACK").await?;
+    Ok(())
 }
 
 /// Whether this transaction is now the only janitor, until it ends. It never waits.

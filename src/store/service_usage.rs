@@ -69,7 +69,7 @@ pub async fn agents(
         };
     }
     let rows = match order {
-        Order::FirstSeen => rows!("first seen", "list_position"),
+        Order::FirstSeen => rows!("first seen", "list_position, agent"),
         Order::Total => rows!("total", "outstanding DESC, agent"),
     };
     Ok(rows.into_iter().map(|row| (AgentId::from_stored(row.agent), Count(row.outstanding))).collect())

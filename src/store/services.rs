@@ -273,7 +273,7 @@ pub async fn list(
           AND ($4::boolean IS NULL OR disabled = $4)
           AND ($5::bigint IS NULL OR price_stroops >= $5)
           AND ($6::bigint IS NULL OR price_stroops <= $6)
-        ORDER BY tenant, list_position
+        ORDER BY tenant, list_position, service_id
         LIMIT $7 OFFSET $8"#,
         tenant.as_str(),
         filter.prefix,

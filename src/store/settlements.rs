@@ -12,10 +12,12 @@ use crate::domain::timestamp::Timestamp;
 use super::{StoreError, corrupt};
 
 /// A place in the ledger. Lists go from newer to older.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     pub settled_at: Timestamp,
     pub list_position: i64,
+    /// Decides where positions repeat. Empty: before all of that position.
+    pub id: String,
 }
 
 /// Which settlements a list shows. Each filter that is given must hold.
@@ -83,7 +85,8 @@ pub async fn list(
     before: Option<Place>,
     limit: i64,
 ) -> Result<Vec<(Place, Settlement)>, StoreError> {
-    let before = before.unwrap_or(Place { settled_at: Timestamp::from_ms(i64::MAX), list_position: i64::MAX });
+    let start = || Place { settled_at: Timestamp::from_ms(i64::MAX), list_position: i64::MAX, id: String::new() };
+    let before = before.unwrap_or_else(start);
     let since = filter.since.unwrap_or(Timestamp::from_ms(0));
     // A filter chooses its own index: one statement for all filters would be planned for none of them.
     macro_rules! rows {
@@ -95,13 +98,14 @@ pub async fn list(
                            billed_stroops::text AS "billed_stroops!", settled_at, idempotency_key, request_id,
                            list_position
                     FROM settlements
-                    WHERE tenant = $1 AND settled_at >= $2 AND (settled_at, list_position) < ($3, $4)"#
+                    WHERE tenant = $1 AND settled_at >= $2 AND (settled_at, list_position, settlement_id) < ($3, $4, $5)"#
                     + $condition
-                    + "ORDER BY settled_at DESC, list_position DESC LIMIT $5",
+                    + "ORDER BY settled_at DESC, list_position DESC, settlement_id DESC LIMIT $6",
                 tenant.as_str(),
                 since.to_date_time(),
                 before.settled_at.to_date_time(),
                 before.list_position,
+                before.id,
                 limit
                 $(, $argument)*
             )
@@ -113,15 +117,16 @@ pub async fn list(
     let service_id = filter.service_id.as_ref().map(ServiceId::as_str);
     let rows = match (agent, service_id) {
         (None, None) => rows!("all", " "),
-        (Some(agent), None) => rows!("agent", " AND agent = $6 ", agent),
-        (None, Some(service_id)) => rows!("service", " AND service_id = $6 ", service_id),
+        (Some(agent), None) => rows!("agent", " AND agent = $7 ", agent),
+        (None, Some(service_id)) => rows!("service", " AND service_id = $7 ", service_id),
         (Some(agent), Some(service_id)) => {
-            rows!("pair", " AND agent = $6 AND service_id = $7 ", agent, service_id)
+            rows!("pair", " AND agent = $7 AND service_id = $8 ", agent, service_id)
         }
     };
     rows.into_iter()
         .map(|row| {
-            let place = Place { settled_at: row.settled_at.into(), list_position: row.list_position };
+            let id = row.settlement_id.clone();
+            let place = Place { settled_at: row.settled_at.into(), list_position: row.list_position, id };
             Ok((place, row.into_settlement()?))
         })
         .collect()

@@ -83,7 +83,7 @@ pub async fn services_of_agents(
         CROSS JOIN LATERAL (
             SELECT service_id FROM usage_counters
             WHERE usage_counters.tenant = wanted.tenant AND usage_counters.agent = wanted.agent
-            ORDER BY list_position
+            ORDER BY list_position, service_id
         ) AS used"#,
         tenants as _,
         names as _,

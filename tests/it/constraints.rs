@@ -303,6 +303,11 @@ const CASES: &[(&str, &[&str])] = &[
         &["UPDATE webhook_deliveries SET error = ''", "UPDATE webhook_deliveries SET error = repeat('x', 201)"],
     ),
     (
+        "record_changes_pkey",
+        &["INSERT INTO record_changes (kinds, owners, changes, change_id) OVERRIDING SYSTEM VALUE
+           SELECT kinds, owners, changes, change_id FROM record_changes"],
+    ),
+    (
         "record_changes_belong_together",
         &[
             "UPDATE record_changes SET kinds = '{}'",

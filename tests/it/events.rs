@@ -10,8 +10,7 @@ const EVENTS: &str = "/api/v1/events";
 
 async fn cap(service: &Service, cap: i64) {
     sqlx::query("UPDATE limits SET event_log_cap = $1").bind(cap).execute(&service.pool).await.expect("limits");
-    let mut connection = service.pool.acquire().await.expect("connection");
-    service.limits.replace(agentpay_billing::store::limits::read(&mut connection).await.expect("limits"));
+    service.config_watcher.run_once().await.expect("limits");
 }
 
 async fn record(client: &Client, numbers: std::ops::RangeInclusive<i64>) {

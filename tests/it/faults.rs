@@ -97,7 +97,8 @@ async fn a_database_that_crashes_under_load_is_found_again() {
         load.reach(100).await;
         postgres.stop_immediately().await.expect("stop");
         let ready = service.client().get("/api/v1/health/ready").await;
-        assert_eq!((ready.status, ready.text.as_str()), (503, r#"{"ready":false}"#));
+        let unready = r#"{"ready":false,"reason":"the database does not answer"}"#;
+        assert_eq!((ready.status, ready.text.as_str()), (503, unready));
         assert_eq!(service.client().get("/health").await.status, 200);
         let read = service.client().get("/api/v1/usage/a/s").await.error();
         assert_eq!((read.0, read.2.as_str()), (503, "the store is unavailable; nothing was changed"));

@@ -6,7 +6,18 @@ use serde_json::{Value, json};
 use crate::support::Service;
 
 const PATH: &str = "/api/v1/health/deep";
-const NAMES: [&str; 6] = ["database", "pool", "commitQueue", "janitor", "webhooks", "memory"];
+const NAMES: [&str; 7] = ["database", "pool", "commitQueue", "janitor", "webhooks", "memory", "jobs"];
+const JOBS: [&str; 9] = [
+    "config",
+    "janitor_expired",
+    "janitor_fold",
+    "janitor_caller_cap",
+    "janitor_total_cap",
+    "janitor_events",
+    "webhook_lease",
+    "webhook_record",
+    "webhook_prune",
+];
 
 fn names(report: &Value) -> Vec<&str> {
     report["checks"].as_array().expect("checks").iter().map(|check| check["name"].as_str().expect("a name")).collect()
@@ -25,7 +36,7 @@ async fn the_report_has_all_members_in_order() {
     );
     assert_eq!(
         (&report["status"], &report["checksTotal"], &report["nextChecksCursor"]),
-        (&json!("ok"), &json!(6), &Value::Null)
+        (&json!("ok"), &json!(7), &Value::Null)
     );
     assert_eq!(report["node"], format!("agentpay-billing {}", env!("CARGO_PKG_VERSION")));
     assert_eq!(report["pid"], std::process::id());
@@ -38,13 +49,14 @@ async fn the_report_has_all_members_in_order() {
         .iter()
         .map(|check| check["detail"].as_object().expect("detail").keys().collect())
         .collect();
-    let expected: [&[&str]; 6] = [
+    let expected: [&[&str]; 7] = [
         &["latencyMs"],
         &["inUse", "idle", "max"],
         &["depth", "cap"],
         &["lagSeconds", "lastRunAt"],
         &["pending", "oldestDueSeconds"],
         &["rssMb", "heapUsedMb"],
+        &JOBS,
     ];
     assert_eq!(details, expected);
     assert_eq!(

@@ -155,8 +155,7 @@ async fn refusals_400_404_and_service_disabled_are_replayed_and_others_are_not()
         assert_ne!(again.headers["x-request-id"].to_str().ok(), again.json()["requestId"].as_str());
     }
     sqlx::query("UPDATE limits SET usage_store_max_keys = 1").execute(&service.pool).await.expect("limits");
-    let mut connection = service.pool.acquire().await.expect("connection");
-    service.limits.replace(agentpay_billing::store::limits::read(&mut connection).await.expect("limits"));
+    service.config_watcher.run_once().await.expect("limits");
     client.post(USAGE, &usage("first", "s", 1)).await;
     let full = client.key("429").post(USAGE, &usage("second", "s", 1)).await;
     assert_eq!(full.error().2, "usage store capacity exceeded");

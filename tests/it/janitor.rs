@@ -72,7 +72,7 @@ async fn a_log_keeps_its_newest_events() {
     let service = Service::start(CAPS).await;
     fill(&service, "192.0.2.1", 0, 5).await;
     sqlx::query("UPDATE limits SET event_log_cap = 2").execute(&service.pool).await.expect("limits");
-    agentpay_billing::jobs::follow_controls::run_once(&service.pool, &service.limits).await.expect("limits");
+    service.config_watcher.run_once().await.expect("limits");
     assert_eq!(service.janitor.run_once().await.expect("janitor").events, 3);
     assert_eq!(service.number("SELECT min((payload->>'total')::bigint) FROM events").await, 4);
 }
@@ -144,7 +144,7 @@ async fn logs_far_beyond_their_length_are_cut_step_by_step() {
         }
     }
     sqlx::query("UPDATE limits SET event_log_cap = 2").execute(&service.pool).await.expect("limits");
-    agentpay_billing::jobs::follow_controls::run_once(&service.pool, &service.limits).await.expect("limits");
+    service.config_watcher.run_once().await.expect("limits");
     assert_eq!(service.janitor.run_once().await.expect("janitor").events, 2 * 1098);
     let newest: Vec<i64> =
         sqlx::query_scalar("SELECT (payload->>'total')::bigint FROM events ORDER BY tenant, position")
@@ -275,7 +275,7 @@ async fn what_expired_does_not_hold_up_the_log() {
     .execute(&service.pool)
     .await
     .expect("records");
-    agentpay_billing::jobs::follow_controls::run_once(&service.pool, &service.limits).await.expect("limits");
+    service.config_watcher.run_once().await.expect("limits");
     let report = service.janitor.run_once().await.expect("janitor");
     assert_eq!(
         (report.expired, report.over_caller_cap, report.live_over_caller_cap, report.events),

@@ -6,9 +6,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use agentpay_billing::clock::Clock;
+use agentpay_billing::jobs::health::JobHealth;
 use agentpay_billing::jobs::janitor::{Janitor, JanitorSettings};
 use agentpay_billing::live_limits::LiveLimits;
 use agentpay_billing::store::limits;
+use agentpay_billing::store::pool::Pool;
 use serde_json::Value;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::types::time::OffsetDateTime;
@@ -148,8 +150,9 @@ async fn pruning_a_million_records_costs_what_it_deletes() {
 async fn a_whole_run_does_no_more(database: &PgConnectOptions) {
     let outside = PgPoolOptions::new().max_connections(1).connect_lazy_with(database.clone());
     let before = work_once_alone(&outside).await;
-    let own = pool(database);
-    let limits = limits::read(&mut own.acquire().await.expect("connection")).await.expect("limits");
+    let limits = limits::read(&mut outside.acquire().await.expect("connection")).await.expect("limits");
+    let own = Pool::new(database.clone(), 1, Duration::from_secs(60));
+    let clock = Clock::default();
     let janitor = Janitor {
         last_run: Default::default(),
         settings: JanitorSettings {
@@ -158,12 +161,13 @@ async fn a_whole_run_does_no_more(database: &PgConnectOptions) {
             records_of_caller_max: (RECORDS - EXPIRED) / 2 - 1000,
         },
         pool: own.clone(),
-        clock: Clock::default(),
+        health: JobHealth::new(clock.clone()),
+        clock,
         limits: LiveLimits::new(limits),
     };
     let report = janitor.run_once().await.expect("janitor");
     assert_eq!((report.expired, report.over_caller_cap, report.over_total_cap), (EXPIRED, 2000, 1000));
-    own.close().await;
+    own.close(Duration::from_secs(1)).await;
     let after = work_once_alone(&outside).await;
     let (rows, buffers) = (EXPIRED + 3000, after.buffers - before.buffers);
     println!("buffers for a run that deletes {rows} rows: {buffers}");

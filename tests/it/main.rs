@@ -17,6 +17,8 @@ mod config;
 mod connections;
 mod constraints;
 mod cors;
+mod database_faults;
+mod database_shape;
 mod deliveries;
 mod docs_page;
 mod documents;

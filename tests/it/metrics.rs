@@ -58,6 +58,8 @@ async fn all_names_are_there_once_with_their_kinds() {
         ("local_postgres_restarts_total", "counter"),
         ("log_lines_dropped_total", "counter"),
         ("webhook_backlog", "gauge"),
+        ("job_last_success_timestamp_seconds", "gauge"),
+        ("job_failures_total", "counter"),
     ]
     .into();
     let found: BTreeMap<&str, &str> =

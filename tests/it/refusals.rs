@@ -342,8 +342,7 @@ fn assert_full(answer: &Answer, message: &str) {
 async fn set_limit(service: &Service, name: &'static str, value: i64) {
     let update = sqlx::AssertSqlSafe(format!("UPDATE limits SET {name} = {value}"));
     sqlx::query(update).execute(&service.pool).await.expect("limits");
-    let mut connection = service.pool.acquire().await.expect("connection");
-    service.limits.replace(agentpay_billing::store::limits::read(&mut connection).await.expect("limits"));
+    service.config_watcher.run_once().await.expect("limits");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -32,8 +32,7 @@ fn missing(id: &str) -> (u16, String, String) {
 async fn limit(service: &Service, column: &'static str, value: i64) {
     let sql = format!("UPDATE limits SET {column} = $1");
     sqlx::query(sqlx::AssertSqlSafe(sql)).bind(value).execute(&service.pool).await.expect("limits");
-    let mut connection = service.pool.acquire().await.expect("connection");
-    service.limits.replace(agentpay_billing::store::limits::read(&mut connection).await.expect("limits"));
+    service.config_watcher.run_once().await.expect("limits");
 }
 
 #[tokio::test]

@@ -110,8 +110,7 @@ async fn creation_checks_in_the_contracts_order() {
 async fn a_tenants_webhooks_are_capped_exactly() {
     let service = Service::start(&[]).await;
     sqlx::query("UPDATE limits SET webhook_store_max_keys = 3").execute(&service.pool).await.expect("limits");
-    let mut connection = service.pool.acquire().await.expect("connection");
-    service.limits.replace(agentpay_billing::store::limits::read(&mut connection).await.expect("limits"));
+    service.config_watcher.run_once().await.expect("limits");
     let client = tenant(&service).await;
     let tasks: Vec<_> = (0..8)
         .map(|_| {

@@ -3,10 +3,12 @@
 mod client;
 mod container;
 mod data_dir;
+mod forwarder;
 mod logged;
 mod postgres;
 mod process;
 mod proxy;
+mod read_only;
 mod receiver;
 mod silent_server;
 mod socket;
@@ -19,16 +21,20 @@ use agentpay_billing::app::{App, Entrance};
 use agentpay_billing::clock::Clock;
 use agentpay_billing::jobs::dispatcher::Dispatcher;
 use agentpay_billing::jobs::janitor::Janitor;
+use agentpay_billing::jobs::watch_config::ConfigWatcher;
+use agentpay_billing::live_limits::LiveLimits;
 use agentpay_billing::settings::Settings;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tokio_util::sync::CancellationToken;
 
 pub use client::{Answer, Client, usage};
 pub use data_dir::{DataDir, SlowPrograms, is_alive};
+pub use forwarder::Forwarder;
 pub use logged::Logged;
 pub use postgres::{empty_database, new_database, url};
 pub use process::{Process, binary, free_port, run};
 pub use proxy::{Moment, Proxy};
+pub use read_only::ReadOnly;
 pub use receiver::{Behaviour, Received, Receiver};
 pub use silent_server::SilentServer;
 pub use socket::{Head, Socket};
@@ -39,7 +45,8 @@ pub struct Service {
     pub clock: Clock,
     pub janitor: Janitor,
     pub dispatcher: Dispatcher,
-    pub limits: agentpay_billing::live_limits::LiveLimits,
+    pub config_watcher: ConfigWatcher,
+    pub limits: LiveLimits,
     pub pool: PgPool,
 }
 
@@ -61,11 +68,11 @@ impl Service {
         let entrance = Entrance::open(&settings).await.expect("a port");
         let app = App::start(entrance, &settings, database.clone(), clock.clone(), CancellationToken::new());
         let app = app.await.expect("the service starts");
-        let (address, janitor, limits) = (app.address, app.janitor.clone(), app.limits.clone());
-        let dispatcher = app.dispatcher.clone();
+        let (address, janitor, config_watcher) = (app.address, app.janitor.clone(), app.config_watcher.clone());
+        let (dispatcher, limits) = (app.dispatcher.clone(), app.limits.clone());
         tokio::spawn(app.run());
         let pool = pool(&database);
-        Self { address, clock, janitor, dispatcher, limits, pool }
+        Self { address, clock, janitor, dispatcher, config_watcher, limits, pool }
     }
 
     pub fn client(&self) -> Client {

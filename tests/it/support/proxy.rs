@@ -54,14 +54,7 @@ impl Proxy {
     pub async fn start(database: &PgConnectOptions) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("its address").port();
-        let mut options = PgConnectOptions::new_without_pgpass().host("127.0.0.1").port(port);
-        options = options.username(database.get_username()).ssl_mode(PgSslMode::Disable);
-        options = options.database(database.get_database().expect("a database"));
-        // The container's password, or one that no server asks for; TEST_DATABASE_URL has its own.
-        let url = std::env::var("TEST_DATABASE_URL").unwrap_or_default();
-        let own =
-            url.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@')?.0.split_once(':').map(|pair| pair.1));
-        let options = options.password(own.unwrap_or("test"));
+        let options = through(database, port);
         let proxy = Self { plan: Arc::default(), happened: Arc::default(), options };
         tokio::spawn(proxy.clone().accept(listener, database.clone()));
         proxy
@@ -193,6 +186,17 @@ impl Proxy {
             held.clear();
         }
     }
+}
+
+/// How to reach `database` through something of ours that listens on `port`.
+pub fn through(database: &PgConnectOptions, port: u16) -> PgConnectOptions {
+    let options = PgConnectOptions::new_without_pgpass().host("127.0.0.1").port(port);
+    let options = options.username(database.get_username()).ssl_mode(PgSslMode::Disable);
+    let options = options.database(database.get_database().expect("a database"));
+    // The container's password, or one that no server asks for; TEST_DATABASE_URL has its own.
+    let url = std::env::var("TEST_DATABASE_URL").unwrap_or_default();
+    let own = url.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@')?.0.split_once(':').map(|pair| pair.1));
+    options.password(own.unwrap_or("test"))
 }
 
 impl Session {

@@ -1,0 +1,164 @@
+//! How each job does: when it last succeeded, and with what it last failed. Deep health, metrics and readiness are made
+//! of this.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tracing::{info, warn};
+
+use crate::clock::Clock;
+use crate::domain::timestamp::Timestamp;
+use crate::metrics;
+use crate::store::StoreError;
+
+/// A job that has failed for so long is reported as an error, and not only as a warning.
+const TOLERATED_MS: u64 = 60_000;
+
+/// A part of the background work that can fail by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Job {
+    /// Reads limits, pause flag and revisions.
+    Config,
+    /// The janitor's steps.
+    Expired,
+    Fold,
+    CallerCap,
+    TotalCap,
+    Events,
+    /// The dispatcher's.
+    WebhookLease,
+    WebhookRecord,
+    WebhookPrune,
+}
+
+impl Job {
+    pub const ALL: [Self; 9] = [
+        Self::Config,
+        Self::Expired,
+        Self::Fold,
+        Self::CallerCap,
+        Self::TotalCap,
+        Self::Events,
+        Self::WebhookLease,
+        Self::WebhookRecord,
+        Self::WebhookPrune,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::Expired => "janitor_expired",
+            Self::Fold => "janitor_fold",
+            Self::CallerCap => "janitor_caller_cap",
+            Self::TotalCap => "janitor_total_cap",
+            Self::Events => "janitor_events",
+            Self::WebhookLease => "webhook_lease",
+            Self::WebhookRecord => "webhook_record",
+            Self::WebhookPrune => "webhook_prune",
+        }
+    }
+
+    pub fn is_of_janitor(self) -> bool {
+        matches!(self, Self::Expired | Self::Fold | Self::CallerCap | Self::TotalCap | Self::Events)
+    }
+}
+
+/// What is known of one job.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    pub last_success_at: Option<Timestamp>,
+    /// Without secrets and without data.
+    pub last_error: Option<(String, Timestamp)>,
+    /// Since when it fails, as [`Clock::elapsed_ms`] counts; none while it does not.
+    failing_since_ms: Option<u64>,
+    /// How long it has failed.
+    pub failing_ms: Option<u64>,
+}
+
+impl State {
+    /// Whether it has failed for longer than is tolerated.
+    pub fn is_broken(&self) -> bool {
+        self.failing_ms.is_some_and(|failing_ms| failing_ms >= TOLERATED_MS)
+    }
+}
+
+/// Of this process; all clones share it.
+#[derive(Clone, Debug)]
+pub struct JobHealth {
+    clock: Clock,
+    states: Arc<Mutex<[State; Job::ALL.len()]>>,
+}
+
+impl JobHealth {
+    pub fn new(clock: Clock) -> Self {
+        Self { clock, states: Arc::default() }
+    }
+
+    /// Notes how a run of `job` ended. The log tells the first failure and the recovery.
+    pub fn note<T>(&self, job: Job, result: &Result<T, StoreError>) {
+        let now = self.clock.now();
+        let mut states = self.states();
+        let state = &mut states[job as usize];
+        match result {
+            Ok(_) => {
+                state.last_success_at = Some(now);
+                if state.failing_since_ms.take().is_some() {
+                    info!(job = job.name(), "a job works again");
+                }
+            }
+            Err(error) => {
+                metrics::job_failed(job.name());
+                state.last_error = Some((error.cause(), now));
+                if state.failing_since_ms.is_none() {
+                    state.failing_since_ms = Some(self.clock.elapsed_ms());
+                    warn!(job = job.name(), %error, "a job failed");
+                }
+            }
+        }
+    }
+
+    /// Notes that another process does `job` at present: whether it can be done is for that one to say.
+    pub fn note_left_to_others(&self, job: Job) {
+        self.states()[job as usize].failing_since_ms = None;
+    }
+
+    pub fn state(&self, job: Job) -> State {
+        let state = self.states()[job as usize].clone();
+        let failing_ms = state.failing_since_ms.map(|since_ms| self.clock.elapsed_ms().saturating_sub(since_ms));
+        State { failing_ms, ..state }
+    }
+
+    /// All jobs, in the order of [`Job::ALL`].
+    pub fn all(&self) -> impl Iterator<Item = (Job, State)> {
+        Job::ALL.into_iter().map(|job| (job, self.state(job)))
+    }
+
+    fn states(&self) -> MutexGuard<'_, [State; Job::ALL.len()]> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_job_has_its_place() {
+        assert_eq!(Job::ALL.map(|job| job as usize), std::array::from_fn(|place| place));
+    }
+
+    #[test]
+    fn a_job_is_broken_when_it_has_failed_for_a_minute() {
+        let clock = Clock::default();
+        let health = JobHealth::new(clock.clone());
+        health.note(Job::Fold, &Err::<(), _>(StoreError::ReadOnly));
+        clock.advance_ms(59_000);
+        health.note(Job::Fold, &Err::<(), _>(StoreError::TimedOut));
+        let state = health.state(Job::Fold);
+        assert_eq!((state.failing_ms.is_some(), state.is_broken(), state.last_success_at), (true, false, None));
+        clock.advance_ms(1000);
+        assert!(health.state(Job::Fold).is_broken() && !health.state(Job::Events).is_broken());
+        health.note(Job::Fold, &Ok(()));
+        let state = health.state(Job::Fold);
+        assert!(state.failing_ms.is_none() && state.last_success_at.is_some() && state.last_error.is_some());
+    }
+}

@@ -1,0 +1,83 @@
+//! Keeps this process up with what operators change: limits, pause flag, API keys. It reads one row a few times a
+//! second, and at once when PostgreSQL notifies. The reading alone keeps the promise of one second, so it also holds
+//! behind a pooler, where LISTEN hears nothing.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::live_limits::LiveLimits;
+use crate::store::listener::Listener;
+use crate::store::pool::Pool;
+use crate::store::{StoreError, limits};
+
+use super::health::{Job, JobHealth};
+
+/// Pause between two readings.
+const POLL_INTERVAL: Duration = Duration::from_millis(300);
+/// How long a reading may take.
+const READ_LIMIT: Duration = Duration::from_secs(2);
+/// Pause before listening is tried again.
+const LISTEN_PAUSE: Duration = Duration::from_secs(1);
+/// How long a stop waits for the connections to close.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Debug)]
+pub struct ConfigWatcher {
+    /// Two connections of its own beside the listener's: readers that fill the pool must not hold up a pause.
+    pool: Pool,
+    options: PgConnectOptions,
+    limits: LiveLimits,
+    health: JobHealth,
+    pub poll_interval: Duration,
+}
+
+impl ConfigWatcher {
+    pub fn new(options: PgConnectOptions, limits: LiveLimits, health: JobHealth) -> Self {
+        let pool = Pool::new(options.clone(), 2, READ_LIMIT);
+        Self { pool, options, limits, health, poll_interval: POLL_INTERVAL }
+    }
+
+    pub async fn run(self, stop: CancellationToken) {
+        stop.run_until_cancelled(self.watch()).await;
+        self.pool.close(CLOSE_LIMIT).await;
+    }
+
+    async fn watch(&self) {
+        let notified = Notify::new();
+        tokio::join!(self.poll(&notified), self.listen(&notified));
+    }
+
+    async fn poll(&self, notified: &Notify) {
+        loop {
+            // A failure is noted; the last state stays in force.
+            let _ = self.run_once().await;
+            let _ = timeout(self.poll_interval, notified.notified()).await;
+        }
+    }
+
+    async fn listen(&self, notified: &Notify) {
+        loop {
+            if let Ok(mut listener) = Listener::connect(&self.options, limits::CHANNEL).await {
+                // A change before this moment was not heard.
+                notified.notify_one();
+                while listener.hear().await.is_ok() {
+                    notified.notify_one();
+                }
+            }
+            sleep(LISTEN_PAUSE).await;
+        }
+    }
+
+    /// Reads once, and takes over what it found.
+    pub async fn run_once(&self) -> Result<(), StoreError> {
+        let read_at = Instant::now();
+        let controls = self.pool.run(read_at + READ_LIMIT, limits::read).await;
+        self.health.note(Job::Config, &controls);
+        self.limits.replace(controls?, read_at.into_std());
+        Ok(())
+    }
+}

@@ -1,0 +1,116 @@
+//! A TCP forwarder before PostgreSQL that can freeze: the connections it has then swallow every byte and stay open, as
+//! behind a firewall that forgot them, while new ones work.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use sqlx::postgres::PgConnectOptions;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+
+use super::proxy::through;
+
+#[derive(Clone)]
+pub struct Forwarder {
+    options: PgConnectOptions,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// Connections from before the latest freeze are frozen.
+    freezes: AtomicU64,
+    /// New connections are frozen from their first byte on.
+    is_silent: AtomicBool,
+    /// Bytes of clients that were swallowed.
+    swallowed: AtomicUsize,
+}
+
+impl Forwarder {
+    pub async fn start(database: &PgConnectOptions) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("its address").port();
+        let forwarder = Self { options: through(database, port), shared: Arc::default() };
+        tokio::spawn(accept(listener, database.clone(), forwarder.shared.clone()));
+        forwarder
+    }
+
+    /// How to reach the database through the forwarder.
+    pub fn options(&self) -> PgConnectOptions {
+        self.options.clone()
+    }
+
+    /// Freezes all connections there are. New ones work.
+    pub fn freeze(&self) {
+        self.shared.freezes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The same, and new ones are accepted and answer nothing either.
+    pub fn freeze_for_ever(&self) {
+        self.shared.is_silent.store(true, Ordering::Release);
+        self.freeze();
+    }
+
+    /// Bytes that clients sent in vain.
+    pub fn swallowed(&self) -> usize {
+        self.shared.swallowed.load(Ordering::Acquire)
+    }
+}
+
+async fn accept(listener: TcpListener, database: PgConnectOptions, shared: Arc<Shared>) {
+    while let Ok((client, _)) = listener.accept().await {
+        let (shared, database) = (shared.clone(), database.clone());
+        tokio::spawn(async move {
+            let _ = client.set_nodelay(true);
+            match database.get_socket() {
+                Some(dir) => {
+                    let socket = dir.join(format!(".s.PGSQL.{}", database.get_port()));
+                    serve(client, UnixStream::connect(socket).await.expect("the server"), &shared).await;
+                }
+                None => {
+                    let address = (database.get_host(), database.get_port());
+                    serve(client, TcpStream::connect(address).await.expect("the server"), &shared).await;
+                }
+            }
+        });
+    }
+}
+
+/// Ends when one side ends, unless frozen: then the other side does not hear of it.
+async fn serve<S: AsyncRead + AsyncWrite>(client: TcpStream, server: S, shared: &Shared) {
+    let born = shared.freezes.load(Ordering::Acquire);
+    let is_frozen = || shared.is_silent.load(Ordering::Acquire) || shared.freezes.load(Ordering::Acquire) > born;
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = tokio::io::split(server);
+    let up = async {
+        let mut bytes = vec![0; 65_536];
+        while let Ok(count) = from_client.read(&mut bytes).await
+            && count > 0
+        {
+            if is_frozen() {
+                shared.swallowed.fetch_add(count, Ordering::AcqRel);
+            } else if to_server.write_all(&bytes[..count]).await.is_err() {
+                break;
+            }
+        }
+        if is_frozen() {
+            std::future::pending::<()>().await;
+        }
+    };
+    let down = async {
+        let mut bytes = vec![0; 65_536];
+        loop {
+            match from_server.read(&mut bytes).await {
+                Ok(count) if count > 0 && !is_frozen() => {
+                    if to_client.write_all(&bytes[..count]).await.is_err() {
+                        break;
+                    }
+                }
+                Ok(count) if count > 0 => {}
+                _ if is_frozen() => std::future::pending().await,
+                _ => break,
+            }
+        }
+    };
+    tokio::select! { () = up => {}, () = down => {} }
+}
