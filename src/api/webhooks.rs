@@ -16,7 +16,7 @@ use crate::domain::caller::Tenant;
 use crate::domain::delivery::Delivery;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
-use crate::domain::webhook::{Change, Webhook, check_types, check_url};
+use crate::domain::webhook::{Change, KNOWN_TYPES, Webhook, check_types, check_url};
 use crate::jobs::delivery;
 use crate::store::{deliveries, webhooks};
 
@@ -259,8 +259,16 @@ fn parse_url(value: Option<&Value>, allow_private: bool) -> Result<String, Refus
     Ok(url.to_owned())
 }
 
+/// Each name once, in the order sent.
 fn parse_events(value: Option<&Value>) -> Result<Vec<String>, Refusal> {
     let names = value.and_then(Value::as_array).filter(|names| !names.is_empty()).ok_or(Refusal::WebhookEvents)?;
-    let names: Option<Vec<String>> = names.iter().map(|name| name.as_str().map(str::to_owned)).collect();
-    names.ok_or(Refusal::WebhookEvents)
+    let mut distinct: Vec<String> = Vec::new();
+    for name in names {
+        let name = name.as_str().ok_or(Refusal::WebhookEvents)?;
+        // One more than there are known ones: the first unknown is among them.
+        if distinct.len() <= KNOWN_TYPES.len() && !distinct.iter().any(|own| own == name) {
+            distinct.push(name.to_owned());
+        }
+    }
+    Ok(distinct)
 }

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, PgConnection};
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-use tokio::sync::{Notify, Semaphore, TryAcquireError};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::warn;
@@ -26,6 +25,7 @@ use super::batch::LOCK_TIMEOUT;
 use super::in_flight::InFlight;
 use super::job::Job;
 use super::memory::Memory;
+use super::queue::{Entrance, Queue};
 use super::unpriced::UnpricedServices;
 use super::worker::Worker;
 use super::{Answer, Command, Request};
@@ -47,7 +47,7 @@ pub fn statement_limit(request_timeout: Duration) -> Duration {
 pub struct CommitterSettings {
     /// Lanes, each with a connection of its own.
     pub lanes: usize,
-    /// Most commands of one commit.
+    /// Most rows that the requests of one commit bring, unless a single one brings more.
     pub batch_max: usize,
     /// Most commands waiting, over all lanes.
     pub queue_max: usize,
@@ -111,31 +111,10 @@ impl Shared {
 /// The entrance to all lanes. When its last clone is dropped, the lanes finish what was sent, and end.
 #[derive(Clone, Debug)]
 pub struct Committer {
-    lanes: Arc<[UnboundedSender<Job>]>,
-    queue: Arc<Semaphore>,
-    queue_max: usize,
+    lanes: Arc<[Entrance]>,
+    queue: Arc<Queue>,
     in_flight: InFlight,
     deliveries: Arc<Notify>,
-}
-
-/// Where requests wait that somebody else's row lock keeps from committing, so that they hold up nobody in their lane.
-#[derive(Clone, Debug)]
-pub struct WaitingRoom {
-    entrance: UnboundedSender<Job>,
-    queue: Arc<Semaphore>,
-}
-
-impl WaitingRoom {
-    pub fn admit(&self, mut job: Job) {
-        match self.queue.clone().try_acquire_owned() {
-            Ok(place) => {
-                job.place = Some(place);
-                // A job that nobody takes ends here, which tells its handler as much.
-                let _ = self.entrance.send(job);
-            }
-            Err(_) => job.give_up(Refusal::QueueFull),
-        }
-    }
 }
 
 impl Committer {
@@ -158,12 +137,14 @@ impl Committer {
             statement_limit: settings.statement_limit,
             deliveries: deliveries.clone(),
         });
-        let queue = Arc::new(Semaphore::new(settings.queue_max));
+        // The last one is the waiting room: for requests that somebody else's row lock keeps from committing, so that they
+        // hold up nobody in their lane.
+        let queue = Queue::new(settings.lanes + 1, settings.queue_max);
         let mut tasks = JoinSet::new();
         // Replicas begin at different shards, so that they seldom meet in one.
         let first_shard = rand::random_range(0..SHARDS);
         let mut start = |number: usize, waiting_room| {
-            let (entrance, arrivals) = unbounded_channel();
+            let (entrance, arrivals) = queue.lane(number);
             let worker = Worker {
                 shared: shared.clone(),
                 arrivals,
@@ -177,31 +158,27 @@ impl Committer {
             tasks.spawn(worker.run());
             entrance
         };
-        let waiting_room = WaitingRoom { entrance: start(settings.lanes, None), queue: queue.clone() };
+        let waiting_room = start(settings.lanes, None);
         let lanes = (0..settings.lanes).map(|number| start(number, Some(waiting_room.clone()))).collect();
         let in_flight = InFlight::default();
-        let committer = Self { lanes, queue, queue_max: settings.queue_max, in_flight, deliveries };
+        let committer = Self { lanes, queue, in_flight, deliveries };
         (committer, tasks)
     }
 
     /// Executes a request exactly once, or finds what came of it earlier. Returns at the request's deadline; if its commit
     /// is under way then, as soon as that has ended or was cancelled, [`END_LIMIT`] later at the latest.
     pub async fn submit(&self, request: Request) -> Answer {
-        let place = match self.queue.clone().try_acquire_owned() {
-            Ok(place) => place,
-            Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => return Answer::Refused(Refusal::QueueFull),
-        };
         let deadline = Instant::from_std(request.deadline);
         let lane = self.lane_of(&request);
         let entered = request.keyed.as_ref().map(|keyed| self.in_flight.enter(&keyed.id));
         let (presence, met_twin) = entered.map_or((None, false), |(presence, met)| (Some(presence), met));
-        let (job, mut answered) = Job::new(request, place, presence);
+        let (job, mut answered) = Job::new(request, presence);
         let progress = job.progress.clone();
         if met_twin {
             progress.meet_twin();
         }
         // A lane that died lets go of the job at once.
-        let _ = self.lanes[lane].send(job);
+        self.lanes[lane].put(job);
         let mut ended = tokio::time::timeout_at(deadline, &mut answered).await;
         if ended.is_err() && !progress.withdraw() {
             ended = tokio::time::timeout_at(deadline + END_LIMIT, answered).await;
@@ -216,7 +193,7 @@ impl Committer {
     }
 
     pub fn queue_max(&self) -> usize {
-        self.queue_max
+        self.queue.jobs_max()
     }
 
     /// Notified after each commit that put deliveries into the outbox.
@@ -226,7 +203,7 @@ impl Committer {
 
     /// Commands that wait for a lane.
     pub fn queue_depth(&self) -> usize {
-        self.queue_max - self.queue.available_permits()
+        self.queue.depth()
     }
 
     /// The lane of what the request locks: twins meet in one, as do all requests for a hot pair, while a large tenant

@@ -10,6 +10,9 @@ use super::job::Job;
 use super::work::Outcome;
 use super::{Answer, Keyed, Reply, Request};
 
+/// Longest path in bytes that a record keeps.
+const STORED_PATH_MAX: usize = 1024;
+
 /// What to do with a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -110,7 +113,7 @@ pub fn records<'a>(
             Some(NewRecord {
                 id: &keyed.id,
                 method: request.method,
-                path: &request.path,
+                path: stored_path(&request.path),
                 fingerprint: keyed.fingerprint,
                 status: reply.status,
                 response: reply.body.as_deref().map(|body| std::str::from_utf8(body).expect("replies are JSON")),
@@ -123,12 +126,14 @@ pub fn records<'a>(
     records
 }
 
+/// As much of a path as is kept. A valid one is shorter.
+fn stored_path(path: &str) -> &str {
+    &path[..path.floor_char_boundary(STORED_PATH_MAX)]
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Instant;
-
-    use tokio::sync::Semaphore;
 
     use crate::command::Command;
     use crate::domain::caller::Tenant;
@@ -149,8 +154,7 @@ mod tests {
                 deadline: Instant::now(),
                 command: Command::Refuse(Refusal::Internal),
             };
-            let place = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("a place");
-            let (mut job, _) = Job::new(request, place, None);
+            let (mut job, _) = Job::new(request, None);
             job.unsettled = Some(expiry);
             job
         };

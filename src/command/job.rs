@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
@@ -67,21 +67,20 @@ pub struct Job {
     pub progress: Arc<Progress>,
     /// When the record of a COMMIT with unknown outcome would expire: by this it is known again as our own.
     pub unsettled: Option<Timestamp>,
-    /// A place in the queue, until a lane takes the job.
-    pub place: Option<OwnedSemaphorePermit>,
     answer: oneshot::Sender<Answer>,
     _presence: Option<Presence>,
 }
 
 impl Job {
-    pub fn new(
-        request: Request,
-        place: OwnedSemaphorePermit,
-        presence: Option<Presence>,
-    ) -> (Self, oneshot::Receiver<Answer>) {
+    pub fn new(request: Request, presence: Option<Presence>) -> (Self, oneshot::Receiver<Answer>) {
         let (answer, answered) = oneshot::channel();
         let progress = Arc::default();
-        (Self { request, progress, unsettled: None, place: Some(place), answer, _presence: presence }, answered)
+        (Self { request, progress, unsettled: None, answer, _presence: presence }, answered)
+    }
+
+    /// How much of a batch it takes.
+    pub fn rows(&self) -> usize {
+        self.request.command.rows()
     }
 
     /// From here on the job may count, whatever its handler does. False if it was withdrawn.

@@ -15,6 +15,7 @@ mod manage_api_key;
 mod manage_webhook;
 mod memory;
 mod outbox;
+mod queue;
 mod record_usage;
 mod register_service;
 mod register_services;
@@ -122,6 +123,15 @@ impl Command {
                 | Self::ResetUsage(_)
                 | Self::Refuse(_)
         )
+    }
+
+    /// How much of a batch it takes: about the rows that it writes of its own.
+    fn rows(&self) -> usize {
+        match self {
+            Self::RecordUsageBulk(items) => items.len().max(1),
+            Self::RegisterServices(items) => items.len().max(1),
+            _ => 1,
+        }
     }
 
     /// Shares its transaction with no other command.

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
-use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{error, warn};
 
@@ -21,9 +20,10 @@ use crate::store::{FaultKind, StoreError, server};
 
 use super::Answer;
 use super::batch::{Attempt, Manners, Phase, PhaseCell, Setback};
-use super::committer::{LaneConnection, Shared, WaitingRoom};
+use super::committer::{LaneConnection, Shared};
 use super::job::Job;
 use super::memory::Memory;
+use super::queue::{Arrivals, Entrance};
 
 /// Runs of one batch after deadlocks, taken keys and withdrawals, before its members are tried one by one.
 const RERUNS_MAX: u32 = 8;
@@ -45,9 +45,9 @@ const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 
 pub struct Worker {
     pub shared: Arc<Shared>,
-    pub arrivals: UnboundedReceiver<Job>,
+    pub arrivals: Arrivals,
     /// Where blocked requests go. None: this is the waiting room itself.
-    pub waiting_room: Option<WaitingRoom>,
+    pub waiting_room: Option<Entrance>,
     pub shard: i16,
     pub dice: StdRng,
     pub connection: Option<LaneConnection>,
@@ -101,19 +101,10 @@ impl Worker {
         let mut carried: Vec<Job> = Vec::new();
         loop {
             let mut jobs = carried;
-            if jobs.is_empty() {
-                if self.arrivals.recv_many(&mut jobs, self.shared.batch_max).await == 0 {
-                    return;
-                }
-            } else {
-                while jobs.len() < self.shared.batch_max {
-                    let Ok(job) = self.arrivals.try_recv() else { break };
-                    jobs.push(job);
-                }
+            if jobs.is_empty() && !self.arrivals.wait().await {
+                return;
             }
-            for job in &mut jobs {
-                job.place = None;
-            }
+            self.arrivals.take(&mut jobs, self.shared.batch_max);
             carried = self.commit(jobs).await;
         }
     }
@@ -195,7 +186,7 @@ impl Worker {
                         keyed.for_each(|job| job.progress.meet_twin());
                     }
                     match &self.waiting_room {
-                        Some(waiting_room) => group.jobs.into_iter().for_each(|job| waiting_room.admit(job)),
+                        Some(waiting_room) => group.jobs.into_iter().for_each(|job| waiting_room.put(job)),
                         None => carried.extend(group.jobs),
                     }
                 }

@@ -193,17 +193,17 @@ impl fmt::Display for Refusal {
     fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
         use Refusal::*;
         let message = match self {
-            UnexpectedField(name) => return write!(text, "unexpected field: {name}"),
-            UnexpectedParameter(name) => return write!(text, "unexpected query parameter: {name}"),
-            NoRoute { method, path } => return write!(text, "No route for {method} {path}"),
+            UnexpectedField(name) => return write!(text, "unexpected field: {}", Echo(name)),
+            UnexpectedParameter(name) => return write!(text, "unexpected query parameter: {}", Echo(name)),
+            NoRoute { method, path } => return write!(text, "No route for {} {}", Echo(method), Echo(path)),
             MethodNotAllowed { method, path } => {
-                return write!(text, "method {method} is not allowed for {path}");
+                return write!(text, "method {} is not allowed for {}", Echo(method), Echo(path));
             }
             UsageItems { bulk_max_items } => {
                 return write!(text, "items must be a non-empty array of up to {bulk_max_items} entries");
             }
             ServiceItems { bulk_max_items } => return write!(text, "items must be 1-{bulk_max_items} entries"),
-            ConfigKeys(keys) => return write!(text, "unknown config keys: {}", keys.join(", ")),
+            ConfigKeys(keys) => return write!(text, "unknown config keys: {}", Echo(&keys.join(", "))),
             ConfigValue { key, max } => return write!(text, "{key} must be an integer between 1 and {max}"),
             RateLimited { limit, window_ms } => {
                 // Seconds as the shortest decimal: 60, 2.5, 0.001.
@@ -211,16 +211,16 @@ impl fmt::Display for Refusal {
             }
             NoMetadata(id) => return write!(text, "no metadata for service {id}"),
             NoUsage(pair) => return write!(text, "no usage recorded for {}/{}", pair.agent, pair.service_id),
-            WebhookEventType(name) => return write!(text, "unknown event type: {name}"),
-            WebhookNotFound(id) => return write!(text, "webhook {id} not registered"),
+            WebhookEventType(name) => return write!(text, "unknown event type: {}", Echo(name)),
+            WebhookNotFound(id) => return write!(text, "webhook {} not registered", Echo(id)),
             WebhookFailed { id, reason } => {
                 return write!(text, "webhook {id} did not accept the test delivery: {reason}");
             }
             ServiceNotRegistered(id) => return write!(text, "service {id} is not registered"),
             ServiceDisabled(id) => return write!(text, "service {id} is currently disabled"),
-            SettlementNotFound(id) => return write!(text, "settlement {id} not found"),
-            TenantNotFound(id) => return write!(text, "no tenant with id {id}"),
-            ApiKeyNotFound(prefix) => return write!(text, "no api key with prefix {prefix}"),
+            SettlementNotFound(id) => return write!(text, "settlement {} not found", Echo(id)),
+            TenantNotFound(id) => return write!(text, "no tenant with id {}", Echo(id)),
+            ApiKeyNotFound(prefix) => return write!(text, "no api key with prefix {}", Echo(prefix)),
             MalformedJson => "Malformed JSON in request body",
             MediaType => "write requests with a body must use Content-Type: application/json",
             Encoding => "unsupported Content-Encoding",
@@ -279,6 +279,24 @@ impl fmt::Display for Refusal {
     }
 }
 
+/// Most characters of what a client sent that a message repeats. Valid ids, which are short, are repeated in full.
+const ECHO_MAX: usize = 64;
+
+/// What a client sent, cut where it gets long: a refusal may be stored, and is never sized by what was sent.
+struct Echo<'a>(&'a str);
+
+impl fmt::Display for Echo<'_> {
+    fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.char_indices().nth(ECHO_MAX) {
+            Some((end, _)) => write!(text, "{}…", &self.0[..end]),
+            None => text.write_str(self.0),
+        }
+    }
+}
+
+/// Most unknown keys of a configuration that a refusal lists.
+const UNKNOWN_KEYS_MAX: usize = 16;
+
 /// The contract's error envelope.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -286,7 +304,7 @@ struct Envelope<'a> {
     error: &'static str,
     message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    unknown_keys: Option<&'a [String]>,
+    unknown_keys: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     method: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -302,7 +320,9 @@ impl Refusal {
             error: self.status_and_code().1,
             message: self.to_string(),
             unknown_keys: match self {
-                Self::ConfigKeys(keys) => Some(keys),
+                Self::ConfigKeys(keys) => {
+                    Some(keys.iter().take(UNKNOWN_KEYS_MAX).map(|key| Echo(key).to_string()).collect())
+                }
                 _ => None,
             },
             method: is_fault.then_some(method),

@@ -7,7 +7,7 @@ use sqlx::Connection;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{Service, usage, wait_until};
+use crate::support::{Client, SLEEPING, Service, usage, wait_until};
 
 const USAGE: &str = "/api/v1/usage";
 
@@ -95,14 +95,13 @@ async fn a_full_queue_refuses_what_it_cannot_take() {
     let service = Service::start(&environment).await;
     let client = service.client();
     // The lane takes the first one and gets stuck with it; the others wait for the lane.
-    let mut transaction = service.pool.begin().await.expect("begin");
-    sqlx::query("LOCK TABLE usage_counters").execute(&mut *transaction).await.expect("a lock");
+    service.slow_down().await;
     let send = || {
         let client = client.clone();
-        tokio::spawn(async move { client.post(USAGE, &usage("a", "s", 1)).await })
+        tokio::spawn(async move { client.post(USAGE, &usage("slow", "s", 1)).await })
     };
     let mut waiting = vec![send()];
-    service.blocked(1).await;
+    wait_until(async || service.number(SLEEPING).await == 1).await;
     waiting.extend([send(), send()]);
     service.queued(2).await;
     let refused = client.post(USAGE, &usage("b", "s", 1)).await;
@@ -110,12 +109,15 @@ async fn a_full_queue_refuses_what_it_cannot_take() {
     assert_eq!(refused.error(), (503, "service_unavailable".to_owned(), message.to_owned()));
     assert_eq!(refused.header("retry-after"), "1");
     assert_eq!(client.get("/api/v1/health/deep").await.json()["checks"][2]["status"], "error");
-    transaction.rollback().await.expect("rollback");
+    service.speed_up().await;
+    let mut statuses = Vec::new();
     for answer in waiting {
-        assert_eq!(answer.await.expect("a task").status, 201);
+        statuses.push(answer.await.expect("a task").status);
     }
+    // The first one came back from the lane after three seconds, when there was no place left to wait.
+    assert_eq!(statuses, [503, 201, 201]);
     assert_eq!(client.post(USAGE, &usage("b", "s", 1)).await.status, 201);
-    assert_eq!(client.get("/api/v1/usage/a/s").await.json()["total"], 3);
+    assert_eq!(client.get("/api/v1/usage/slow/s").await.json()["total"], 2);
 }
 
 /// Two requests share a batch that is held up past the deadline of the first: that one is told that nothing was
@@ -166,5 +168,37 @@ async fn what_was_given_up_at_its_deadline_is_not_written_with_its_batch() {
     let second = second.await.expect("a task");
     assert_eq!(second.status, 201, "{second:?}");
     assert_eq!(service.number("SELECT count(*) FROM usage_counters WHERE agent = 'first'").await, 0);
+    service.verify().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_floods_the_queue_gives_way_to_others() {
+    let service = Service::start(&[("COMMIT_LANES", "1"), ("COMMIT_QUEUE_MAX", "4")]).await;
+    let client = service.client();
+    let key = client.post("/api/v1/api-keys", &json!({ "label": "l" })).await.json();
+    let other = client.with("x-api-key", key["key"].as_str().expect("a key"));
+    // The lane is busy, and the queue full of one tenant.
+    service.slow_down().await;
+    let send = |client: &Client, agent: &'static str| {
+        let client = client.clone();
+        tokio::spawn(async move { client.post(USAGE, &usage(agent, "s", 1)).await })
+    };
+    let slow = send(&client, "slow");
+    wait_until(async || service.number(SLEEPING).await == 1).await;
+    let flood: Vec<_> = (0..4).map(|_| send(&client, "flood")).collect();
+    service.queued(4).await;
+    // Another one gets its share of it, at the cost of those that came last.
+    let others = [send(&other, "a"), send(&other, "a")];
+    for request in others {
+        let answer = request.await.expect("a client");
+        assert_eq!(answer.status, 201, "{answer:?}");
+    }
+    service.speed_up().await;
+    let mut recorded = i64::from(slow.await.expect("a client").status == 201);
+    for request in flood {
+        recorded += i64::from(request.await.expect("a client").status == 201);
+    }
+    let lifetime = "SELECT sum(lifetime)::bigint FROM usage_counters";
+    assert_eq!(service.number(lifetime).await, recorded + 2);
     service.verify().await;
 }

@@ -247,3 +247,21 @@ async fn twins_of_one_batch_that_differ_are_a_conflict_and_equal_ones_a_replay()
     assert_eq!(service.number("SELECT lifetime FROM usage_counters WHERE agent = 'a'").await, 3 + executed);
     service.verify().await;
 }
+
+#[tokio::test]
+async fn what_is_kept_of_a_refused_request_is_not_sized_by_what_was_sent() {
+    let service = Service::start(&[]).await;
+    let client = service.client();
+    let long = "x".repeat(90_000);
+    let field = client.key("field").post("/api/v1/usage/bulk", &json!({ long.as_str(): 1 })).await;
+    assert_eq!(field.error().2, format!("unexpected field: {}…", "x".repeat(64)));
+    let again = client.key("field").post("/api/v1/usage/bulk", &json!({ long.as_str(): 1 })).await;
+    assert!(again.replayed && again.same(&field), "{again:?}");
+    // So is a path, which belongs to no valid request.
+    let path = format!("/api/v1/services/{}/disable", "x".repeat(20_000));
+    let refused = client.key("path").post(&path, &json!({})).await;
+    assert_eq!(refused.status, 400, "{refused:?}");
+    assert!(client.key("path").post(&path, &json!({})).await.replayed);
+    assert!(service.number("SELECT max(octet_length(response::text))::bigint FROM idempotency_keys").await < 300);
+    assert_eq!(service.number("SELECT max(octet_length(path))::bigint FROM idempotency_keys").await, 1024);
+}

@@ -3,22 +3,12 @@
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 
-use crate::support::{Answer, Service, usage, wait_until};
+use crate::support::{Answer, SLEEPING, Service, usage, wait_until};
 
 const USAGE: &str = "/api/v1/usage";
 const NOTHING_CHANGED: &str = "the store is unavailable; nothing was changed";
 const UNKNOWN: &str =
     "the outcome of this write is unknown; repeat it with the same Idempotency-Key, or check before repeating it";
-
-/// A write of the agent `slow` takes an hour, until the table `slow` is emptied.
-async fn slow_down(service: &Service) {
-    let rule = "CREATE TABLE slow AS SELECT true AS is_slow;
-        CREATE FUNCTION slow_down() RETURNS trigger LANGUAGE plpgsql AS
-        $$ BEGIN IF EXISTS (SELECT FROM slow) THEN PERFORM pg_sleep(3600); END IF; RETURN NEW; END $$;
-        CREATE TRIGGER slow_down BEFORE INSERT ON usage_counters
-        FOR EACH ROW WHEN (NEW.agent = 'slow') EXECUTE FUNCTION slow_down()";
-    sqlx::raw_sql(rule).execute(&service.pool).await.expect("a trigger");
-}
 
 async fn run(service: &Service, sql: String) {
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&service.pool).await.expect("a statement");
@@ -28,9 +18,6 @@ async fn run(service: &Service, sql: String) {
 async fn signal(service: &Service, signal: &str, pid: i64) {
     run(service, format!("COPY (SELECT) TO PROGRAM 'cat >/dev/null; kill -{signal} {pid}'")).await;
 }
-
-const SLEEPING: &str =
-    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
 
 /// The server process that wrote the latest batch.
 const LANE: &str = "SELECT pid::bigint FROM pg_stat_activity
@@ -49,11 +36,11 @@ async fn is_gone(service: &Service, pid: i64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_whose_statement_is_cancelled_by_hand_runs_again() {
     let service = Service::start(&[("COMMIT_LANES", "1")]).await;
-    slow_down(&service).await;
+    service.slow_down().await;
     // Without a key, so that nothing could be looked up if its outcome were in doubt.
     let write = post(&service, None, usage("slow", "s", 5));
     wait_until(async || service.number(SLEEPING).await == 1).await;
-    run(&service, "DELETE FROM slow".to_owned()).await;
+    service.speed_up().await;
     let cancel = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity
                   WHERE datname = current_database() AND wait_event = 'PgSleep'";
     assert_eq!(service.number(cancel).await, 1);
@@ -108,12 +95,12 @@ async fn a_write_on_a_read_only_server_changes_nothing_and_says_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_commits_after_the_deadline_of_its_request() {
     let service = Service::start(&[("COMMIT_LANES", "1"), ("REQUEST_TIMEOUT_MS", "1000")]).await;
-    slow_down(&service).await;
+    service.slow_down().await;
     let refused = post(&service, None, usage("slow", "s", 5)).await.expect("a client").error();
     assert_eq!((refused.0, refused.2.as_str()), (503, NOTHING_CHANGED));
     // No statement is left behind that could still commit.
     wait_until(async || service.number(SLEEPING).await == 0).await;
-    run(&service, "DELETE FROM slow".to_owned()).await;
+    service.speed_up().await;
     let answer = service.client().post(USAGE, &usage("slow", "s", 1)).await;
     assert_eq!(answer.json()["total"], 1, "{answer:?}");
     service.verify().await;
@@ -122,7 +109,7 @@ async fn nothing_commits_after_the_deadline_of_its_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_statement_that_does_not_end_holds_up_nobody_else_in_its_lane() {
     let service = Service::start(&[("COMMIT_LANES", "1"), ("REQUEST_TIMEOUT_MS", "60000")]).await;
-    slow_down(&service).await;
+    service.slow_down().await;
     let slow = post(&service, Some("k"), usage("slow", "s", 5));
     wait_until(async || service.number(SLEEPING).await == 1).await;
     for number in 1..=3 {
@@ -130,7 +117,7 @@ async fn a_statement_that_does_not_end_holds_up_nobody_else_in_its_lane() {
         assert_eq!(answer.json()["total"], number, "{answer:?}");
     }
     assert!(!slow.is_finished());
-    run(&service, "DELETE FROM slow".to_owned()).await;
+    service.speed_up().await;
     let answer = slow.await.expect("a client");
     assert_eq!((answer.status, answer.replayed, &answer.json()["total"]), (201, false, &json!(5)), "{answer:?}");
     service.verify().await;
@@ -160,7 +147,7 @@ async fn a_lane_whose_server_process_is_stopped_goes_on_over_a_new_connection() 
 async fn a_stopped_server_process_keeps_its_rows_and_nobody_elses() {
     let service = Service::start(&[("COMMIT_LANES", "1"), ("REQUEST_TIMEOUT_MS", "60000")]).await;
     let client = service.client();
-    slow_down(&service).await;
+    service.slow_down().await;
     // In the middle of a statement that has locked a row.
     let lock = "CREATE TRIGGER locked_and_slow AFTER INSERT OR UPDATE ON usage_counters
                 FOR EACH ROW WHEN (NEW.agent = 'locked') EXECUTE FUNCTION slow_down()";
@@ -170,7 +157,7 @@ async fn a_stopped_server_process_keeps_its_rows_and_nobody_elses() {
     let stopped = service.number(LANE).await;
     signal(&service, "STOP", stopped).await;
     assert_eq!(client.post(USAGE, &usage("free", "s", 1)).await.json()["total"], 1);
-    run(&service, "DELETE FROM slow".to_owned()).await;
+    service.speed_up().await;
     signal(&service, "CONT", stopped).await;
     let answer = locked.await.expect("a client");
     assert_eq!((answer.status, &answer.json()["total"]), (201, &json!(5)), "{answer:?}");

@@ -321,3 +321,21 @@ async fn a_url_of_control_characters_is_none() {
     let error = service.client().post("/api/v1/webhooks", &body).await.error();
     assert_eq!((error.0, error.2.as_str()), (400, "url must be an http(s) URL up to 2048 chars"));
 }
+
+#[tokio::test]
+async fn a_webhook_keeps_each_name_of_a_type_once() {
+    let service = Service::start(&[]).await;
+    let client = service.client();
+    let webhook = |events: Vec<&str>| json!({ "url": "https://example.com/", "events": events });
+    let mut names = vec!["*"; 10_000];
+    names.extend(["usage.reset", "*", "usage.settled"]);
+    let created = client.post("/api/v1/webhooks", &webhook(names)).await.json();
+    assert_eq!(created["events"], json!(["*", "usage.reset", "usage.settled"]), "{created}");
+    let path = format!("/api/v1/webhooks/{}", created["id"].as_str().expect("an id"));
+    let changed = client.send("PATCH", &path, Some(r#"{"events":["usage.reset","usage.reset"]}"#)).await.json();
+    assert_eq!(changed["events"], json!(["usage.reset"]), "{changed}");
+    // However many unknown names there are, the first one is told.
+    let names: Vec<String> = (0..1000).map(|number| format!("no.{number}")).collect();
+    let refused = client.post("/api/v1/webhooks", &webhook(names.iter().map(String::as_str).collect())).await;
+    assert_eq!(refused.error().2, "unknown event type: no.0");
+}

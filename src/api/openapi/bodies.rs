@@ -123,7 +123,12 @@ fn url() -> Value {
 }
 
 fn events() -> Value {
-    json!({ "type": "array", "minItems": 1, "items": { "type": "string", "enum": KNOWN_TYPES } })
+    json!({
+        "type": "array",
+        "minItems": 1,
+        "items": { "type": "string", "enum": KNOWN_TYPES },
+        "description": "Repeated names count once.",
+    })
 }
 
 pub fn webhook() -> Value {

@@ -91,6 +91,20 @@ impl Service {
         wait_until(async || self.number(waiting).await >= count).await;
     }
 
+    /// From now on a write of the agent `slow` takes an hour, or as long as a statement may, until [`Service::speed_up`].
+    pub async fn slow_down(&self) {
+        let rule = "CREATE TABLE slow AS SELECT true AS is_slow;
+            CREATE FUNCTION slow_down() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN IF EXISTS (SELECT FROM slow) THEN PERFORM pg_sleep(3600); END IF; RETURN NEW; END $$;
+            CREATE TRIGGER slow_down BEFORE INSERT OR UPDATE ON usage_counters
+            FOR EACH ROW WHEN (NEW.agent = 'slow') EXECUTE FUNCTION slow_down()";
+        sqlx::raw_sql(rule).execute(&self.pool).await.expect("a trigger");
+    }
+
+    pub async fn speed_up(&self) {
+        sqlx::raw_sql("DELETE FROM slow").execute(&self.pool).await.expect("a deletion");
+    }
+
     /// Waits until `depth` requests wait for a lane.
     pub async fn queued(&self, depth: usize) {
         let client = self.client();
@@ -148,6 +162,10 @@ pub async fn verify(pool: &PgPool) {
     audit::everything(&mut connection, &mut report).await.expect("audit");
     assert_eq!(findings, Vec::<String>::new());
 }
+
+/// Statements that [`Service::slow_down`] holds up.
+pub const SLEEPING: &str =
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
 
 /// How long a test waits for a condition. Generous: the machine may be busy with something else.
 pub const LIMIT: Duration = Duration::from_secs(60);
