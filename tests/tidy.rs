@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use agentpay_billing::api::routes::{Auth, ROUTES, Route};
+use agentpay_billing::api::routes::{Auth, ROUTES, Route, braced};
 
 fn sources(dir: &Path) -> Vec<(PathBuf, String)> {
     let mut files = Vec::new();
@@ -101,11 +101,6 @@ fn every_table_is_in_the_data_model() {
 
 /// The row that docs/api.md has of a route.
 fn documented(route: &Route) -> String {
-    let path: Vec<String> = route
-        .pattern
-        .split('/')
-        .map(|segment| segment.strip_prefix(':').map_or(segment.to_owned(), |name| format!("{{{name}}}")))
-        .collect();
     let description = &route.description;
     let mut statuses: Vec<String> =
         description.answers.iter().flatten().map(|answer| answer.status.to_string()).collect();
@@ -119,9 +114,21 @@ fn documented(route: &Route) -> String {
         Auth::Metrics => "metrics",
     };
     let yes = |applies: bool| if applies { "yes" } else { "" };
-    let (path, statuses) = (path.join("/"), statuses.join(", "));
+    let (path, statuses) = (braced(route.pattern), statuses.join(", "));
     let flags = [yes(route.idempotent), yes(route.limited), yes(route.pausable)].join(" | ");
     format!("| {} | `{path}` | {} | {statuses} | {key} | {flags} |", route.method, description.summary)
+}
+
+#[test]
+fn the_keys_of_idempotency_are_honoured_by_the_routes_that_its_page_names() {
+    let document = fs::read_to_string(root().join("docs/idempotency.md")).expect("docs/idempotency.md");
+    let rows: Vec<&str> = document.lines().filter(|line| line.contains("| `/api/v1/")).collect();
+    let honouring = ROUTES.iter().filter(|route| route.idempotent);
+    let expected: Vec<String> = honouring
+        .map(|route| format!("| {} | `{}` | {} |", route.method, braced(route.pattern), route.description.summary))
+        .collect();
+    assert_eq!(rows, expected);
+    assert_eq!(rows.len(), 13);
 }
 
 #[test]

@@ -73,10 +73,22 @@ async fn settlements_leave_alone_what_has_no_price() {
 }
 
 #[tokio::test]
-async fn what_a_misspelt_service_has_can_be_cleared() {
+async fn what_a_misspelt_service_has_can_be_found_and_cleared() {
     let service = Service::start(&[]).await;
     let client = service.client();
-    client.post(USAGE, &usage("a", "wether", 3)).await;
+    register(&client, "weather", 1).await;
+    for service_id in ["weather", "wether"] {
+        client.post(USAGE, &usage("a", service_id, 3)).await;
+    }
+    let document = include_str!("../../docs/operations.md");
+    let (_, query) = document.split_once("Before you switch it on, register what is missing:").expect("its paragraph");
+    let (query, _) = query.split_once(';').expect("a statement");
+    let missing: Vec<(String, String)> =
+        sqlx::query_as(sqlx::AssertSqlSafe(format!("SELECT tenant::text, service_id::text FROM ({query}) AS missing")))
+            .fetch_all(&service.pool)
+            .await
+            .expect(query);
+    assert_eq!(missing, [("public".to_owned(), "wether".to_owned())]);
     let cleared = client.send("DELETE", "/api/v1/usage/a/wether", None).await;
     assert_eq!((cleared.status, cleared.json()["clearedTotal"].as_i64()), (200, Some(3)));
 }
