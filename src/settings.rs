@@ -343,6 +343,8 @@ mod tests {
         }
         let error = with(&[("DATABASE_URL", "mysql://user:secret@host/db")]).expect_err("a refusal");
         assert!(error.contains("DATABASE_URL") && !error.contains("secret"), "{error}");
+        let error = with(&[("METRICS_TOKEN", "se cret")]).expect_err("a refusal");
+        assert_eq!(error, "METRICS_TOKEN must be visible ASCII characters");
         let open = [("HOST", "0.0.0.0"), ("REQUIRE_API_KEY", "false")];
         assert!(with(&[open[0], open[1], ("DATABASE_URL", "postgres://host/db")]).is_ok());
     }

@@ -13,6 +13,7 @@ use crate::support::{Answer, Behaviour, Client, Logged, Receiver, free_port, usa
 
 const PASSWORD: &str = "pass-word-of-the-database";
 const ADMIN_KEY: &str = "the-admin-key-of-this-test";
+const METRICS_TOKEN: &str = "the-token-of-the-scraper";
 /// Stands in bodies only.
 const BODY: &str = "only-a-body-says-this";
 
@@ -76,6 +77,7 @@ fn start(url: &str, port: u16, format: &str) -> Logged {
         // What other programs take for a level must not open the drivers' logs.
         ("RUST_LOG", "trace"),
         ("ADMIN_API_KEY", ADMIN_KEY),
+        ("METRICS_TOKEN", METRICS_TOKEN),
         ("REQUIRE_API_KEY", "true"),
         ("WEBHOOK_ALLOW_PRIVATE", "true"),
         ("RATE_LIMIT", "off"),
@@ -148,6 +150,7 @@ async fn talk(client: &Client, guarded: &Guarded, receiver: &Receiver) -> (Vec<S
     ] {
         answers.push(tenant.get(path).await);
     }
+    answers.push(client.with("authorization", &format!("Bearer {METRICS_TOKEN}")).get("/api/v1/metrics").await);
     answers.push(admin.get("/api/v1/api-keys").await);
     answers.push(admin.get("/api/v1/stats").await);
     guarded.postgres.stop_immediately().await.expect("stop");
@@ -157,7 +160,8 @@ async fn talk(client: &Client, guarded: &Guarded, receiver: &Receiver) -> (Vec<S
     guarded.postgres.start_again().await.expect("start");
     let bytes = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, &secret[6..]).expect("base64");
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let secrets = vec![PASSWORD.to_owned(), ADMIN_KEY.to_owned(), key, secret[6..].to_owned(), hex];
+    let secrets =
+        vec![PASSWORD.to_owned(), ADMIN_KEY.to_owned(), METRICS_TOKEN.to_owned(), key, secret[6..].to_owned(), hex];
     (secrets, answers)
 }
 

@@ -33,6 +33,8 @@ async fn a_value_that_is_not_accepted_is_named_with_what_is() {
         ("DATABASE_POOL_MAX", "an integer between 2-1000", &["1", "1001", "x"]),
         ("MIGRATE_ON_START", switch, &["maybe"]),
         ("REQUIRE_API_KEY", "true or false", &["1", "yes"]),
+        ("FORWARDED_HEADER", "x-forwarded-for or forwarded", &["x-real-ip"]),
+        ("REQUIRE_REGISTERED_SERVICES", switch, &["maybe"]),
         ("TRUST_PROXY", "an integer between 0-100", &["101", "-1", "all"]),
         ("IDEMPOTENCY_CACHE_TTL_MS", "an integer between 1-31536000000", &["0", "31536000001", "1e3"]),
         ("IDEMPOTENCY_CACHE_MAX_ENTRIES", "an integer between 1-1000000000000", &["0", "1000000000001"]),
