@@ -101,7 +101,9 @@ async fn settlements_at_no_price_are_counted_and_warned_of_once_for_each_service
     let mut process =
         Logged::start(&[("DATABASE_URL", &database), ("PORT", &text), ("LOG_LEVEL", "warn"), ("RATE_LIMIT", "off")]);
     let client = Client::new(([127, 0, 0, 1], port).into());
-    wait_until(async || client.try_send("GET", "/health", None).await.is_ok()).await;
+    let ready =
+        async || client.try_send("GET", "/api/v1/health/ready", None).await.is_ok_and(|answer| answer.status == 200);
+    wait_until(ready).await;
     register(&client, "free", 0).await;
     for _ in 0..2 {
         for service_id in ["wether", "mpas", "free"] {
