@@ -11,7 +11,7 @@ use sqlx::PgConnection;
 use crate::command::Command;
 use crate::command::answers::CreatedApiKey;
 use crate::domain::refusal::Refusal;
-use crate::domain::timestamp::Timestamp;
+use crate::domain::timestamp::{StoredMoment, Timestamp};
 use crate::store::api_keys::{self, ApiKeyRow, Start};
 
 use super::exchange::{Failure, Read, Write, check_query, json};
@@ -103,7 +103,7 @@ pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result
     let next_cursor = rows
         .last()
         .filter(|_| has_more)
-        .map(|last| encode_cursor(&format!("{}:{}", Timestamp::from(last.created_at).as_ms(), last.prefix)));
+        .map(|last| encode_cursor(&format!("{}:{}", StoredMoment::from(last.created_at), last.prefix)));
     let items = rows.into_iter().map(Item::from).collect();
     Ok(json(&List { items, total, next_cursor }))
 }
@@ -116,7 +116,7 @@ impl From<ApiKeyRow> for Item {
 
 fn parse_cursor(cursor: &str) -> Option<Start> {
     let (created_at, prefix) = cursor.split_once(':')?;
-    let created_at = Timestamp::parse(created_at)?;
+    let created_at = StoredMoment::parse(created_at)?;
     (!prefix.is_empty()).then(|| Start::After { created_at, prefix: prefix.to_owned() })
 }
 

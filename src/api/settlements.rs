@@ -10,7 +10,7 @@ use crate::domain::money::SAFE_MAX;
 use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::refusal::Refusal;
 use crate::domain::settlement::Settlement;
-use crate::domain::timestamp::Timestamp;
+use crate::domain::timestamp::{StoredMoment, Timestamp};
 use crate::store::settlements::{self, Filter, Place};
 
 use super::exchange::{Failure, Read, check_query, json};
@@ -68,7 +68,7 @@ pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result
     let next_cursor = rows
         .last()
         .filter(|_| has_more)
-        .map(|(place, _)| encode_cursor(&format!("{}:{}:{}", place.settled_at.as_ms(), place.list_position, place.id)));
+        .map(|(place, _)| encode_cursor(&format!("{}:{}:{}", place.settled_at, place.list_position, place.id)));
     let items = rows.into_iter().map(|(_, settlement)| settlement).collect();
     Ok(json(&List { items, next_cursor }))
 }
@@ -94,6 +94,6 @@ fn parse_cursor(cursor: &str) -> Option<Place> {
     let (settled_at, rest) = cursor.split_once(':')?;
     // Cursors of an earlier version end here.
     let (list_position, id) = rest.split_once(':').unwrap_or((rest, ""));
-    let (settled_at, list_position) = (Timestamp::parse(settled_at)?, list_position.parse().ok()?);
+    let (settled_at, list_position) = (StoredMoment::parse(settled_at)?, list_position.parse().ok()?);
     Some(Place { settled_at, list_position, id: id.to_owned() })
 }

@@ -15,7 +15,7 @@ use crate::command::{Answer, Command};
 use crate::domain::caller::Tenant;
 use crate::domain::delivery::Delivery;
 use crate::domain::refusal::Refusal;
-use crate::domain::timestamp::Timestamp;
+use crate::domain::timestamp::{StoredMoment, Timestamp};
 use crate::domain::webhook::{Change, KNOWN_TYPES, Webhook, check_types, check_url};
 use crate::jobs::delivery;
 use crate::store::{deliveries, webhooks};
@@ -153,16 +153,15 @@ pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result
     };
     let tenant = &exchange.identity.tenant;
     let read = async |connection: &mut PgConnection| {
-        let items = webhooks::list(connection, tenant, after.as_ref(), limit + 1).await?;
-        Ok((items, webhooks::count(connection, tenant).await?))
+        let rows = webhooks::list(connection, tenant, after.as_ref(), limit + 1).await?;
+        Ok((rows, webhooks::count(connection, tenant).await?))
     };
-    let (mut items, total) = state.read(exchange.deadline, read).await?;
-    let has_more = items.len() as i64 > limit;
-    items.truncate(limit as usize);
-    let next_cursor = items
-        .last()
-        .filter(|_| has_more)
-        .map(|last| encode_cursor(&format!("{}:{}", last.created_at.as_ms(), last.id)));
+    let (mut rows, total) = state.read(exchange.deadline, read).await?;
+    let has_more = rows.len() as i64 > limit;
+    rows.truncate(limit as usize);
+    let next_cursor =
+        rows.last().filter(|_| has_more).map(|(place, _)| encode_cursor(&format!("{}:{}", place.created_at, place.id)));
+    let items = rows.into_iter().map(|(_, webhook)| webhook).collect();
     Ok(json(&List { items, total, next_cursor }))
 }
 
@@ -216,22 +215,23 @@ pub async fn list_deliveries(State(state): State<ApiState>, Read(exchange): Read
     let mut rows = rows.ok_or_else(|| Refusal::WebhookNotFound(id.to_owned()))?;
     let has_more = rows.len() as i64 > limit;
     rows.truncate(limit as usize);
-    let next_cursor = rows.last().filter(|_| has_more).map(|(place, _)| {
-        encode_cursor(&format!("{}:{}:{}", place.created_at.as_ms(), place.position, place.delivery))
-    });
+    let next_cursor = rows
+        .last()
+        .filter(|_| has_more)
+        .map(|(place, _)| encode_cursor(&format!("{}:{}:{}", place.created_at, place.position, place.delivery)));
     let items = rows.into_iter().map(|(_, delivery)| delivery).collect();
     Ok(json(&Deliveries { items, next_cursor }))
 }
 
 fn parse_cursor(cursor: &str) -> Option<webhooks::Place> {
     let (created_at, id) = cursor.split_once(':')?;
-    let created_at = Timestamp::from_ms(created_at.parse().ok()?);
+    let created_at = StoredMoment::parse(created_at)?;
     (!id.is_empty()).then(|| webhooks::Place { created_at, id: id.to_owned() })
 }
 
 fn parse_place(cursor: &str) -> Option<deliveries::Place> {
     let (created_at, rest) = cursor.split_once(':')?;
-    let created_at = Timestamp::from_ms(created_at.parse().ok()?);
+    let created_at = StoredMoment::parse(created_at)?;
     // Cursors of an earlier version end here.
     let (position, delivery) = rest.split_once(':').unwrap_or((rest, ""));
     Some(deliveries::Place { created_at, position: position.parse().ok()?, delivery: delivery.to_owned() })

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::clock::Clock;
 use crate::command::{Answer, Command, Committer, Request};
 use crate::domain::caller::Tenant;
-use crate::domain::timestamp::Timestamp;
+use crate::domain::timestamp::StoredMoment;
 use crate::live_limits::LiveLimits;
 use crate::settings::Settings;
 use crate::shutdown::Stop;
@@ -99,7 +99,7 @@ impl KeyStore<'_> {
                 self.output.line(format!("{}\t{}\t{}", row.prefix, row.tenant, row.label.escape_debug())).await?;
             }
             let Some(last) = rows.last().filter(|_| rows.len() as i64 == PAGE) else { return Ok(()) };
-            let created_at = Timestamp::from(last.created_at);
+            let created_at = StoredMoment::from(last.created_at);
             start = api_keys::Start::After { created_at, prefix: last.prefix.clone() };
         }
     }

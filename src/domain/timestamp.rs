@@ -1,5 +1,7 @@
 //! A moment, as the API and the database show it: whole milliseconds since the Unix epoch.
 
+use std::fmt;
+
 use schemars::JsonSchema;
 use serde::Serialize;
 use time::{Duration, OffsetDateTime};
@@ -42,5 +44,63 @@ impl From<OffsetDateTime> for Timestamp {
     fn from(moment: OffsetDateTime) -> Self {
         // A calendar date always fits: 64 bits of milliseconds span 292 million years.
         Self((moment.unix_timestamp_nanos() / 1_000_000) as i64)
+    }
+}
+
+/// A stored moment as PostgreSQL keeps it, in microseconds since the Unix epoch. Cursors hold it, because one of whole
+/// milliseconds would repeat or skip rows that another program wrote. Its text is `<ms>`, or `<ms>.<µs>` where it has to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StoredMoment(i64);
+
+impl StoredMoment {
+    /// Before and after everything that is stored.
+    pub const FIRST: Self = Self(0);
+    pub const LAST: Self = Self(i64::MAX);
+
+    pub fn parse(text: &str) -> Option<Self> {
+        let (ms, us) = text.split_once('.').unwrap_or((text, "000"));
+        let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        if !is_digits(ms.strip_prefix('-').unwrap_or(ms)) || us.len() != 3 || !is_digits(us) {
+            return None;
+        }
+        let us: i64 = us.parse().ok()?;
+        Some(Self(ms.parse::<i64>().ok()?.saturating_mul(1000).saturating_add(us)))
+    }
+
+    /// The value as PostgreSQL's `timestamptz` takes it, saturating like [`Timestamp::to_date_time`].
+    pub fn to_date_time(self) -> OffsetDateTime {
+        let us = self.0.max(YEAR_ONE_MS * 1000);
+        OffsetDateTime::UNIX_EPOCH.saturating_add(Duration::microseconds(us))
+    }
+}
+
+impl fmt::Display for StoredMoment {
+    fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (ms, us) = (self.0.div_euclid(1000), self.0.rem_euclid(1000));
+        if us == 0 { write!(text, "{ms}") } else { write!(text, "{ms}.{us:03}") }
+    }
+}
+
+impl From<OffsetDateTime> for StoredMoment {
+    fn from(moment: OffsetDateTime) -> Self {
+        Self((moment.unix_timestamp_nanos() / 1000) as i64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stored_moment_is_whole_milliseconds_where_it_can_be() {
+        for (us, text) in [(1_767_225_600_000_000, "1767225600000"), (7_012, "7.012"), (-1, "-1.999"), (0, "0")] {
+            assert_eq!(
+                (StoredMoment(us).to_string().as_str(), StoredMoment::parse(text)),
+                (text, Some(StoredMoment(us)))
+            );
+        }
+        for text in ["", "-", "+1", "1.", "1.1", "1.0000", "1.-01", ".001", "x"] {
+            assert_eq!(StoredMoment::parse(text), None, "{text}");
+        }
     }
 }

@@ -4,7 +4,7 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use crate::domain::caller::Tenant;
-use crate::domain::timestamp::Timestamp;
+use crate::domain::timestamp::{StoredMoment, Timestamp};
 
 use super::{StoreError, server};
 
@@ -21,7 +21,7 @@ pub struct ApiKeyRow {
 #[derive(Clone, Debug)]
 pub enum Start {
     Offset(i64),
-    After { created_at: Timestamp, prefix: String },
+    After { created_at: StoredMoment, prefix: String },
 }
 
 /// The tenants of the live keys with these hashes, in their order; none where there is no such key.
@@ -101,7 +101,7 @@ pub async fn delete(connection: &mut PgConnection, prefix: &str) -> Result<Optio
 /// Live keys in the order of creation time and prefix, at most `limit`.
 pub async fn list(connection: &mut PgConnection, start: &Start, limit: i64) -> Result<Vec<ApiKeyRow>, StoreError> {
     let (offset, created_at, prefix) = match start {
-        Start::Offset(offset) => (*offset, Timestamp::from_ms(0), ""),
+        Start::Offset(offset) => (*offset, StoredMoment::FIRST, ""),
         Start::After { created_at, prefix } => (0, *created_at, prefix.as_str()),
     };
     let rows = sqlx::query_as!(

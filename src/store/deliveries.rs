@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use crate::domain::caller::Tenant;
 use crate::domain::delivery::Delivery;
 use crate::domain::event::event_id;
-use crate::domain::timestamp::Timestamp;
+use crate::domain::timestamp::{StoredMoment, Timestamp};
 
 use super::StoreError;
 
@@ -236,7 +236,7 @@ pub async fn prune(connection: &mut PgConnection, moment: Timestamp, rows_max: i
 /// Place of a delivery in its webhook's list.
 #[derive(Clone, Debug)]
 pub struct Place {
-    pub created_at: Timestamp,
+    pub created_at: StoredMoment,
     pub position: i64,
     /// Decides where positions repeat. Empty: before all of that position.
     pub delivery: String,
@@ -250,7 +250,7 @@ pub async fn list(
     before: Option<Place>,
     limit: i64,
 ) -> Result<Vec<(Place, Delivery)>, StoreError> {
-    let start = || Place { created_at: Timestamp::from_ms(i64::MAX), position: i64::MAX, delivery: String::new() };
+    let start = || Place { created_at: StoredMoment::LAST, position: i64::MAX, delivery: String::new() };
     let before = before.unwrap_or_else(start);
     let rows = sqlx::query!(
         "-- deliveries::list
@@ -270,7 +270,8 @@ pub async fn list(
     .await?;
     let deliveries = rows.into_iter().map(|row| {
         let created_at = Timestamp::from(row.created_at);
-        let place = Place { created_at, position: row.event_position, delivery: row.delivery.clone() };
+        let place =
+            Place { created_at: row.created_at.into(), position: row.event_position, delivery: row.delivery.clone() };
         let delivery = Delivery {
             id: row.delivery,
             event_id: event_id(created_at, row.event_position).to_string(),

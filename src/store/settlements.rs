@@ -7,14 +7,14 @@ use crate::domain::caller::Tenant;
 use crate::domain::money::{Count, Stroops};
 use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::settlement::Settlement;
-use crate::domain::timestamp::Timestamp;
+use crate::domain::timestamp::{StoredMoment, Timestamp};
 
 use super::{StoreError, corrupt};
 
 /// A place in the ledger. Lists go from newer to older.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    pub settled_at: Timestamp,
+    pub settled_at: StoredMoment,
     pub list_position: i64,
     /// Decides where positions repeat. Empty: before all of that position.
     pub id: String,
@@ -85,7 +85,7 @@ pub async fn list(
     before: Option<Place>,
     limit: i64,
 ) -> Result<Vec<(Place, Settlement)>, StoreError> {
-    let start = || Place { settled_at: Timestamp::from_ms(i64::MAX), list_position: i64::MAX, id: String::new() };
+    let start = || Place { settled_at: StoredMoment::LAST, list_position: i64::MAX, id: String::new() };
     let before = before.unwrap_or_else(start);
     let since = filter.since.unwrap_or(Timestamp::from_ms(0));
     // A filter chooses its own index: one statement for all filters would be planned for none of them.

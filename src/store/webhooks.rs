@@ -4,7 +4,7 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use crate::domain::caller::Tenant;
-use crate::domain::timestamp::Timestamp;
+use crate::domain::timestamp::{StoredMoment, Timestamp};
 use crate::domain::webhook::{Secret, Webhook};
 
 use super::{StoreError, corrupt};
@@ -32,7 +32,7 @@ impl From<Row> for Webhook {
 /// Where a page of the list begins: after this webhook.
 #[derive(Clone, Debug)]
 pub struct Place {
-    pub created_at: Timestamp,
+    pub created_at: StoredMoment,
     pub id: String,
 }
 
@@ -139,8 +139,8 @@ pub async fn list(
     tenant: &Tenant,
     after: Option<&Place>,
     limit: i64,
-) -> Result<Vec<Webhook>, StoreError> {
-    let (created_at, id) = after.map_or((Timestamp::from_ms(0), ""), |place| (place.created_at, place.id.as_str()));
+) -> Result<Vec<(Place, Webhook)>, StoreError> {
+    let (created_at, id) = after.map_or((StoredMoment::FIRST, ""), |place| (place.created_at, place.id.as_str()));
     let rows = sqlx::query_as!(
         Row,
         "-- webhooks::list
@@ -154,7 +154,11 @@ pub async fn list(
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().map(Webhook::from).collect())
+    let webhooks = rows.into_iter().map(|row| {
+        let place = Place { created_at: row.created_at.into(), id: row.webhook.clone() };
+        (place, Webhook::from(row))
+    });
+    Ok(webhooks.collect())
 }
 
 /// What deliveries need to know of their webhooks; the result has the order of `ids`, none for one that is gone.

@@ -137,3 +137,35 @@ async fn keys_are_listed_in_pages_by_offset_or_cursor() {
     }
     assert_eq!(list("?cursor=MTp4").await.0, all);
 }
+
+#[tokio::test]
+async fn pages_of_rows_that_were_made_within_a_millisecond_have_each_of_them_once() {
+    let service = Service::start(&[("ADMIN_API_KEY", "admin")]).await;
+    for rows in [
+        "INSERT INTO api_keys (tenant, prefix, key_hash, label, created_at)
+         SELECT 'public', 'apk_' || lpad(to_hex(100 - n), 8, '0'), sha256(n::text::bytea), 'label',
+                timestamptz '2026-01-01 00:00:00.000001+00' + n * interval '7 microseconds'
+         FROM generate_series(1, 40) AS n",
+        "INSERT INTO webhooks (tenant, webhook, url, events, secret, created_at)
+         SELECT 'public', 'wh_' || lpad(to_hex(100 - n), 16, '0'), 'https://example.com/', ARRAY['*'],
+                sha256(n::text::bytea), timestamptz '2026-01-01 00:00:00.000001+00' + n * interval '7 microseconds'
+         FROM generate_series(1, 40) AS n",
+    ] {
+        sqlx::query(rows).execute(&service.pool).await.expect("rows");
+    }
+    let client = service.client().with("x-api-key", "admin");
+    for (path, name) in [("/api/v1/api-keys", "prefix"), ("/api/v1/webhooks", "id")] {
+        let (mut seen, mut cursor) = (Vec::new(), String::new());
+        // One page more than there are rows would show that the cursor does not move.
+        for _ in 0..21 {
+            let page = client.get(&format!("{path}?limit=2{cursor}")).await.json();
+            seen.extend(page["items"].as_array().expect("items").iter().map(|item| item[name].to_string()));
+            let Some(next) = page["nextCursor"].as_str() else { break };
+            cursor = format!("&cursor={next}");
+        }
+        let shown = seen.len();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!((shown, seen.len()), (40, 40), "{path}");
+    }
+}

@@ -82,6 +82,23 @@ async fn a_key_that_could_not_be_shown_is_not_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_keys_that_were_made_within_a_millisecond_has_each_of_them_once() {
+    let options = new_database().await;
+    let keys = "INSERT INTO api_keys (tenant, prefix, key_hash, label, created_at)
+        SELECT 'public', 'apk_' || lpad(to_hex(n), 8, '0'), sha256(n::text::bytea), 'label',
+               timestamptz '2026-01-01 00:00:00.000001+00' + n / 100 * interval '7 microseconds'
+        FROM generate_series(1, 2500) AS n";
+    sqlx::query(keys).execute(&pool(&options)).await.expect("keys");
+    let database = url(&options);
+    let listed = run(&["keys", "list"], &[("DATABASE_URL", &database)]).await;
+    let listed = String::from_utf8(listed.stdout).expect("UTF-8");
+    let mut prefixes: Vec<&str> = listed.lines().map(|line| line.split('\t').next().expect("a prefix")).collect();
+    prefixes.sort_unstable();
+    let expected: Vec<String> = (1..=2500).map(|number| format!("apk_{number:08x}")).collect();
+    assert_eq!(prefixes, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_refuses_tls_is_named_with_the_reason() {
     for (server, parameters, reason) in [
         (SilentServer::answering(b"N"), "?sslmode=require", "server does not support TLS"),

@@ -1,9 +1,10 @@
 //! The environment: typed and bounded. Empty counts as unset; anything not accepted is a start-up error.
 
+mod database_url;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
@@ -46,10 +47,7 @@ impl Settings {
     /// `read` gives a variable of the environment. `is_terminal`: whether the log goes to one.
     pub fn read(read: impl Fn(&str) -> Option<String>, is_terminal: bool) -> Result<Self, SettingsError> {
         let env = Environment { read: &read };
-        let host = match env.text("HOST").as_deref() {
-            None | Some("localhost") => IpAddr::V4(Ipv4Addr::LOCALHOST),
-            Some(text) => text.parse().map_err(|_| refuse("HOST", "an IP address or localhost", text))?,
-        };
+        let host = host(&env)?;
         let require = env.text("REQUIRE_API_KEY").map(|text| text.to_ascii_lowercase());
         let require_api_key = match require.as_deref() {
             Some("true") => true,
@@ -264,14 +262,22 @@ fn compression_threshold_bytes(env: &Environment<'_>) -> Result<Option<u64>, Set
     Ok(env.switch("COMPRESSION", false)?.then_some(threshold_bytes))
 }
 
-/// The URL may hold a password, so it is never repeated in the error.
 fn database(env: &Environment<'_>) -> Result<Option<PgConnectOptions>, SettingsError> {
-    let Some(url) = env.text("DATABASE_URL") else { return Ok(None) };
-    let accepted = || SettingsError("DATABASE_URL must be a postgres:// or postgresql:// URL".to_owned());
-    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
-        return Err(accepted());
+    env.text("DATABASE_URL").map(|url| database_url::parse(&url)).transpose()
+}
+
+/// An address, with or without the brackets that one of IPv6 has in a URL, or the name of this machine.
+fn host(env: &Environment<'_>) -> Result<IpAddr, SettingsError> {
+    let Some(text) = env.text("HOST") else { return Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)) };
+    if text.eq_ignore_ascii_case("localhost") {
+        return Ok(IpAddr::V4(Ipv4Addr::LOCALHOST));
     }
-    PgConnectOptions::from_str(&url).map(Some).map_err(|_| accepted())
+    let in_brackets = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+    let parsed = match in_brackets {
+        Some(text) => text.parse().map(IpAddr::V6),
+        None => text.parse(),
+    };
+    parsed.map_err(|_| refuse("HOST", "an IP address or localhost", &text))
 }
 
 /// Whether LOCAL_POSTGRES asks for the private PostgreSQL. Where others can reach the service, a DATABASE_URL that was
@@ -306,6 +312,18 @@ mod tests {
         let settings = with(&[("PORT", " "), ("HOST", "")]).expect("defaults");
         assert_eq!((settings.port, settings.host.to_string().as_str()), (3001, "127.0.0.1"));
         assert!(settings.database.is_none() && settings.log_json && !settings.api.require_api_key);
+    }
+
+    #[test]
+    fn a_host_is_an_address_in_any_spelling_or_this_machine() {
+        for (text, address) in
+            [("localhost", "127.0.0.1"), ("LOCALHOST", "127.0.0.1"), ("[::1]", "::1"), ("::1", "::1")]
+        {
+            assert_eq!(with(&[("HOST", text)]).expect(text).host.to_string(), address);
+        }
+        for text in ["[127.0.0.1]", "[::1", "::1]", "[::1]:80", "example.com"] {
+            assert!(with(&[("HOST", text)]).is_err(), "{text}");
+        }
     }
 
     #[test]
