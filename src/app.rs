@@ -11,6 +11,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{error, info};
 
 use crate::api;
+use crate::api::admission::Admission;
+use crate::api::exports::ExportTurns;
 use crate::api::rate_limit::RateLimiter;
 use crate::api::reads::Reads;
 use crate::api::starting::{self, CurrentRouter};
@@ -40,6 +42,7 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 pub struct Entrance {
     address: SocketAddr,
     router: CurrentRouter,
+    admission: Admission,
     progress: Progress,
     stop_serving: DropGuard,
     serving: JoinHandle<bool>,
@@ -52,9 +55,17 @@ impl Entrance {
         let address = listener.local_addr().map_err(|error| StartError::Listen { address, error })?;
         let progress = Progress::default();
         let router = CurrentRouter::new(starting::router(progress.clone(), &settings.api.cors_allowed_origins));
+        let admission = Admission::new(settings.http_limits);
         let stop = CancellationToken::new();
-        let serving = api::server::serve(listener, router.clone(), settings.silence, DRAIN_LIMIT, stop.clone());
-        Ok(Self { address, router, progress, stop_serving: stop.drop_guard(), serving: tokio::spawn(serving) })
+        let serving = api::server::serve(listener, router.clone(), admission.clone(), DRAIN_LIMIT, stop.clone());
+        Ok(Self {
+            address,
+            router,
+            admission,
+            progress,
+            stop_serving: stop.drop_guard(),
+            serving: tokio::spawn(serving),
+        })
     }
 
     /// What is noted here is told to those who ask whether the service is ready.
@@ -90,7 +101,7 @@ impl App {
         clock: Clock,
         draining: CancellationToken,
     ) -> Result<Self, StartError> {
-        let Entrance { address, router: current_router, progress, stop_serving, serving } = entrance;
+        let Entrance { address, router: current_router, admission, progress, stop_serving, serving } = entrance;
         let mut connection = progress.step("the database", reach(&options, &progress)).await?;
         let migrated = prepare_schema(&mut connection, settings.migrate_on_start);
         progress.step("the migrations", migrated).await?;
@@ -125,7 +136,8 @@ impl App {
             config_watcher: config_watcher.clone(),
             draining: draining.clone(),
             known_keys: KnownKeys::default(),
-            export_turns: api::state::export_turns(settings.pool_max),
+            export_turns: ExportTurns::new(settings.pool_max),
+            admission,
             dispatcher: dispatcher.clone(),
             limiter: settings.api.rate_limit.then(RateLimiter::default),
             jobs: health,

@@ -40,6 +40,8 @@ struct Families {
     queue_depth: IntGauge,
     retries: IntCounterVec,
     connections: IntGaugeVec,
+    http_connections: IntGauge,
+    http_held_bytes: IntGauge,
     webhook_attempts: IntCounterVec,
     log_lines_dropped: IntCounter,
     local_postgres_restarts: IntCounter,
@@ -140,6 +142,12 @@ impl Families {
                     Opts::new("agentpay_db_connections", "Connections of the pool to the database."),
                     &["state"],
                 ),
+            ),
+            http_connections: gauge(&registry, "agentpay_http_connections", "Open connections of clients."),
+            http_held_bytes: gauge(
+                &registry,
+                "agentpay_http_held_bytes",
+                "Bytes of bodies and answers above 16 KiB that are held for clients.",
             ),
             webhook_attempts: counters(
                 &registry,
@@ -322,6 +330,8 @@ pub struct Gauges {
     pub connections_in_use: usize,
     /// Each background job, and when it last succeeded, in seconds since 1970.
     pub jobs: Vec<(&'static str, i64)>,
+    pub http_connections: usize,
+    pub http_held_bytes: usize,
 }
 
 /// One family with one value, written as it is.
@@ -343,6 +353,8 @@ pub fn render(gauges: Gauges, exact: &[Exact]) -> String {
         // Shown from the start, at zero.
         families.job_failures.with_label_values(&[job]);
     }
+    families.http_connections.set(gauges.http_connections as i64);
+    families.http_held_bytes.set(gauges.http_held_bytes as i64);
     let mut text = String::new();
     for Exact { name, kind, help, value } in exact {
         let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");

@@ -83,14 +83,13 @@ pub async fn usage(State(state): State<ApiState>, Read(exchange): Read) -> Resul
     let agent = path_agent(&exchange)?;
     let tenant = &exchange.identity.tenant;
     let slice = Slice::read(&exchange.query, 100, 1000);
-    // Only a request that pages is limited.
-    let limit = slice.page.map(|_| slice.limit);
     let read = async |connection: &mut PgConnection| {
-        let pairs = agents::pairs(connection, tenant, &agent, limit, slice.offset()).await?;
+        let pairs = agents::pairs(connection, tenant, &agent, slice.limit_if_paged(), slice.offset()).await?;
         let count = if slice.page.is_some() { agents::count_pairs(connection, tenant, &agent).await? } else { 0 };
         Ok((pairs, count))
     };
     let (pairs, count) = state.read(exchange.deadline, read).await?;
+    slice.check_length(pairs.len())?;
     let items = pairs.into_iter().map(|(service_id, total)| Item { service_id, total }).collect();
     Ok(json(&Usage { agent: &agent, items, pages: slice.pages(count) }))
 }

@@ -10,15 +10,26 @@ use serde_json::Value;
 
 use crate::domain::refusal::Refusal;
 
+use super::admission::{Client, TooManyHeld};
+
 /// Longest body, after decompression.
 const BYTES_MAX: usize = 102_400;
 /// Longest compressed body that is looked into: what cannot be compressed grows a little.
 const COMPRESSED_BYTES_MAX: usize = 2 * BYTES_MAX;
+/// How a brotli stream with a large window begins, an extension whose first bits RFC 7932 calls invalid.
+const LARGE_WINDOW: u8 = 0b001_0001;
+const LARGE_WINDOW_MASK: u8 = 0b111_1111;
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Deepest nesting of JSON.
 const DEPTH_MAX: usize = 128;
 
 /// The JSON of a body, `{}` if there is none.
-pub async fn read(headers: &HeaderMap, body: Body, deadline: Instant) -> Result<Value, Refusal> {
+pub async fn read(
+    headers: &HeaderMap,
+    body: Body,
+    deadline: Instant,
+    client: Option<&Client>,
+) -> Result<Value, Refusal> {
     let empty = Value::Object(serde_json::Map::new());
     let length = headers.get(header::CONTENT_LENGTH).map(|value| value.as_bytes());
     let is_chunked = headers.contains_key(header::TRANSFER_ENCODING);
@@ -32,6 +43,9 @@ pub async fn read(headers: &HeaderMap, body: Body, deadline: Instant) -> Result<
     if declared.is_some_and(|length| length > bytes_max) {
         return Err(Refusal::BodyTooLarge);
     }
+    // Until it is parsed: a slow client decides how long that takes.
+    let held = client.map(|client| client.hold(declared.unwrap_or(bytes_max))).transpose();
+    let _held = held.map_err(|TooManyHeld| Refusal::TooManyBytesHeld)?;
     let collected = Limited::new(body, bytes_max).collect();
     let bytes = match tokio::time::timeout_at(deadline.into(), collected).await {
         Err(_) => return Err(Refusal::BodyTimeout),
@@ -59,7 +73,9 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Refusal> {
         headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()?.parse().ok());
     let media = media.filter(|media| media.essence_str() == "application/json").ok_or(Refusal::MediaType)?;
     match media.get_param(mime::CHARSET) {
-        Some(charset) if !charset.as_str().eq_ignore_ascii_case("utf-8") => Err(Refusal::Charset),
+        Some(charset) if !["utf-8", "utf8"].iter().any(|utf_8| charset.as_str().eq_ignore_ascii_case(utf_8)) => {
+            Err(Refusal::Charset)
+        }
         _ => Ok(()),
     }
 }
@@ -86,6 +102,8 @@ fn decompress(encoding: Encoding, bytes: &[u8]) -> Result<Vec<u8>, Refusal> {
         // RFC 9110 means the zlib format; some clients send a bare deflate stream.
         Encoding::Deflate if bytes[0] & 15 == 8 => read_bounded(flate2::read::ZlibDecoder::new(bytes)),
         Encoding::Deflate => read_bounded(flate2::read::DeflateDecoder::new(bytes)),
+        // A window of up to 1 GiB would be allocated as a whole. RFC 7932 ends at 16 MiB.
+        Encoding::Brotli if bytes[0] & LARGE_WINDOW_MASK == LARGE_WINDOW => Err(Refusal::Decompression),
         Encoding::Brotli => read_bounded(brotli_decompressor::Decompressor::new(bytes, 4096)),
     }
 }
@@ -97,6 +115,7 @@ fn read_bounded(reader: impl Read) -> Result<Vec<u8>, Refusal> {
 }
 
 fn parse(text: &[u8]) -> Result<Value, Refusal> {
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     if depth(text) > DEPTH_MAX {
         return Err(Refusal::MalformedJson);
     }
@@ -146,6 +165,7 @@ mod tests {
     #[test]
     fn only_json_objects_and_arrays_within_bounds_are_read() {
         assert!(parse(br#"{"a":[1,2.5e3,"x"]}"#).is_ok());
+        assert!(parse(b"\xef\xbb\xbf{}").is_ok() && parse(b"\xef\xbb\xbf\xef\xbb\xbf{}").is_err());
         for text in ["", " ", "1", "\"a\"", "null", "{", "{}x", "[1e999]", r#"["\ud800"]"#, "{'a':1}"] {
             assert_eq!(parse(text.as_bytes()), Err(Refusal::MalformedJson), "{text}");
         }

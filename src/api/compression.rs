@@ -11,6 +11,8 @@ use tower::{Layer, ServiceExt, service_fn};
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::SizeAbove;
 
+use super::bodies;
+
 /// Compresses `response` for a request with these headers. Bodies below `threshold_bytes` and plain text stay as they are.
 pub async fn apply(mut response: Response, request: &HeaderMap, threshold_bytes: u64) -> Response {
     let is_compressible = response
@@ -27,7 +29,8 @@ pub async fn apply(mut response: Response, request: &HeaderMap, threshold_bytes:
     for value in request.get_all(ACCEPT_ENCODING) {
         question.headers_mut().append(ACCEPT_ENCODING, value.clone());
     }
-    let mut answer = Some(response);
+    // It asks for frames after the last one.
+    let mut answer = Some(response.map(bodies::fused));
     let service = service_fn(move |_: Request| {
         let response = answer.take().unwrap_or_default();
         async move { Ok::<_, Infallible>(response) }

@@ -1,65 +1,67 @@
-//! One connection of a client, and how long it may be silent: KEEPALIVE_TIMEOUT_MS between two requests,
-//! HEADERS_TIMEOUT_MS for a head once its first byte has come. A request under way has a deadline of its own.
+//! One connection of a client, from its first byte to its last. `activity` says until when it may do what it does.
 
 use std::future::poll_fn;
-use std::io;
-use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
+use axum::Router;
+use axum::body::HttpBody;
+use axum::extract::Request;
+use axum::http::header::{CONNECTION, CONTENT_LENGTH, EXPECT};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use super::Peer;
-use super::server::prepare;
+use super::activity::{Activity, State};
+use super::admission::{Client, ConnectionPermit};
+use super::bodies::{AnswerBody, RequestBody};
+use super::client_socket::ClientSocket;
+use super::http_limits::HttpLimits;
 use super::starting::CurrentRouter;
+use super::{Peer, server};
 
-/// What is left of a half-sent head when a drain begins: enough for one on its way, too little to hold the drain up.
-const HEAD_WHILE_DRAINING: Duration = Duration::from_secs(1);
+/// How long hyper may take to close a connection that has nothing to do.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
-/// How long the last answer of a connection may take on its way out.
-const LAST_ANSWER: Duration = Duration::from_secs(60);
-
-/// How long a connection may be silent.
-#[derive(Clone, Copy, Debug)]
-pub struct Silence {
-    pub headers: Duration,
-    pub keepalive: Duration,
-}
+/// A body that was not read and is no longer than this has mostly arrived with its head. hyper takes it off the
+/// connection, which then can go on.
+const UNREAD_BYTES_MAX: u64 = 16 << 10;
 
 /// Serves one connection until either side ends it. At `stop` it ends as soon as no request is under way.
-pub async fn serve(stream: TcpStream, peer: Peer, router: CurrentRouter, silence: Silence, stop: CancellationToken) {
+pub async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    permit: ConnectionPermit,
+    router: CurrentRouter,
+    limits: HttpLimits,
+    stop: CancellationToken,
+) {
     let activity = Activity::new();
     let service = service_fn(|request: hyper::Request<Incoming>| {
-        activity.set(State::Busy);
-        let (answer, activity) = (router.get().oneshot(prepare(request, peer)), activity.clone());
-        async move {
-            let answer: Result<Response, _> = answer.await;
-            activity.set(State::Idle { since: Instant::now() });
-            answer
-        }
+        exchange(request, router.get(), peer, permit.client(), activity.clone())
     });
-    let stream = TokioIo::new(Watched { stream, activity: activity.clone() });
+    let socket = TokioIo::new(ClientSocket::new(stream, activity.clone(), limits));
     let mut http = http1::Builder::new();
-    // Its own timer would count the time between two requests into the head.
+    // Its own timer would count the time between two requests into the head. It reads at most 100 headers.
     http.timer(TokioTimer::new()).header_read_timeout(None);
-    let mut connection = pin!(http.serve_connection(stream, service));
+    http.max_header_size(limits.head_bytes_max).max_buf_size(limits.head_bytes_max);
+    let mut connection = pin!(http.serve_connection(socket, service));
     let mut stopped = pin!(stop.cancelled());
-    let mut timer = pin!(sleep_until(Instant::now() + silence.keepalive));
+    let mut timer = pin!(sleep_until(Instant::now() + limits.keepalive_timeout));
     let mut drains_since = None;
     let mut closes_at: Option<Instant> = None;
     poll_fn(|context| {
         loop {
-            // An error means that the client broke the connection; nobody is left to be told.
+            // An error means that the client broke the connection, or that its answer broke off: the socket knows.
             if connection.as_mut().poll(context).is_ready() {
                 return Poll::Ready(());
             }
@@ -68,7 +70,7 @@ pub async fn serve(stream: TcpStream, peer: Peer, router: CurrentRouter, silence
                 connection.as_mut().graceful_shutdown();
                 continue;
             }
-            let Some(due) = closes_at.or_else(|| activity.due(silence, drains_since)) else { return Poll::Pending };
+            let Some(due) = closes_at.or_else(|| activity.due(&limits, drains_since)) else { return Poll::Pending };
             if timer.is_elapsed() || timer.deadline() > due {
                 timer.as_mut().reset(due);
             }
@@ -78,127 +80,48 @@ pub async fn serve(stream: TcpStream, peer: Peer, router: CurrentRouter, silence
             if due > Instant::now() {
                 continue;
             }
-            if closes_at.is_some() || !activity.is_idle() {
+            if closes_at.is_some() || !matches!(activity.state(), State::Idle { .. }) {
                 return Poll::Ready(());
             }
-            // The last answer may still be on its way out; then the connection ends behind it, if it is read at all.
-            closes_at = Some(Instant::now() + LAST_ANSWER);
+            closes_at = Some(Instant::now() + CLOSE_LIMIT);
             connection.as_mut().graceful_shutdown();
         }
     })
     .await;
 }
 
-#[derive(Clone, Copy, Debug)]
-enum State {
-    /// A head has begun.
-    Head {
-        since: Instant,
-    },
-    Busy,
-    /// The last request, if there was one, is answered, and no byte of the next has come.
-    Idle {
-        since: Instant,
-    },
-}
-
-/// What a connection is doing, as its socket and its service see it.
-#[derive(Clone, Debug)]
-struct Activity(Arc<Mutex<State>>);
-
-impl Activity {
-    fn new() -> Self {
-        Self(Arc::new(Mutex::new(State::Idle { since: Instant::now() })))
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set(&self, state: State) {
-        *self.state() = state;
-    }
-
-    fn is_idle(&self) -> bool {
-        matches!(*self.state(), State::Idle { .. })
-    }
-
-    /// When the silence has lasted too long. None while a request is under way.
-    fn due(&self, silence: Silence, drains_since: Option<Instant>) -> Option<Instant> {
-        match (*self.state(), drains_since) {
-            (State::Busy, _) => None,
-            (State::Head { since }, Some(drain)) => Some((since + silence.headers).min(drain + HEAD_WHILE_DRAINING)),
-            (State::Head { since }, None) => Some(since + silence.headers),
-            (State::Idle { since }, _) => Some(since + silence.keepalive),
-        }
-    }
-
-    fn received(&self) {
-        let mut state = self.state();
-        if matches!(*state, State::Idle { .. }) {
-            *state = State::Head { since: Instant::now() };
-        }
-    }
-
-    /// A long answer that still flows is no silence.
-    fn sent(&self) {
-        if let State::Idle { since } = &mut *self.state() {
-            *since = Instant::now();
-        }
-    }
-}
-
-/// A socket that tells when bytes pass.
-struct Watched {
-    stream: TcpStream,
+/// One request and its answer.
+async fn exchange(
+    request: hyper::Request<Incoming>,
+    router: Router,
+    peer: SocketAddr,
+    client: Client,
     activity: Activity,
+) -> Result<Response<AnswerBody>, std::convert::Infallible> {
+    activity.request_began(request.body().is_end_stream());
+    let is_head = request.method() == Method::HEAD;
+    let takes_rest = is_short(request.headers());
+    let request = request.map(|body| RequestBody::of(body, &activity));
+    let mut response: Response = router.oneshot(prepare(request, peer, client)).await?;
+    if !activity.is_request_complete() && !takes_rest {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    let is_last = response.headers().get(CONNECTION).is_some_and(|value| value == "close");
+    let is_left_out = is_head || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let size = if is_left_out { Some(0) } else { response.body().size_hint().exact() };
+    activity.answer_began(size, is_last);
+    Ok(AnswerBody::of(response, is_left_out, activity))
 }
 
-impl AsyncRead for Watched {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if buffer.filled().len() > before {
-            self.activity.received();
-        }
-        polled
-    }
+fn prepare(mut request: Request, peer: SocketAddr, client: Client) -> Request {
+    server::take_off_slash(&mut request);
+    request.extensions_mut().insert(Peer(peer));
+    request.extensions_mut().insert(client);
+    request
 }
 
-impl AsyncWrite for Watched {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
-        if polled.is_ready() {
-            self.activity.sent();
-        }
-        polled
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        if polled.is_ready() {
-            self.activity.sent();
-        }
-        polled
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
+/// Whether the body of a request that is answered early can be taken off the connection.
+fn is_short(headers: &HeaderMap) -> bool {
+    let length: Option<u64> = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    !headers.contains_key(EXPECT) && length.is_some_and(|length| length <= UNREAD_BYTES_MAX)
 }

@@ -105,7 +105,7 @@ impl Write {
         let body = if ignores_body {
             Value::Object(serde_json::Map::new())
         } else {
-            body::read(&parts.headers, body, exchange.deadline).await?
+            body::read(&parts.headers, body, exchange.deadline, parts.extensions.get()).await?
         };
         check_query(&exchange, strict_query)?;
         let keyed = if exchange.route.idempotent { keyed(&parts.headers, &exchange, &body)? } else { None };

@@ -2,6 +2,8 @@
 //! an export that cannot be finished breaks its connection, so that it never looks complete.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -14,6 +16,7 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde::Serialize;
 use sqlx::PgConnection;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 use tracing::warn;
 
@@ -36,12 +39,10 @@ const PAIRS_OF_PART: i64 = 1000;
 /// How long PostgreSQL may take for one part.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long the client may take for one part.
-const STALL_LIMIT: Duration = Duration::from_secs(10);
-
-/// How long an export may take. The deadline of a request bounds its first part only, for a large file takes its time;
-/// but while a snapshot is held PostgreSQL can clean up no row version that it may see, and busy counters make many.
-const EXPORT_LIMIT: Duration = Duration::from_secs(300);
+/// How long an export may take. The deadline of a request bounds its first part only, for a large file takes its time:
+/// at the slowest rate an answer may be read at, this is enough for 54 MB. But while a snapshot is held PostgreSQL can
+/// clean up no row version that it may see, and busy counters make many.
+const EXPORT_LIMIT: Duration = Duration::from_secs(900);
 
 pub const JSON: Description = Description::of("All pairs as a JSON file").content(
     200,
@@ -74,6 +75,54 @@ pub async fn csv(State(state): State<ApiState>, Read(exchange): Read) -> Result<
     Ok((headers, body).into_response())
 }
 
+/// Turns for exports. Each keeps a connection while its client reads, so a tenant has one at a time, and all together have
+/// no more than a quarter of the connections there are for reads.
+pub struct ExportTurns {
+    places: Arc<Semaphore>,
+    /// Those with an export.
+    tenants: Mutex<HashSet<Tenant>>,
+    ended: Notify,
+}
+
+impl ExportTurns {
+    pub fn new(connections_max: u32) -> Arc<Self> {
+        let places = Arc::new(Semaphore::new((connections_max as usize / 4).max(1)));
+        Arc::new(Self { places, tenants: Mutex::default(), ended: Notify::new() })
+    }
+
+    /// Waits for the tenant's turn, and then for a place, so that one tenant's requests do not wait before another's.
+    async fn acquire(self: &Arc<Self>, tenant: &Tenant) -> Result<ExportTurn, Refusal> {
+        loop {
+            let ended = self.ended.notified();
+            if self.tenants().insert(tenant.clone()) {
+                break;
+            }
+            ended.await;
+        }
+        let mut turn = ExportTurn { turns: self.clone(), tenant: tenant.clone(), _place: None };
+        let place = self.places.clone().acquire_owned().await;
+        turn._place = Some(place.map_err(|_| Refusal::StoreUnavailable)?);
+        Ok(turn)
+    }
+
+    fn tenants(&self) -> MutexGuard<'_, HashSet<Tenant>> {
+        self.tenants.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct ExportTurn {
+    turns: Arc<ExportTurns>,
+    tenant: Tenant,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for ExportTurn {
+    fn drop(&mut self) {
+        self.turns.tenants().remove(&self.tenant);
+        self.turns.ended.notify_waiters();
+    }
+}
+
 /// What the task that reads says to the one that sends. A channel that closes without `End` is an export that broke off.
 enum Message {
     Part(Bytes),
@@ -83,12 +132,13 @@ enum Message {
 
 /// The body, once its first part is there: until then a fault still is an answer of its own.
 async fn export(state: &ApiState, exchange: &Exchange, format: Format) -> Result<Body, Failure> {
-    let turn = state.export_turns.clone().acquire_owned().await.map_err(|_| Failure(Refusal::StoreUnavailable))?;
+    let turn = state.export_turns.acquire(&exchange.identity.tenant).await?;
     let deadline = Instant::from_std(exchange.deadline);
     let connection = state.pool.hold(deadline).await?;
     let (sender, mut receiver) = channel(1);
     let tenant = exchange.identity.tenant.clone();
-    // A task of its own, because a body is only polled while its client takes it: nobody would end a stalled one.
+    // A task of its own, because what reads a snapshot must not be cut off between two statements. It ends when the body
+    // is dropped, which the connection does with an answer that is read too slowly.
     tokio::spawn(async move {
         read_all(connection, &tenant, format, sender).await;
         drop(turn);
@@ -117,15 +167,17 @@ fn body(first: Bytes, receiver: Receiver<Message>) -> Body {
 }
 
 async fn read_all(connection: Held, tenant: &Tenant, format: Format, sender: Sender<Message>) {
-    match timeout(EXPORT_LIMIT, read_parts(connection, tenant, &format, &sender)).await {
-        Ok(Ok(true)) => {}
-        Ok(Ok(false)) => warn!("an export was given up, because its client stopped reading"),
+    let last = match timeout(EXPORT_LIMIT, read_parts(connection, tenant, &format, &sender)).await {
+        Ok(Ok(true)) => Message::End,
+        Ok(Ok(false)) => return warn!("an export was given up, because its client stopped reading"),
         Ok(Err(error)) => {
             warn!(%error, "an export broke off");
-            let _ = timeout(STALL_LIMIT, sender.send(Message::Fault(error))).await;
+            Message::Fault(error)
         }
-        Err(_) => warn!("an export was given up, because it took too long"),
-    }
+        Err(_) => return warn!("an export was given up, because it took too long"),
+    };
+    // The client may be gone.
+    let _ = sender.send(last).await;
 }
 
 /// False if the client does not take what was read.
@@ -152,7 +204,7 @@ async fn read_parts(
             text.extend_from_slice(format.end());
         }
         let part = Message::Part(std::mem::take(&mut text).into());
-        if !matches!(timeout(STALL_LIMIT, sender.send(part)).await, Ok(Ok(()))) {
+        if sender.send(part).await.is_err() {
             return Ok(false);
         }
         if is_last {
@@ -162,7 +214,7 @@ async fn read_parts(
     let deadline = Instant::now() + STATEMENT_LIMIT;
     connection.run(deadline, server::end_snapshot).await?;
     connection.release(deadline).await;
-    Ok(matches!(timeout(STALL_LIMIT, sender.send(Message::End)).await, Ok(Ok(()))))
+    Ok(true)
 }
 
 /// The shape of the file.

@@ -41,6 +41,8 @@ async fn render(state: &ApiState) -> Bytes {
         connections_idle: state.pool.idle_count(),
         connections_in_use: state.pool.in_use_count(),
         jobs: state.jobs.all().map(|(job, known)| (job.name(), seconds(known.last_success_at))).collect(),
+        http_connections: state.admission.connections(),
+        http_held_bytes: state.admission.held_bytes(),
     };
     let now = state.clock.now();
     let read = async |connection: &mut PgConnection| kept::figures(connection, &state.oldest_expiry, now).await;

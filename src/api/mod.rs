@@ -1,26 +1,32 @@
 //! Floor 3: HTTP, the only home of axum. Handlers parse and submit writes, and answer reads from the store.
 
+mod activity;
 mod admin;
+pub mod admission;
 mod agents;
 mod api_keys;
 mod billing;
+mod bodies;
 mod body;
 mod caller;
 mod changelog;
+mod client_socket;
 mod compression;
 mod config;
-pub mod connection;
+mod connection;
 pub mod cors;
 mod deep_health;
 mod docs;
 mod etag;
 mod events;
 mod exchange;
-mod exports;
+pub mod exports;
 mod fields;
 pub mod forwarded;
 mod headers;
 mod health;
+mod http_head;
+pub mod http_limits;
 mod idempotency;
 mod keyless;
 mod known_keys;
@@ -30,6 +36,7 @@ mod pipeline;
 mod query;
 pub mod rate_limit;
 pub mod reads;
+mod refused_head;
 pub mod routes;
 pub mod server;
 mod service_usage;
@@ -54,7 +61,7 @@ use tracing::error;
 use crate::domain::refusal::Refusal;
 
 use exchange::Failure;
-pub use exchange::Peer;
+use exchange::Peer;
 use state::ApiState;
 
 /// All routes behind the pipeline. Paths come without their trailing slash.

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use axum::body::HttpBody;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
@@ -19,12 +20,13 @@ use crate::domain::limits::Limits;
 use crate::domain::refusal::Refusal;
 use crate::metrics;
 
+use super::admission::{Client, TooManyHeld};
 use super::caller::{authorise, identify};
 use super::cors::Origin;
 use super::exchange::{self, Exchange, Failure, Peer};
 use super::rate_limit::Standing;
 use super::state::ApiState;
-use super::{compression, headers, routes};
+use super::{compression, headers, http_head, routes};
 
 pub async fn run(State(state): State<ApiState>, mut request: Request, next: Next) -> Response {
     let began = Instant::now();
@@ -33,8 +35,11 @@ pub async fn run(State(state): State<ApiState>, mut request: Request, next: Next
     let request_id = request_id(&request);
     let origin = Origin::of(request.headers(), &state.settings.cors_allowed_origins);
     let accepts = state.settings.compression_threshold_bytes.map(|threshold| (request.headers().clone(), threshold));
+    let client = request.extensions().get::<Client>().cloned();
     let mut trail = Trail::default();
-    let response = if method == Method::OPTIONS {
+    let response = if let Err(refusal) = http_head::check(&request) {
+        ended(refusal)
+    } else if method == Method::OPTIONS {
         options(&request)
     } else {
         match pass(&state, &mut request, &path, &request_id, began, &mut trail).await {
@@ -42,7 +47,11 @@ pub async fn run(State(state): State<ApiState>, mut request: Request, next: Next
             Err(ended) => ended,
         }
     };
-    let mut response = render(response, &method, &path, &request_id);
+    let response = render(response, &method, &path, &request_id);
+    let mut response = match hold(response, &trail, client.as_ref()) {
+        Ok(response) => response,
+        Err(refusal) => render(ended(refusal), &method, &path, &request_id),
+    };
     if let Some((accepts, threshold)) = accepts {
         // Boxed, so that a service without compression does not carry its size in every request.
         response = Box::pin(compression::apply(response, &accepts, threshold)).await;
@@ -74,6 +83,24 @@ pub struct OriginalPath(pub String);
 pub(super) fn path_of(request: &Request) -> String {
     let original = request.extensions().get::<OriginalPath>().map(|path| path.0.clone());
     original.unwrap_or_else(|| request.uri().path().to_owned())
+}
+
+/// Counts an answer as held for its client. What a write answers is done, and what watches the service has to see it when
+/// it is at its limits: those are never refused.
+fn hold(mut response: Response, trail: &Trail, client: Option<&Client>) -> Result<Response, Refusal> {
+    let (Some(client), Some(size)) = (client, response.body().size_hint().exact()) else { return Ok(response) };
+    let bytes = usize::try_from(size).unwrap_or(usize::MAX);
+    let route = trail.exchange.as_ref().map(|exchange| exchange.route);
+    let is_refusable = route.is_some_and(|route| route.method == "GET" && !route.works_alone);
+    let held = match client.hold(bytes) {
+        Ok(held) => held,
+        Err(TooManyHeld) if is_refusable => return Err(Refusal::TooManyBytesHeld),
+        Err(TooManyHeld) => Some(client.hold_always(bytes)),
+    };
+    if let Some(held) = held {
+        response.extensions_mut().insert(Arc::new(held));
+    }
+    Ok(response)
 }
 
 /// Runs the handler. Reads are bounded here; writes bound themselves, because only they know what is certain.
@@ -192,8 +219,15 @@ pub(super) fn render(response: Response, method: &Method, path: &str, request_id
     if refusal.is_worth_retrying() {
         rendered.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
-    // Neither body was read to its end, so the connection is of no further use.
-    if matches!(refusal, Refusal::BodyTimeout | Refusal::BodyTooLarge) {
+    // No body was read to its end, or no head can be trusted: the connection is of no further use.
+    let ends = [
+        Refusal::BodyTimeout,
+        Refusal::BodyTooLarge,
+        Refusal::Host,
+        Refusal::TransferEncoding,
+        Refusal::TransferCoding,
+    ];
+    if ends.contains(&refusal) {
         rendered.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     rendered.extensions_mut().insert(Failure(refusal));
@@ -251,9 +285,11 @@ fn error_type(refusal: &Refusal) -> Option<&'static str> {
         Refusal::Charset => Some("charset.unsupported"),
         Refusal::PathEscape => Some("uri.invalid"),
         Refusal::Internal => Some("internal"),
-        Refusal::Starting | Refusal::StoreUnavailable | Refusal::QueueFull | Refusal::OutcomeUnknown => {
-            Some("unavailable")
-        }
+        Refusal::Starting
+        | Refusal::StoreUnavailable
+        | Refusal::QueueFull
+        | Refusal::OutcomeUnknown
+        | Refusal::TooManyBytesHeld => Some("unavailable"),
         _ => None,
     }
 }

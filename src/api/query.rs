@@ -10,6 +10,9 @@ use serde::Serialize;
 
 use crate::domain::refusal::Refusal;
 
+/// Most items of a list that is read without `page`: at most 30 MB.
+const UNPAGED_MAX: i64 = 100_000;
+
 /// Pairs that are read; the rest is ignored.
 const PAIRS_MAX: usize = 1000;
 
@@ -103,6 +106,17 @@ impl Slice {
 
     pub fn offset(&self) -> i64 {
         self.page.map_or(0, |page| (page - 1) * self.limit)
+    }
+
+    /// The limit of a list that is whole without `page`: one item more than it may have.
+    pub fn limit_if_paged(&self) -> i64 {
+        if self.page.is_some() { self.limit } else { UNPAGED_MAX + 1 }
+    }
+
+    /// Refuses a list that was read so and is too long. Without its end it would look whole.
+    pub fn check_length(&self, items: usize) -> Result<(), Refusal> {
+        let is_too_long = self.page.is_none() && items as i64 > UNPAGED_MAX;
+        if is_too_long { Err(Refusal::ListTooLong { items_max: UNPAGED_MAX }) } else { Ok(()) }
     }
 
     /// `count` is the length of the whole filtered list.

@@ -1,30 +1,39 @@
-//! The HTTP server: accepts connections, and drains when told.
+//! The HTTP server: accepts connections, as many as may be open, and drains when told.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::extract::Request;
 use axum::http::Uri;
-use hyper::body::Incoming;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use super::Peer;
-use super::connection::{self, Silence};
+use crate::domain::refusal::Refusal;
+
+use super::admission::Admission;
 use super::pipeline::OriginalPath;
 use super::starting::CurrentRouter;
+use super::{connection, refused_head};
+
+/// How long a connection is kept that is one too many.
+const REFUSAL_LIMIT: Duration = Duration::from_secs(1);
 
 /// Serves until `stop`; then no new connections, idle ones close and running requests finish. False if some were still
 /// running after `drain_limit`, and were cut off.
 pub async fn serve(
     listener: TcpListener,
     router: CurrentRouter,
-    silence: Silence,
+    admission: Admission,
     drain_limit: Duration,
     stop: CancellationToken,
 ) -> bool {
+    let limits = *admission.limits();
+    let refusals = Arc::new(Semaphore::new(limits.refusals_max));
     let connections = TaskTracker::new();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         let (stream, peer) = match accepted {
@@ -36,17 +45,37 @@ pub async fn serve(
                 continue;
             }
         };
-        let _ = stream.set_nodelay(true);
-        connections.spawn(connection::serve(stream, Peer(peer), router.clone(), silence, stop.clone()));
+        match admission.connect(peer.ip()) {
+            Some(permit) => {
+                let served = connection::serve(stream, peer, permit, router.clone(), limits, stop.clone());
+                connections.spawn(served);
+            }
+            None => {
+                if let Ok(turn) = refusals.clone().try_acquire_owned() {
+                    tokio::spawn(async move {
+                        let _ = timeout(REFUSAL_LIMIT, refuse(stream)).await;
+                        drop(turn);
+                    });
+                }
+            }
+        }
     }
     drop((listener, router));
     connections.close();
-    tokio::time::timeout(drain_limit, connections.wait()).await.is_ok()
+    timeout(drain_limit, connections.wait()).await.is_ok()
 }
 
-/// Notes the peer, and takes one optional trailing slash off the path.
-pub(super) fn prepare(request: hyper::Request<Incoming>, peer: Peer) -> Request {
-    let mut request = request.map(Body::new);
+/// Answers a connection that is one too many. What it has sent is read, or its answer would be lost.
+async fn refuse(mut stream: TcpStream) {
+    let answer = refused_head::refusal(Refusal::TooManyConnections);
+    if stream.write_all(&answer).await.is_ok() && stream.shutdown().await.is_ok() {
+        let mut space = [0; 4096];
+        while stream.read(&mut space).await.is_ok_and(|bytes| bytes > 0) {}
+    }
+}
+
+/// Takes one optional trailing slash off the path.
+pub(super) fn take_off_slash(request: &mut Request) {
     let path = request.uri().path().to_owned();
     if path.len() > 1 && path.ends_with('/') {
         let bare = &path[..path.len() - 1];
@@ -59,6 +88,4 @@ pub(super) fn prepare(request: hyper::Request<Incoming>, peer: Peer) -> Request 
         }
     }
     request.extensions_mut().insert(OriginalPath(path));
-    request.extensions_mut().insert(peer);
-    request
 }

@@ -57,10 +57,9 @@ pub const AGENTS: Description = Description::of("Agents with something outstandi
     .query(&[limit(100, 1000), PAGE])
     .answer::<Agents<'static>>(200, r#"{"serviceId":"weather","items":[{"agent":"agent-1","total":3}]}"#);
 
-/// All agents; only a request that pages is limited.
 pub async fn agents(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let slice = Slice::read(&exchange.query, 100, 1000);
-    show(&state, &exchange, Order::FirstSeen, slice, slice.page.map(|_| slice.limit)).await
+    show(&state, &exchange, Order::FirstSeen, slice, slice.limit_if_paged()).await
 }
 
 pub const TOP_AGENTS: Description =
@@ -70,7 +69,7 @@ pub const TOP_AGENTS: Description =
 
 pub async fn top_agents(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let slice = Slice::read(&exchange.query, 10, 100);
-    show(&state, &exchange, Order::Total, slice, Some(slice.limit)).await
+    show(&state, &exchange, Order::Total, slice, slice.limit).await
 }
 
 async fn show(
@@ -78,7 +77,7 @@ async fn show(
     exchange: &Exchange,
     order: Order,
     slice: Slice,
-    limit: Option<i64>,
+    limit: i64,
 ) -> Result<Response, Failure> {
     let service_id = path_service(exchange)?;
     let tenant = &exchange.identity.tenant;
@@ -91,6 +90,7 @@ async fn show(
         Ok((agents, count))
     };
     let (agents, count) = state.read(exchange.deadline, read).await?;
+    slice.check_length(agents.len())?;
     let items = agents.into_iter().map(|(agent, total)| Item { agent, total }).collect();
     Ok(json(&Agents { service_id: &service_id, items, pages: slice.pages(count) }))
 }

@@ -16,7 +16,7 @@ use crate::progress::Progress;
 
 use super::cors::Origin;
 use super::exchange::{self, Failure};
-use super::{headers, health, pipeline};
+use super::{headers, health, http_head, pipeline};
 
 /// The router that connections use: first one of [`router`], and then that of the started service.
 #[derive(Clone)]
@@ -70,6 +70,10 @@ async fn answer(State(state): State<StartingState>, request: Request) -> Respons
             exchange::respond(Reply::json(503, &NotReady { ready: false, reason }))
         }
         _ => Failure(Refusal::Starting).into_response(),
+    };
+    let response = match http_head::check(&request) {
+        Ok(()) => response,
+        Err(refusal) => Failure(refusal).into_response(),
     };
     let mut response = pipeline::render(response, &method, &path, &request_id);
     headers::add(response.headers_mut(), &method, &path, &request_id, began);

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use axum::response::Response;
 use sqlx::PgConnection;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
@@ -23,7 +22,9 @@ use crate::store::idempotency::OldestExpiry;
 use crate::store::pool::Pool;
 use crate::store::{FaultKind, StoreError};
 
+use super::admission::Admission;
 use super::exchange::Failure;
+use super::exports::ExportTurns;
 use super::forwarded::TrustedProxies;
 pub use super::known_keys::KnownKeys;
 use super::rate_limit::RateLimiter;
@@ -76,7 +77,9 @@ pub struct ApiParts {
     /// Cancelled when a shutdown begins.
     pub draining: CancellationToken,
     pub known_keys: KnownKeys,
-    pub export_turns: Arc<Semaphore>,
+    pub export_turns: Arc<ExportTurns>,
+    /// What clients hold of this process.
+    pub admission: Admission,
     /// Makes the attempts of webhook tests.
     pub dispatcher: Dispatcher,
     /// None if RATE_LIMIT is off.
@@ -88,12 +91,6 @@ pub struct ApiParts {
     pub oldest_expiry: OldestExpiry,
     pub started: Instant,
     pub reads: Reads,
-}
-
-/// Turns for exports. Each keeps a connection for as long as its client reads, so that all of them together may take no
-/// more than a quarter of the `connections_max` there are for reads.
-pub fn export_turns(connections_max: u32) -> Arc<Semaphore> {
-    Arc::new(Semaphore::new((connections_max as usize / 4).max(1)))
 }
 
 impl ApiState {

@@ -11,6 +11,15 @@ use super::usage::Pair;
 /// Why a request was not done. The text of [`fmt::Display`] is the message a client sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
+    // The request's head, and what is held of its client.
+    MalformedHead,
+    HeadTooLarge,
+    TargetTooLong,
+    Host,
+    TransferEncoding,
+    TransferCoding,
+    TooManyConnections,
+    TooManyBytesHeld,
     // The request itself.
     MalformedJson,
     MediaType,
@@ -26,6 +35,9 @@ pub enum Refusal {
     PathEscape,
     CursorMalformed,
     CursorExpired,
+    ListTooLong {
+        items_max: i64,
+    },
     // Its route and its rights.
     NoRoute {
         method: String,
@@ -113,7 +125,10 @@ impl Refusal {
     pub fn status_and_code(&self) -> (u16, &'static str) {
         use Refusal::*;
         match self {
-            MalformedJson
+            MalformedHead
+            | Host
+            | TransferEncoding
+            | MalformedJson
             | Decompression
             | BodyNotObject
             | NulCharacter
@@ -122,6 +137,7 @@ impl Refusal {
             | PathEscape
             | CursorMalformed
             | CursorExpired
+            | ListTooLong { .. }
             | Agent
             | Service
             | AgentAndService
@@ -161,13 +177,18 @@ impl Refusal {
             KeyConflict => (409, "idempotency_conflict"),
             KeyInFlight => (409, "idempotency_in_flight"),
             BodyTooLarge => (413, "payload_too_large"),
+            TargetTooLong => (414, "uri_too_long"),
             MediaType | Encoding | Charset => (415, "unsupported_media_type"),
             RateLimited { .. } => (429, "rate_limited"),
             UsageCapacity | ServiceCapacity | WebhookCapacity | ApiKeyCapacity => (429, "store_capacity_exceeded"),
+            HeadTooLarge => (431, "request_header_fields_too_large"),
             Internal => (500, "internal_error"),
+            TransferCoding => (501, "not_implemented"),
             WebhookFailed { .. } => (502, "webhook_failed"),
             Paused => (503, "service_paused"),
-            Starting | StoreUnavailable | QueueFull | OutcomeUnknown => (503, "service_unavailable"),
+            Starting | StoreUnavailable | QueueFull | OutcomeUnknown | TooManyConnections | TooManyBytesHeld => {
+                (503, "service_unavailable")
+            }
         }
     }
 
@@ -175,7 +196,13 @@ impl Refusal {
     pub fn is_worth_retrying(&self) -> bool {
         matches!(
             self,
-            Self::KeyInFlight | Self::Starting | Self::StoreUnavailable | Self::QueueFull | Self::OutcomeUnknown
+            Self::KeyInFlight
+                | Self::Starting
+                | Self::StoreUnavailable
+                | Self::QueueFull
+                | Self::OutcomeUnknown
+                | Self::TooManyConnections
+                | Self::TooManyBytesHeld
         )
     }
 
@@ -199,6 +226,9 @@ impl fmt::Display for Refusal {
             MethodNotAllowed { method, path } => {
                 return write!(text, "method {} is not allowed for {}", Echo(method), Echo(path));
             }
+            ListTooLong { items_max } => {
+                return write!(text, "the list has more than {items_max} items: read it with page and limit");
+            }
             UsageItems { bulk_max_items } => {
                 return write!(text, "items must be a non-empty array of up to {bulk_max_items} entries");
             }
@@ -221,6 +251,14 @@ impl fmt::Display for Refusal {
             SettlementNotFound(id) => return write!(text, "settlement {} not found", Echo(id)),
             TenantNotFound(id) => return write!(text, "no tenant with id {}", Echo(id)),
             ApiKeyNotFound(prefix) => return write!(text, "no api key with prefix {}", Echo(prefix)),
+            MalformedHead => "the request head is malformed",
+            HeadTooLarge => "the request head exceeds 64 KiB or 100 headers",
+            TargetTooLong => "the request target is too long",
+            Host => "exactly one valid Host header is required",
+            TransferEncoding => "Transfer-Encoding must be chunked, once",
+            TransferCoding => "unsupported Transfer-Encoding",
+            TooManyConnections => "too many connections are open; nothing was changed",
+            TooManyBytesHeld => "too many bytes wait for slow clients; nothing was changed",
             MalformedJson => "Malformed JSON in request body",
             MediaType => "write requests with a body must use Content-Type: application/json",
             Encoding => "unsupported Content-Encoding",

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 
-use crate::api::connection::Silence;
 use crate::api::forwarded::{ForwardedHeader, TrustedProxies};
+use crate::api::http_limits::HttpLimits;
 use crate::api::{cors, state::ApiSettings};
 use crate::command::committer::{CommitterSettings, statement_limit};
 use crate::jobs::janitor::JanitorSettings;
@@ -34,7 +34,7 @@ pub struct Settings {
     pub api: ApiSettings,
     pub committer: CommitterSettings,
     pub janitor: JanitorSettings,
-    pub silence: Silence,
+    pub http_limits: HttpLimits,
     pub shutdown_grace: Duration,
     pub log_level: String,
     /// JSON lines; lines for people otherwise.
@@ -82,9 +82,15 @@ impl Settings {
         if !require_api_key {
             warnings.extend(open_to_others(host, trust_proxy, admin_api_key.is_some()));
         }
-        let ms = |name, default, max| env.int(name, default, 1..=max).map(Duration::from_millis);
-        let request_timeout = ms("REQUEST_TIMEOUT_MS", 30_000, 3_600_000)?;
-        let keepalive = ms("KEEPALIVE_TIMEOUT_MS", 5000, 3_600_000)?;
+        let request_timeout_ms = env.int("REQUEST_TIMEOUT_MS", 30_000, 100..=3_600_000)?;
+        let request_timeout = Duration::from_millis(request_timeout_ms);
+        let ttl_ms = env.int("IDEMPOTENCY_CACHE_TTL_MS", 86_400_000, 1000..=31_536_000_000)?;
+        if ttl_ms < request_timeout_ms {
+            warnings.push(format!(
+                "IDEMPOTENCY_CACHE_TTL_MS {ttl_ms} is below REQUEST_TIMEOUT_MS {request_timeout_ms}: \
+                 a key may expire before its request is answered, and its retry runs again"
+            ));
+        }
         Ok(Self {
             host,
             port: port(&env)?,
@@ -111,7 +117,7 @@ impl Settings {
                 queue_max: env.int("COMMIT_QUEUE_MAX", 10_000, 1..=1_000_000)? as usize,
                 require_registered_services: env.switch("REQUIRE_REGISTERED_SERVICES", false)?,
                 statement_limit: statement_limit(request_timeout),
-                ttl_ms: env.int("IDEMPOTENCY_CACHE_TTL_MS", 86_400_000, 1..=31_536_000_000)? as i64,
+                ttl_ms: ttl_ms as i64,
             },
             janitor: JanitorSettings {
                 pause: Duration::from_millis(env.int("JANITOR_INTERVAL_MS", 5000, 10..=3_600_000)?),
@@ -122,7 +128,7 @@ impl Settings {
                     1..=1_000_000_000_000,
                 )? as i64,
             },
-            silence: Silence { headers: ms("HEADERS_TIMEOUT_MS", 10_000, 3_600_000)?.max(keepalive), keepalive },
+            http_limits: http_limits(&env, trust_proxy)?,
             shutdown_grace: Duration::from_millis(env.int("SHUTDOWN_GRACE_MS", 0, 0..=600_000)?),
             log_level,
             log_json,
@@ -226,6 +232,28 @@ fn metrics_token(env: &Environment<'_>) -> Result<Option<String>, SettingsError>
         }
         token => Ok(token),
     }
+}
+
+fn http_limits(env: &Environment<'_>, trust_proxy: usize) -> Result<HttpLimits, SettingsError> {
+    let default = HttpLimits::default();
+    let ms =
+        |name, default: Duration| env.int(name, default.as_millis() as u64, 1..=3_600_000).map(Duration::from_millis);
+    let head_timeout = ms("HEADERS_TIMEOUT_MS", default.head_timeout)?;
+    let keepalive_timeout = ms("KEEPALIVE_TIMEOUT_MS", default.keepalive_timeout)?;
+    // As in the original, whose runtime would cut off live connections.
+    if env.text("HEADERS_TIMEOUT_MS").is_some()
+        && env.text("KEEPALIVE_TIMEOUT_MS").is_some()
+        && head_timeout < keepalive_timeout
+    {
+        let text = "HEADERS_TIMEOUT_MS must be at least KEEPALIVE_TIMEOUT_MS where both are set, got";
+        return Err(SettingsError(format!(
+            "{text} {} and {}",
+            head_timeout.as_millis(),
+            keepalive_timeout.as_millis()
+        )));
+    }
+    let limits = HttpLimits { head_timeout, keepalive_timeout, ..default };
+    Ok(if trust_proxy > 0 { limits.behind_proxy() } else { limits })
 }
 
 /// Anything that is not clearly on is off.
@@ -341,6 +369,24 @@ mod tests {
         assert!(with(&[("ALLOW_ADMIN_RESET", "YES")]).expect("settings").api.allow_admin_reset);
         let error = with(&[("CORS_ALLOWED_ORIGINS", "https://a.example,*")]).expect_err("a refusal");
         assert_eq!(error, "CORS_ALLOWED_ORIGINS wildcard is not supported");
+    }
+
+    #[test]
+    fn timeouts_are_taken_as_they_are() {
+        let limits = |pairs| with(pairs).expect("settings").http_limits;
+        let ms = |limits: HttpLimits| (limits.head_timeout.as_millis(), limits.keepalive_timeout.as_millis());
+        assert_eq!(ms(limits(&[])), (10_000, 75_000));
+        assert_eq!(ms(limits(&[("HEADERS_TIMEOUT_MS", "500")])), (500, 75_000));
+        assert_eq!(ms(limits(&[("HEADERS_TIMEOUT_MS", "500"), ("KEEPALIVE_TIMEOUT_MS", "400")])), (500, 400));
+        let warned = with(&[("IDEMPOTENCY_CACHE_TTL_MS", "1000")]).expect("settings").warnings;
+        assert!(warned.iter().any(|warning| warning.contains("REQUEST_TIMEOUT_MS")), "{warned:?}");
+    }
+
+    #[test]
+    fn behind_a_proxy_only_the_totals_hold() {
+        let limits = with(&[("TRUST_PROXY", "1")]).expect("settings").http_limits;
+        assert_eq!(limits.connections_per_address_max, limits.connections_max);
+        assert_eq!(limits.held_bytes_per_address_max, limits.held_bytes_max);
     }
 
     #[test]

@@ -42,12 +42,12 @@ pub async fn outstanding(connection: &mut PgConnection, tenant: &Tenant, agent: 
     Ok(Count(total))
 }
 
-/// An agent's pairs in the order of their first record, zero included, after leaving out `offset`; all without `limit`.
+/// An agent's pairs in the order of their first record, zero included, after leaving out `offset`, at most `limit`.
 pub async fn pairs(
     connection: &mut PgConnection,
     tenant: &Tenant,
     agent: &AgentId,
-    limit: Option<i64>,
+    limit: i64,
     offset: i64,
 ) -> Result<Vec<(ServiceId, Count)>, StoreError> {
     let pairs = sqlx::query!(

@@ -39,13 +39,13 @@ pub enum Order {
     Total,
 }
 
-/// Agents with something outstanding, after leaving out `offset`; all without `limit`.
+/// Agents with something outstanding, after leaving out `offset`, at most `limit`.
 pub async fn agents(
     connection: &mut PgConnection,
     tenant: &Tenant,
     service_id: &ServiceId,
     order: Order,
-    limit: Option<i64>,
+    limit: i64,
     offset: i64,
 ) -> Result<Vec<(AgentId, Count)>, StoreError> {
     macro_rules! rows {

@@ -99,7 +99,7 @@ async fn every_table_is_in_the_list() {
 #[tokio::test(flavor = "multi_thread")]
 async fn resets_under_load_deadlock_with_nobody() {
     let database = new_database().await;
-    let environment = [("ALLOW_ADMIN_RESET", "1"), ("JANITOR_INTERVAL_MS", "10"), ("IDEMPOTENCY_CACHE_TTL_MS", "50")];
+    let environment = [("ALLOW_ADMIN_RESET", "1"), ("JANITOR_INTERVAL_MS", "10"), ("IDEMPOTENCY_CACHE_TTL_MS", "1000")];
     let services =
         [Service::start_on(database.clone(), &environment).await, Service::start_on(database, &environment).await];
     let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));

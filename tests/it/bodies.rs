@@ -173,7 +173,7 @@ async fn what_is_no_json_is_refused_without_an_echo() {
     let nested = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth - 1), "]".repeat(depth - 1));
     let deep = nested(129);
     for text in
-        [" ", "{", "{}{}", "1", "\"a\"", "null", "true", "[1e999]", r#"["\ud800"]"#, r#"{"a":1,}"#, "\u{feff}{}", &deep]
+        [" ", "{", "{}{}", "1", "\"a\"", "null", "true", "[1e999]", r#"["\ud800"]"#, r#"{"a":1,}"#, "{}\u{feff}", &deep]
     {
         let refusal = expected(400, "invalid_request", "Malformed JSON in request body");
         assert_eq!(post(&service.client(), text.as_bytes().to_vec()).await, refusal, "{text}");

@@ -229,7 +229,7 @@ async fn http_1_0_is_served_and_broken_framing_is_no_fault_of_ours() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_does_not_come_is_408_and_the_connection_ends() {
-    let service = Service::start(&[("REQUEST_TIMEOUT_MS", "50")]).await;
+    let service = Service::start(&[("REQUEST_TIMEOUT_MS", "100")]).await;
     let head =
         format!("POST {USAGE} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{{");
     let answer = raw(&service, &head).await;

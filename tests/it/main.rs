@@ -29,6 +29,7 @@ mod gate;
 mod growth;
 mod health;
 mod http;
+mod http_guard;
 mod http_rules;
 mod idempotency;
 mod identifiers;

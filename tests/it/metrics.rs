@@ -40,6 +40,8 @@ async fn all_names_are_there_once_with_their_kinds() {
         ("http_request_duration_seconds", "histogram"),
         ("http_errors_total", "counter"),
         ("unreadable_forwarded_total", "counter"),
+        ("http_connections", "gauge"),
+        ("http_held_bytes", "gauge"),
         ("idempotency_replays_total", "counter"),
         ("idempotency_conflicts_total", "counter"),
         ("idempotency_waits_total", "counter"),

@@ -36,14 +36,14 @@ async fn a_value_that_is_not_accepted_is_named_with_what_is() {
         ("FORWARDED_HEADER", "x-forwarded-for or forwarded", &["x-real-ip"]),
         ("REQUIRE_REGISTERED_SERVICES", switch, &["maybe"]),
         ("TRUST_PROXY", "an integer between 0-100", &["101", "-1", "all"]),
-        ("IDEMPOTENCY_CACHE_TTL_MS", "an integer between 1-31536000000", &["0", "31536000001", "1e3"]),
+        ("IDEMPOTENCY_CACHE_TTL_MS", "an integer between 1000-31536000000", &["0", "999", "31536000001", "1e3"]),
         ("IDEMPOTENCY_CACHE_MAX_ENTRIES", "an integer between 1-1000000000000", &["0", "1000000000001"]),
         ("IDEMPOTENCY_MAX_ENTRIES_PER_CALLER", "an integer between 1-1000000000000", &["0", "+5"]),
         ("JANITOR_INTERVAL_MS", "an integer between 10-3600000", &["9", "3600001"]),
         ("COMMIT_LANES", "an integer between 1-64", &["0", "65"]),
         ("COMMIT_BATCH_MAX", "an integer between 1-10000", &["0", "10001"]),
         ("COMMIT_QUEUE_MAX", "an integer between 1-1000000", &["0", "1000001"]),
-        ("REQUEST_TIMEOUT_MS", hour, &["0", "3600001"]),
+        ("REQUEST_TIMEOUT_MS", "an integer between 100-3600000", &["0", "99", "3600001"]),
         ("HEADERS_TIMEOUT_MS", hour, &["0", "3600001"]),
         ("KEEPALIVE_TIMEOUT_MS", hour, &["0", "3600001"]),
         ("SHUTDOWN_GRACE_MS", "an integer between 0-600000", &["600001", "5s"]),
@@ -64,6 +64,8 @@ async fn settings_that_do_not_go_together_are_both_named() {
     assert!(both.contains("REQUIRE_API_KEY") && both.contains("ADMIN_API_KEY"), "{both}");
     let both = start(&[("HOST", "0.0.0.0"), ("ADMIN_API_KEY", SECRET)]).await;
     assert!(both.contains("HOST") && both.contains("REQUIRE_API_KEY"), "{both}");
+    let shown = start(&[("HEADERS_TIMEOUT_MS", "1000"), ("KEEPALIVE_TIMEOUT_MS", "5000")]).await;
+    assert_eq!(shown, "HEADERS_TIMEOUT_MS must be at least KEEPALIVE_TIMEOUT_MS where both are set, got 1000 and 5000");
     let url = format!("mysql://user:{SECRET}@localhost/db");
     assert_eq!(start(&[("DATABASE_URL", &url)]).await, "DATABASE_URL must be a postgres:// or postgresql:// URL");
 }

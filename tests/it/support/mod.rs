@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use agentpay_billing::api::http_limits::HttpLimits;
 use agentpay_billing::app::{App, Entrance};
 use agentpay_billing::clock::Clock;
 use agentpay_billing::jobs::dispatcher::Dispatcher;
@@ -37,7 +38,7 @@ pub use proxy::{Moment, Proxy};
 pub use read_only::ReadOnly;
 pub use receiver::{Behaviour, Received, Receiver};
 pub use silent_server::SilentServer;
-pub use socket::{Head, Socket};
+pub use socket::{End, Head, Socket};
 
 /// A service in this process.
 pub struct Service {
@@ -57,11 +58,25 @@ impl Service {
     }
 
     pub async fn start_on(database: PgConnectOptions, environment: &[(&str, &str)]) -> Self {
+        Self::start_with(database, environment, |_| {}).await
+    }
+
+    /// With limits of HTTP that a test can reach.
+    pub async fn start_limited(environment: &[(&str, &str)], limit: impl FnOnce(&mut HttpLimits)) -> Self {
+        Self::start_with(new_database().await, environment, limit).await
+    }
+
+    async fn start_with(
+        database: PgConnectOptions,
+        environment: &[(&str, &str)],
+        limit: impl FnOnce(&mut HttpLimits),
+    ) -> Self {
         // Most tests send more than sixty requests a minute: only those of the limiter meet it.
         let environment: Vec<&(&str, &str)> = environment.iter().chain(&[("RATE_LIMIT", "off")]).collect();
         let read = |name: &str| environment.iter().find(|(own, _)| *own == name).map(|(_, value)| (*value).to_owned());
         let mut settings = Settings::read(read, false).expect("settings");
         settings.port = 0;
+        limit(&mut settings.http_limits);
         // What a service blames itself for is told beside the test that fails.
         let _ = tracing_subscriber::fmt().with_max_level(tracing::Level::ERROR).with_writer(std::io::stderr).try_init();
         let clock = Clock::default();

@@ -1,10 +1,11 @@
 //! A bare HTTP/1.1 connection, for what a proper client would never send and never tell.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 /// Longer than anything a test waits for.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -12,6 +13,13 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub struct Socket {
     stream: TcpStream,
     buffer: Vec<u8>,
+}
+
+/// How the other side ended a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Orderly,
+    Reset,
 }
 
 /// Status, and headers with their names in lower case.
@@ -40,8 +48,20 @@ impl Socket {
         Self { stream: TcpStream::connect(address).await.expect("connect"), buffer: Vec::new() }
     }
 
+    /// One that takes little before it is read: a slow reader, as long as the test does not read.
+    pub async fn connect_slow(address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(64 << 10).expect("a small buffer");
+        Self { stream: socket.connect(address).await.expect("connect"), buffer: Vec::new() }
+    }
+
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).await.expect("send");
+    }
+
+    /// False if the other side takes no more.
+    pub async fn try_send(&mut self, bytes: &[u8]) -> bool {
+        tokio::time::timeout(LIMIT, self.stream.write_all(bytes)).await.expect("an end within the limit").is_ok()
     }
 
     /// The next head, and the body its Content-Length announces.
@@ -70,6 +90,26 @@ impl Socket {
         let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok()).expect("a status line");
         let headers = lines.filter_map(|line| line.split_once(": "));
         Head { status, headers: headers.map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect() }
+    }
+
+    /// Waits for at least so many bytes that were not taken yet.
+    pub async fn wait_for(&mut self, bytes: usize) {
+        while self.buffer.len() < bytes {
+            assert!(self.read().await, "the stream ended early");
+        }
+    }
+
+    /// Reads to the end of the stream. What came, and how it ended.
+    pub async fn end(mut self) -> (Vec<u8>, End) {
+        loop {
+            let read = tokio::time::timeout(LIMIT, self.stream.read_buf(&mut self.buffer)).await;
+            match read.expect("something within the limit") {
+                Ok(0) => return (self.buffer, End::Orderly),
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return (self.buffer, End::Reset),
+                Err(error) => panic!("{error}"),
+            }
+        }
     }
 
     /// Waits until the other side closes, and gives what it still sent.
