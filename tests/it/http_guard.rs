@@ -197,7 +197,7 @@ async fn bodies_that_do_not_come_are_held_within_the_same_bounds() {
     let service = Service::start_limited(&[], |limits| limits.held_bytes_per_address_max = 150_000).await;
     let head = |length| {
         format!(
-            "POST {USAGE} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+            "POST {USAGE} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
         )
     };
     let mut slow = Socket::connect(service.address).await;
@@ -318,7 +318,10 @@ async fn heads_that_are_in_order_are_served() {
     let mut socket = Socket::connect(service.address).await;
     let framing = "Content-Type: application/json\r\nContent-Length: 5\r\nTransfer-Encoding: Chunked";
     socket
-        .send(format!("POST {USAGE} HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n", body.len()))
+        .send(format!(
+            "POST {USAGE} HTTP/1.1\r\nHost: localhost\r\n{framing}\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
+            body.len()
+        ))
         .await;
     let (head, text) = socket.answer().await;
     assert_eq!((head.status, head.header("connection")), (201, "close"), "{text}");
@@ -369,7 +372,7 @@ async fn a_refusal_reaches_a_client_that_sends_everything_before_it_reads() {
 
 async fn refused(service: &Service, path: &str, fields: &str, framing: &str, bytes: &[u8], status: u16) {
     let mut socket = Socket::connect(service.address).await;
-    socket.send(format!("POST {path} HTTP/1.1\r\nHost: x\r\n{fields}{framing}\r\n")).await;
+    socket.send(format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n{fields}{framing}\r\n")).await;
     socket.send(bytes).await;
     let (head, text) = socket.answer().await;
     assert_eq!((head.status, head.header("connection")), (status, "close"), "{text}");
@@ -383,7 +386,7 @@ async fn a_client_that_is_refused_and_sends_on_is_read_for_a_bounded_while() {
     let mut socket = Socket::connect(service.address).await;
     socket
         .send(format!(
-            "POST {USAGE} HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 1000000000\r\n\r\n"
+            "POST {USAGE} HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 1000000000\r\n\r\n"
         ))
         .await;
     assert_eq!(socket.answer().await.0.status, 415);
@@ -399,7 +402,7 @@ async fn a_client_that_is_refused_and_falls_silent_is_left_after_a_while() {
     let limit = |limits: &mut HttpLimits| limits.linger_silence = Duration::from_millis(50);
     let service = Service::start_limited(&[], limit).await;
     let mut silent = Socket::connect(service.address).await;
-    silent.send(format!("POST {USAGE} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n{{")).await;
+    silent.send(format!("POST {USAGE} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n{{")).await;
     assert_eq!(silent.answer().await.0.status, 415);
     // The silent one is gone, and this is the only connection.
     wait_until(async || metric(&service, "agentpay_http_connections").await == 1).await;
@@ -411,7 +414,7 @@ async fn a_body_is_only_asked_for_if_it_is_wanted() {
     let body = usage("a", "s", 1).to_string();
     let head = |kind: &str, length: usize| {
         format!(
-            "POST {USAGE} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n"
+            "POST {USAGE} HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n"
         )
     };
     let mut socket = Socket::connect(service.address).await;
@@ -435,7 +438,9 @@ async fn a_refused_body_that_is_short_does_not_end_its_connection() {
     let mut socket = Socket::connect(service.address).await;
     for _ in 0..3 {
         let length = body.len();
-        socket.send(format!("POST {USAGE} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}")).await;
+        socket
+            .send(format!("POST {USAGE} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}"))
+            .await;
         let (head, _) = socket.answer().await;
         assert_eq!((head.status, head.has("connection")), (401, false));
     }
