@@ -36,7 +36,7 @@ const IN_FLIGHT_MAX: usize = 128;
 /// Deliveries of one webhook that are leased at a time. No more are leased while as many are in flight.
 const OF_WEBHOOK_MAX: usize = 4;
 /// How long a stop waits for attempts under way.
-const STOP_LIMIT: Duration = Duration::from_secs(3);
+const STOP_LIMIT: Duration = Duration::from_secs(1);
 /// Rows one statement deletes at most, and statements of one run.
 const ROWS_MAX: i64 = 1000;
 const STEPS_MAX: u32 = 1000;

@@ -27,7 +27,7 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug)]
 pub struct ConfigWatcher {
-    /// Two connections of its own beside the listener's: readers that fill the pool must not hold up a pause.
+    /// A connection of its own beside the listener's: readers that fill the pool must not hold up a pause.
     pool: Pool,
     options: PgConnectOptions,
     limits: LiveLimits,
@@ -37,7 +37,7 @@ pub struct ConfigWatcher {
 
 impl ConfigWatcher {
     pub fn new(options: PgConnectOptions, limits: LiveLimits, health: JobHealth) -> Self {
-        let pool = Pool::new(options.clone(), 2, READ_LIMIT);
+        let pool = Pool::new(options.clone(), 1, READ_LIMIT);
         Self { pool, options, limits, health, poll_interval: POLL_INTERVAL }
     }
 
