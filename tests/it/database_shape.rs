@@ -113,7 +113,8 @@ async fn readiness_says_what_the_schema_lacks() {
          WHERE version = 9999",
     )
     .await;
-    says("migrations this program does not know: 9999").await;
+    // Those of a newer program keep no running replica from serving.
+    assert_eq!(client.get(READY).await.status, 200);
     execute(&service.pool, "DROP TABLE settlements CASCADE; DROP TABLE api_keys CASCADE").await;
     says("the database lacks tables: settlements, api_keys").await;
 }
