@@ -212,13 +212,16 @@ async fn a_service_that_was_told_to_ignore_hangups_ignores_them() {
     let mut command = Command::new("sh");
     command.args(["-c", r#"trap "" HUP; exec "$0""#, env!("CARGO_BIN_EXE_agentpay-billing")]);
     command.env("DATABASE_URL", url(&new_database().await)).env("PORT", port.to_string());
-    let child = command.stdout(std::process::Stdio::null()).spawn().expect("the binary");
+    let mut child = command.stdout(std::process::Stdio::piped()).spawn().expect("the binary");
+    let mut log = child.stdout.take().expect("stdout");
     let mut service = Process { child, address: ([127, 0, 0, 1], port).into() };
     service.is_ready().await;
     service.signal("-HUP");
-    // Were it a stop, this would be the second signal.
     service.signal("-TERM");
     assert_eq!(service.exit().await.code(), Some(0));
+    let mut told = String::new();
+    log.read_to_string(&mut told).expect("the log");
+    assert!(told.contains("SIGTERM") && !told.contains("SIGHUP"), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
