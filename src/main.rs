@@ -6,6 +6,7 @@ use std::time::Duration;
 use agentpay_billing::cli::{self, Cli};
 use agentpay_billing::telemetry;
 use clap::Parser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// A batch frees on one thread what handlers allocated on others, which this one does cheaply.
 #[global_allocator]
@@ -16,6 +17,7 @@ const LAST_LINES_LIMIT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let command = Cli::parse();
+    allow_open_files();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -34,4 +36,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Each connection is an open file, and the usual soft limit of 1024 is below what is served at a time. The hard limit is
+/// the administrator's.
+fn allow_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    // Refused, it stays as it is, and connections beyond it wait to be accepted.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }

@@ -26,7 +26,8 @@ fn is_host(text: &[u8]) -> bool {
     let Ok(authority) = Authority::try_from(text) else { return false };
     let port = authority.as_str().strip_prefix(authority.host()).unwrap_or("@");
     let is_port = port.strip_prefix(':').is_none_or(|digits| digits.bytes().all(|digit| digit.is_ascii_digit()));
-    !authority.host().is_empty() && !authority.as_str().contains('@') && is_port
+    // A comma joins two: whoever stands before the service may go by the other one.
+    !authority.host().is_empty() && !authority.as_str().contains(['@', ',']) && is_port
 }
 
 /// hyper has made sure that `chunked` comes last.

@@ -55,7 +55,7 @@ async fn the_media_type_is_json_in_utf_8() {
         assert_eq!(post(&client, body()).await, expected(415, "unsupported_media_type", CHARSET), "{charset}");
     }
     let mut untyped = Socket::connect(service.address).await;
-    untyped.send(format!("POST {USAGE} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{}}")).await;
+    untyped.send(format!("POST {USAGE} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{{}}")).await;
     let (head, text) = untyped.answer().await;
     assert!(head.status == 415 && text.contains(MEDIA), "{text}");
 }
@@ -70,13 +70,15 @@ async fn no_payload_needs_no_type_and_is_an_empty_object() {
         (USAGE, "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"),
         (USAGE, "Content-Type: text/plain\r\nContent-Length: 0\r\n", ""),
     ] {
-        socket.send(format!("POST {path} HTTP/1.1\r\nHost: x\r\nX-Request-Id: i\r\n{head}\r\n{payload}")).await;
+        socket.send(format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: i\r\n{head}\r\n{payload}")).await;
         let (head, text) = socket.answer().await;
         let expected = r#"{"error":"invalid_request","message":"agent must be a safe identifier","requestId":"i"}"#;
         assert_eq!((head.status, text.as_str()), (400, expected));
     }
     // Even an empty chunked body is a payload, and has to say what it is.
-    socket.send(format!("POST {USAGE} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")).await;
+    socket
+        .send(format!("POST {USAGE} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"))
+        .await;
     let (head, text) = socket.answer().await;
     assert!(head.status == 415 && text.contains(MEDIA), "{text}");
     // A body of GET or DELETE is ignored, whatever it is.
@@ -140,7 +142,7 @@ async fn bodies_hold_102400_bytes_and_not_one_more() {
     }
     // Ten megabytes of blanks are ten kilobytes on the wire, and are not unpacked further than the limit.
     assert_eq!(post(&zipped, gzip(&body_of(10_000_000), Compression::best())).await, refusal);
-    let head = format!("POST {USAGE} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n");
+    let head = format!("POST {USAGE} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n");
     // By its announcement alone, without a byte of it.
     let mut announced = Socket::connect(service.address).await;
     announced.send(format!("{head}Content-Length: 102401\r\n\r\n")).await;
@@ -156,7 +158,7 @@ async fn a_body_that_does_not_arrive_in_time_is_408_and_ends_the_connection() {
     let service = Service::start(&[("REQUEST_TIMEOUT_MS", "300")]).await;
     for start in ["Content-Length: 100\r\n\r\n{", "Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"] {
         let mut socket = Socket::connect(service.address).await;
-        let head = "Host: x\r\nX-Request-Id: i\r\nIdempotency-Key: k\r\nContent-Type: application/json\r\n";
+        let head = "Host: localhost\r\nX-Request-Id: i\r\nIdempotency-Key: k\r\nContent-Type: application/json\r\n";
         socket.send(format!("POST {USAGE} HTTP/1.1\r\n{head}{start}")).await;
         let (head, text) = socket.answer().await;
         let expected =

@@ -131,7 +131,7 @@ async fn what_was_given_up_at_its_deadline_is_not_written_with_its_batch() {
     let mut first = TcpStream::connect(service.address).await.expect("connect");
     let body = usage("first", "s", 1).to_string();
     let head = format!(
-        "POST {USAGE} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n\
+        "POST {USAGE} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n\
          Content-Length: {}\r\n\r\n",
         body.len()
     );

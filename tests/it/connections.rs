@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Process, Service, Socket, new_database, pool, url, usage, wait_until};
 
-const HEALTH: &str = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
+const HEALTH: &str = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
 const LONG_MS: &str = "600000";
 
 #[tokio::test]
@@ -42,7 +42,7 @@ async fn a_request_under_way_is_no_idle_connection() {
     let mut holder = service.pool.begin().await.expect("transaction");
     sqlx::query("LOCK TABLE usage_counters").execute(&mut *holder).await.expect("lock");
     let mut socket = Socket::connect(service.address).await;
-    socket.send("GET /api/v1/usage/a/s HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    socket.send("GET /api/v1/usage/a/s HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     sqlx::query("SELECT pg_sleep(0.5)").execute(&mut *holder).await.expect("a while");
     holder.rollback().await.expect("rollback");
     assert_eq!(socket.answer().await.1, r#"{"agent":"a","serviceId":"s","total":0}"#);
@@ -72,8 +72,7 @@ async fn silent_connections_do_not_hold_up_a_stop() {
 async fn a_request_that_does_not_finish_within_10_s_is_cut_and_the_exit_code_is_1() {
     let mut process = Process::start(&new_database().await, 0);
     let mut hung = Socket::connect(process.address).await;
-    let head =
-        "POST /api/v1/usage HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{";
+    let head = "POST /api/v1/usage HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{";
     hung.send(head).await;
     assert_eq!(process.client().get("/health").await.status, 200);
     let began = Instant::now();
@@ -95,7 +94,7 @@ async fn a_write_that_cannot_commit_does_not_hold_up_a_stop_when_its_client_is_g
     let length = body.len();
     let mut gone = Socket::connect(process.address).await;
     gone.send(&format!(
-        "POST /api/v1/usage HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        "POST /api/v1/usage HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
     ))
     .await;
     let waiting =

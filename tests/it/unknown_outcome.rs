@@ -160,7 +160,7 @@ async fn a_client_that_hangs_up_after_sending_has_counted_once() {
         let body = usage("a", "s", 10).to_string();
         let mut socket = tokio::net::TcpStream::connect(service.address).await.expect("connect");
         let request = format!(
-            "POST {USAGE} HTTP/1.1\r\nHost: x\r\n{head}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            "POST {USAGE} HTTP/1.1\r\nHost: localhost\r\n{head}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
         socket.write_all(request.as_bytes()).await.expect("send");
