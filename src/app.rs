@@ -110,7 +110,8 @@ impl App {
         let pool = Pool::new(options.clone(), settings.pool_max as usize, settings.api.request_timeout);
         let health = JobHealth::new(clock.clone());
         let config_watcher = ConfigWatcher::new(options.clone(), live.clone(), health.clone());
-        let (committer, lanes) = Committer::start(&settings.committer, options, clock.clone(), live.clone());
+        let (committer, lanes) =
+            Committer::start(&settings.committer, options, clock.clone(), live.clone(), health.clone());
         let janitor = Janitor {
             settings: settings.janitor.clone(),
             pool: pool.clone(),

@@ -48,7 +48,7 @@ struct Ready {
     /// Why not.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
-    /// Background jobs that have failed for a minute. Requests are served all the same.
+    /// What has failed for a minute: background jobs, or commits. Requests are served all the same.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     failing: Vec<&'static str>,
 }
@@ -73,10 +73,15 @@ async fn reason_against(state: &ApiState, deadline: std::time::Instant) -> Optio
     }
     let look = async |_| vec![look_at_database(state).await];
     let reason = state.reads.readiness.ask((), deadline.into(), look).await;
+    let commits = state.jobs.state(Job::Commit);
     match reason.unwrap_or_else(|| Some("the database does not answer".to_owned())) {
         // Then a pause or a revoked key may have been missed.
         None if state.jobs.state(Job::Config).is_broken() => {
             Some("the configuration could not be read for a minute".to_owned())
+        }
+        // Not so for what single requests break, which would take all others' service away.
+        None if commits.is_broken() && commits.last_fault == Some(FaultKind::Unavailable) => {
+            Some("nothing could be written for a minute".to_owned())
         }
         reason => reason,
     }
@@ -98,7 +103,9 @@ async fn look_at_database(state: &ApiState) -> Option<String> {
         Ok(reason) => reason,
         Err(StoreError::ReadOnly) => Some("the database is read-only".to_owned()),
         Err(StoreError::PoolExhausted) => Some("no connection to the database is free".to_owned()),
-        Err(error) if error.kind() == FaultKind::Unavailable => Some("the database does not answer".to_owned()),
+        Err(error) if error.kind() == FaultKind::Unavailable && !error.is_refusal() => {
+            Some("the database does not answer".to_owned())
+        }
         Err(error) => Some(error.cause()),
     }
 }

@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::command::{Answer, Command, Committer, Request};
 use crate::domain::caller::Tenant;
 use crate::domain::timestamp::StoredMoment;
+use crate::jobs::health::JobHealth;
 use crate::live_limits::LiveLimits;
 use crate::settings::Settings;
 use crate::shutdown::Stop;
@@ -111,8 +112,10 @@ impl KeyStore<'_> {
     /// Goes the way of every write: through a committer. Returns the body of the answer.
     async fn submit(&mut self, command: Command) -> Result<Vec<u8>, CliError> {
         let live = LiveLimits::new(self.pool.run(Instant::now() + READ_LIMIT, limits::read).await?);
+        let clock = Clock::default();
+        let health = JobHealth::new(clock.clone());
         let (committer, mut lanes): (Committer, JoinSet<()>) =
-            Committer::start(&self.settings.committer, self.options.clone(), Clock::default(), live);
+            Committer::start(&self.settings.committer, self.options.clone(), clock, live, health);
         let request = Request {
             tenant: Tenant::public(),
             keyed: None,

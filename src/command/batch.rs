@@ -17,6 +17,7 @@ use crate::domain::names::ServiceId;
 use crate::domain::service::Terms;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::usage::Pair;
+use crate::jobs::health::{self, JobHealth};
 use crate::metrics;
 use crate::store::batch::{self, Changes, Known, Wanted};
 use crate::store::idempotency::{CallerKey, NewRecord};
@@ -118,6 +119,8 @@ pub struct Attempt<'a> {
     pub deliveries: &'a Notify,
     /// Told after a COMMIT what was settled without a price.
     pub unpriced: &'a UnpricedServices,
+    /// Told after a COMMIT that there was one.
+    pub health: &'a JobHealth,
 }
 
 impl Attempt<'_> {
@@ -139,6 +142,7 @@ impl Attempt<'_> {
         }
         if done.executed > 0 {
             metrics::committed(done.executed, began.elapsed());
+            self.health.note(health::Job::Commit, &Ok(()));
         }
         self.unpriced.note(done.unpriced);
         if done.has_deliveries {

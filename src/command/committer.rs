@@ -15,6 +15,7 @@ use tracing::warn;
 use crate::clock::Clock;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
+use crate::jobs::health::JobHealth;
 use crate::live_limits::LiveLimits;
 use crate::metrics;
 use crate::store::StoreError;
@@ -70,6 +71,7 @@ pub struct Shared {
     pub unpriced: UnpricedServices,
     pub statement_limit: Duration,
     pub deliveries: Arc<Notify>,
+    pub health: JobHealth,
 }
 
 /// A connection of a lane.
@@ -124,6 +126,7 @@ impl Committer {
         connect_options: PgConnectOptions,
         clock: Clock,
         limits: LiveLimits,
+        health: JobHealth,
     ) -> (Self, JoinSet<()>) {
         let deliveries = Arc::new(Notify::new());
         let shared = Arc::new(Shared {
@@ -136,6 +139,7 @@ impl Committer {
             unpriced: UnpricedServices::default(),
             statement_limit: settings.statement_limit,
             deliveries: deliveries.clone(),
+            health,
         });
         // The last one is the waiting room: for requests that somebody else's row lock keeps from committing, so that they
         // hold up nobody in their lane.

@@ -13,6 +13,7 @@ use tracing::{error, warn};
 use crate::domain::identifiers::without_keys;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
+use crate::jobs::health;
 use crate::metrics;
 use crate::store::server::Interrupt;
 use crate::store::totals::SHARDS;
@@ -119,7 +120,9 @@ impl Worker {
             None => Group::of(jobs).apart().collect(),
         };
         while let Some(mut group) = groups.pop_front() {
-            drop_given_up(&mut group.jobs);
+            if drop_given_up(&mut group.jobs) {
+                self.note_failure(StoreError::Blocked);
+            }
             if group.jobs.is_empty() {
                 continue;
             }
@@ -139,6 +142,7 @@ impl Worker {
             let phase = phase.get();
             if phase == Phase::Commit && !fault.proves_rollback() {
                 warn!(error = %fault, "the outcome of a COMMIT is unknown");
+                self.note_failure(fault);
                 self.connection = None;
                 metrics::commit_retried("connection_lost");
                 carried.extend(unsettle(group.jobs, self.shared.expiry_of(group.began_at)));
@@ -171,6 +175,7 @@ impl Worker {
                         groups.push_front(group);
                     } else {
                         warn!(error = %fault, requests = group.jobs.len(), "the database is unavailable");
+                        self.note_failure(fault);
                         carried.extend(refuse_unless_unsettled(group.jobs));
                         // The rest would meet the same fate, one connection attempt after the other.
                         for group in groups.drain(..) {
@@ -194,7 +199,10 @@ impl Worker {
                     metrics::commit_retried(reason(kind));
                     prepend(&mut groups, group.apart());
                 }
-                FaultKind::Poisoned => fail(group.jobs, &fault),
+                FaultKind::Poisoned => {
+                    fail(group.jobs, &fault);
+                    self.note_failure(fault);
+                }
             }
         }
         if pause {
@@ -238,6 +246,7 @@ impl Worker {
             memory: &mut self.memory,
             deliveries: &shared.deliveries,
             unpriced: &shared.unpriced,
+            health: &shared.health,
         };
         let ended = {
             let mut run = pin!(attempt.run(connection, &group.jobs));
@@ -264,6 +273,11 @@ impl Worker {
 }
 
 impl Worker {
+    /// Notes what kept a request from being committed, for those who watch the service.
+    fn note_failure(&self, fault: StoreError) {
+        self.shared.health.note(health::Job::Commit, &Err::<(), _>(fault));
+    }
+
     /// A connection may die while nobody uses it. To find that out with the statement that commits would leave a request
     /// in doubt that was never sent.
     async fn drop_if_dead(&mut self) {
@@ -302,10 +316,12 @@ fn unsettle(jobs: Vec<Job>, expiry: Timestamp) -> Vec<Job> {
     keyed
 }
 
-/// Forgets jobs whose handlers gave up, and those nobody waits for any more.
-fn drop_given_up(jobs: &mut Vec<Job>) {
+/// Forgets jobs whose handlers gave up, and those nobody waits for any more. Says whether the deadline of one has passed.
+fn drop_given_up(jobs: &mut Vec<Job>) -> bool {
     let now = std::time::Instant::now();
+    let is_late = jobs.iter().any(|job| job.request.deadline <= now);
     jobs.retain(|job| !job.is_withdrawn() && job.request.deadline > now);
+    is_late
 }
 
 /// Hands out the answers. Returns the twins that still have to run.

@@ -1,5 +1,5 @@
-//! How each job does: when it last succeeded, and with what it last failed. Deep health, metrics and readiness are made
-//! of this.
+//! How each job does, and the committing of what requests ask for: when it last succeeded, and with what it last failed.
+//! Deep health, metrics and readiness are made of this.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,12 +8,15 @@ use tracing::{info, warn};
 use crate::clock::Clock;
 use crate::domain::timestamp::Timestamp;
 use crate::metrics;
-use crate::store::StoreError;
+use crate::store::{FaultKind, StoreError};
 
 /// A job that has failed for so long is reported as an error, and not only as a warning.
 const TOLERATED_MS: u64 = 60_000;
+/// After so long without another failure nobody knows whether commits still fail. Who was sent no request because of
+/// that has to be sent one again to find out.
+const COMMIT_LAPSE_MS: u64 = 60_000;
 
-/// A part of the background work that can fail by itself.
+/// A part of the work that can fail by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Job {
     /// Reads limits, pause flag and revisions.
@@ -28,10 +31,12 @@ pub enum Job {
     WebhookLease,
     WebhookRecord,
     WebhookPrune,
+    /// Commits what requests ask for, as long as there are any.
+    Commit,
 }
 
 impl Job {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Config,
         Self::Expired,
         Self::Fold,
@@ -41,6 +46,7 @@ impl Job {
         Self::WebhookLease,
         Self::WebhookRecord,
         Self::WebhookPrune,
+        Self::Commit,
     ];
 
     pub fn name(self) -> &'static str {
@@ -54,6 +60,7 @@ impl Job {
             Self::WebhookLease => "webhook_lease",
             Self::WebhookRecord => "webhook_record",
             Self::WebhookPrune => "webhook_prune",
+            Self::Commit => "commit",
         }
     }
 
@@ -68,8 +75,12 @@ pub struct State {
     pub last_success_at: Option<Timestamp>,
     /// Without secrets and without data.
     pub last_error: Option<(String, Timestamp)>,
+    /// What its last error calls for.
+    pub last_fault: Option<FaultKind>,
     /// Since when it fails, as [`Clock::elapsed_ms`] counts; none while it does not.
     failing_since_ms: Option<u64>,
+    /// When it last failed, as [`Clock::elapsed_ms`] counts.
+    failed_at_ms: u64,
     /// How long it has failed.
     pub failing_ms: Option<u64>,
 }
@@ -108,6 +119,8 @@ impl JobHealth {
             Err(error) => {
                 metrics::job_failed(job.name());
                 state.last_error = Some((error.cause(), now));
+                state.last_fault = Some(error.kind());
+                state.failed_at_ms = self.clock.elapsed_ms();
                 if state.failing_since_ms.is_none() {
                     state.failing_since_ms = Some(self.clock.elapsed_ms());
                     warn!(job = job.name(), %error, "a job failed");
@@ -123,7 +136,10 @@ impl JobHealth {
 
     pub fn state(&self, job: Job) -> State {
         let state = self.states()[job as usize].clone();
-        let failing_ms = state.failing_since_ms.map(|since_ms| self.clock.elapsed_ms().saturating_sub(since_ms));
+        let elapsed_ms = self.clock.elapsed_ms();
+        let is_known = job != Job::Commit || elapsed_ms.saturating_sub(state.failed_at_ms) < COMMIT_LAPSE_MS;
+        let failing_ms =
+            state.failing_since_ms.filter(|_| is_known).map(|since_ms| elapsed_ms.saturating_sub(since_ms));
         State { failing_ms, ..state }
     }
 
@@ -160,5 +176,23 @@ mod tests {
         health.note(Job::Fold, &Ok(()));
         let state = health.state(Job::Fold);
         assert!(state.failing_ms.is_none() && state.last_success_at.is_some() && state.last_error.is_some());
+    }
+
+    #[test]
+    fn commits_are_broken_while_requests_show_it() {
+        let clock = Clock::default();
+        let health = JobHealth::new(clock.clone());
+        let fail = || health.note(Job::Commit, &Err::<(), _>(StoreError::TimedOut));
+        fail();
+        clock.advance_ms(59_000);
+        fail();
+        clock.advance_ms(1000);
+        assert!(health.state(Job::Commit).is_broken());
+        clock.advance_ms(59_000);
+        assert!(health.state(Job::Commit).failing_ms.is_none(), "nobody has tried for a minute");
+        fail();
+        assert!(health.state(Job::Commit).is_broken(), "it has failed all the time");
+        health.note(Job::Commit, &Ok(()));
+        assert!(health.state(Job::Commit).failing_ms.is_none());
     }
 }

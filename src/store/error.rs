@@ -10,6 +10,8 @@ pub enum StoreError {
     Database(#[from] sqlx::Error),
     #[error("the database did not answer in time")]
     TimedOut,
+    #[error("the commit was kept waiting until the deadline")]
+    Blocked,
     #[error("the database is read-only")]
     ReadOnly,
     #[error("no connection became free in time")]
@@ -54,6 +56,7 @@ impl StoreError {
                 | sqlx::Error::BeginFailed,
             ) => FaultKind::Unavailable,
             Self::TimedOut | Self::ReadOnly | Self::PoolExhausted | Self::Closed => FaultKind::Unavailable,
+            Self::Blocked => FaultKind::Blocked,
             Self::Database(_) | Self::Corrupt(_) => FaultKind::Poisoned,
         }
     }
@@ -86,6 +89,11 @@ impl StoreError {
             Self::Database(_) => "the database gave an unexpected answer".to_owned(),
             other => other.to_string(),
         }
+    }
+
+    /// Whether PostgreSQL itself said so, which then does answer.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Database(sqlx::Error::Database(_)))
     }
 
     /// Whether it says more about the connection than about the work: that broke, or leads to no writer.

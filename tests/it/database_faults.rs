@@ -10,7 +10,7 @@ use agentpay_billing::store::StoreError;
 use agentpay_billing::store::idempotency::{self, CallerKey};
 use agentpay_billing::store::pool::Pool;
 use serde_json::{Value, json};
-use sqlx::{Executor, PgConnection};
+use sqlx::{AssertSqlSafe, Executor, PgConnection};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -223,4 +223,55 @@ async fn a_pause_is_in_force_when_it_is_answered_whatever_the_revision_was() {
     let refuses = async |client: &Client| client.post("/api/v1/usage", &usage("a", "s", 1)).await.status == 503;
     assert!(refuses(&here).await);
     wait_until(async || refuses(&there).await).await;
+}
+
+/// Has the database refuse each write of usage with `code`.
+fn refusing(code: &str) -> AssertSqlSafe<String> {
+    AssertSqlSafe(format!(
+        "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN RAISE EXCEPTION 'refused' USING ERRCODE = '{code}'; END $$;
+         CREATE OR REPLACE TRIGGER refuse BEFORE INSERT OR UPDATE ON usage_counters FOR EACH ROW EXECUTE FUNCTION refuse()"
+    ))
+}
+
+#[tokio::test]
+async fn writes_that_fail_for_a_minute_show_in_readiness_health_and_metrics_until_one_succeeds() {
+    let service = Service::start(&[]).await;
+    let client = service.client();
+    let all_refused =
+        json!({ "ready": false, "reason": "nothing could be written for a minute", "failing": ["commit"] });
+    let some_refused = json!({ "ready": true, "failing": ["commit"] });
+    // The disk is full, or requests break a rule of the database, which need not be all of them.
+    for (code, refused, ready, report) in [("53100", 503, 503, all_refused), ("23514", 500, 200, some_refused)] {
+        service.pool.execute(refusing(code)).await.expect("a trigger");
+        for pause_ms in [59_000, 1_000] {
+            assert_eq!(client.post("/api/v1/usage", &usage("a", "s", 1)).await.status, refused);
+            service.clock.advance_ms(pause_ms);
+        }
+        let answer = client.get(READY).await;
+        assert_eq!((answer.status, answer.json()), (ready, report));
+        let jobs = client.get("/api/v1/health/deep").await.json()["checks"][6].clone();
+        let told = jobs["detail"]["commit"]["lastError"].as_str().unwrap_or_default().contains(code);
+        assert!(jobs["status"] == "error" && told, "{jobs}");
+        let failures = client.get("/api/v1/metrics").await.text;
+        assert!(failures.contains("agentpay_job_failures_total{job=\"commit\"}"), "{failures}");
+
+        service.pool.execute("DROP TRIGGER refuse ON usage_counters").await.expect("no trigger");
+        assert_eq!(client.post("/api/v1/usage", &usage("a", "s", 1)).await.status, 201);
+        let answer = client.get(READY).await;
+        assert_eq!((answer.status, answer.json()), (200, json!({ "ready": true })));
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_refuses_connections_is_not_said_to_be_silent() {
+    let database = new_database().await;
+    let service = Service::start_on(database.clone(), &[]).await;
+    let name = database.get_database().expect("a name").to_owned();
+    let elsewhere = pool(&database.clone().database("postgres"));
+    elsewhere.execute(AssertSqlSafe(format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false"))).await.expect("a ban");
+    let end = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'");
+    elsewhere.execute(AssertSqlSafe(end)).await.expect("an end");
+    let reason = async || service.client().get(READY).await.json()["reason"].clone();
+    wait_until(async || reason().await == "PostgreSQL refused: SQLSTATE 55000").await;
 }

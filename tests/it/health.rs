@@ -7,7 +7,7 @@ use crate::support::Service;
 
 const PATH: &str = "/api/v1/health/deep";
 const NAMES: [&str; 7] = ["database", "pool", "commitQueue", "janitor", "webhooks", "memory", "jobs"];
-const JOBS: [&str; 9] = [
+const JOBS: [&str; 10] = [
     "config",
     "janitor_expired",
     "janitor_fold",
@@ -17,6 +17,7 @@ const JOBS: [&str; 9] = [
     "webhook_lease",
     "webhook_record",
     "webhook_prune",
+    "commit",
 ];
 
 fn names(report: &Value) -> Vec<&str> {

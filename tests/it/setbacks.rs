@@ -8,6 +8,7 @@ use agentpay_billing::command::committer::CommitterSettings;
 use agentpay_billing::command::{Answer as Told, Command, Committer, Request};
 use agentpay_billing::domain::caller::Tenant;
 use agentpay_billing::domain::refusal::Refusal;
+use agentpay_billing::jobs::health::JobHealth;
 use agentpay_billing::live_limits::LiveLimits;
 use serde_json::json;
 
@@ -153,7 +154,9 @@ async fn a_request_that_no_lane_is_left_for_is_refused_at_once() {
         statement_limit: Duration::from_secs(3),
     };
     let limits = LiveLimits::new(Default::default());
-    let (committer, mut lanes) = Committer::start(&settings, new_database().await, Clock::default(), limits);
+    let clock = Clock::default();
+    let health = JobHealth::new(clock.clone());
+    let (committer, mut lanes) = Committer::start(&settings, new_database().await, clock, limits, health);
     lanes.shutdown().await;
     let far = Instant::now() + Duration::from_secs(3600);
     // Its place in the queue is free again for the second one.
