@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+
+use crate::domain::refusal::Refusal;
 
 use super::activity::{Activity, State};
 use super::http_limits::HttpLimits;
@@ -57,6 +59,15 @@ impl ClientSocket {
         self.activity.answer_body_ended(true);
         self.refusal = Some(refusal);
         true
+    }
+
+    /// Answers a head that hyper gave up without a word. What still comes is read, or the answer would be lost.
+    pub async fn refuse(&mut self, refusal: Refusal) {
+        let answer = refused_head::unanswered(refusal);
+        if self.stream.write_all(&answer).await.is_ok() && self.stream.shutdown().await.is_ok() {
+            let mut space = [0; 4096];
+            while self.stream.read(&mut space).await.is_ok_and(|bytes| bytes > 0) {}
+        }
     }
 
     fn poll_refusal(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {

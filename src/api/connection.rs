@@ -1,8 +1,8 @@
 //! One connection of a client, from its first byte to its last. `activity` says until when it may do what it does.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -17,9 +17,11 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
+
+use crate::domain::refusal::Refusal;
 
 use super::activity::{Activity, State};
 use super::admission::{Client, ConnectionPermit};
@@ -54,20 +56,21 @@ pub async fn serve(
     // Its own timer would count the time between two requests into the head. It reads at most 100 headers.
     http.timer(TokioTimer::new()).header_read_timeout(None);
     http.max_header_size(limits.head_bytes_max).max_buf_size(limits.head_bytes_max);
-    let mut connection = pin!(http.serve_connection(socket, service));
+    let mut connection = http.serve_connection(socket, service);
     let mut stopped = pin!(stop.cancelled());
     let mut timer = pin!(sleep_until(Instant::now() + limits.keepalive_timeout));
     let mut drains_since = None;
     let mut closes_at: Option<Instant> = None;
-    poll_fn(|context| {
+    let refusal = poll_fn(|context| {
         loop {
             // An error means that the client broke the connection, or that its answer broke off: the socket knows.
-            if connection.as_mut().poll(context).is_ready() {
-                return Poll::Ready(());
+            if let Poll::Ready(ended) = Pin::new(&mut connection).poll(context) {
+                let is_http_2 = ended.is_err_and(|error| error.is_parse_version_h2());
+                return Poll::Ready(is_http_2.then_some(Refusal::MalformedHead));
             }
             if drains_since.is_none() && stopped.as_mut().poll(context).is_ready() {
                 drains_since = Some(Instant::now());
-                connection.as_mut().graceful_shutdown();
+                Pin::new(&mut connection).graceful_shutdown();
                 continue;
             }
             let Some(due) = closes_at.or_else(|| activity.due(&limits, drains_since)) else { return Poll::Pending };
@@ -80,14 +83,21 @@ pub async fn serve(
             if due > Instant::now() {
                 continue;
             }
-            if closes_at.is_some() || !matches!(activity.state(), State::Idle { .. }) {
-                return Poll::Ready(());
+            let state = activity.state();
+            if closes_at.is_some() || !matches!(state, State::Idle { .. }) {
+                let is_late = matches!(state, State::Head { .. }) && drains_since.is_none();
+                return Poll::Ready(is_late.then_some(Refusal::HeadTimeout));
             }
             closes_at = Some(Instant::now() + CLOSE_LIMIT);
-            connection.as_mut().graceful_shutdown();
+            Pin::new(&mut connection).graceful_shutdown();
         }
     })
     .await;
+    // hyper says nothing to a head that does not end, nor to one of HTTP/2.
+    if let Some(refusal) = refusal {
+        let mut socket = connection.into_parts().io.into_inner();
+        let _ = timeout(CLOSE_LIMIT, socket.refuse(refusal)).await;
+    }
 }
 
 /// One request and its answer.

@@ -25,6 +25,11 @@ pub fn answer(written: &[u8]) -> Bytes {
     write(&refusal, date.map(|date| (header::DATE, date)))
 }
 
+/// The answer to a head that hyper gave up without one.
+pub fn unanswered(refusal: Refusal) -> Bytes {
+    write(&refusal, None)
+}
+
 /// The answer to a connection of which nothing was read.
 pub fn refusal(refusal: Refusal) -> Bytes {
     write(&refusal, Some((header::RETRY_AFTER, HeaderValue::from_static("1"))))

@@ -13,6 +13,7 @@ use super::usage::Pair;
 pub enum Refusal {
     // The request's head, and what is held of its client.
     MalformedHead,
+    HeadTimeout,
     HeadTooLarge,
     TargetTooLong,
     Host,
@@ -172,7 +173,7 @@ impl Refusal {
             | WebhookNotFound(_)
             | AdminResetDisabled => (404, "not_found"),
             MethodNotAllowed { .. } => (405, "method_not_allowed"),
-            BodyTimeout => (408, "request_timeout"),
+            BodyTimeout | HeadTimeout => (408, "request_timeout"),
             ServiceDisabled(_) => (409, "service_disabled"),
             KeyConflict => (409, "idempotency_conflict"),
             KeyInFlight => (409, "idempotency_in_flight"),
@@ -252,6 +253,7 @@ impl fmt::Display for Refusal {
             TenantNotFound(id) => return write!(text, "no tenant with id {}", Echo(id)),
             ApiKeyNotFound(prefix) => return write!(text, "no api key with prefix {}", Echo(prefix)),
             MalformedHead => "the request head is malformed",
+            HeadTimeout => "the request head was not received in time",
             HeadTooLarge => "the request head exceeds 64 KiB or 100 headers",
             TargetTooLong => "the request target is too long",
             Host => "exactly one valid Host header is required",

@@ -27,11 +27,14 @@ async fn a_connection_that_never_sends_anything_closes_by_the_keepalive_timeout(
 }
 
 #[tokio::test]
-async fn a_head_that_has_begun_is_given_the_headers_timeout() {
+async fn a_head_that_has_begun_is_given_the_headers_timeout_and_then_408() {
     let service = Service::start(&[("KEEPALIVE_TIMEOUT_MS", "100"), ("HEADERS_TIMEOUT_MS", "900")]).await;
     let began = Instant::now();
     let mut socket = Socket::connect(service.address).await;
     socket.send("GET /health HTTP/1.1\r\n").await;
+    let (head, text) = socket.answer().await;
+    assert_eq!((head.status, head.header("connection")), (408, "close"));
+    assert!(text.contains(r#""error":"request_timeout""#) && text.contains(head.header("x-request-id")), "{text}");
     assert_eq!(socket.rest().await, "");
     assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
 }

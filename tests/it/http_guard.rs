@@ -262,6 +262,7 @@ async fn heads_that_cannot_be_read_or_trusted_are_refused_with_the_envelope() {
         ("GET /health HTTP/1.1\r\nHost: a b\r\n\r\n".to_owned(), 400, "invalid_request"),
         ("GET /health HTTP/1.1\r\nHost: \r\n\r\n".to_owned(), 400, "invalid_request"),
         ("GET /health HTTP/1.1\r\nHost: user@x\r\n\r\n".to_owned(), 400, "invalid_request"),
+        ("GET /health HTTP/1.1\r\nHost: x,y\r\n\r\n".to_owned(), 400, "invalid_request"),
         ("GET /health HTTP/1.0\r\nHost: x\r\nHost: y\r\n\r\n".to_owned(), 400, "invalid_request"),
         ("OPTIONS /health HTTP/1.1\r\n\r\n".to_owned(), 400, "invalid_request"),
         // Sections 6.1 and 6.3.
@@ -277,6 +278,8 @@ async fn heads_that_cannot_be_read_or_trusted_are_refused_with_the_envelope() {
         ("nonsense\r\n\r\n".to_owned(), 400, "invalid_request"),
         ("GET /health HTTP/1.1\r\nHost: x\r\nbad name: 1\r\n\r\n".to_owned(), 400, "invalid_request"),
         ("GET /health HTTP/9.9\r\nHost: x\r\n\r\n".to_owned(), 400, "invalid_request"),
+        // What hyper says nothing to.
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), 400, "invalid_request"),
         (format!("GET /{long} HTTP/1.1\r\nHost: x\r\n\r\n"), 431, "request_header_fields_too_large"),
         (format!("GET /health HTTP/1.1\r\nHost: x\r\nX-Long: {long}"), 431, "request_header_fields_too_large"),
         (format!("GET /health HTTP/1.1\r\nHost: x\r\n{many}\r\n"), 431, "request_header_fields_too_large"),
