@@ -9,6 +9,7 @@ pub mod cli;
 pub mod clock;
 pub mod command;
 pub mod domain;
+pub mod job_health;
 pub mod jobs;
 pub mod live_limits;
 pub mod local_postgres;

@@ -190,9 +190,14 @@ fn describe(error: &sqlx::Error) -> String {
     }
 }
 
+/// A first look at the database, which ends in time though its connection may have fallen silent.
+pub async fn look<T>(read: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    timeout(REACH_LIMIT, read).await.unwrap_or(Err(StoreError::TimedOut))
+}
+
 /// Brings the schema up to date, or insists that it is. Writes nothing, and needs no right to, when it is.
 pub async fn prepare_schema(connection: &mut PgConnection, migrate: bool) -> Result<(), StartError> {
-    let difference = migrations::compare(connection).await?;
+    let difference = look(migrations::compare(connection)).await?;
     let list = |versions: &[i64]| versions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     if !difference.unknown.is_empty() {
         return Err(StartError::Unknown(list(&difference.unknown)));

@@ -5,8 +5,10 @@ use std::time::Instant;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
+use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::Value;
+use tokio::sync::Semaphore;
 
 use crate::domain::refusal::Refusal;
 
@@ -19,6 +21,8 @@ const COMPRESSED_BYTES_MAX: usize = 2 * BYTES_MAX;
 /// How a brotli stream with a large window begins, an extension whose first bits RFC 7932 calls invalid.
 const LARGE_WINDOW: u8 = 0b001_0001;
 const LARGE_WINDOW_MASK: u8 = 0b111_1111;
+/// Decoders at one time: each may fill a window of 16 MiB, and take a processor for a while.
+static DECODERS: Semaphore = Semaphore::const_new(4);
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Deepest nesting of JSON.
 const DEPTH_MAX: usize = 128;
@@ -57,7 +61,11 @@ pub async fn read(
     if bytes.is_empty() {
         return Ok(empty);
     }
-    parse(&decompress(encoding, &bytes)?)
+    if matches!(encoding, Encoding::Identity) {
+        return parse(&bytes);
+    }
+    let decompressed = tokio::time::timeout_at(deadline.into(), decompress_apart(encoding, bytes)).await;
+    parse(&decompressed.unwrap_or(Err(Refusal::BodyTimeout))?)
 }
 
 #[derive(Clone, Copy)]
@@ -93,6 +101,17 @@ fn encoding(headers: &HeaderMap) -> Result<Encoding, Refusal> {
         "br" => Ok(Encoding::Brotli),
         _ => Err(Refusal::Encoding),
     }
+}
+
+/// On a thread of its own: a few bytes can keep a decoder busy for as long as thousands of requests take, and those must
+/// not wait for it.
+async fn decompress_apart(encoding: Encoding, bytes: Bytes) -> Result<Vec<u8>, Refusal> {
+    let turn = DECODERS.acquire().await.map_err(|_| Refusal::Internal)?;
+    let decompress = move || {
+        let _turn = turn;
+        decompress(encoding, &bytes)
+    };
+    tokio::task::spawn_blocking(decompress).await.unwrap_or(Err(Refusal::Internal))
 }
 
 fn decompress(encoding: Encoding, bytes: &[u8]) -> Result<Vec<u8>, Refusal> {

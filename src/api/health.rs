@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 use tokio::time::Instant;
 
 use crate::command::Reply;
-use crate::jobs::health::Job;
+use crate::job_health::Job;
 use crate::store::migrations::{self, Difference};
 use crate::store::{FaultKind, StoreError, server};
 

@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::command::{Answer, Command, Committer, Request};
 use crate::domain::caller::Tenant;
 use crate::domain::timestamp::StoredMoment;
-use crate::jobs::health::JobHealth;
+use crate::job_health::JobHealth;
 use crate::live_limits::LiveLimits;
 use crate::settings::Settings;
 use crate::shutdown::Stop;

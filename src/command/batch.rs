@@ -17,7 +17,7 @@ use crate::domain::names::ServiceId;
 use crate::domain::service::Terms;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::usage::Pair;
-use crate::jobs::health::{self, JobHealth};
+use crate::job_health::{self, JobHealth};
 use crate::metrics;
 use crate::store::batch::{self, Changes, Known, Wanted};
 use crate::store::idempotency::{CallerKey, NewRecord};
@@ -142,7 +142,7 @@ impl Attempt<'_> {
         }
         if done.executed > 0 {
             metrics::committed(done.executed, began.elapsed());
-            self.health.note(health::Job::Commit, &Ok(()));
+            self.health.note(job_health::Job::Commit, &Ok(()));
         }
         self.unpriced.note(done.unpriced);
         if done.has_deliveries {

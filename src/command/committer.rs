@@ -15,7 +15,7 @@ use tracing::warn;
 use crate::clock::Clock;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
-use crate::jobs::health::JobHealth;
+use crate::job_health::JobHealth;
 use crate::live_limits::LiveLimits;
 use crate::metrics;
 use crate::store::StoreError;

@@ -13,7 +13,7 @@ use tracing::{error, warn};
 use crate::domain::identifiers::without_keys;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
-use crate::jobs::health;
+use crate::job_health;
 use crate::metrics;
 use crate::store::server::Interrupt;
 use crate::store::totals::SHARDS;
@@ -275,7 +275,7 @@ impl Worker {
 impl Worker {
     /// Notes what kept a request from being committed, for those who watch the service.
     fn note_failure(&self, fault: StoreError) {
-        self.shared.health.note(health::Job::Commit, &Err::<(), _>(fault));
+        self.shared.health.note(job_health::Job::Commit, &Err::<(), _>(fault));
     }
 
     /// A connection may die while nobody uses it. To find that out with the statement that commits would leave a request

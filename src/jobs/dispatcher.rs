@@ -24,8 +24,8 @@ use crate::store::webhooks::{self, Target};
 
 use super::STEP_LIMIT;
 use super::delivery::{ATTEMPT_LIMIT, Failure, Sender};
-use super::health::{Job, JobHealth};
 use super::outcome::{Attempted, Outcome, record};
+use crate::job_health::{Job, JobHealth};
 
 /// Pause after which retries are looked for. New deliveries wake the dispatcher at once.
 const PAUSE: Duration = Duration::from_secs(1);

@@ -21,7 +21,7 @@ use crate::store::record_counts::{self, Change, Kind, Owner};
 use crate::store::{StoreError, events, server, totals};
 
 use super::STEP_LIMIT;
-use super::health::{Job, JobHealth};
+use crate::job_health::{Job, JobHealth};
 
 /// Rows one transaction deletes at most, so that none is long.
 const ROWS_MAX: i64 = 1000;

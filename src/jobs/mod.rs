@@ -3,7 +3,6 @@
 
 pub mod delivery;
 pub mod dispatcher;
-pub mod health;
 pub mod janitor;
 pub mod outcome;
 pub mod watch_config;

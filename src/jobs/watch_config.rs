@@ -14,7 +14,7 @@ use crate::store::listener::Listener;
 use crate::store::pool::Pool;
 use crate::store::{StoreError, limits};
 
-use super::health::{Job, JobHealth};
+use crate::job_health::{Job, JobHealth};
 
 /// Pause between two readings.
 const POLL_INTERVAL: Duration = Duration::from_millis(300);

@@ -23,7 +23,7 @@ pub(super) const SUPERUSER: &str = "agentpay";
 /// The port names the socket file only; fixed, so that a PGPORT in the environment cannot lead elsewhere.
 pub(super) const PORT: u16 = 5432;
 
-/// The log of one server is set aside at the next start once it is larger than this.
+/// The log of the server is set aside once it is larger than this.
 const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// How long pg_ctl waits for a start, before we ask the server itself how far it is, and for a stop.
@@ -139,14 +139,22 @@ impl Cluster {
         Ok(PidFile::parse(&pid_file).socket_dir.map(Path::to_owned))
     }
 
+    /// Sets a long log aside: copied and emptied, because the server keeps the file open, and appends to it. Its user does
+    /// that: root would follow a link of that user's. Failing at it is no reason not to serve.
+    pub(super) async fn limit_log(&self) {
+        let log = self.log();
+        if !tokio::fs::metadata(&log).await.is_ok_and(|metadata| metadata.len() > LOG_BYTES_MAX) {
+            return;
+        }
+        let script = "cp server.log server.log.old; : >server.log";
+        let _ = self.user.run(Path::new("sh"), &self.home, &["-c", script]).await;
+    }
+
     /// Starts the server, and waits a little for it to accept connections. One that needs longer is alive; a failure comes
     /// with the telling line of its log.
     pub(super) async fn launch(&self) -> Result<(), LocalPostgresError> {
         let log = self.log();
-        if fs::metadata(&log).is_ok_and(|metadata| metadata.len() > LOG_BYTES_MAX) {
-            // Failing to set the old log aside is no reason not to serve.
-            let _ = fs::rename(&log, self.home.join("server.log.old"));
-        }
+        self.limit_log().await;
         let old_log_bytes = fs::metadata(&log).map_or(0, |metadata| metadata.len());
         let options = self.server_options();
         let arguments = ["start", "-w", "-t", START_LIMIT_S, "-l", "server.log", "-o", &options];
@@ -244,6 +252,8 @@ impl Cluster {
             ("unix_socket_directories", format!("\"{socket_dir}\"")),
             ("unix_socket_permissions", "0700".to_owned()),
             ("max_connections", CONNECTIONS_MAX.to_owned()),
+            // Its log would hold the whole statement of each commit that met another one.
+            ("log_min_error_statement", "panic".to_owned()),
         ];
         let own = own.iter().map(|(name, value)| (*name, value.as_str()));
         let extra = self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));

@@ -182,6 +182,7 @@ impl LocalPostgres {
         loop {
             tokio::time::sleep(WATCH_PAUSE).await;
             if matches!(self.cluster.state().await, Ok(ServerState::Alive)) {
+                self.cluster.limit_log().await;
                 continue;
             }
             if began.elapsed() > STEADY_AFTER {

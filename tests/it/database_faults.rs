@@ -3,7 +3,7 @@
 use agentpay_billing::clock::Clock;
 use agentpay_billing::domain::limits::Controls;
 use agentpay_billing::domain::timestamp::Timestamp;
-use agentpay_billing::jobs::health::JobHealth;
+use agentpay_billing::job_health::JobHealth;
 use agentpay_billing::jobs::watch_config::ConfigWatcher;
 use agentpay_billing::live_limits::LiveLimits;
 use agentpay_billing::store::StoreError;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use agentpay_billing::clock::Clock;
-use agentpay_billing::jobs::health::JobHealth;
+use agentpay_billing::job_health::JobHealth;
 use agentpay_billing::jobs::janitor::{Janitor, JanitorSettings};
 use agentpay_billing::live_limits::LiveLimits;
 use agentpay_billing::store::limits;

@@ -2,7 +2,7 @@
 
 use agentpay_billing::clock::Clock;
 use agentpay_billing::domain::limits::Controls;
-use agentpay_billing::jobs::health::JobHealth;
+use agentpay_billing::job_health::JobHealth;
 use agentpay_billing::jobs::watch_config::ConfigWatcher;
 use agentpay_billing::live_limits::LiveLimits;
 use serde_json::json;

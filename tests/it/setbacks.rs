@@ -8,7 +8,7 @@ use agentpay_billing::command::committer::CommitterSettings;
 use agentpay_billing::command::{Answer as Told, Command, Committer, Request};
 use agentpay_billing::domain::caller::Tenant;
 use agentpay_billing::domain::refusal::Refusal;
-use agentpay_billing::jobs::health::JobHealth;
+use agentpay_billing::job_health::JobHealth;
 use agentpay_billing::live_limits::LiveLimits;
 use serde_json::json;
 
