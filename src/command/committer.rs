@@ -170,7 +170,7 @@ impl Committer {
     }
 
     /// Executes a request exactly once, or finds what came of it earlier. Returns at the request's deadline; if its commit
-    /// is under way then, as soon as that has ended or was cancelled, [`END_LIMIT`] later at the latest.
+    /// is under way then, as soon as that has ended or was cancelled, `END_LIMIT` later at the latest.
     pub async fn submit(&self, request: Request) -> Answer {
         let deadline = Instant::from_std(request.deadline);
         let lane = self.lane_of(&request);

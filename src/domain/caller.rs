@@ -63,7 +63,7 @@ pub enum ClientAddress {
     V4(Ipv4Addr),
     Network(Ipv6Addr),
     LinkLocal(Ipv6Addr),
-    /// What a proxy wrote where an address should be: visible ASCII, or [`HASHED`] and its SHA-256.
+    /// What a proxy wrote where an address should be: visible ASCII, or `HASHED` and its SHA-256.
     Unreadable(Arc<str>),
 }
 
