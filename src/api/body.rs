@@ -106,7 +106,7 @@ fn encoding(headers: &HeaderMap) -> Result<Encoding, Refusal> {
 /// On a thread of its own: a few bytes can keep a decoder busy for as long as thousands of requests take, and those must
 /// not wait for it.
 async fn decompress_apart(encoding: Encoding, bytes: Bytes) -> Result<Vec<u8>, Refusal> {
-    let turn = DECODERS.acquire().await.map_err(|_| Refusal::Internal)?;
+    let turn = Semaphore::acquire(&DECODERS).await.map_err(|_| Refusal::Internal)?;
     let decompress = move || {
         let _turn = turn;
         decompress(encoding, &bytes)
