@@ -1,5 +1,5 @@
 //! Without required keys, whoever can send a request may write. That is meant for one's own machine, where a browser
-//! would lend itself to any page: requests from another site, or under a name that somebody else pointed at this
+//! would lend itself to any page: requests from another site, or under a name that another party pointed at this
 //! machine, are recognised here.
 
 use std::net::IpAddr;
