@@ -28,9 +28,9 @@ use crate::live_limits::LiveLimits;
 use crate::progress::Progress;
 use crate::settings::Settings;
 use crate::start::{StartError, look, prepare_schema, reach};
-use crate::store::idempotency::OldestExpiry;
-use crate::store::limits;
 use crate::store::pool::Pool;
+use crate::store::retention::OldestExpiry;
+use crate::store::{limits, server};
 
 /// How long a stop waits for running requests and what they left in the lanes.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
@@ -92,7 +92,7 @@ pub struct App {
 }
 
 impl App {
-    /// Starts the service behind its open port. `clock` is the wall clock; tests keep a clone to move it. A drain begins
+    /// Starts the service behind its open port. `clock` is set by the database's; tests keep a clone to move it. A drain begins
     /// when `draining` is cancelled.
     pub async fn start(
         entrance: Entrance,
@@ -106,10 +106,12 @@ impl App {
         let migrated = prepare_schema(&mut connection, settings.migrate_on_start);
         progress.step("the migrations", migrated).await?;
         let live = LiveLimits::new(progress.step("the limits", look(limits::read(&mut connection))).await?);
+        // Before anything is served.
+        progress.step("the database's clock", look(server::measure_clock(&mut connection, &clock))).await?;
         drop(connection);
         let pool = Pool::new(options.clone(), settings.pool_max as usize, settings.api.request_timeout);
         let health = JobHealth::new(clock.clone());
-        let config_watcher = ConfigWatcher::new(options.clone(), live.clone(), health.clone());
+        let config_watcher = ConfigWatcher::new(options.clone(), live.clone(), health.clone(), clock.clone());
         let (committer, lanes) =
             Committer::start(&settings.committer, options, clock.clone(), live.clone(), health.clone());
         let janitor = Janitor {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use prometheus::core::Collector;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder, proto,
 };
 
@@ -47,6 +47,7 @@ struct Families {
     local_postgres_restarts: IntCounter,
     job_failures: IntCounterVec,
     job_success: IntGaugeVec,
+    clock_offset: Gauge,
 }
 
 impl Families {
@@ -181,6 +182,13 @@ impl Families {
                         "When this process last finished a background job without an error; 0 if it never did.",
                     ),
                     &["job"],
+                ),
+            ),
+            clock_offset: register(
+                &registry,
+                Gauge::new(
+                    "agentpay_clock_offset_seconds",
+                    "This machine's clock minus the database's, which decides.",
                 ),
             ),
             registry,
@@ -330,6 +338,8 @@ pub struct Gauges {
     pub connections_in_use: usize,
     /// Each background job, and when it last succeeded, in seconds since 1970.
     pub jobs: Vec<(&'static str, i64)>,
+    /// This machine's clock minus the database's.
+    pub clock_offset_seconds: f64,
     pub http_connections: usize,
     pub http_held_bytes: usize,
 }
@@ -353,6 +363,7 @@ pub fn render(gauges: Gauges, exact: &[Exact]) -> String {
         // Shown from the start, at zero.
         families.job_failures.with_label_values(&[job]);
     }
+    families.clock_offset.set(gauges.clock_offset_seconds);
     families.http_connections.set(gauges.http_connections as i64);
     families.http_held_bytes.set(gauges.http_held_bytes as i64);
     let mut text = String::new();

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use sqlx::PgConnection;
 use tokio::time::Instant;
 
+use crate::clock::Offset;
 use crate::domain::timestamp::Timestamp;
 use crate::store::deliveries;
 use crate::store::{StoreError, limits, server};
@@ -20,7 +21,7 @@ const DATABASE_LIMIT: Duration = Duration::from_secs(2);
 const LATENCY_MAX_MS: u64 = 250;
 const LAG_MAX_SECONDS: i64 = 600;
 
-pub const NAMES: [&str; 7] = ["database", "pool", "commitQueue", "janitor", "webhooks", "memory", "jobs"];
+pub const NAMES: [&str; 8] = ["database", "pool", "commitQueue", "janitor", "webhooks", "memory", "jobs", "clock"];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -49,7 +50,7 @@ pub struct Memory {
 
 pub struct Report {
     /// In the order of [`NAMES`].
-    pub checks: [Check; 7],
+    pub checks: [Check; 8],
     pub memory: Memory,
     pub is_paused: bool,
 }
@@ -76,6 +77,7 @@ pub async fn report(state: &ApiState) -> Report {
         webhooks(state, told.as_ref()),
         check("memory", Status::Ok, json!(memory)),
         jobs(state),
+        clock(state),
     ];
     Report { checks, memory, is_paused: told.map_or_else(|| state.limits.is_paused(), |told| told.is_paused) }
 }
@@ -161,6 +163,16 @@ fn jobs(state: &ApiState) -> Check {
         detail.insert(job.name().to_owned(), known);
     }
     check("jobs", status, detail.into())
+}
+
+/// A warning beyond a second, an error where that stops the janitor and the dispatcher.
+fn clock(state: &ApiState) -> Check {
+    let offset = state.clock.offset();
+    let status = match offset {
+        Some(offset) if offset.is_apart() => Status::Error,
+        offset => warn_if(offset.is_some_and(Offset::is_large)),
+    };
+    check("clock", status, json!({ "offsetMs": offset.map(Offset::as_ms) }))
 }
 
 fn memory() -> Memory {

@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use sqlx::PgConnection;
 use tokio::time::Instant;
 
+use crate::clock::Offset;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
 use crate::metrics::{self, Exact, Gauges};
@@ -41,6 +42,7 @@ async fn render(state: &ApiState) -> Bytes {
         connections_idle: state.pool.idle_count(),
         connections_in_use: state.pool.in_use_count(),
         jobs: state.jobs.all().map(|(job, known)| (job.name(), seconds(known.last_success_at))).collect(),
+        clock_offset_seconds: state.clock.offset().map_or(0.0, Offset::seconds),
         http_connections: state.admission.connections(),
         http_held_bytes: state.admission.held_bytes(),
     };

@@ -18,8 +18,8 @@ use crate::jobs::dispatcher::Dispatcher;
 use crate::jobs::janitor::LastRun;
 use crate::jobs::watch_config::ConfigWatcher;
 use crate::live_limits::LiveLimits;
-use crate::store::idempotency::OldestExpiry;
 use crate::store::pool::Pool;
+use crate::store::retention::OldestExpiry;
 use crate::store::{FaultKind, StoreError};
 
 use super::admission::Admission;

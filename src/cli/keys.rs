@@ -19,7 +19,7 @@ use crate::live_limits::LiveLimits;
 use crate::settings::Settings;
 use crate::shutdown::Stop;
 use crate::store::pool::Pool;
-use crate::store::{api_keys, limits};
+use crate::store::{api_keys, limits, server};
 
 use super::CliError;
 use super::output::Output;
@@ -111,8 +111,12 @@ impl KeyStore<'_> {
 
     /// Goes the way of every write: through a committer. Returns the body of the answer.
     async fn submit(&mut self, command: Command) -> Result<Vec<u8>, CliError> {
-        let live = LiveLimits::new(self.pool.run(Instant::now() + READ_LIMIT, limits::read).await?);
         let clock = Clock::default();
+        let read = async |connection: &mut PgConnection| {
+            server::measure_clock(connection, &clock).await?;
+            limits::read(connection).await
+        };
+        let live = LiveLimits::new(self.pool.run(Instant::now() + READ_LIMIT, read).await?);
         let health = JobHealth::new(clock.clone());
         let (committer, mut lanes): (Committer, JoinSet<()>) =
             Committer::start(&self.settings.committer, self.options.clone(), clock, live, health);

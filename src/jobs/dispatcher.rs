@@ -90,6 +90,12 @@ impl Dispatcher {
 
     async fn run_until(&self, stop: &CancellationToken) -> Result<Report, StoreError> {
         let _turn = self.turn.lock().await;
+        let allowed = server::check_clock(&self.clock);
+        if allowed.is_err() {
+            self.health.note(Job::WebhookLease, &allowed);
+            self.health.note(Job::WebhookPrune, &allowed);
+            return allowed.map(|()| Report::default());
+        }
         let in_flight = InFlight::default();
         let mut run = Run { dispatcher: self, in_flight, after: Default::default(), report: Report::default() };
         let mut taken = Ok(());

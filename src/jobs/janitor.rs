@@ -15,9 +15,9 @@ use crate::clock::Clock;
 use crate::domain::timestamp::Timestamp;
 use crate::live_limits::LiveLimits;
 use crate::metrics;
-use crate::store::idempotency::{self, Removed};
 use crate::store::pool::Pool;
 use crate::store::record_counts::{self, Change, Kind, Owner};
+use crate::store::retention::{self, Removed};
 use crate::store::{StoreError, events, server, totals};
 
 use super::STEP_LIMIT;
@@ -110,6 +110,11 @@ impl Janitor {
     /// A few steps of each task a round, so that the log and the counts do not wait for a million records that expired
     /// together.
     async fn prune(&self, report: &mut Report) -> Result<(), StoreError> {
+        let allowed = server::check_clock(&self.clock);
+        if allowed.is_err() {
+            Job::ALL.into_iter().filter(|job| job.is_of_janitor()).for_each(|job| self.health.note(job, &allowed));
+            return allowed;
+        }
         for _ in 0..ROUNDS_MAX {
             if !self.round(report).await? {
                 break;
@@ -131,7 +136,7 @@ impl Janitor {
         };
         let mut outcome = expired.map(|are_left| are_left == Some(true));
         for task in tasks {
-            let done = self.task(*task, now, report).await;
+            let done = self.task(*task, report).await;
             self.health.note(*task, &done);
             outcome = match (outcome, done) {
                 (Ok(is_left), Ok(more)) => Ok(is_left | more),
@@ -142,11 +147,11 @@ impl Janitor {
     }
 
     /// The steps of a task, as many as one round may take. Says whether there is more to do.
-    async fn task(&self, task: Job, now: Timestamp, report: &mut Report) -> Result<bool, StoreError> {
+    async fn task(&self, task: Job, report: &mut Report) -> Result<bool, StoreError> {
         for _ in 0..STEPS_MAX {
             let step = async |connection: &mut PgConnection| match task {
-                Job::CallerCap => self.over_caller_cap(connection, now, report).await,
-                Job::TotalCap => self.over_total_cap(connection, now, report).await,
+                Job::CallerCap => self.over_caller_cap(connection, report).await,
+                Job::TotalCap => self.over_total_cap(connection, report).await,
                 Job::Events => self.old_events(connection, report).await,
                 _ => fold(connection).await,
             };
@@ -161,8 +166,7 @@ impl Janitor {
     async fn expired(&self, now: Timestamp, report: &mut Report) -> Result<Option<bool>, StoreError> {
         for _ in 0..STEPS_MAX {
             let began = Instant::now();
-            let step = async |connection: &mut PgConnection| expired(connection, now).await;
-            let removed = self.pool.run(began + STEP_LIMIT, step).await;
+            let removed = self.pool.run(began + STEP_LIMIT, expired).await;
             match removed {
                 Ok(None) => Job::ALL.into_iter().filter(|job| job.is_of_janitor()).for_each(|job| {
                     self.health.note_left_to_others(job);
@@ -184,12 +188,7 @@ impl Janitor {
     }
 
     /// False when nobody is over the cap, or nothing could be removed.
-    async fn over_caller_cap(
-        &self,
-        connection: &mut PgConnection,
-        now: Timestamp,
-        report: &mut Report,
-    ) -> Result<bool, StoreError> {
+    async fn over_caller_cap(&self, connection: &mut PgConnection, report: &mut Report) -> Result<bool, StoreError> {
         let mut transaction = connection.begin().await?;
         if !server::try_janitor_lock(&mut transaction).await? {
             return Ok(false);
@@ -202,7 +201,7 @@ impl Janitor {
             record_counts::over_cap(&mut transaction, Kind::CallerReplies, cap, OWNERS_MAX).await?
         {
             let surplus = (records - cap).min(room);
-            removed.extend(idempotency::evict_oldest_of_caller(&mut transaction, &owner, now, surplus).await?);
+            removed.extend(retention::evict_oldest_of_caller(&mut transaction, &owner, surplus).await?);
             room -= surplus;
             if room == 0 {
                 break;
@@ -218,12 +217,7 @@ impl Janitor {
     }
 
     /// False when the total is within the cap, or nothing could be removed.
-    async fn over_total_cap(
-        &self,
-        connection: &mut PgConnection,
-        now: Timestamp,
-        report: &mut Report,
-    ) -> Result<bool, StoreError> {
+    async fn over_total_cap(&self, connection: &mut PgConnection, report: &mut Report) -> Result<bool, StoreError> {
         let mut transaction = connection.begin().await?;
         if !server::try_janitor_lock(&mut transaction).await? {
             return Ok(false);
@@ -234,7 +228,7 @@ impl Janitor {
             transaction.commit().await?;
             return Ok(false);
         }
-        let removed = idempotency::evict_oldest(&mut transaction, now, surplus.min(ROWS_MAX)).await?;
+        let removed = retention::evict_oldest(&mut transaction, surplus.min(ROWS_MAX)).await?;
         let (records, live) = note(&mut transaction, &removed).await?;
         // At the very end, because commits may wait for this row.
         totals::subtract_replies(&mut transaction, records).await?;
@@ -284,12 +278,12 @@ impl Janitor {
 }
 
 /// One step. None if another janitor is at work, else how many records were removed.
-async fn expired(connection: &mut PgConnection, now: Timestamp) -> Result<Option<i64>, StoreError> {
+async fn expired(connection: &mut PgConnection) -> Result<Option<i64>, StoreError> {
     let mut transaction = connection.begin().await?;
     if !server::try_janitor_lock(&mut transaction).await? {
         return Ok(None);
     }
-    let removed = idempotency::prune_expired(&mut transaction, now, ROWS_MAX).await?;
+    let removed = retention::prune_expired(&mut transaction, ROWS_MAX).await?;
     let (records, _) = note(&mut transaction, &removed).await?;
     totals::subtract_replies(&mut transaction, records).await?;
     transaction.commit().await?;

@@ -1,23 +1,27 @@
-//! Keeps this process up with what operators change: limits, pause flag, API keys. It reads one row a few times a
-//! second, and at once when PostgreSQL notifies. The reading alone keeps the promise of one second, so it also holds
-//! behind a pooler, where LISTEN hears nothing.
+//! Keeps this process up with what operators change, limits, pause flag and API keys, and with the database's clock. It
+//! reads one row a few times a second, and at once when PostgreSQL notifies. The reading alone keeps the promise of one
+//! second, so it also holds behind a pooler, where LISTEN hears nothing.
 
 use std::time::Duration;
 
+use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
 use crate::live_limits::LiveLimits;
 use crate::store::listener::Listener;
 use crate::store::pool::Pool;
-use crate::store::{StoreError, limits};
+use crate::store::{StoreError, limits, server};
 
 use crate::job_health::{Job, JobHealth};
 
 /// Pause between two readings.
 const POLL_INTERVAL: Duration = Duration::from_millis(300);
+/// How old a comparison of the clocks may be. After a longer one the time of a suspended machine would be wrong for long.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a reading may take.
 const READ_LIMIT: Duration = Duration::from_secs(2);
 /// Pause before listening is tried again.
@@ -32,13 +36,14 @@ pub struct ConfigWatcher {
     options: PgConnectOptions,
     limits: LiveLimits,
     health: JobHealth,
+    clock: Clock,
     pub poll_interval: Duration,
 }
 
 impl ConfigWatcher {
-    pub fn new(options: PgConnectOptions, limits: LiveLimits, health: JobHealth) -> Self {
+    pub fn new(options: PgConnectOptions, limits: LiveLimits, health: JobHealth, clock: Clock) -> Self {
         let pool = Pool::new(options.clone(), 1, READ_LIMIT);
-        Self { pool, options, limits, health, poll_interval: POLL_INTERVAL }
+        Self { pool, options, limits, health, clock, poll_interval: POLL_INTERVAL }
     }
 
     pub async fn run(self, stop: CancellationToken) {
@@ -75,7 +80,14 @@ impl ConfigWatcher {
     /// Reads once, and takes over what it found.
     pub async fn run_once(&self) -> Result<(), StoreError> {
         let read_at = Instant::now();
-        let controls = self.pool.run(read_at + READ_LIMIT, limits::read).await;
+        let read = async |connection: &mut PgConnection| {
+            let controls = limits::read(connection).await?;
+            if !self.clock.is_measured_within(CLOCK_INTERVAL) {
+                server::measure_clock(connection, &self.clock).await?;
+            }
+            Ok(controls)
+        };
+        let controls = self.pool.run(read_at + READ_LIMIT, read).await;
         self.health.note(Job::Config, &controls);
         self.limits.replace(controls?, read_at.into_std());
         Ok(())

@@ -18,6 +18,9 @@ pub enum StoreError {
     PoolExhausted,
     #[error("the connections are closed")]
     Closed,
+    /// Of this machine and the database, by so many seconds.
+    #[error("this machine's clock is {0} s from the database's: nothing is pruned or leased until they agree")]
+    ClocksApart(i64),
     #[error("the database holds something the schema forbids: {0}")]
     Corrupt(&'static str),
 }
@@ -57,7 +60,7 @@ impl StoreError {
             ) => FaultKind::Unavailable,
             Self::TimedOut | Self::ReadOnly | Self::PoolExhausted | Self::Closed => FaultKind::Unavailable,
             Self::Blocked => FaultKind::Blocked,
-            Self::Database(_) | Self::Corrupt(_) => FaultKind::Poisoned,
+            Self::Database(_) | Self::ClocksApart(_) | Self::Corrupt(_) => FaultKind::Poisoned,
         }
     }
 

@@ -4,7 +4,7 @@ use sqlx::PgConnection;
 
 use crate::domain::timestamp::Timestamp;
 
-use super::idempotency::OldestExpiry;
+use super::retention::OldestExpiry;
 use super::totals::{self, ALL_TENANTS, Totals};
 use super::{StoreError, deliveries, limits};
 

@@ -19,6 +19,7 @@ pub mod outbox;
 pub mod pool;
 pub mod record_counts;
 pub mod reset;
+pub mod retention;
 pub mod server;
 pub mod service_usage;
 pub mod services;

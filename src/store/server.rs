@@ -1,10 +1,12 @@
 //! Questions to the PostgreSQL server itself, and the locks and transactions of the house.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, Postgres, Transaction};
 use time::OffsetDateTime;
+
+use crate::clock::Clock;
 
 use super::StoreError;
 
@@ -80,6 +82,27 @@ pub async fn bound_silence(connection: &mut PgConnection) -> Result<(), StoreErr
     match sqlx::raw_sql("SET client_connection_check_interval = '10s'").execute(connection).await {
         Ok(_) | Err(sqlx::Error::Database(_)) => Ok(()),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Compares the clock with the database's, and sets it by that.
+pub async fn measure_clock(connection: &mut PgConnection, clock: &Clock) -> Result<(), StoreError> {
+    let sent = Instant::now();
+    let shown = sqlx::query_scalar!(
+        r#"-- server::measure_clock
+        SELECT clock_timestamp() AS "now!""#
+    );
+    let shown = shown.fetch_one(connection).await?;
+    clock.take_over(shown, sent, Instant::now());
+    Ok(())
+}
+
+/// An error while this machine's clock and the database's differ by so much that one of them must be wrong. What deletes
+/// for good, or claims for a time, asks first.
+pub fn check_clock(clock: &Clock) -> Result<(), StoreError> {
+    match clock.offset() {
+        Some(offset) if offset.is_apart() => Err(StoreError::ClocksApart(offset.as_ms() / 1000)),
+        _ => Ok(()),
     }
 }
 

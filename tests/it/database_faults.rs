@@ -75,7 +75,8 @@ async fn a_listener_that_froze_hears_again() {
     let database = new_database().await;
     let forwarder = Forwarder::start(&database).await;
     let limits = LiveLimits::new(Controls::default());
-    let mut watcher = ConfigWatcher::new(forwarder.options(), limits.clone(), JobHealth::new(Clock::default()));
+    let clock = Clock::default();
+    let mut watcher = ConfigWatcher::new(forwarder.options(), limits.clone(), JobHealth::new(clock.clone()), clock);
     watcher.poll_interval = LIMIT * 10;
     let stop = CancellationToken::new();
     let watching = tokio::spawn(watcher.run(stop.clone()));

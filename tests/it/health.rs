@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::support::Service;
 
 const PATH: &str = "/api/v1/health/deep";
-const NAMES: [&str; 7] = ["database", "pool", "commitQueue", "janitor", "webhooks", "memory", "jobs"];
+const NAMES: [&str; 8] = ["database", "pool", "commitQueue", "janitor", "webhooks", "memory", "jobs", "clock"];
 const JOBS: [&str; 10] = [
     "config",
     "janitor_expired",
@@ -37,7 +37,7 @@ async fn the_report_has_all_members_in_order() {
     );
     assert_eq!(
         (&report["status"], &report["checksTotal"], &report["nextChecksCursor"]),
-        (&json!("ok"), &json!(7), &Value::Null)
+        (&json!("ok"), &json!(8), &Value::Null)
     );
     assert_eq!(report["node"], format!("agentpay-billing {}", env!("CARGO_PKG_VERSION")));
     assert_eq!(report["pid"], std::process::id());
@@ -50,7 +50,7 @@ async fn the_report_has_all_members_in_order() {
         .iter()
         .map(|check| check["detail"].as_object().expect("detail").keys().collect())
         .collect();
-    let expected: [&[&str]; 7] = [
+    let expected: [&[&str]; 8] = [
         &["latencyMs"],
         &["inUse", "idle", "max"],
         &["depth", "cap"],
@@ -58,6 +58,7 @@ async fn the_report_has_all_members_in_order() {
         &["pending", "oldestDueSeconds"],
         &["rssMb", "heapUsedMb"],
         &JOBS,
+        &["offsetMs"],
     ];
     assert_eq!(details, expected);
     assert_eq!(

@@ -53,7 +53,7 @@ async fn an_expired_key_runs_as_new_pruned_or_not() {
     let anew = client.post(USAGE, &usage("a", "s", 7)).await;
     assert_eq!((anew.text.as_str(), anew.replayed), (r#"{"agent":"a","serviceId":"s","total":12}"#, false));
     assert!(client.post(USAGE, &usage("a", "s", 7)).await.replayed);
-    service.clock.advance_ms(1000);
+    service.age_records(2000).await;
     assert_eq!(service.janitor.run_once().await.expect("janitor").expired, 1);
     assert!(!client.post(USAGE, &usage("a", "s", 7)).await.replayed);
     service.verify().await;

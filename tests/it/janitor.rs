@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use agentpay_billing::domain::timestamp::Timestamp;
-use agentpay_billing::store::idempotency::OldestExpiry;
+use agentpay_billing::store::retention::OldestExpiry;
 use serde_json::json;
 use sqlx::AssertSqlSafe;
 use tokio_util::sync::CancellationToken;
@@ -52,7 +52,7 @@ async fn a_caller_over_its_cap_loses_its_own_oldest_records_only() {
 async fn over_the_total_cap_the_oldest_of_all_go_but_the_expired_first() {
     let service = Service::start(CAPS).await;
     fill(&service, "192.0.2.1", 0, 3).await;
-    service.clock.advance_ms(10_000);
+    service.age_records(10_000).await;
     for caller in ["192.0.2.2", "192.0.2.3", "192.0.2.4"] {
         fill(&service, caller, 0, 4).await;
     }
@@ -91,7 +91,7 @@ async fn a_second_janitor_leaves_the_work_to_the_first() {
 async fn a_record_that_a_writer_holds_is_left_alone() {
     let service = Service::start(CAPS).await;
     fill(&service, "192.0.2.1", 0, 2).await;
-    service.clock.advance_ms(20_000);
+    service.age_records(20_000).await;
     let mut writer = service.pool.begin().await.expect("transaction");
     sqlx::query("SELECT 1 FROM idempotency_keys WHERE key = 'k0' FOR UPDATE")
         .execute(&mut *writer)
@@ -106,7 +106,7 @@ async fn a_record_that_a_writer_holds_is_left_alone() {
 async fn who_waits_for_the_janitor_gets_its_turn_between_two_steps() {
     let service = Service::start(CAPS).await;
     fill(&service, "192.0.2.1", 0, 1).await;
-    service.clock.advance_ms(10_000);
+    service.age_records(10_000).await;
     fill(&service, "192.0.2.2", 0, 7).await;
     // The janitor is at its first step, and a reset waits for it to end.
     let mut table = service.pool.begin().await.expect("transaction");
@@ -175,7 +175,7 @@ async fn a_stop_cuts_a_run_of_the_janitor_short() {
     wait_until(async || running.is_finished()).await;
     table.rollback().await.expect("rollback");
     // What it was at is undone, and done the next time: once PostgreSQL has noticed that nobody waits for it any more.
-    service.clock.advance_ms(20_000);
+    service.age_records(20_000).await;
     let prunes = async || service.janitor.run_once().await.expect("janitor").expired == 5;
     wait_until(prunes).await;
 }
@@ -211,9 +211,9 @@ async fn no_more_is_evicted_than_is_over_the_cap_however_much_is_recorded_meanwh
 async fn the_oldest_expired_record_is_looked_for_once_a_second() {
     let service = Service::start(CAPS).await;
     fill(&service, "192.0.2.1", 0, 2).await;
+    service.age_records(20_000).await;
     let first = "SELECT (extract(epoch FROM min(expires_at)) * 1000)::bigint FROM idempotency_keys";
     let first = Timestamp::from_ms(service.number(first).await);
-    service.clock.advance_ms(20_000);
     let mut connection = service.pool.acquire().await.expect("connection");
     let oldest = OldestExpiry::default();
     let mut read = async |now| oldest.read(&mut connection, now).await.expect("a read");

@@ -13,7 +13,6 @@ use agentpay_billing::store::limits;
 use agentpay_billing::store::pool::Pool;
 use serde_json::Value;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::types::time::OffsetDateTime;
 use sqlx::{AssertSqlSafe, PgPool};
 
 use crate::support::{new_database, pool};
@@ -63,11 +62,10 @@ pub fn statement(name: &str) -> String {
 async fn buffers(pool: &PgPool, name: &str) -> i64 {
     let mut transaction = pool.begin().await.expect("transaction");
     let explain = AssertSqlSafe(format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {}", statement(name)));
-    let now: OffsetDateTime = Clock::default().now().to_date_time();
     let query = sqlx::query_scalar::<_, Value>(explain);
     let query = match name {
-        "idempotency::evict_oldest_of_caller" => query.bind("ip:192.0.2.1").bind(now).bind(DELETED),
-        _ => query.bind(now).bind(DELETED),
+        "retention::evict_oldest_of_caller" => query.bind("ip:192.0.2.1").bind(DELETED),
+        _ => query.bind(DELETED),
     };
     let plan = query.fetch_one(&mut *transaction).await.expect(name);
     transaction.rollback().await.expect("rollback");
@@ -126,7 +124,7 @@ async fn pruning_a_million_records_costs_what_it_deletes() {
     let pool = pool(&database);
     // Its work would be counted with the janitor's.
     sqlx::query("ALTER TABLE idempotency_keys SET (autovacuum_enabled = off)").execute(&pool).await.expect("alter");
-    let names = ["idempotency::prune_expired", "idempotency::evict_oldest_of_caller", "idempotency::evict_oldest"];
+    let names = ["retention::prune_expired", "retention::evict_oldest_of_caller", "retention::evict_oldest"];
     let mut measured = Vec::new();
     load(&pool, 1, 2 * EXPIRED).await;
     for name in names {

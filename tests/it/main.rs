@@ -9,6 +9,7 @@ mod bodies;
 mod browser;
 mod callers;
 mod capacity;
+mod clocks;
 mod command_line;
 mod commands;
 mod compatibility;

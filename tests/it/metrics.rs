@@ -62,6 +62,7 @@ async fn all_names_are_there_once_with_their_kinds() {
         ("webhook_backlog", "gauge"),
         ("job_last_success_timestamp_seconds", "gauge"),
         ("job_failures_total", "counter"),
+        ("clock_offset_seconds", "gauge"),
     ]
     .into();
     let found: BTreeMap<&str, &str> =

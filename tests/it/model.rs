@@ -133,7 +133,7 @@ async fn play(steps: Vec<(Option<u8>, Operation)>) {
     for (key, operation) in steps {
         match operation {
             Operation::Expire => {
-                service.clock.advance_ms(TTL_MS);
+                service.age_records(TTL_MS).await;
                 model.keys.clear();
             }
             Operation::Prune => {

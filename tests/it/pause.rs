@@ -122,7 +122,8 @@ async fn changes_without_a_notification_hold_within_a_second_too() {
 async fn a_notification_is_heard_before_the_next_poll() {
     let database = new_database().await;
     let limits = LiveLimits::new(Controls::default());
-    let mut watcher = ConfigWatcher::new(database.clone(), limits.clone(), JobHealth::new(Clock::default()));
+    let clock = Clock::default();
+    let mut watcher = ConfigWatcher::new(database.clone(), limits.clone(), JobHealth::new(clock.clone()), clock);
     // It reads when it begins, when it listens, and when it hears something.
     watcher.poll_interval = LIMIT * 10;
     let stop = CancellationToken::new();

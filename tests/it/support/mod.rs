@@ -3,6 +3,7 @@
 mod client;
 mod container;
 mod data_dir;
+mod foreign_clock;
 mod forwarder;
 mod logged;
 mod postgres;
@@ -30,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use client::{Answer, Client, usage};
 pub use data_dir::{DataDir, SlowPrograms, is_alive};
+pub use foreign_clock::foreign_clock;
 pub use forwarder::Forwarder;
 pub use logged::Logged;
 pub use postgres::{empty_database, new_database, url};
@@ -97,6 +99,18 @@ impl Service {
     /// One number from the database.
     pub async fn number(&self, sql: &'static str) -> i64 {
         sqlx::query_scalar(sql).fetch_one(&self.pool).await.expect(sql)
+    }
+
+    /// Makes all idempotency records older: PostgreSQL's own clock, which nothing moves, decides what is deleted.
+    pub async fn age_records(&self, ms: i64) {
+        sqlx::query(
+            "UPDATE idempotency_keys
+             SET created_at = created_at - $1 * interval '1 ms', expires_at = expires_at - $1 * interval '1 ms'",
+        )
+        .bind(ms)
+        .execute(&self.pool)
+        .await
+        .expect("older records");
     }
 
     /// Waits until `count` connections of this service wait for a lock.
