@@ -1,16 +1,51 @@
-//! Random operations against a small model and the real service: every answer, every total and every bill agree.
-//! `MODEL_CASES` sets how many sequences of 60 operations are tried.
+//! Random requests of three tenants at two replicas on one database, several in flight at a time, against a small model:
+//! for every round there is an order of its requests that explains all answers, byte for byte, and at the end everything
+//! that can be read agrees with the model. `MODEL_CASES` sets how many sequences of about 500 requests are tried,
+//! `MODEL_SEED` repeats a run.
 
-use std::collections::HashMap;
+mod expected;
+mod state;
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::{Config, RngSeed, TestRunner};
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Client, Service, usage};
+use crate::support::{Answer, Client, Process, Receiver, Service, foreign_clock, new_database, wait_until};
 
-/// An hour: the wall clock goes on during a case, and no record may expire but when the case says so.
+use expected::Expected;
+use state::State;
+
+/// The machine takes a while for a case, and no record may expire but when the case says so.
 const TTL_MS: i64 = 3_600_000;
+
+/// How far the time of the second replica may be off. Nothing may depend on it.
+const SKEW_MS: Range<i64> = -20_000..20_000;
+
+/// The second replica.
+#[derive(Clone, Copy, Debug)]
+enum Second {
+    /// In this process, with a time that is wrong by some milliseconds.
+    Here(i64),
+    /// A process of its own, on a machine whose clock is wrong.
+    Elsewhere(&'static str),
+}
+
+const TENANTS: usize = 3;
+const NAMES: Range<u8> = 0..3;
+const KEYS: Range<u8> = 0..12;
+const ROUNDS: usize = 120;
+const IN_FLIGHT_MAX: usize = 8;
+
+const ENVIRONMENT: &[(&str, &str)] =
+    &[("IDEMPOTENCY_CACHE_TTL_MS", "3600000"), ("JANITOR_INTERVAL_MS", "3600000"), ("WEBHOOK_ALLOW_PRIVATE", "true")];
+
+/// What webhooks subscribe to. Records of usage are left out: there are too many.
+const SUBSCRIPTIONS: [&[&str]; 3] =
+    [&["usage.settled"], &["usage.reset", "service.deleted"], &["service.disabled", "service.enabled", "usage.reset"]];
 
 #[derive(Clone, Debug)]
 enum Operation {
@@ -18,165 +53,384 @@ enum Operation {
     Bulk(Vec<(u8, u8, i64)>),
     Settle { agent: u8, service: u8 },
     SettleAgent { agent: u8 },
+    Reset { agent: u8, service: u8 },
+    Register { service: u8, price: i64 },
+    Reprice { service: u8, price: i64 },
+    Disable { service: u8 },
+    Enable { service: u8 },
+    Remove { service: u8 },
+    CreateWebhook { url: String, events: &'static [&'static str] },
+    DeleteWebhook { id: String },
+    ReadPair { agent: u8, service: u8 },
+    ReadAgent { agent: u8 },
+}
+
+/// What a case asks for. What it means may depend on what was sent before.
+#[derive(Clone, Debug)]
+enum Wish {
+    Do(Option<u8>, Operation),
+    /// A keyed request of the tenant again: one of its latest.
+    Again(usize),
+    CreateWebhook(usize),
+    /// One of those that were made before.
+    DeleteWebhook(usize),
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// Tenant, replica and wish of requests that are in flight together. They meet at a locked table if `is_held_up`;
+    /// a replica may prune meanwhile.
+    Round { wishes: Vec<(usize, usize, Wish)>, is_held_up: bool, prunes: Option<usize> },
+    /// All idempotency records expire.
     Expire,
-    Prune,
 }
 
-/// An operation under one of a few keys, so that replays and conflicts are common.
-fn step() -> impl Strategy<Value = (Option<u8>, Operation)> {
-    let operation = prop_oneof![
-        4 => (0..3_u8, 0..3_u8, 1..4_i64).prop_map(|(agent, service, requests)| Operation::Record { agent, service, requests }),
-        2 => proptest::collection::vec((0..3_u8, 0..3_u8, 0..4_i64), 1..6).prop_map(Operation::Bulk),
-        2 => (0..3_u8, 0..3_u8).prop_map(|(agent, service)| Operation::Settle { agent, service }),
-        2 => (0..3_u8).prop_map(|agent| Operation::SettleAgent { agent }),
-        1 => Just(Operation::Expire),
-        1 => Just(Operation::Prune),
+fn operation() -> impl Strategy<Value = Operation> {
+    use Operation::{Bulk, Disable, Enable, ReadAgent, ReadPair, Record, Register, Remove, Reprice, Reset, Settle};
+    let price = || prop_oneof![Just(0), Just(5), Just(7), Just(9_007_199_254)];
+    let requests = || prop_oneof![1 => Just(0), 6 => 1..4_i64, 1 => Just(1_000_000)];
+    let pair = || (NAMES, NAMES);
+    prop_oneof![
+        8 => (pair(), requests()).prop_map(|((agent, service), requests)| Record { agent, service, requests }),
+        4 => proptest::collection::vec((NAMES, NAMES, requests()), 1..6).prop_map(Bulk),
+        3 => pair().prop_map(|(agent, service)| Settle { agent, service }),
+        3 => NAMES.prop_map(|agent| Operation::SettleAgent { agent }),
+        2 => pair().prop_map(|(agent, service)| Reset { agent, service }),
+        2 => (NAMES, price()).prop_map(|(service, price)| Register { service, price }),
+        2 => (NAMES, price()).prop_map(|(service, price)| Reprice { service, price }),
+        1 => NAMES.prop_map(|service| Disable { service }),
+        2 => NAMES.prop_map(|service| Enable { service }),
+        1 => NAMES.prop_map(|service| Remove { service }),
+        1 => pair().prop_map(|(agent, service)| ReadPair { agent, service }),
+        1 => NAMES.prop_map(|agent| ReadAgent { agent }),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let wish = prop_oneof![
+        12 => (proptest::option::of(KEYS), operation()).prop_map(|(key, operation)| Wish::Do(key, operation)),
+        4 => (0..4_usize).prop_map(Wish::Again),
+        1 => (0..SUBSCRIPTIONS.len()).prop_map(Wish::CreateWebhook),
+        1 => (0..8_usize).prop_map(Wish::DeleteWebhook),
     ];
-    (proptest::option::of(0..6_u8), operation)
+    let wishes = proptest::collection::vec((0..TENANTS, 0..2_usize, wish), 1..=IN_FLIGHT_MAX);
+    let prunes = proptest::option::weighted(0.05, 0..2_usize);
+    let round = (wishes, proptest::bool::weighted(0.1), prunes).prop_map(|(wishes, is_held_up, prunes)| Step::Round {
+        wishes,
+        is_held_up,
+        prunes,
+    });
+    prop_oneof![30 => round, 1 => Just(Step::Expire)]
 }
 
-#[derive(Default)]
-struct Model {
-    /// In the order of their first record.
-    pairs: Vec<((u8, u8), i64)>,
-    settled: i64,
-    /// Requests and their answers, by key.
-    keys: HashMap<u8, (String, String)>,
+fn second() -> impl Strategy<Value = Second> {
+    let elsewhere = prop_oneof![Just("+25h"), Just("-25h")].prop_map(Second::Elsewhere);
+    prop_oneof![3 => SKEW_MS.prop_map(Second::Here), 1 => elsewhere]
 }
 
-/// Prices of the services 0, 1, 2.
-const PRICES: [i64; 3] = [0, 5, 7];
+/// A request as it is sent, and what was answered.
+#[derive(Clone, Debug)]
+struct Sent {
+    operation: Operation,
+    key: Option<u8>,
+    method: &'static str,
+    path: String,
+    body: String,
+    request_id: String,
+    answer: Option<Answer>,
+}
 
-impl Model {
-    fn outstanding(&mut self, pair: (u8, u8)) -> &mut i64 {
-        let place = self.pairs.iter().position(|(own, _)| *own == pair).unwrap_or_else(|| {
-            self.pairs.push((pair, 0));
-            self.pairs.len() - 1
-        });
-        &mut self.pairs[place].1
+impl Sent {
+    fn new(operation: Operation, key: Option<u8>, request_id: String) -> Self {
+        let (method, path, body) = operation.request();
+        Self { operation, key, method, path, body: body.to_string(), request_id, answer: None }
     }
 
-    fn bill(&mut self, (agent, service): (u8, u8)) -> (i64, i64) {
-        let due = self.pairs.iter_mut().find(|(own, _)| *own == (agent, service));
-        let requests = due.map_or(0, |(_, outstanding)| std::mem::take(outstanding));
-        self.settled += requests;
-        (requests, requests * PRICES[usize::from(service)])
+    fn answer(&self) -> &Answer {
+        self.answer.as_ref().expect("an answer")
     }
 
-    /// The body of the answer to a request that runs.
-    fn run(&mut self, operation: &Operation) -> Value {
-        match operation {
-            Operation::Record { agent, service, requests } => {
-                let total = self.outstanding((*agent, *service));
-                *total += requests;
-                json!({ "agent": format!("a{agent}"), "serviceId": format!("s{service}"), "total": *total })
-            }
-            Operation::Bulk(items) => {
-                let results = items.iter().enumerate().map(|(index, (agent, service, requests))| {
-                    if *requests == 0 {
-                        return json!({ "index": index, "ok": false, "error": "invalid_item" });
-                    }
-                    let total = self.outstanding((*agent, *service));
-                    *total += requests;
-                    json!({ "index": index, "ok": true, "total": *total })
-                });
-                json!({ "results": results.collect::<Vec<_>>() })
-            }
-            Operation::Settle { agent, service } => {
-                let (requests, billed) = self.bill((*agent, *service));
-                json!({ "agent": format!("a{agent}"), "serviceId": format!("s{service}"), "requests": requests,
-                        "priceStroops": PRICES[usize::from(*service)], "billedStroops": billed })
-            }
-            Operation::SettleAgent { agent } => {
-                let pairs: Vec<(u8, u8)> =
-                    self.pairs.iter().map(|(pair, _)| *pair).filter(|(own, _)| own == agent).collect();
-                let mut sum = 0;
-                let items = pairs.into_iter().map(|pair| {
-                    let (requests, billed) = self.bill(pair);
-                    sum += billed;
-                    json!({ "serviceId": format!("s{}", pair.1), "requests": requests,
-                            "priceStroops": PRICES[usize::from(pair.1)], "billedStroops": billed })
-                });
-                let items: Vec<Value> = items.collect();
-                json!({ "agent": format!("a{agent}"), "items": items, "totalBilledStroops": sum })
-            }
-            Operation::Expire | Operation::Prune => unreachable!("no request"),
-        }
+    /// Whether the request was executed, and changed something.
+    fn was_executed(&self) -> bool {
+        !self.answer().replayed && self.answer().status < 300
     }
 }
 
-fn request(operation: &Operation) -> (&'static str, Value) {
-    match operation {
-        Operation::Record { agent, service, requests } => {
-            ("/api/v1/usage", usage(&format!("a{agent}"), &format!("s{service}"), *requests))
+impl Operation {
+    fn request(&self) -> (&'static str, String, Value) {
+        let (agent, service) = (state::agent, state::service);
+        let pair = |a: u8, s: u8| json!({ "agent": agent(a), "serviceId": service(s) });
+        let record = |a: u8, s: u8, requests: i64| crate::support::usage(&agent(a), &service(s), requests);
+        let post = |path: &str, body: Value| ("POST", format!("/api/v1/{path}"), body);
+        match self {
+            Self::Record { agent, service, requests } => post("usage", record(*agent, *service, *requests)),
+            Self::Bulk(items) => {
+                let items = items.iter().map(|(agent, service, requests)| record(*agent, *service, *requests));
+                post("usage/bulk", json!({ "items": items.collect::<Vec<_>>() }))
+            }
+            Self::Settle { agent, service } => post("settle", pair(*agent, *service)),
+            Self::SettleAgent { agent: a } => post("settle/bulk", json!({ "agent": agent(*a) })),
+            Self::Reset { agent: a, service: s } => {
+                ("DELETE", format!("/api/v1/usage/{}/{}", agent(*a), service(*s)), Value::Null)
+            }
+            Self::Register { service: s, price } => {
+                post("services", json!({ "serviceId": service(*s), "priceStroops": price }))
+            }
+            Self::Reprice { service: s, price } => {
+                ("PATCH", format!("/api/v1/services/{}/price", service(*s)), json!({ "priceStroops": price }))
+            }
+            Self::Disable { service: s } => post(&format!("services/{}/disable", service(*s)), json!({})),
+            Self::Enable { service: s } => post(&format!("services/{}/enable", service(*s)), json!({})),
+            Self::Remove { service: s } => ("DELETE", format!("/api/v1/services/{}", service(*s)), Value::Null),
+            Self::CreateWebhook { url, events } => post("webhooks", json!({ "url": url, "events": events })),
+            Self::DeleteWebhook { id } => ("DELETE", format!("/api/v1/webhooks/{id}"), Value::Null),
+            Self::ReadPair { agent: a, service: s } => {
+                ("GET", format!("/api/v1/usage/{}/{}", agent(*a), service(*s)), Value::Null)
+            }
+            Self::ReadAgent { agent: a } => ("GET", format!("/api/v1/agents/{}/usage", agent(*a)), Value::Null),
         }
-        Operation::Bulk(items) => {
-            let items = items.iter().map(|(agent, service, n)| usage(&format!("a{agent}"), &format!("s{service}"), *n));
-            ("/api/v1/usage/bulk", json!({ "items": items.collect::<Vec<_>>() }))
-        }
-        Operation::Settle { agent, service } => {
-            ("/api/v1/settle", json!({ "agent": format!("a{agent}"), "serviceId": format!("s{service}") }))
-        }
-        Operation::SettleAgent { agent } => ("/api/v1/settle/bulk", json!({ "agent": format!("a{agent}") })),
-        Operation::Expire | Operation::Prune => unreachable!("no request"),
     }
 }
 
-async fn play(steps: Vec<(Option<u8>, Operation)>) {
-    let service = Service::start(&[("IDEMPOTENCY_CACHE_TTL_MS", "3600000"), ("JANITOR_INTERVAL_MS", "3600000")]).await;
-    let client = service.client();
-    for number in [1, 2] {
-        let body = json!({ "serviceId": format!("s{number}"), "priceStroops": PRICES[number] });
-        client.post("/api/v1/services", &body).await;
-    }
-    let mut model = Model::default();
-    for (key, operation) in steps {
-        match operation {
-            Operation::Expire => {
-                service.age_records(TTL_MS).await;
-                model.keys.clear();
-            }
-            Operation::Prune => {
-                service.janitor.run_once().await.expect("janitor");
-            }
-            _ => check(&client, &mut model, key, &operation).await,
-        }
-    }
-    for ((agent, service_id), outstanding) in &model.pairs {
-        let answer = client.get(&format!("/api/v1/usage/a{agent}/s{service_id}")).await.json();
-        assert_eq!(answer["total"], *outstanding);
-    }
-    assert_eq!(service.number("SELECT coalesce(sum(requests), 0)::bigint FROM settlements").await, model.settled);
-    service.verify().await;
+/// One tenant: its clients, one for each replica, and what is known of it.
+struct Tenant {
+    id: String,
+    clients: Vec<Client>,
+    /// All states that explain the answers so far: a request whose answer tells nothing of its place leaves a choice.
+    states: HashSet<State>,
+    expected: Expected,
+    /// Keyed requests, to be sent again.
+    keyed: Vec<Sent>,
+    webhooks: Vec<String>,
 }
 
-async fn check(client: &Client, model: &mut Model, key: Option<u8>, operation: &Operation) {
-    let (path, body) = request(operation);
-    let sent = format!("{path} {body}");
-    let keyed = key.map_or(client.clone(), |key| client.key(&format!("key-{key}")));
-    let answer: Answer = keyed.post(path, &body).await;
-    match key.and_then(|key| model.keys.get(&key)) {
-        Some((first, text)) if *first == sent => assert!(answer.replayed && answer.text == *text, "{sent}: {answer:?}"),
-        Some(_) => assert_eq!(answer.error().1, "idempotency_conflict", "{sent}"),
-        None => {
-            let expected = model.run(operation).to_string();
-            assert_eq!((answer.text.as_str(), answer.replayed), (expected.as_str(), false), "{sent}");
-            if let Some(key) = key {
-                model.keys.insert(key, (sent, expected));
+impl Tenant {
+    /// What is sent for a wish.
+    fn prepare(&mut self, wish: &Wish, receiver: &Receiver, request_id: &str) -> Sent {
+        let sent = |key: Option<u8>, operation: Operation| Sent::new(operation, key, request_id.to_owned());
+        let latest = |len: usize, place: usize| len.checked_sub(1 + place.min(len.saturating_sub(1)));
+        let sent = match wish {
+            Wish::Do(_, read @ (Operation::ReadPair { .. } | Operation::ReadAgent { .. })) => sent(None, read.clone()),
+            Wish::Do(key, operation) => sent(*key, operation.clone()),
+            Wish::Again(place) => match latest(self.keyed.len(), *place) {
+                Some(place) => Sent { request_id: request_id.to_owned(), ..self.keyed[place].clone() },
+                None => sent(None, Operation::ReadAgent { agent: 0 }),
+            },
+            Wish::CreateWebhook(subscription) => {
+                let url = format!("{}/{request_id}", receiver.url);
+                sent(None, Operation::CreateWebhook { url, events: SUBSCRIPTIONS[*subscription] })
+            }
+            Wish::DeleteWebhook(place) => {
+                let unknown = || "wh_0123456789abcdef".to_owned();
+                let id = latest(self.webhooks.len(), *place).map_or_else(unknown, |place| self.webhooks[place].clone());
+                sent(None, Operation::DeleteWebhook { id })
+            }
+        };
+        if sent.key.is_some() {
+            self.keyed.push(sent.clone());
+        }
+        sent
+    }
+
+    /// Finds the orders of a round's requests that explain their answers.
+    fn judge(&mut self, round: usize, sent: &[Sent]) {
+        let mut reached: HashSet<(u64, State)> = self.states.iter().map(|state| (0, state.clone())).collect();
+        for _ in sent {
+            let mut next = HashSet::new();
+            for (done, state) in &reached {
+                for (place, one) in sent.iter().enumerate().filter(|(place, _)| done >> place & 1 == 0) {
+                    next.extend(state.after(one).map(|after| (done | 1 << place, after)));
+                }
+            }
+            assert!(!next.is_empty(), "no order explains {}\nfrom one of {:#?}", told(sent), self.states);
+            reached = next;
+        }
+        self.states = reached.into_iter().map(|(_, state)| state).collect();
+        for one in sent.iter().filter(|one| one.was_executed()) {
+            self.expected.note(round, one, &self.id);
+            if let Operation::CreateWebhook { .. } = one.operation {
+                self.webhooks.push(one.answer().json()["id"].as_str().expect("an id").to_owned());
             }
         }
     }
+}
+
+fn told(sent: &[Sent]) -> String {
+    let line = |one: &Sent| {
+        let answer = one.answer();
+        let mark = if answer.replayed { " (replayed)" } else { "" };
+        format!("  {} {} {} {:?}: {}{mark} {}", one.method, one.path, one.body, one.key, answer.status, answer.text)
+    };
+    format!("\n{}", sent.iter().map(line).collect::<Vec<_>>().join("\n"))
+}
+
+fn key_name(key: u8) -> String {
+    format!("key-{key}")
+}
+
+async fn send(client: &Client, mut sent: Sent) -> Sent {
+    let mut client = client.with("x-request-id", &sent.request_id);
+    if let Some(key) = sent.key {
+        client = client.key(&key_name(key));
+    }
+    let body = (sent.body != "null").then_some(sent.body.as_str());
+    sent.answer = Some(client.send(sent.method, &sent.path, body).await);
+    sent
+}
+
+struct Case {
+    /// The first one, and the second one if it is in this process.
+    replicas: Vec<Service>,
+    _elsewhere: Option<Process>,
+    tenants: Vec<Tenant>,
+    receiver: Receiver,
+    requests: usize,
+}
+
+impl Case {
+    async fn start(second: Second) -> Self {
+        let database = new_database().await;
+        let mut replicas = vec![Service::start_on(database.clone(), ENVIRONMENT).await];
+        let (mut clients, mut elsewhere) = (vec![replicas[0].client()], None);
+        match second {
+            Second::Here(skew_ms) => {
+                let service = Service::start_on(database, ENVIRONMENT).await;
+                service.clock.advance_ms(skew_ms);
+                clients.push(service.client());
+                replicas.push(service);
+            }
+            Second::Elsewhere(offset) => {
+                let clock = foreign_clock(offset).unwrap_or_default();
+                let process = Process::start_on(&database, &[ENVIRONMENT, &clock].concat());
+                clients.push(process.client());
+                elsewhere = Some(process);
+            }
+        }
+        let mut tenants = Vec::new();
+        for number in 0..TENANTS {
+            let (mut id, mut clients) = ("public".to_owned(), clients.clone());
+            if number > 0 {
+                // Each replica meets another key of the tenant.
+                let mut label = json!({ "label": "l" });
+                for client in &mut clients {
+                    let made = client.post("/api/v1/api-keys", &label).await.json();
+                    id = made["tenantId"].as_str().expect("an id").to_owned();
+                    label["tenantId"] = json!(id);
+                    *client = client.with("x-api-key", made["key"].as_str().expect("a key"));
+                }
+            }
+            let (states, expected) = (HashSet::from([State::default()]), Expected::default());
+            tenants.push(Tenant { id, clients, states, expected, keyed: Vec::new(), webhooks: Vec::new() });
+        }
+        Self { replicas, _elsewhere: elsewhere, tenants, receiver: Receiver::start().await, requests: 0 }
+    }
+
+    async fn round(&mut self, number: usize, wishes: &[(usize, usize, Wish)], is_held_up: bool, prunes: Option<usize>) {
+        let mut table = self.replicas[0].pool.begin().await.expect("begin");
+        if is_held_up {
+            let lock = "LOCK TABLE usage_counters IN SHARE ROW EXCLUSIVE MODE";
+            sqlx::query(lock).execute(&mut *table).await.expect("a lock");
+        }
+        let mut tasks = Vec::new();
+        for (tenant, replica, wish) in wishes {
+            self.requests += 1;
+            let request_id = format!("r{}", self.requests);
+            let sent = self.tenants[*tenant].prepare(wish, &self.receiver, &request_id);
+            let client = self.tenants[*tenant].clients[*replica].clone();
+            tasks.push((*tenant, tokio::spawn(async move { send(&client, sent).await })));
+        }
+        if is_held_up {
+            let waiting =
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            let is_met =
+                async || tasks.iter().all(|(_, task)| task.is_finished()) || self.replicas[0].number(waiting).await > 0;
+            wait_until(is_met).await;
+        }
+        table.rollback().await.expect("rollback");
+        if let Some(replica) = prunes.and_then(|replica| self.replicas.get(replica)) {
+            replica.janitor.run_once().await.expect("janitor");
+        }
+        let mut answered: HashMap<usize, Vec<Sent>> = HashMap::new();
+        for (tenant, task) in tasks {
+            answered.entry(tenant).or_default().push(task.await.expect("a client"));
+        }
+        for (tenant, sent) in answered {
+            self.tenants[tenant].judge(number, &sent);
+        }
+    }
+
+    async fn expire(&mut self) {
+        self.replicas[0].age_records(TTL_MS + SKEW_MS.end - SKEW_MS.start).await;
+        for tenant in &mut self.tenants {
+            tenant.states = tenant.states.drain().map(State::without_keys).collect();
+        }
+    }
+
+    /// Compares everything that can be read.
+    async fn end(mut self) {
+        for (number, tenant) in self.tenants.iter_mut().enumerate() {
+            let client = tenant.clients[number % 2].clone();
+            let mut seen = Vec::new();
+            for agent in NAMES {
+                for service in NAMES {
+                    let read = Sent::new(Operation::ReadPair { agent, service }, None, "end".to_owned());
+                    seen.push(send(&client, read).await);
+                }
+                let read = Sent::new(Operation::ReadAgent { agent }, None, "end".to_owned());
+                seen.push(send(&client, read).await);
+            }
+            tenant.judge(usize::MAX, &[]);
+            tenant.states.retain(|state| seen.iter().all(|one| state.after(one).is_some()));
+            let services = client.get("/api/v1/services?limit=1000").await.json();
+            tenant.states.retain(|state| state.has_services(&services));
+            let told = || format!("no state has {services} and {}", told(&seen));
+            let state = tenant.states.iter().next().unwrap_or_else(|| panic!("{}", told()));
+            state.check_keys(&client).await;
+            tenant.expected.check(&client, state, &self.receiver).await;
+        }
+        let states =
+            self.tenants.iter().map(|tenant| (tenant.states.iter().next().expect("a state"), &tenant.expected));
+        let sums = expected::stats(&states.collect::<Vec<_>>());
+        expected::check_stats(&self.replicas[0].client(), &sums).await;
+        self.replicas[0].verify().await;
+    }
+}
+
+async fn play(second: Second, steps: Vec<Step>) -> usize {
+    let mut case = Case::start(second).await;
+    for (number, step) in steps.iter().enumerate() {
+        match step {
+            Step::Round { wishes, is_held_up, prunes } => case.round(number, wishes, *is_held_up, *prunes).await,
+            Step::Expire => case.expire().await,
+        }
+    }
+    let requests = case.requests;
+    case.end().await;
+    requests
 }
 
 #[test]
 fn the_service_does_what_a_small_model_does() {
-    let cases = std::env::var("MODEL_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(20);
-    let config = Config { cases, failure_persistence: None, max_shrink_iters: 50, ..Config::default() };
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let cases = number("MODEL_CASES").unwrap_or(20);
+    let seed = number("MODEL_SEED").unwrap_or_else(rand::random);
+    println!("MODEL_SEED={seed} MODEL_CASES={cases} repeats this run");
+    let config = Config {
+        cases: cases.try_into().expect("a number of cases"),
+        rng_seed: RngSeed::Fixed(seed),
+        failure_persistence: None,
+        max_shrink_iters: 30,
+        ..Config::default()
+    };
+    let requests = AtomicUsize::new(0);
     TestRunner::new(config)
-        .run(&proptest::collection::vec(step(), 60), |steps| {
-            runtime.block_on(play(steps));
+        .run(&(second(), proptest::collection::vec(step(), ROUNDS)), |(second, steps)| {
+            // Its own runtime: with it everything of the case ends.
+            let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+            requests.fetch_add(runtime.block_on(play(second, steps)), Ordering::Relaxed);
+            runtime.shutdown_background();
             Ok(())
         })
         .expect("the model and the service agree");
+    println!("{} requests", requests.into_inner());
 }
