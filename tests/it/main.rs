@@ -47,6 +47,7 @@ mod model;
 mod openapi;
 mod pause;
 mod processes;
+mod races;
 mod rate_limit;
 mod readme;
 mod reads;

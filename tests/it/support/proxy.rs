@@ -22,6 +22,8 @@ pub enum Moment {
     AfterCommit,
     /// The same, but keep the connection open and silent.
     AfterCommitSilent,
+    /// Keep back what would commit until [`Proxy::release`].
+    Held,
 }
 
 #[derive(Default)]
@@ -31,6 +33,8 @@ struct Plan {
     then_closed: bool,
     is_closed: bool,
     moments: usize,
+    /// SQLSTATEs of all errors that passed.
+    errors: Vec<String>,
 }
 
 /// How the two directions of one connection look at its transaction.
@@ -47,6 +51,7 @@ struct Session {
 pub struct Proxy {
     plan: Arc<Mutex<Plan>>,
     happened: Arc<Notify>,
+    released: Arc<Notify>,
     options: PgConnectOptions,
 }
 
@@ -55,7 +60,7 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("its address").port();
         let options = through(database, port);
-        let proxy = Self { plan: Arc::default(), happened: Arc::default(), options };
+        let proxy = Self { plan: Arc::default(), happened: Arc::default(), released: Arc::default(), options };
         tokio::spawn(proxy.clone().accept(listener, database.clone()));
         proxy
     }
@@ -86,6 +91,16 @@ impl Proxy {
 
     pub fn moments(&self) -> usize {
         self.plan().moments
+    }
+
+    /// Lets go on what was held.
+    pub fn release(&self) {
+        self.released.notify_one();
+    }
+
+    /// The SQLSTATEs of the errors that the server answered with since the last call.
+    pub fn take_errors(&self) -> Vec<String> {
+        std::mem::take(&mut self.plan().errors)
     }
 
     fn plan(&self) -> MutexGuard<'_, Plan> {
@@ -154,6 +169,10 @@ impl Proxy {
                 self.happened.notify_one();
                 return Ok(());
             }
+            if commits && self.take(&[Moment::Held]).is_some() {
+                self.happened.notify_one();
+                self.released.notified().await;
+            }
             to.write_all(&encode(kind, &body)).await?;
         }
     }
@@ -168,6 +187,9 @@ impl Proxy {
         let mut held = Vec::new();
         loop {
             let (kind, body) = read_message(&mut from).await?;
+            if kind == b'E' {
+                self.plan().errors.extend(sqlstate(&body));
+            }
             held.extend(encode(kind, &body));
             is_ready |= kind == b'Z';
             if is_ready && kind != b'Z' {
@@ -248,12 +270,18 @@ impl Session {
     }
 }
 
+/// The SQLSTATE of an error: fields of a letter and a text each.
+fn sqlstate(error: &[u8]) -> Option<String> {
+    let code = error.split(|byte| *byte == 0).find(|field| field.first() == Some(&b'C'))?;
+    Some(String::from_utf8_lossy(&code[1..]).into_owned())
+}
+
 fn is_write(text: &[u8]) -> bool {
     let text = String::from_utf8_lossy(text);
     WRITES.iter().any(|write| text.contains(write))
 }
 
-async fn read_message(from: &mut (impl AsyncRead + Unpin)) -> std::io::Result<(u8, Vec<u8>)> {
+pub async fn read_message(from: &mut (impl AsyncRead + Unpin)) -> std::io::Result<(u8, Vec<u8>)> {
     let kind = from.read_u8().await?;
     let length = from.read_i32().await?;
     let mut body = vec![0; usize::try_from(length - 4).unwrap_or(0)];
@@ -261,7 +289,7 @@ async fn read_message(from: &mut (impl AsyncRead + Unpin)) -> std::io::Result<(u
     Ok((kind, body))
 }
 
-fn encode(kind: u8, body: &[u8]) -> Vec<u8> {
+pub fn encode(kind: u8, body: &[u8]) -> Vec<u8> {
     let mut message = vec![kind];
     message.extend((body.len() as i32 + 4).to_be_bytes());
     message.extend(body);
