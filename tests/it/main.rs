@@ -23,6 +23,7 @@ mod database_shape;
 mod deliveries;
 mod docs_page;
 mod documents;
+mod endurance;
 mod events;
 mod exports;
 mod faults;

@@ -1,5 +1,5 @@
 //! A TCP forwarder before PostgreSQL that can freeze: the connections it has then swallow every byte and stay open, as
-//! behind a firewall that forgot them, while new ones work.
+//! behind a firewall that forgot them, while new ones work. It can cut them as well.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use sqlx::postgres::PgConnectOptions;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::sync::Notify;
 
 use super::proxy::through;
 
@@ -24,6 +25,7 @@ struct Shared {
     is_silent: AtomicBool,
     /// Bytes of clients that were swallowed.
     swallowed: AtomicUsize,
+    cut: Notify,
 }
 
 impl Forwarder {
@@ -45,7 +47,12 @@ impl Forwarder {
         self.shared.freezes.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// The same, and new ones are accepted and answer nothing either.
+    /// Ends all connections there are, whatever is under way on them.
+    pub fn cut(&self) {
+        self.shared.cut.notify_waiters();
+    }
+
+    /// Freezes all connections, and new ones are accepted and answer nothing either.
     pub fn freeze_for_ever(&self) {
         self.shared.is_silent.store(true, Ordering::Release);
         self.freeze();
@@ -65,11 +72,14 @@ async fn accept(listener: TcpListener, database: PgConnectOptions, shared: Arc<S
             match database.get_socket() {
                 Some(dir) => {
                     let socket = dir.join(format!(".s.PGSQL.{}", database.get_port()));
-                    serve(client, UnixStream::connect(socket).await.expect("the server"), &shared).await;
+                    // Where there is no server, there is no connection.
+                    let Ok(server) = UnixStream::connect(socket).await else { return };
+                    serve(client, server, &shared).await;
                 }
                 None => {
                     let address = (database.get_host(), database.get_port());
-                    serve(client, TcpStream::connect(address).await.expect("the server"), &shared).await;
+                    let Ok(server) = TcpStream::connect(address).await else { return };
+                    serve(client, server, &shared).await;
                 }
             }
         });
@@ -112,5 +122,5 @@ async fn serve<S: AsyncRead + AsyncWrite>(client: TcpStream, server: S, shared: 
             }
         }
     };
-    tokio::select! { () = up => {}, () = down => {} }
+    tokio::select! { () = up => {}, () = down => {}, () = shared.cut.notified() => {} }
 }

@@ -1,0 +1,204 @@
+//! What the clients were told, and its comparison with what is there.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use futures_util::TryStreamExt;
+use serde_json::Value;
+use sqlx::PgPool;
+
+use super::load::{Acknowledged, Tenant};
+use crate::support::Client;
+
+/// What an operation did.
+pub enum Effect {
+    /// Recorded for a pair that is never settled, which had this total then.
+    Total {
+        agent: String,
+        requests: i64,
+        total: i64,
+    },
+    Recorded(i64),
+    /// Requests and stroops.
+    Settled(i64, i64),
+    Cleared(i64),
+}
+
+#[derive(Default)]
+pub struct Unkeyed {
+    pub acknowledged: u64,
+    pub unknown: u64,
+}
+
+/// Sums over the pairs of a tenant that are settled and cleared.
+#[derive(Default)]
+struct Sums {
+    recorded: i64,
+    settled: i64,
+    stroops: i64,
+    settlements: i64,
+    cleared: i64,
+}
+
+#[derive(Default)]
+pub struct Tally {
+    pub tenants: Vec<Tenant>,
+    pub retries: u64,
+    pub replays: u64,
+    /// Answers that the outcome is unknown, that nothing was changed, and none at all.
+    pub unknown: u64,
+    pub refused: u64,
+    pub lost: u64,
+    pub twins: u64,
+    pub unkeyed: BTreeMap<usize, Unkeyed>,
+    /// The hash of the answer of each keyed operation.
+    answers: HashMap<u64, u64>,
+    /// Total and requests of each record, by tenant and agent.
+    totals: HashMap<(usize, String), Vec<(i64, i64)>>,
+    sums: BTreeMap<usize, Sums>,
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unkeyed: Vec<String> =
+            self.unkeyed.values().map(|own| format!("{} of {}", own.unknown, own.acknowledged + own.unknown)).collect();
+        writeln!(
+            formatter,
+            "retries {}: {} lost, {} refused, {} unknown; replays {}, twins {}",
+            self.retries, self.lost, self.refused, self.unknown, self.replays, self.twins
+        )?;
+        write!(formatter, "without a key, unknown: {}", unkeyed.join(", "))
+    }
+}
+
+fn hash(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
+}
+
+impl Tally {
+    pub fn note(&mut self, number: u64, tenant: usize, effects: &[Effect], answers: &[Acknowledged]) {
+        let text = &answers[0].answer.text;
+        assert!(answers.iter().all(|other| other.answer.text == *text), "op-{number} was answered in two ways");
+        // One of them is the first answer, unless that got lost.
+        let first = answers.iter().filter(|one| !one.answer.replayed).count();
+        let may_be_lost = answers.iter().any(|one| one.is_repeated);
+        assert!(first == 1 || first == 0 && may_be_lost, "op-{number} has {first} first answers");
+        self.answers.insert(number, hash(text));
+        let sums = self.sums.entry(tenant).or_default();
+        for effect in effects {
+            match effect {
+                Effect::Total { agent, requests, total } => {
+                    self.totals.entry((tenant, agent.clone())).or_default().push((*total, *requests));
+                }
+                Effect::Recorded(requests) => sums.recorded += requests,
+                Effect::Settled(requests, stroops) => {
+                    sums.settled += requests;
+                    sums.stroops += stroops;
+                    sums.settlements += 1;
+                }
+                Effect::Cleared(requests) => sums.cleared += requests,
+            }
+        }
+    }
+
+    pub fn add(&mut self, other: Self) {
+        self.retries += other.retries;
+        self.replays += other.replays;
+        self.unknown += other.unknown;
+        self.refused += other.refused;
+        self.lost += other.lost;
+        self.twins += other.twins;
+        self.answers.extend(other.answers);
+        for (tenant, unkeyed) in other.unkeyed {
+            let own = self.unkeyed.entry(tenant).or_default();
+            own.acknowledged += unkeyed.acknowledged;
+            own.unknown += unkeyed.unknown;
+        }
+        for (pair, totals) in other.totals {
+            self.totals.entry(pair).or_default().extend(totals);
+        }
+        for (tenant, sums) in other.sums {
+            let own = self.sums.entry(tenant).or_default();
+            own.recorded += sums.recorded;
+            own.settled += sums.settled;
+            own.stroops += sums.stroops;
+            own.settlements += sums.settlements;
+            own.cleared += sums.cleared;
+        }
+    }
+
+    /// Compares all of it with the database and with what a replica says.
+    pub async fn check(mut self, pool: &PgPool, client: &Client) {
+        self.check_records(pool).await;
+        for tenant in 0..self.tenants.len() {
+            let client = self.tenants[tenant].client(client);
+            let exported = exported(&client).await;
+            let plain = self.check_totals(tenant, &exported);
+            let unkeyed = self.unkeyed.remove(&tenant).unwrap_or_default();
+            let counted = exported.get(&("unkeyed".to_owned(), "s0".to_owned())).copied().unwrap_or_default();
+            let may_be_counted = unkeyed.acknowledged..=unkeyed.acknowledged + unkeyed.unknown;
+            assert!(may_be_counted.contains(&counted.cast_unsigned()), "{counted} of {may_be_counted:?} without a key");
+            self.check_sums(tenant, &client, &exported, plain + counted).await;
+        }
+    }
+
+    /// Each keyed operation has one record, with the answer that was acknowledged.
+    async fn check_records(&self, pool: &PgPool) {
+        let mut records =
+            sqlx::query_as::<_, (String, Option<String>)>("SELECT key, response::text FROM idempotency_keys")
+                .fetch(pool);
+        let mut count = 0;
+        while let Some((key, response)) = records.try_next().await.expect("records") {
+            // Those that register the services have none.
+            let number = key.strip_prefix("op-").and_then(|number| number.parse().ok()).expect("a key of ours");
+            assert_eq!(self.answers.get(&number), Some(&hash(&response.unwrap_or_default())), "{key}");
+            count += 1;
+        }
+        assert_eq!(count, self.answers.len());
+    }
+
+    /// The totals of each pair follow one another without a gap and without an overlap, up to what is there. Their sum.
+    fn check_totals(&mut self, tenant: usize, exported: &HashMap<(String, String), i64>) -> i64 {
+        let mut sum = 0;
+        for ((_, agent), totals) in self.totals.iter_mut().filter(|((own, _), _)| *own == tenant) {
+            totals.sort_unstable();
+            let mut counted = 0;
+            for (total, requests) in totals {
+                counted += *requests;
+                assert_eq!(*total, counted, "{agent} of tenant {tenant}");
+            }
+            assert_eq!(exported[&(agent.clone(), "s0".to_owned())], counted, "{agent} of tenant {tenant}");
+            sum += counted;
+        }
+        sum
+    }
+
+    /// What was settled and cleared is what was acknowledged; the rest is outstanding.
+    async fn check_sums(&self, tenant: usize, client: &Client, exported: &HashMap<(String, String), i64>, rest: i64) {
+        let none = Sums::default();
+        let sums = self.sums.get(&tenant).unwrap_or(&none);
+        let billed = exported.iter().filter(|((agent, _), _)| agent.starts_with("billed-"));
+        let outstanding: i64 = billed.map(|(_, total)| total).sum();
+        assert_eq!(outstanding, sums.recorded - sums.settled - sums.cleared, "tenant {tenant}");
+        // The operator, who has no key here, is told of all tenants.
+        if self.tenants[tenant].key.is_some() {
+            let stats = client.get("/api/v1/stats").await.json();
+            assert_eq!(stats["lifetimeRequests"], sums.recorded + rest);
+            assert_eq!(stats["settledStroopsTotal"], sums.stroops.to_string());
+            assert_eq!(stats["settlementsTotal"], sums.settlements);
+        }
+    }
+}
+
+/// The outstanding requests of every pair of a tenant.
+async fn exported(client: &Client) -> HashMap<(String, String), i64> {
+    let export = client.get("/api/v1/usage/export.json").await.json();
+    let text = |value: &Value| value.as_str().expect("text").to_owned();
+    let items = export["items"].as_array().expect("items").iter();
+    items
+        .map(|item| ((text(&item["agent"]), text(&item["serviceId"])), item["total"].as_i64().expect("a total")))
+        .collect()
+}
