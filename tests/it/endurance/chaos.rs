@@ -48,14 +48,15 @@ const INCIDENTS: [Incident; 7] = [
     Incident::FreezeConnections,
 ];
 
-/// How often each incident happened.
+/// How often each incident happened, and a replica gave up by itself, as it does when the database goes away while it
+/// starts.
 #[derive(Default)]
-pub struct Incidents(BTreeMap<Incident, usize>);
+pub struct Incidents(BTreeMap<Incident, usize>, usize);
 
 impl fmt::Display for Incidents {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let each = self.0.iter().map(|(incident, count)| format!("{incident:?} {count}"));
-        write!(formatter, "incidents: {}", each.collect::<Vec<_>>().join(", "))
+        write!(formatter, "incidents: {}; starts given up {}", each.collect::<Vec<_>>().join(", "), self.1)
     }
 }
 
@@ -92,7 +93,7 @@ impl<'a> Cluster<'a> {
         let between = OPERATIONS_BETWEEN.min(operations / (INCIDENTS_MIN + 1)).max(1);
         let (mut goal, mut happened) = (between, Incidents::default());
         let mut due = INCIDENTS.to_vec();
-        while load.reach(goal).await {
+        while load.reach(goal, || happened.1 += self.revive()).await {
             let incident = match due.pop() {
                 Some(incident) => incident,
                 // Frozen connections take seconds to be noticed, and would be most of a long run.
@@ -128,10 +129,24 @@ impl<'a> Cluster<'a> {
         }
     }
 
+    /// Starts replicas again that ended by themselves. How many.
+    fn revive(&self) -> usize {
+        let mut replicas = self.replicas.lock().expect("replicas");
+        let mut revived = 0;
+        for (replica, forwarder) in replicas.iter_mut().zip(&self.forwarders) {
+            if replica.child.try_wait().expect("a process").is_some() {
+                *replica = start_replica(forwarder, replica.address.port());
+                revived += 1;
+            }
+        }
+        revived
+    }
+
     fn restart_replica(&self, number: usize) {
         let mut replicas = self.replicas.lock().expect("replicas");
         let port = replicas[number].address.port();
-        replicas[number].child.kill().expect("kill");
+        // It may have ended by itself.
+        let _ = replicas[number].child.kill();
         replicas[number].child.wait().expect("an end");
         replicas[number] = start_replica(&self.forwarders[number], port);
     }

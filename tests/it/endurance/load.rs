@@ -69,7 +69,7 @@ impl Load {
     }
 
     /// Waits until so many operations are acknowledged. False if all of them are.
-    pub async fn reach(&self, goal: u64) -> bool {
+    pub async fn reach(&self, goal: u64, mut meanwhile: impl FnMut()) -> bool {
         let limit = Instant::now() + 2 * OPERATION_LIMIT;
         loop {
             let acknowledged = self.shared.acknowledged.load(Ordering::Acquire);
@@ -78,6 +78,7 @@ impl Load {
                 return !is_over;
             }
             assert!(Instant::now() < limit, "nothing is acknowledged any more");
+            meanwhile();
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
