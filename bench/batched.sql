@@ -1,10 +1,10 @@
--- The bound: the textbook's work for 100 requests in one statement. What PostgreSQL could do if batching were free.
+-- The baseline's rows for 100 requests in one statement: what PostgreSQL does if batching is free.
 -- pgbench -n -M prepared -f batched.sql -D agents=10000 -c 2 -j 1 -T 8   (agents=1: the hot pair)
 \set seed random(1, 1000000000000)
 WITH request AS MATERIALIZED (
   SELECT n, 'agent-' || (1 + (hashint8(:seed::bigint + n)::bigint & 2147483647) % :agents) AS agent FROM generate_series(1, 100) AS n
 ), counter AS (
-  -- Summed per pair and in one order for everybody, or two connections would deadlock.
+  -- Summed per pair and in one order, or two connections would deadlock.
   INSERT INTO usage_counters AS u SELECT 't', agent, 'svc', 3 * count(*) FROM request GROUP BY agent ORDER BY agent
     ON CONFLICT (tenant, agent, service_id) DO UPDATE SET total = u.total + excluded.total RETURNING agent, total
 ), event AS (

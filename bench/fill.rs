@@ -1,54 +1,124 @@
-//! Fills a database as it would look after a long time. The rows come from the fill-*.sql beside this file: a change of
-//! the schema changes those. Keys and indexes of the large tables are made after their rows, which takes a tenth of the time.
+//! Fills a database as it would look after a long time. The service makes one row of each kind for each tenant, which are
+//! then copied; so few names of the schema stand here, and every value is one that the service wrote.
 
 use std::time::Instant;
 
-use sqlx::{PgConnection, Row};
+use serde_json::json;
+use sqlx::PgConnection;
 
+use crate::service::Service;
 use crate::{Result, postgres};
 
-/// Tenants of both databases; load.lua draws one of their keys for each request.
-pub const TENANTS: u32 = 100;
+const TENANTS: u32 = 100;
 
-/// How many rows there are.
+/// How much there is.
 #[derive(Clone, Copy, Debug)]
 pub struct Extent {
     pub pairs_per_tenant: u32,
-    pub rows: u64,
+    /// Keys, and as many events.
+    rows_per_tenant: u32,
+    /// The share of the keys that has expired.
+    expired: f64,
 }
 
 impl Extent {
-    /// 10 million keys, 10 million events and a million pairs at scale 1.
-    pub fn new(scale: f64) -> Self {
-        let per_tenant = |at_full_scale: f64| (at_full_scale * scale).round().max(1.0);
-        Self { pairs_per_tenant: per_tenant(1e4) as u32, rows: per_tenant(1e5) as u64 * u64::from(TENANTS) }
+    pub fn new(rows: f64, expired: f64) -> Self {
+        let per_tenant = |rows: f64| (rows / f64::from(TENANTS)).round().max(2.0) as u32;
+        Self { pairs_per_tenant: per_tenant(rows / 10.0), rows_per_tenant: per_tenant(rows), expired }
+    }
+
+    fn rows(&self) -> u32 {
+        self.rows_per_tenant * TENANTS
     }
 }
 
-pub async fn tenants(connection: &mut PgConnection) -> Result<()> {
-    script(connection, include_str!("fill-tenants.sql"), Extent { pairs_per_tenant: 0, rows: 0 }).await
+impl std::fmt::Display for Extent {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (rows, pairs) = (self.rows(), self.pairs_per_tenant * TENANTS);
+        write!(formatter, "{rows} keys, {rows} events, {pairs} pairs, {TENANTS} tenants")
+    }
 }
 
+/// Makes the tenants, each with one recorded request, and returns their API keys.
+pub async fn tenants(service: &Service, extent: Extent) -> Result<Vec<String>> {
+    let Extent { pairs_per_tenant, rows_per_tenant, .. } = extent;
+    // Every tenant's log of events is full.
+    let config = json!({ "eventLogCap": rows_per_tenant.min(100_000) });
+    service.send_json(reqwest::Method::PATCH, "/api/v1/config", "", config).await?;
+    let mut api_keys = Vec::new();
+    for _ in 0..TENANTS {
+        let api_key = service.new_tenant().await?;
+        let usage = json!({ "agent": format!("agent-{pairs_per_tenant}"), "serviceId": "svc", "requests": 3 });
+        service.record(&api_key, "seed", usage).await?;
+        api_keys.push(api_key);
+    }
+    Ok(api_keys)
+}
+
+/// Copies the rows of `tenants`.
 pub async fn rows(connection: &mut PgConnection, extent: Extent) -> Result<()> {
-    step("pairs", script(connection, include_str!("fill-pairs.sql"), extent)).await?;
-    for (table, sql) in
-        [("idempotency_keys", include_str!("fill-keys.sql")), ("events", include_str!("fill-events.sql"))]
-    {
-        let indexes = take_indexes(connection, table).await?;
-        step(table, script(connection, sql, extent)).await?;
-        for definition in indexes {
-            step(&definition, postgres::run(connection, &definition)).await?;
-        }
-    }
+    let pairs = (extent.pairs_per_tenant - 1) * TENANTS;
+    let agent = format!("'agent-' || 1 + n / {TENANTS}");
+    copy(connection, "agents", pairs, &[("agent", &agent), ("agent_id", &agent)]).await?;
+    copy(connection, "usage_counters", pairs, &[("agent", &agent), ("agent_id", &agent)]).await?;
+    let rows = extent.rows() - TENANTS;
+    // Rows come in the order of time, and a key lives for 24 hours.
+    let age = format!("interval '24 hours' / {}", 1.0 - extent.expired);
+    let moment = format!("now() + {age} * (n::float8 / {rows} - 1)");
+    let expiry = format!("{moment} + interval '24 hours'");
+    let key = "'k-' || n::bigint * 618033989 % 1000000000000 || '-f0'";
+    let columns = [("key", key), ("created_at", &moment), ("expires_at", &expiry)];
+    copy(connection, "idempotency_keys", rows, &columns).await?;
+    copy(connection, "events", rows, &[("recorded_at", &moment)]).await?;
+    multiply_totals(connection, extent).await?;
     step("VACUUM ANALYZE", postgres::run(connection, "VACUUM ANALYZE")).await
 }
 
-async fn script(connection: &mut PgConnection, sql: &str, extent: Extent) -> Result<()> {
-    let sql = sql
-        .replace(":tenants", &TENANTS.to_string())
-        .replace(":pairs", &extent.pairs_per_tenant.to_string())
-        .replace(":rows", &extent.rows.to_string());
-    postgres::run(connection, &sql).await
+/// Copies each row of a table that has one for each tenant, all tenants in turns, `count` copies in all. `n` counts them
+/// from 0; `columns` says which differ. Indexes are made after the rows, which takes a tenth of the time.
+async fn copy(connection: &mut PgConnection, table: &str, count: u32, columns: &[(&str, &str)]) -> Result<()> {
+    let names: Vec<String> = sqlx::query_scalar(
+        "SELECT attname::text FROM pg_attribute
+         LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+         WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped AND attidentity = '' AND attgenerated = ''
+           AND coalesce(pg_get_expr(adbin, adrelid) NOT LIKE 'nextval(%', true)",
+    )
+    .bind(table)
+    .fetch_all(&mut *connection)
+    .await?;
+    let value = |name: &String| match columns.iter().find(|(column, _)| column == name) {
+        Some((_, expression)) => (*expression).to_owned(),
+        None => format!("seed.{name}"),
+    };
+    let values: Vec<String> = names.iter().map(value).collect();
+    let insert = format!(
+        "INSERT INTO {table} ({}) SELECT {} FROM generate_series(0, {count} - 1) AS n
+         JOIN (SELECT row_number() OVER () - 1 AS place, * FROM {table}) AS seed ON seed.place = n % {TENANTS}",
+        names.join(", "),
+        values.join(", "),
+    );
+    // An index that is not ready gets no entries.
+    let unready = format!("UPDATE pg_index SET indisready = false WHERE indrelid = '{table}'::regclass");
+    postgres::run(connection, &unready).await?;
+    step(table, postgres::run(connection, &insert)).await?;
+    step("its indexes", postgres::run(connection, &format!("REINDEX TABLE {table}"))).await
+}
+
+/// The totals that the service keeps were those of one row of each kind for each tenant.
+async fn multiply_totals(connection: &mut PgConnection, extent: Extent) -> Result<()> {
+    let (pairs, rows) = (extent.pairs_per_tenant, extent.rows_per_tenant);
+    let factor = format!(
+        "CASE WHEN column_name IN ('pairs', 'pairs_above_zero', 'agents', 'outstanding', 'lifetime') THEN {pairs}
+              WHEN column_name IN ('events', 'replies', 'records', 'bytes') THEN {rows} END"
+    );
+    let statements = format!(
+        "SELECT format('UPDATE %I SET ', table_name) || string_agg(format('%1$I = %1$I * %2$s', column_name, {factor}), ', ')
+         FROM information_schema.columns
+         WHERE table_schema = 'public' AND table_name ~ 'totals$|^record_c' AND {factor} IS NOT NULL GROUP BY table_name"
+    );
+    let statements: Vec<String> =
+        sqlx::query_scalar(sqlx::AssertSqlSafe(statements)).fetch_all(&mut *connection).await?;
+    postgres::run(connection, &statements.join(";")).await
 }
 
 async fn step(name: &str, work: impl Future<Output = Result<()>>) -> Result<()> {
@@ -56,30 +126,4 @@ async fn step(name: &str, work: impl Future<Output = Result<()>>) -> Result<()> 
     work.await?;
     eprintln!("filling: {name}: {:.0} s", began.elapsed().as_secs_f64());
     Ok(())
-}
-
-/// Drops the keys and indexes of a table, and gives the statements that make them again.
-async fn take_indexes(connection: &mut PgConnection, table: &str) -> Result<Vec<String>> {
-    let found = sqlx::query(
-        "SELECT CASE WHEN con.oid IS NULL THEN format('DROP INDEX %s', index.indexrelid::regclass)
-                     ELSE format('ALTER TABLE %s DROP CONSTRAINT %I', index.indrelid::regclass, con.conname)
-                END AS removal,
-                CASE WHEN con.oid IS NULL THEN pg_get_indexdef(index.indexrelid)
-                     ELSE format('ALTER TABLE %s ADD CONSTRAINT %I %s', index.indrelid::regclass, con.conname,
-                                 pg_get_constraintdef(con.oid))
-                END AS definition
-         FROM pg_index AS index
-         LEFT JOIN pg_constraint AS con ON con.conindid = index.indexrelid AND con.contype IN ('p', 'u')
-         WHERE index.indrelid = to_regclass($1)
-         ORDER BY index.indisprimary DESC",
-    )
-    .bind(table)
-    .fetch_all(&mut *connection)
-    .await?;
-    let mut definitions = Vec::new();
-    for row in found {
-        postgres::run(connection, row.try_get("removal")?).await?;
-        definitions.push(row.try_get("definition")?);
-    }
-    Ok(definitions)
 }

@@ -1,26 +1,18 @@
-//! `cargo bench`: how fast the service is on this machine, against a textbook and against its own bound.
-//! Everything it needs it starts itself, on 127.0.0.1 and in a temporary directory, and stops and removes it again.
+//! `cargo bench`: how fast the service is on this machine, over a baseline of one transaction per request.
+//! It starts what it needs on 127.0.0.1 and in a temporary directory, and stops and removes it.
 
-mod baseline;
-mod explained;
-mod figures;
 mod fill;
 mod full;
 mod grown;
 mod load;
 mod machine;
 mod measure;
-mod plans;
 mod postgres;
-mod replicas;
 mod report;
 mod service;
-mod setup;
-mod sweep;
-mod targets;
 
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -30,10 +22,6 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use postgres::Server;
 use report::Report;
-
-/// As the service has it, so that the stack without a database is the same.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -48,99 +36,75 @@ struct Arguments {
     /// How often everything is measured; the report shows medians.
     #[arg(long, global = true)]
     rounds: Option<usize>,
-    /// Where result.json, table.md and the figures go; target/bench/<mode> otherwise.
-    #[arg(long, global = true)]
-    out: Option<PathBuf>,
     /// Where the database is kept meanwhile: it should be a real disk. The system's temporary directory otherwise.
     #[arg(long, global = true)]
     dir: Option<PathBuf>,
+    /// Another build of the service, to compare two versions.
+    #[arg(long, global = true, default_value = env!("CARGO_BIN_EXE_agentpay-billing"))]
+    service: PathBuf,
     /// Settings of the service, such as COMMIT_LANES=4.
     #[arg(long = "set", global = true, value_name = "NAME=VALUE", value_parser = assignment)]
     settings: Vec<(String, String)>,
     /// Settings of PostgreSQL, such as shared_buffers=1GB.
     #[arg(long = "postgres", global = true, value_name = "NAME=VALUE", value_parser = assignment)]
     postgres: Vec<(String, String)>,
-    /// cargo bench says so.
+    /// cargo bench adds it.
     #[arg(long, global = true, hide = true)]
     bench: bool,
 }
 
-#[derive(Clone, Debug, Subcommand)]
+#[derive(Clone, Copy, Debug, Subcommand)]
 enum Mode {
-    /// The textbook, the bound and the service, side by side; the default.
+    /// The service over the baseline in one run; the default.
     Full,
-    /// Every scenario once, for a second: does the benchmark still work?
+    /// The same, each scenario once for a second: does the benchmark still work?
     Smoke,
-    /// Flat growth: an empty database against one of 10 million keys, 10 million events and a million pairs.
-    Grown {
-        /// Rows relative to that; 0.01 to try it out.
-        #[arg(long, default_value_t = 1.0)]
-        scale: f64,
-        /// Seconds of churn before dead rows and sizes are looked at again.
-        #[arg(long, default_value_t = 60)]
-        churn_seconds: u64,
-    },
-    /// 1, 2 and 4 processes of the service on one PostgreSQL.
-    Replicas,
-    /// The service behind PgBouncer in transaction mode.
-    Pgbouncer,
-    /// Lanes and batch sizes over connections.
-    Sweep,
-    /// The HTTP stack without a database; a child process of the other modes.
-    #[command(hide = true)]
-    Baseline,
+    /// A database of ten million keys over an empty one, then what follows.
+    Grown(Growth),
+    /// A database of two million keys, half of them expiring, with PostgreSQL as installed.
+    AsInstalled(Growth),
 }
 
-/// What all modes work with.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Growth {
+    /// Rows relative to that; 0.01 to try it out.
+    #[arg(long, default_value_t = 1.0)]
+    scale: f64,
+    /// Seconds of load while half of the two million keys expire.
+    #[arg(long, default_value_t = 120)]
+    churn_seconds: u64,
+}
+
+/// What all scenarios work with.
 pub struct Bench {
     pub server: Server,
     pub wrk: PathBuf,
     pub pgbench: PathBuf,
+    pub service: PathBuf,
     pub dir: PathBuf,
     pub seconds: u64,
     pub rounds: usize,
-    pub counts_statuses: bool,
     settings: Vec<(String, String)>,
     runs: AtomicU32,
-    pooler: AtomicU32,
 }
 
 impl Bench {
-    /// A text no other run of a load has.
+    /// A text that no other run of a load has.
     pub fn new_run(&self) -> String {
         format!("b{}", self.runs.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// The connection pooler in front of PostgreSQL, if there is one.
-    pub fn pooler(&self) -> Option<u32> {
-        Some(self.pooler.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
-    }
-
-    pub fn set_pooler(&self, pid: u32) {
-        self.pooler.store(pid, Ordering::Relaxed);
-    }
-
-    /// Settings of the service from the command line, with those of the mode over them.
+    /// Settings of the service from the command line, overridden by those of the scenario.
     pub fn settings<'a>(&'a self, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
-        let own = self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        own.chain(more.iter().copied()).collect()
+        borrowed(&self.settings).chain(more.iter().copied()).collect()
     }
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    // reqwest asks for one as soon as the fetching of PostgreSQL switches its TLS on. A second one changes nothing.
+    // Two TLS providers are compiled in, so reqwest has to be told. A second call changes nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let arguments = Arguments::parse();
-    let mode = arguments.mode.clone().unwrap_or(Mode::Full);
-    if matches!(mode, Mode::Baseline) {
-        return exit(baseline::serve().await.map(|()| true));
-    }
-    exit(measure(arguments, mode).await)
-}
-
-fn exit(outcome: Result<bool>) -> ExitCode {
-    match outcome {
+    match run(Arguments::parse()).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(2),
         Err(error) => {
@@ -150,77 +114,77 @@ fn exit(outcome: Result<bool>) -> ExitCode {
     }
 }
 
-/// True if every run was valid.
-async fn measure(arguments: Arguments, mode: Mode) -> Result<bool> {
+/// True if every measurement was valid.
+async fn run(arguments: Arguments) -> Result<bool> {
     if cfg!(debug_assertions) {
         return Err("this is no release build: run it by `cargo bench`".into());
     }
-    let (wrk, pgbench) = (machine::need("wrk", "wrk")?, machine::need("pgbench", "postgresql-contrib")?);
-    let is_smoke = matches!(mode, Mode::Smoke);
-    let dir = arguments.dir.unwrap_or_else(std::env::temp_dir);
+    let mode = arguments.mode.unwrap_or(Mode::Full);
+    // Each part has a PostgreSQL of its own.
+    let (name, parts) = match mode {
+        Mode::Full => ("full", vec![mode]),
+        Mode::Smoke => ("smoke", vec![mode]),
+        Mode::AsInstalled(_) => ("as-installed", vec![mode]),
+        Mode::Grown(growth) => ("grown", vec![mode, Mode::AsInstalled(growth)]),
+    };
+    let dir = arguments.dir.clone().unwrap_or_else(std::env::temp_dir);
     let dir = dir.join(format!("agentpay-bench-{}", std::process::id()));
-    // A fresh installation, except where statements are explained.
-    let mut settings: Vec<(&str, &str)> = match mode {
-        Mode::Grown { .. } => vec![("shared_preload_libraries", "pg_stat_statements")],
-        _ => Vec::new(),
-    };
-    settings.extend(arguments.postgres.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-    let server = Server::start(&dir.join("data"), &settings).await?;
-    let bench = Bench {
-        server,
-        wrk,
-        pgbench,
-        dir: dir.clone(),
-        seconds: arguments.seconds.unwrap_or(if is_smoke { 1 } else { 8 }),
-        rounds: arguments.rounds.unwrap_or(if is_smoke { 1 } else { 2 }),
-        counts_statuses: is_smoke,
-        settings: arguments.settings,
-        runs: AtomicU32::new(1),
-        pooler: AtomicU32::new(0),
-    };
-    let facts = [machine::describe(&dir), bench.server.facts.clone()];
-    let mut terminate = signal(SignalKind::terminate())?;
-    // However it ends, the server must be stopped: it would outlive us.
-    let outcome = tokio::select! {
-        outcome = AssertUnwindSafe(run(&bench, &mode)).catch_unwind() => {
-            outcome.unwrap_or_else(|_| Err("the benchmark has a fault".into()))
-        }
-        _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
-        _ = terminate.recv() => Err("terminated".into()),
-    };
-    bench.server.stop().await?;
-    std::fs::remove_dir_all(&dir)?;
-    let mut report = outcome?;
-    report.facts.splice(0..0, facts);
-    let out = arguments.out.unwrap_or_else(|| default_out(&mode));
+    let mut report = Report::new(name, machine::describe(dir.parent().unwrap_or(&dir)));
+    for part in parts {
+        run_part(&arguments, part, &dir, &mut report).await?;
+    }
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench").join(name);
     report.write(&out)?;
     println!("{}\nwritten to {}", report.markdown(), out.display());
     Ok(report.is_valid())
 }
 
+async fn run_part(arguments: &Arguments, part: Mode, dir: &Path, report: &mut Report) -> Result<()> {
+    let is_smoke = matches!(part, Mode::Smoke);
+    let tuned = match part {
+        Mode::Grown(growth) => grown::tuned(growth),
+        _ => Vec::new(),
+    };
+    let (wrk, pgbench) = (machine::find("wrk", "wrk")?, machine::find("pgbench", "postgresql-contrib")?);
+    let settings: Vec<(&str, &str)> = borrowed(&tuned).chain(borrowed(&arguments.postgres)).collect();
+    let bench = Bench {
+        server: Server::start(&dir.join("data"), &settings).await?,
+        wrk,
+        pgbench,
+        service: arguments.service.clone(),
+        dir: dir.to_owned(),
+        seconds: arguments.seconds.unwrap_or(if is_smoke { 1 } else { 8 }),
+        rounds: arguments.rounds.unwrap_or(if is_smoke { 1 } else { 3 }),
+        settings: arguments.settings.clone(),
+        runs: AtomicU32::new(1),
+    };
+    report.facts.push(bench.server.facts.clone());
+    let work = async {
+        match part {
+            Mode::Full | Mode::Smoke => full::run(&bench, report).await,
+            Mode::Grown(growth) => grown::ten_million(&bench, report, growth).await,
+            Mode::AsInstalled(growth) => grown::as_installed(&bench, report, growth).await,
+        }
+    };
+    let mut terminate = signal(SignalKind::terminate())?;
+    // The server is stopped in any case: it would outlive the benchmark.
+    let outcome = tokio::select! {
+        outcome = AssertUnwindSafe(work).catch_unwind() => {
+            outcome.unwrap_or_else(|_| Err("the benchmark panicked".into()))
+        }
+        _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
+        _ = terminate.recv() => Err("terminated".into()),
+    };
+    bench.server.stop().await?;
+    std::fs::remove_dir_all(dir)?;
+    outcome
+}
+
+fn borrowed(settings: &[(String, String)]) -> impl Iterator<Item = (&str, &str)> {
+    settings.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+}
+
 fn assignment(text: &str) -> std::result::Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("it has no =")?;
     Ok((name.to_owned(), value.to_owned()))
-}
-
-fn default_out(mode: &Mode) -> PathBuf {
-    let name = match mode {
-        Mode::Full | Mode::Baseline => "",
-        Mode::Smoke => "smoke",
-        Mode::Grown { .. } => "grown",
-        Mode::Replicas => "replicas",
-        Mode::Pgbouncer => "pgbouncer",
-        Mode::Sweep => "sweep",
-    };
-    PathBuf::from(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench").join(name)
-}
-
-async fn run(bench: &Bench, mode: &Mode) -> Result<Report> {
-    match mode {
-        Mode::Full | Mode::Smoke | Mode::Baseline => full::run(bench).await,
-        Mode::Grown { scale, churn_seconds } => grown::run(bench, *scale, *churn_seconds).await,
-        Mode::Replicas => replicas::run(bench).await,
-        Mode::Pgbouncer => replicas::behind_pgbouncer(bench).await,
-        Mode::Sweep => sweep::run(bench).await,
-    }
 }

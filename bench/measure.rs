@@ -1,96 +1,89 @@
 //! One measurement: a load, and what it did to the machine, the database and the service meanwhile.
-//! It also proves the load: what was acknowledged must have been recorded, no more and no less.
+//! It also checks the load: what was acknowledged must have been recorded, no more and no less.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use sqlx::PgConnection;
 
-use crate::load::{self, Load, Seen};
-use crate::machine::{Cores, Memory, Ticks};
+use crate::load::{self, BULK_ITEMS, Load, Seen};
+use crate::machine::{self, Cores};
 use crate::postgres::{self, Progress};
 use crate::service::Service;
 use crate::{Bench, Result};
 
-/// Requests one record of usage counts, in every load.
+/// Requests that one record of usage counts, in every load.
 const REQUESTS_PER_RECORD: i64 = 3;
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Measurement {
     pub name: String,
-    pub round: usize,
-    pub requests: u64,
-    pub seconds: f64,
     pub per_second: f64,
-    /// Records of usage per request; 100 for a bulk of 100.
+    /// Records of usage for each request; 100 for a bulk of 100.
     pub items: u32,
     pub p50_ms: f64,
     pub p99_ms: f64,
     pub cores: Cores,
     pub wal_bytes_per_request: f64,
-    /// Requests per commit, from the service's metrics.
-    pub batch: Option<f64>,
-    /// Bytes per request by table and index.
+    /// Commands in a commit, from the service's metrics.
+    pub batch: f64,
+    /// Bytes for each request by table and index.
     pub growth: BTreeMap<String, f64>,
-    pub memory: Option<Memory>,
-    pub faults: Vec<String>,
+    pub memory_mib: f64,
+    pub fault: Option<String>,
 }
 
-impl Measurement {
-    pub fn growth_per_request(&self) -> f64 {
-        self.growth.values().sum()
-    }
-}
-
-/// A load by wrk on one or several processes of the service, each with all of the load's connections.
+/// A load on one or several processes of the service, each with all of the load's connections.
 pub async fn service(
     bench: &Bench,
     name: &str,
-    services: &[&Service],
     database: &str,
+    services: &[&Service],
     load: &Load,
 ) -> Result<Measurement> {
-    service_for(bench, name, services, database, load, bench.seconds).await
+    bench.server.checkpoint().await?;
+    continued(bench, name, database, services, load).await
 }
 
-pub async fn service_for(
+/// The same without a checkpoint first.
+pub async fn continued(
     bench: &Bench,
     name: &str,
-    services: &[&Service],
     database: &str,
+    services: &[&Service],
     load: &Load,
-    seconds: u64,
 ) -> Result<Measurement> {
-    let mut connection = bench.server.connect(database).await?;
-    let pids: Vec<u32> = services.iter().map(|service| service.pid).collect();
-    let before = settled(&mut connection).await?;
-    postgres::checkpoint(&mut connection).await?;
-    let batches_before = batches(services).await?;
-    let start = postgres::progress(&mut connection).await?;
-    let ticks = Ticks::now(&pids, bench.server.postmaster, bench.pooler())?;
-    let runs = services.iter().map(|service| async {
-        let run = bench.new_run();
-        load::wrk(bench, service.port, load, &run, seconds).await
-    });
+    let probe = Probe::start(bench, database, services).await?;
+    let runs = services.iter().map(|service| load::wrk(bench, service, load, bench.seconds));
     let all = futures_util::future::try_join_all(runs).await?;
-    let seen = together(all);
-    let cores = ticks.cores_until(Ticks::now(&pids, bench.server.postmaster, bench.pooler())?, seen.seconds);
-    let memory = services.first().map(|service| service.memory()).transpose()?;
-    let end = settled(&mut connection).await?;
-    let batches_after = batches(services).await?;
-    let mut faults = seen.faults.clone();
-    let in_flight = i64::from(load.connections) * services.len() as i64;
-    // A run with refusals is not valid anyway, and naming them has sent more.
-    if faults.is_empty() {
-        faults.extend(load.records().and_then(|records| miscounted(&before, &end, &seen, records, in_flight)));
-    }
-    let (commands, commits) = (batches_after.0 - batches_before.0, batches_after.1 - batches_before.1);
-    let batch = (commits > 0.0).then(|| commands / commits);
-    Ok(conclude(name, seen, cores, (&start, &end), batch, load.records().unwrap_or(1).max(1), memory, faults))
+    let loads: Vec<(&Seen, &Load)> = all.iter().map(|seen| (seen, load)).collect();
+    probe.finish(name, &together(&all), &loads).await
 }
 
-/// A script of pgbench on the yardstick's database; `items` requests per transaction.
+/// A load beside a flood of bulk requests, which is refused in part without fault. Measures the load, and returns what
+/// the flood saw.
+pub async fn beside_flood(
+    bench: &Bench,
+    name: &str,
+    database: &str,
+    service: &Service,
+    load: &Load,
+    flood: &Load,
+) -> Result<(Measurement, Seen)> {
+    bench.server.checkpoint().await?;
+    let services = [service];
+    let probe = Probe::start(bench, database, &services).await?;
+    let delayed = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        load::wrk(bench, service, load, bench.seconds).await
+    };
+    let (seen, flooded) =
+        futures_util::future::try_join(delayed, load::wrk(bench, service, flood, bench.seconds + 2)).await?;
+    Ok((probe.finish(name, &seen, &[(&seen, load), (&flooded, flood)]).await?, flooded))
+}
+
+/// A script of pgbench; `items` requests for each transaction.
 pub async fn pgbench(
     bench: &Bench,
     name: &str,
@@ -98,104 +91,106 @@ pub async fn pgbench(
     script: &str,
     clients: u32,
     agents: u32,
-    items: u32,
 ) -> Result<Measurement> {
-    let mut connection = bench.server.connect(database).await?;
-    postgres::checkpoint(&mut connection).await?;
-    let start = postgres::progress(&mut connection).await?;
-    let ticks = Ticks::now(&[], bench.server.postmaster, None)?;
+    bench.server.checkpoint().await?;
+    let probe = Probe::start(bench, database, &[]).await?;
     let seen = load::pgbench(bench, database, script, clients, agents).await?;
-    let cores = ticks.cores_until(Ticks::now(&[], bench.server.postmaster, None)?, seen.seconds);
-    let end = postgres::progress(&mut connection).await?;
-    let faults = seen.faults.clone();
-    Ok(conclude(name, seen, cores, (&start, &end), None, items, None, faults))
+    let measured = probe.finish(name, &seen, &[]).await?;
+    Ok(Measurement { items: if script == "batched.sql" { BULK_ITEMS } else { 1 }, ..measured })
 }
 
-/// The service that has no database.
-pub async fn baseline(bench: &Bench, name: &str, service: &Service, load: &Load) -> Result<Measurement> {
-    let ticks = Ticks::now(&[service.pid], bench.server.postmaster, None)?;
-    let seen = load::wrk(bench, service.port, load, &bench.new_run(), bench.seconds).await?;
-    let cores = ticks.cores_until(Ticks::now(&[service.pid], bench.server.postmaster, None)?, seen.seconds);
-    let nothing = Progress { wal_bytes: 0, lifetime: 0, sizes: BTreeMap::new() };
-    let faults = seen.faults.clone();
-    let memory = Some(service.memory()?);
-    Ok(conclude(name, seen, cores, (&nothing, &nothing), None, 1, memory, faults))
+/// What was there before a load.
+struct Probe<'a> {
+    bench: &'a Bench,
+    connection: PgConnection,
+    services: &'a [&'a Service],
+    batches: (f64, f64),
+    progress: Progress,
+    ticks: Cores,
+    began: Instant,
 }
 
-#[expect(clippy::too_many_arguments, reason = "the parts of one struct, gathered in three ways")]
-fn conclude(
-    name: &str,
-    seen: Seen,
-    cores: Cores,
-    (start, end): (&Progress, &Progress),
-    batch: Option<f64>,
-    items: u32,
-    memory: Option<Memory>,
-    faults: Vec<String>,
-) -> Measurement {
-    let requests = seen.requests.max(1) as f64;
-    let growth = end.sizes.iter().map(|(relation, size)| {
-        let earlier = start.sizes.get(relation).map_or(0, |size| size.bytes);
-        (relation.clone(), (size.bytes - earlier) as f64 / requests)
-    });
-    Measurement {
-        name: name.to_owned(),
-        round: 0,
-        requests: seen.requests,
-        seconds: seen.seconds,
-        per_second: seen.requests as f64 / seen.seconds,
-        items,
-        p50_ms: seen.p50_ms,
-        p99_ms: seen.p99_ms,
-        cores,
-        wal_bytes_per_request: (end.wal_bytes - start.wal_bytes) as f64 / requests,
-        batch,
-        growth: growth.filter(|(_, bytes)| *bytes != 0.0).collect(),
-        memory,
-        faults,
+impl<'a> Probe<'a> {
+    async fn start(bench: &'a Bench, database: &str, services: &'a [&'a Service]) -> Result<Self> {
+        let mut connection = bench.server.connect(database).await?;
+        let progress = settled(&mut connection).await?;
+        let batches = batches(services).await?;
+        let (ticks, began) = (ticks(bench, services)?, Instant::now());
+        Ok(Self { bench, connection, services, batches, progress, ticks, began })
+    }
+
+    async fn finish(mut self, name: &str, seen: &Seen, loads: &[(&Seen, &Load)]) -> Result<Measurement> {
+        let cores = ticks(self.bench, self.services)?.since(self.ticks, self.began.elapsed().as_secs_f64());
+        let memory_mib = self.services.first().map_or(Ok(0.0), |service| machine::memory_mib(service.pid))?;
+        let end = settled(&mut self.connection).await?;
+        let (commands, commits) = batches(self.services).await?;
+        let requests = seen.succeeded().max(1) as f64;
+        let growth = end.sizes.iter().map(|(relation, bytes)| {
+            (relation.clone(), (bytes - self.progress.sizes.get(relation).unwrap_or(&0)) as f64 / requests)
+        });
+        let recorded = (end.recorded - self.progress.recorded) / REQUESTS_PER_RECORD;
+        Ok(Measurement {
+            name: name.to_owned(),
+            per_second: seen.succeeded() as f64 / seen.seconds,
+            items: loads.first().map_or(1, |(_, load)| load.records().max(1)),
+            p50_ms: seen.p50_ms,
+            p99_ms: seen.p99_ms,
+            cores,
+            wal_bytes_per_request: (end.wal_bytes - self.progress.wal_bytes) as f64 / requests,
+            batch: (commands - self.batches.0) / (commits - self.batches.1).max(1.0),
+            growth: growth.filter(|(_, bytes)| *bytes != 0.0).collect(),
+            memory_mib,
+            fault: seen.fault().or_else(|| miscounted(recorded, loads)),
+        })
     }
 }
 
 /// Several load generators side by side: their sum, and the slowest's latencies.
-fn together(all: Vec<Seen>) -> Seen {
-    let mut sum = Seen::default();
-    for seen in all {
-        sum.requests += seen.requests;
-        sum.seconds = sum.seconds.max(seen.seconds);
-        sum.p50_ms = sum.p50_ms.max(seen.p50_ms);
-        sum.p99_ms = sum.p99_ms.max(seen.p99_ms);
-        sum.faults.extend(seen.faults);
-    }
-    sum
+fn together(all: &[Seen]) -> Seen {
+    all.iter().fold(Seen::default(), |sum, seen| Seen {
+        requests: sum.requests + seen.requests,
+        refused: sum.refused + seen.refused,
+        broken: sum.broken + seen.broken,
+        seconds: sum.seconds.max(seen.seconds),
+        p50_ms: sum.p50_ms.max(seen.p50_ms),
+        p99_ms: sum.p99_ms.max(seen.p99_ms),
+    })
 }
 
-/// wrk hangs up in the middle of its last requests; what of them was queued is committed a moment later.
+/// wrk hangs up in the middle of its last requests; those that were queued are committed a moment later.
 async fn settled(connection: &mut PgConnection) -> Result<Progress> {
     let mut last = postgres::progress(connection).await?;
     loop {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
         let now = postgres::progress(connection).await?;
-        if now.lifetime == last.lifetime {
+        if now.recorded == last.recorded {
             return Ok(now);
         }
         last = now;
     }
 }
 
-/// What was acknowledged and what was recorded must be the same, but for the last requests of each connection.
-fn miscounted(before: &Progress, after: &Progress, seen: &Seen, records: u32, in_flight: i64) -> Option<String> {
-    let recorded = (after.lifetime - before.lifetime) / REQUESTS_PER_RECORD;
-    let acknowledged = seen.requests as i64 * i64::from(records);
-    let possible = acknowledged + in_flight * i64::from(records);
+/// What was acknowledged and what was recorded must be the same, but for the last request of each connection.
+fn miscounted(recorded: i64, loads: &[(&Seen, &Load)]) -> Option<String> {
+    let sum = |count: &dyn Fn(&Seen, &Load) -> u64| -> i64 {
+        loads.iter().map(|(seen, load)| (count(seen, load) * u64::from(load.records())) as i64).sum()
+    };
+    let acknowledged = sum(&|seen, _| seen.succeeded());
+    let possible = acknowledged + sum(&|seen, load| u64::from(load.connections) + seen.broken);
     let is_right = (acknowledged..=possible).contains(&recorded);
     (!is_right).then(|| format!("{acknowledged} records acknowledged, but {recorded} made"))
+}
+
+fn ticks(bench: &Bench, services: &[&Service]) -> Result<Cores> {
+    let pids: Vec<u32> = services.iter().map(|service| service.pid).collect();
+    Cores::ticks(&pids, bench.server.postmaster)
 }
 
 async fn batches(services: &[&Service]) -> Result<(f64, f64)> {
     let mut sums = (0.0, 0.0);
     for service in services {
-        let own = service.batches().await?;
-        sums = (sums.0 + own.0, sums.1 + own.1);
+        let (commands, commits) = service.batches().await?;
+        sums = (sums.0 + commands, sums.1 + commits);
     }
     Ok(sums)
 }

@@ -1,54 +1,81 @@
-//! What a mode found: printed as one Markdown table, written as JSON, as Markdown and as figures.
+//! What a mode found: measurements and targets, as Markdown and as JSON.
 
 use std::fs;
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use crate::Result;
 use crate::measure::Measurement;
 
+#[derive(Debug, Serialize)]
 pub struct Report {
-    pub mode: &'static str,
+    mode: &'static str,
     /// The machine and PostgreSQL.
     pub facts: Vec<String>,
     pub measurements: Vec<Measurement>,
-    /// What was skipped or has to be known.
+    pub targets: Vec<Target>,
     pub notes: Vec<String>,
-    /// Further Markdown.
+    /// Further tables, in Markdown.
+    #[serde(skip)]
     pub sections: Vec<String>,
-    /// Name of the file and its SVG.
-    pub figures: Vec<(&'static str, String)>,
-    /// Further facts for the JSON.
-    pub details: Vec<(&'static str, Value)>,
+}
+
+/// What the project promises about its speed. A target that is missed fails nothing: a busy machine must not.
+#[derive(Debug, Serialize)]
+pub struct Target {
+    pub name: String,
+    pub bounds: Vec<Bound>,
+    /// One for each bound, of which there are two where the log makes a difference: with a line for each request, and
+    /// with LOG_LEVEL=warn.
+    pub measured: Vec<f64>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+pub enum Bound {
+    AtLeast(f64),
+    AtMost(f64),
 }
 
 impl Report {
-    pub fn new(mode: &'static str) -> Self {
-        let (facts, measurements, notes) = (Vec::new(), Vec::new(), Vec::new());
-        Self { mode, facts, measurements, notes, sections: Vec::new(), figures: Vec::new(), details: Vec::new() }
+    pub fn new(mode: &'static str, machine: String) -> Self {
+        let (measurements, targets, notes, sections) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { mode, facts: vec![machine], measurements, targets, notes, sections }
     }
 
-    /// Notes a measurement, and tells who waits that it is done.
+    /// Adds a measurement, and prints it as progress.
     pub fn add(&mut self, measured: Measurement) {
-        eprintln!(
-            "round {} {}: {:.0}/s, p50 {:.2} ms, p99 {:.2} ms {}",
-            measured.round,
-            measured.name,
-            measured.per_second,
-            measured.p50_ms,
-            measured.p99_ms,
-            measured.faults.join("; ")
-        );
+        let Measurement { name, per_second, p50_ms, p99_ms, .. } = &measured;
+        let fault = measured.fault.as_deref().unwrap_or_default();
+        eprintln!("{name}: {per_second:.0}/s, p50 {p50_ms:.2} ms, p99 {p99_ms:.2} ms {fault}");
         self.measurements.push(measured);
     }
 
     pub fn is_valid(&self) -> bool {
-        self.measurements.iter().all(|measured| measured.faults.is_empty())
+        self.measurements.iter().all(|measured| measured.fault.is_none())
+    }
+
+    pub fn figures(&self, name: &str, figure: impl Fn(&Measurement) -> f64) -> Vec<f64> {
+        self.measurements.iter().filter(|measured| measured.name == name).map(figure).collect()
+    }
+
+    /// The median of one figure of a scenario; NaN if it was not measured.
+    pub fn median(&self, name: &str, figure: impl Fn(&Measurement) -> f64) -> f64 {
+        let mut values = self.figures(name, figure);
+        values.sort_by(f64::total_cmp);
+        match values.len() {
+            0 => f64::NAN,
+            count => f64::midpoint(values[(count - 1) / 2], values[count / 2]),
+        }
+    }
+
+    /// Records of usage a second.
+    pub fn rate(&self, name: &str) -> f64 {
+        self.median(name, |measured| measured.per_second * f64::from(measured.items))
     }
 
     /// The scenarios in the order of their first measurement.
-    pub fn names(&self) -> Vec<&str> {
+    fn names(&self) -> Vec<&str> {
         let mut names: Vec<&str> = Vec::new();
         for measured in &self.measurements {
             if !names.contains(&measured.name.as_str()) {
@@ -58,151 +85,78 @@ impl Report {
         names
     }
 
-    /// The median over the rounds of one figure of a scenario.
-    pub fn median(&self, name: &str, figure: impl Fn(&Measurement) -> f64) -> Option<f64> {
-        let of_name = self.measurements.iter().filter(|measured| measured.name == name);
-        let mut values: Vec<f64> = of_name.map(figure).collect();
-        values.sort_by(f64::total_cmp);
-        let middle = values.len() / 2;
-        match values.len() {
-            0 => None,
-            count if count % 2 == 1 => Some(values[middle]),
-            _ => Some(f64::midpoint(values[middle - 1], values[middle])),
-        }
-    }
-
-    pub fn rate(&self, name: &str) -> Option<f64> {
-        self.median(name, |measured| measured.per_second)
-    }
-
-    /// Records of usage per second.
-    pub fn item_rate(&self, name: &str) -> Option<f64> {
-        self.median(name, |measured| measured.per_second * f64::from(measured.items))
-    }
-
-    /// The textbook's best rate over its client counts.
-    pub fn best_textbook(&self, is_hot: bool) -> Option<f64> {
-        let prefix = if is_hot { "textbook, hot pair, " } else { "textbook, " };
-        let names = self.names().into_iter().filter(|name| name.starts_with(prefix));
-        let names = names.filter(|name| is_hot || !name.contains("hot pair"));
-        names.filter_map(|name| self.rate(name)).reduce(f64::max)
-    }
-
     pub fn markdown(&self) -> String {
         let mut text = format!("### {}\n\n", self.mode);
         for fact in &self.facts {
             text += &format!("- {fact}\n");
         }
-        text += &format!("\n{}", self.table());
+        text += &format!("\n{}\n{}", self.target_table(), self.measurement_table());
         for note in &self.notes {
             text += &format!("\n- {note}");
         }
-        text += "\n";
         for section in &self.sections {
-            text += &format!("\n{section}\n");
+            text += &format!("\n\n{section}");
         }
         text
     }
 
-    fn table(&self) -> String {
-        // Where no textbook was measured there is nothing to compare with.
-        let has_textbook = self.best_textbook(false).is_some();
-        let mut columns = vec!["", "requests/s", "items/s", "p50 ms", "p99 ms"];
-        columns.extend(["× textbook at 64", "× its best"].into_iter().filter(|_| has_textbook));
-        columns.extend([
-            "batch",
-            "cores: service",
-            "PostgreSQL",
-            "rest",
-            "stolen",
-            "MiB",
-            "bytes each",
-            "WAL bytes each",
-        ]);
-        columns.push("valid");
-        let mut text = format!("| {} |\n|---|{}---|\n", columns.join(" | "), "--:|".repeat(columns.len() - 2));
-        for name in self.names() {
-            let value = |figure: &dyn Fn(&Measurement) -> f64| self.median(name, figure).unwrap_or(0.0);
-            let mut cells = vec![
-                name.to_owned(),
-                format!("{:.0}", value(&|measured| measured.per_second)),
-                format!("{:.0}", self.item_rate(name).unwrap_or(0.0)),
-                format!("{:.2}", value(&|measured| measured.p50_ms)),
-                format!("{:.2}", value(&|measured| measured.p99_ms)),
-            ];
-            if has_textbook {
-                let is_hot = name.contains("hot pair");
-                let at_64 = if is_hot { "textbook, hot pair, 64 clients" } else { "textbook, 64 clients" };
-                for base in [self.rate(at_64), self.best_textbook(is_hot)] {
-                    let ratio = self.item_rate(name).zip(base).filter(|_| !name.starts_with("read "));
-                    cells.push(ratio.map(|(rate, base)| format!("{:.1}", rate / base)).unwrap_or_default());
+    fn target_table(&self) -> String {
+        let mut text = "| | target | measured | met |\n|---|--:|--:|---|\n".to_owned();
+        for target in &self.targets {
+            let mut cells: [Vec<String>; 3] = Default::default();
+            for (bound, measured) in target.bounds.iter().zip(&target.measured) {
+                let (text, is_met) = match bound {
+                    Bound::AtLeast(bound) => (format!("≥ {bound}"), measured >= bound),
+                    Bound::AtMost(bound) => (format!("≤ {bound}"), measured <= bound),
+                };
+                let met = if is_met { "yes" } else { "no" };
+                for (cell, text) in cells.iter_mut().zip([text, shown(*measured), met.to_owned()]) {
+                    cell.push(text);
                 }
             }
-            cells.extend([
-                shown(value(&|measured| measured.batch.unwrap_or(0.0)), 1),
-                format!("{:.2}", value(&|measured| measured.cores.services)),
-                format!("{:.2}", value(&|measured| measured.cores.postgres)),
-                format!("{:.2}", value(&|measured| measured.cores.rest)),
-                format!("{:.2}", value(&|measured| measured.cores.stolen)),
-                shown(value(&|measured| measured.memory.unwrap_or_default().resident_bytes as f64 / 1_048_576.0), 0),
-                shown(value(&Measurement::growth_per_request), 0),
-                shown(value(&|measured| measured.wal_bytes_per_request), 0),
-                self.verdict(name),
-            ]);
-            text += &format!("| {} |\n", cells.join(" | "));
+            text += &format!("| {} | {} |\n", target.name, cells.map(|texts| texts.join(" · ")).join(" | "));
         }
         text
     }
 
-    fn verdict(&self, name: &str) -> String {
-        let of_name = self.measurements.iter().filter(|measured| measured.name == name);
-        let faults: Vec<&str> = of_name.flat_map(|measured| &measured.faults).map(String::as_str).collect();
-        if faults.is_empty() { "yes".to_owned() } else { format!("**NO**: {}", faults.join("; ")) }
-    }
-
-    fn json(&self) -> Value {
-        let summary: Vec<Value> = self
-            .names()
-            .iter()
-            .map(|name| {
-                json!({
-                    "name": name,
-                    "requests_per_second": self.rate(name),
-                    "items_per_second": self.item_rate(name),
-                    "p50_ms": self.median(name, |measured| measured.p50_ms),
-                    "p99_ms": self.median(name, |measured| measured.p99_ms),
-                    "batch": self.median(name, |measured| measured.batch.unwrap_or(0.0)),
-                    "bytes_per_request": self.median(name, Measurement::growth_per_request),
-                    "wal_bytes_per_request": self.median(name, |measured| measured.wal_bytes_per_request),
-                })
-            })
-            .collect();
-        let mut whole = json!({
-            "mode": self.mode,
-            "facts": self.facts,
-            "valid": self.is_valid(),
-            "summary": summary,
-            "measurements": self.measurements,
-            "notes": self.notes,
-        });
-        for (name, value) in &self.details {
-            whole[*name] = value.clone();
+    fn measurement_table(&self) -> String {
+        let mut text = "| | items/s | p50 ms | p99 ms | batch | cores: service | PostgreSQL | rest | stolen | MiB | \
+                        WAL bytes | valid |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|\n"
+            .to_owned();
+        let figures: [fn(&Measurement) -> f64; 10] = [
+            |measured| measured.per_second * f64::from(measured.items),
+            |measured| measured.p50_ms,
+            |measured| measured.p99_ms,
+            |measured| measured.batch,
+            |measured| measured.cores.services,
+            |measured| measured.cores.postgres,
+            |measured| measured.cores.rest,
+            |measured| measured.cores.stolen,
+            |measured| measured.memory_mib,
+            |measured| measured.wal_bytes_per_request,
+        ];
+        for name in self.names() {
+            let cells: Vec<String> = figures.iter().map(|figure| shown(self.median(name, figure))).collect();
+            let of_name = self.measurements.iter().filter(|measured| measured.name == name);
+            let faults: Vec<&str> = of_name.filter_map(|measured| measured.fault.as_deref()).collect();
+            let verdict = if faults.is_empty() { "yes".to_owned() } else { format!("**no**: {}", faults.join("; ")) };
+            text += &format!("| {name} | {} | {verdict} |\n", cells.join(" | "));
         }
-        whole
+        text
     }
 
     pub fn write(&self, dir: &Path) -> Result<()> {
         fs::create_dir_all(dir)?;
-        fs::write(dir.join("result.json"), serde_json::to_string_pretty(&self.json())?)?;
-        fs::write(dir.join("table.md"), self.markdown())?;
-        for (name, svg) in &self.figures {
-            fs::write(dir.join(name), svg)?;
-        }
-        Ok(())
+        fs::write(dir.join("result.json"), serde_json::to_string_pretty(self)?)?;
+        Ok(fs::write(dir.join("table.md"), self.markdown())?)
     }
 }
 
-/// A figure that is not there is left out.
-fn shown(figure: f64, decimals: usize) -> String {
-    if figure == 0.0 { String::new() } else { format!("{figure:.decimals$}") }
+/// As many digits as mean something; nothing for a figure that is zero or was not measured.
+fn shown(figure: f64) -> String {
+    match figure {
+        _ if figure == 0.0 || figure.is_nan() => String::new(),
+        _ if figure < 100.0 => format!("{figure:.2}"),
+        _ => format!("{figure:.0}"),
+    }
 }

@@ -3,75 +3,96 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 
-use crate::{Result, machine};
+use crate::{Bench, Result};
 
-/// How long a start may take.
 const READY_LIMIT: Duration = Duration::from_secs(60);
+const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 pub struct Service {
     process: Child,
     pub pid: u32,
     pub port: u16,
+    http: reqwest::Client,
 }
 
 impl Service {
-    /// `settings` go on top of what every run has. Its log, at the default level, is written and thrown away.
-    pub async fn start(database_url: &str, settings: &[(&str, &str)]) -> Result<Self> {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_agentpay-billing"));
-        command.arg("serve").env_clear();
+    /// Its log is written, at the default level unless `settings` say otherwise, and thrown away.
+    pub async fn start(bench: &Bench, database: &str, settings: &[(&str, &str)]) -> Result<Self> {
+        let port = TcpListener::bind(("127.0.0.1", 0)).await?.local_addr()?.port();
+        let mut command = Command::new(&bench.service);
+        command.arg("serve").env_clear().env("DATABASE_URL", bench.server.url(database)).env("PORT", port.to_string());
         command.envs([("RATE_LIMIT", "off"), ("HOST", "127.0.0.1"), ("LOG_LEVEL", "info"), ("LOG_FORMAT", "json")]);
-        command.env("DATABASE_URL", database_url).envs(settings.iter().copied());
-        Self::spawn(command, "/api/v1/health/ready").await
-    }
-
-    /// The same HTTP stack that parses, hashes and answers, and stores nothing; in a process of its own too.
-    pub async fn start_baseline() -> Result<Self> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg("baseline");
-        Self::spawn(command, "/health").await
-    }
-
-    async fn spawn(mut command: Command, ready_path: &str) -> Result<Self> {
-        let port = free_port().await?;
-        command.env("PORT", port.to_string());
+        command.envs(bench.settings(settings));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit()).kill_on_drop(true);
-        let mut process = command.spawn()?;
+        let process = command.spawn()?;
         let pid = process.id().ok_or("the service has no process id")?;
-        let url = format!("http://127.0.0.1:{port}{ready_path}");
+        let mut service = Self { process, pid, port, http: reqwest::Client::new() };
         let began = Instant::now();
-        loop {
-            if let Some(status) = process.try_wait()? {
+        while service.get("/api/v1/health/ready").await.is_err() {
+            if let Some(status) = service.process.try_wait()? {
                 return Err(format!("the service did not start: {status}").into());
-            }
-            if reqwest::get(&url).await.is_ok_and(|answer| answer.status().is_success()) {
-                return Ok(Self { process, pid, port });
             }
             if began.elapsed() > READY_LIMIT {
                 return Err("the service is not ready after 60 s".into());
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        Ok(service)
     }
 
-    pub fn url(&self, path: &str) -> String {
+    /// Has the service check what it finds in a database.
+    pub async fn verify(bench: &Bench, database: &str) -> Result<()> {
+        let mut command = Command::new(&bench.service);
+        command.arg("verify").env_clear().env("DATABASE_URL", bench.server.url(database));
+        let output = command.output().await?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        if output.status.success() { Ok(()) } else { Err(format!("verify: {text}").into()) }
+    }
+
+    pub async fn get(&self, path: &str) -> Result<String> {
+        self.send(self.http.get(self.url(path))).await
+    }
+
+    /// Sends a JSON body, as the tenant of `api_key` if there is one.
+    pub async fn send_json(&self, method: reqwest::Method, path: &str, api_key: &str, body: Value) -> Result<Value> {
+        let request = self.http.request(method, self.url(path)).header("content-type", "application/json");
+        let answer = self.send(request.header("x-api-key", api_key).body(body.to_string())).await?;
+        Ok(serde_json::from_str(&answer)?)
+    }
+
+    pub async fn record(&self, api_key: &str, key: &str, usage: Value) -> Result<()> {
+        let request = self.http.post(self.url("/api/v1/usage")).header("content-type", "application/json");
+        let request = request.header("x-api-key", api_key).header("idempotency-key", key);
+        self.send(request.body(usage.to_string())).await.map(drop)
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<String> {
+        let answer = request.send().await?;
+        let (status, url, text) = (answer.status(), answer.url().clone(), answer.text().await?);
+        if status.is_success() { Ok(text) } else { Err(format!("{url}: {status} {text}").into()) }
+    }
+
+    fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 
-    pub fn memory(&self) -> Result<machine::Memory> {
-        machine::memory(self.pid)
-    }
-
-    /// Whether a read is there to be measured. `{agent}` is agent-1.
-    pub async fn offers(&self, path: &str) -> Result<bool> {
-        Ok(reqwest::get(self.url(&path.replace("{agent}", "agent-1"))).await?.status().is_success())
+    /// Makes a tenant with a priced service `svc`, and returns its API key.
+    pub async fn new_tenant(&self) -> Result<String> {
+        let post = reqwest::Method::POST;
+        let created = self.send_json(post.clone(), "/api/v1/api-keys", "", json!({ "label": "bench" })).await?;
+        let api_key = created["key"].as_str().ok_or("a tenant without a key")?.to_owned();
+        let service = json!({ "serviceId": "svc", "priceStroops": 100 });
+        self.send_json(post, "/api/v1/services", &api_key, service).await?;
+        Ok(api_key)
     }
 
     /// Commands and commits so far, from the service's metrics.
     pub async fn batches(&self) -> Result<(f64, f64)> {
-        let text = reqwest::get(self.url("/api/v1/metrics")).await?.error_for_status()?.text().await?;
+        let text = self.get("/api/v1/metrics").await?;
         let value = |name: &str| -> Result<f64> {
             let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
             Ok(line.ok_or_else(|| format!("the metrics lack {name}"))?.trim().parse()?)
@@ -79,14 +100,10 @@ impl Service {
         Ok((value("agentpay_commit_batch_size_sum")?, value("agentpay_commit_batch_size_count")?))
     }
 
-    /// Drains it, and says if that went wrong.
+    /// Drains it; an error if that fails.
     pub async fn stop(mut self) -> Result<()> {
         Command::new("kill").args(["-TERM", &self.pid.to_string()]).status().await?;
-        let status = tokio::time::timeout(Duration::from_secs(30), self.process.wait()).await??;
+        let status = tokio::time::timeout(STOP_LIMIT, self.process.wait()).await??;
         if status.success() { Ok(()) } else { Err(format!("the service ended with {status}").into()) }
     }
-}
-
-pub async fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0)).await?.local_addr()?.port())
 }
