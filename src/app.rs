@@ -18,12 +18,12 @@ use crate::api::reads::Reads;
 use crate::api::starting::{self, CurrentRouter};
 use crate::api::state::{ApiParts, KnownKeys};
 use crate::clock::Clock;
-use crate::command::Committer;
+use crate::commit::Committer;
 use crate::job_health::JobHealth;
-use crate::jobs::delivery::{Names, Sender};
-use crate::jobs::dispatcher::Dispatcher;
 use crate::jobs::janitor::{Janitor, LastRun};
 use crate::jobs::watch_config::ConfigWatcher;
+use crate::jobs::webhooks::dispatcher::Dispatcher;
+use crate::jobs::webhooks::sender::{Egress, Names, Sender};
 use crate::live_limits::LiveLimits;
 use crate::progress::Progress;
 use crate::settings::Settings;
@@ -125,7 +125,11 @@ impl App {
         let stop_jobs = CancellationToken::new();
         let mut jobs = JoinSet::new();
         jobs.spawn(janitor.clone().run(stop_jobs.clone()));
-        let sender = Sender::new(settings.api.webhook_allow_private, Names::System);
+        let sender = Sender::new(Egress {
+            allow_private: settings.api.webhook_allow_private,
+            names: Names::System,
+            proxy: settings.webhook_proxy.clone(),
+        });
         let dispatcher =
             Dispatcher::new(pool.clone(), clock.clone(), sender, committer.new_deliveries(), health.clone());
         jobs.spawn(dispatcher.clone().run(stop_jobs.clone()));

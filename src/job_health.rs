@@ -23,11 +23,11 @@ pub enum Job {
     Config,
     /// The janitor's steps.
     Expired,
-    Fold,
     CallerCap,
     TotalCap,
     Events,
     /// The dispatcher's.
+    WebhookExpand,
     WebhookLease,
     WebhookRecord,
     WebhookPrune,
@@ -39,10 +39,10 @@ impl Job {
     pub const ALL: [Self; 10] = [
         Self::Config,
         Self::Expired,
-        Self::Fold,
         Self::CallerCap,
         Self::TotalCap,
         Self::Events,
+        Self::WebhookExpand,
         Self::WebhookLease,
         Self::WebhookRecord,
         Self::WebhookPrune,
@@ -53,10 +53,10 @@ impl Job {
         match self {
             Self::Config => "config",
             Self::Expired => "janitor_expired",
-            Self::Fold => "janitor_fold",
             Self::CallerCap => "janitor_caller_cap",
             Self::TotalCap => "janitor_total_cap",
             Self::Events => "janitor_events",
+            Self::WebhookExpand => "webhook_expand",
             Self::WebhookLease => "webhook_lease",
             Self::WebhookRecord => "webhook_record",
             Self::WebhookPrune => "webhook_prune",
@@ -65,7 +65,7 @@ impl Job {
     }
 
     pub fn is_of_janitor(self) -> bool {
-        matches!(self, Self::Expired | Self::Fold | Self::CallerCap | Self::TotalCap | Self::Events)
+        matches!(self, Self::Expired | Self::CallerCap | Self::TotalCap | Self::Events)
     }
 }
 
@@ -166,15 +166,15 @@ mod tests {
     fn a_job_is_broken_when_it_has_failed_for_a_minute() {
         let clock = Clock::default();
         let health = JobHealth::new(clock.clone());
-        health.note(Job::Fold, &Err::<(), _>(StoreError::ReadOnly));
+        health.note(Job::CallerCap, &Err::<(), _>(StoreError::ReadOnly));
         clock.advance_ms(59_000);
-        health.note(Job::Fold, &Err::<(), _>(StoreError::TimedOut));
-        let state = health.state(Job::Fold);
+        health.note(Job::CallerCap, &Err::<(), _>(StoreError::TimedOut));
+        let state = health.state(Job::CallerCap);
         assert_eq!((state.failing_ms.is_some(), state.is_broken(), state.last_success_at), (true, false, None));
         clock.advance_ms(1000);
-        assert!(health.state(Job::Fold).is_broken() && !health.state(Job::Events).is_broken());
-        health.note(Job::Fold, &Ok(()));
-        let state = health.state(Job::Fold);
+        assert!(health.state(Job::CallerCap).is_broken() && !health.state(Job::Events).is_broken());
+        health.note(Job::CallerCap, &Ok(()));
+        let state = health.state(Job::CallerCap);
         assert!(state.failing_ms.is_none() && state.last_success_at.is_some() && state.last_error.is_some());
     }
 

@@ -8,6 +8,7 @@ pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod command;
+pub mod commit;
 pub mod domain;
 pub mod job_health;
 pub mod jobs;

@@ -5,7 +5,7 @@ use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::command::Command;
+use crate::command::TransactionalCommand;
 use crate::command::answers::Reset;
 use crate::domain::refusal::Refusal;
 use crate::metrics;
@@ -35,7 +35,7 @@ pub async fn unpause(State(state): State<ApiState>, request: Request) -> Result<
 async fn set_paused(state: &ApiState, request: Request, paused: bool) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
     let deadline = write.exchange.deadline;
-    let response = write.submit(state, Ok(Command::SetPaused(paused))).await;
+    let response = write.submit(state, Ok(TransactionalCommand::SetPaused(paused))).await;
     state.follow_config(deadline, response).await
 }
 
@@ -69,7 +69,7 @@ pub async fn reset(State(state): State<ApiState>, request: Request) -> Result<Re
     let now_ms = state.clock.elapsed_ms();
     let rate_buckets = state.limiter.as_ref().map_or(0, |limiter| limiter.callers(now_ms, window_ms));
     let deadline = write.exchange.deadline;
-    let response = write.submit(&state, Ok(Command::Reset { rate_buckets })).await;
+    let response = write.submit(&state, Ok(TransactionalCommand::Reset { rate_buckets })).await;
     let response = state.follow_config(deadline, response).await;
     if response.is_ok() {
         if let Some(limiter) = &state.limiter {

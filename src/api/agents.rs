@@ -33,7 +33,11 @@ pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result
     let slice = Slice::read(&exchange.query, 100, 1000);
     let read = async |connection: &mut PgConnection| {
         let agents = agents::list(connection, tenant, slice.limit, slice.offset()).await?;
-        let count = if slice.page.is_some() { totals::of(connection, tenant.as_str()).await?.agents } else { 0 };
+        let count = if slice.page.is_some() {
+            totals::of_each(connection, &[tenant.as_str()]).await?.pop().unwrap_or_default().agents
+        } else {
+            0
+        };
         Ok((agents, count))
     };
     let (agents, count) = state.read(exchange.deadline, read).await?;

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sqlx::PgConnection;
 
-use crate::command::Command;
+use crate::command::TransactionalCommand;
 use crate::command::answers::CreatedApiKey;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::{StoredMoment, Timestamp};
@@ -49,7 +49,7 @@ pub async fn revoke(State(state): State<ApiState>, request: Request) -> Result<R
     let prefix = write.exchange.parameter("prefix").to_owned();
     let is_plain = prefix.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     let command = if is_plain && (1..=64).contains(&prefix.len()) {
-        Ok(Command::RevokeApiKey { prefix })
+        Ok(TransactionalCommand::RevokeApiKey { prefix })
     } else {
         Err(Refusal::Prefix)
     };
@@ -110,7 +110,7 @@ pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result
 
 impl From<ApiKeyRow> for Item {
     fn from(row: ApiKeyRow) -> Self {
-        Self { prefix: row.prefix, label: row.label, created_at: row.created_at.into(), tenant_id: row.tenant }
+        Self { prefix: row.prefix, label: row.label, created_at: row.created_at.into(), tenant_id: row.tenant_id }
     }
 }
 
@@ -120,7 +120,7 @@ fn parse_cursor(cursor: &str) -> Option<Start> {
     (!prefix.is_empty()).then(|| Start::After { created_at, prefix: prefix.to_owned() })
 }
 
-fn parse_creation(body: &Value) -> Result<Command, Refusal> {
+fn parse_creation(body: &Value) -> Result<TransactionalCommand, Refusal> {
     fields::check(body, &["label", "tenantId"])?;
     let is_short = |text: &&str| (1..=TEXT_MAX).contains(&fields::length(text));
     let label = body.get("label").and_then(Value::as_str).filter(is_short).filter(|label| !label.trim().is_empty());
@@ -129,5 +129,5 @@ fn parse_creation(body: &Value) -> Result<Command, Refusal> {
         None => None,
         Some(value) => Some(value.as_str().filter(is_short).ok_or(Refusal::TenantId)?.to_owned()),
     };
-    Ok(Command::CreateApiKey { label, tenant_id })
+    Ok(TransactionalCommand::CreateApiKey { label, tenant_id })
 }

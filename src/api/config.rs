@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::command::Command;
+use crate::command::TransactionalCommand;
 use crate::domain::limits::{LIMITS, Limit, Limits};
 use crate::domain::refusal::Refusal;
 use crate::domain::usage::integer;
@@ -70,7 +70,7 @@ pub const CHANGE: Description = Description::of("Change limits, all of them or n
 
 pub async fn change(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
-    let command = parse(&write.body).map(Command::ChangeLimits);
+    let command = parse(&write.body).map(TransactionalCommand::ChangeLimits);
     let deadline = write.exchange.deadline;
     let response = write.submit(&state, command).await;
     state.follow_config(deadline, response).await

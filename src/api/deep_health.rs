@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::clock::Offset;
 use crate::domain::timestamp::Timestamp;
-use crate::store::deliveries;
+use crate::store::deliveries::{self, Backlog};
 use crate::store::{StoreError, limits, server};
 
 use super::state::ApiState;
@@ -59,8 +59,7 @@ pub struct Report {
 struct Told {
     latency_ms: u64,
     oldest_expiry: Option<Timestamp>,
-    /// Pending deliveries, and since when the one that waits longest is due.
-    webhooks: (i64, Option<Timestamp>),
+    webhooks: Backlog,
     is_paused: bool,
 }
 
@@ -138,8 +137,8 @@ fn janitor(state: &ApiState, told: Option<&Told>) -> Check {
 }
 
 fn webhooks(state: &ApiState, told: Option<&Told>) -> Check {
-    let pending = told.map(|told| told.webhooks.0);
-    let oldest = told.map(|told| told.webhooks.1.map_or(0, |due| seconds_since(state, due)));
+    let pending = told.map(|told| told.webhooks.pending);
+    let oldest = told.map(|told| told.webhooks.oldest_due_at.map_or(0, |due| seconds_since(state, due)));
     let status = warn_if(oldest.is_some_and(|oldest| oldest > LAG_MAX_SECONDS));
     check("webhooks", status, json!({ "pending": pending, "oldestDueSeconds": oldest }))
 }

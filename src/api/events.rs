@@ -156,7 +156,7 @@ async fn part(
         return Ok(None);
     }
     let total = if filter.is_empty() {
-        totals::of(&mut log, tenant.as_str()).await?.events.min(cap)
+        totals::of_each(&mut log, &[tenant.as_str()]).await?.pop().unwrap_or_default().events.min(cap)
     } else {
         events::count_matching(&mut log, tenant, filter, first).await?
     };

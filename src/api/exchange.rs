@@ -14,7 +14,7 @@ use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::command::{self, Answer, Command, Keyed, Reply};
+use crate::command::{self, Answer, BatchedCommand, Command, Keyed, Reply};
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::names::IdempotencyKey;
 use crate::domain::refusal::Refusal;
@@ -114,7 +114,11 @@ impl Write {
 
     /// Executes what the handler understood, or answers that it is no valid request. A keyed refusal goes the same way
     /// as a command, because its key may already have an answer, and because it is kept under its key.
-    pub async fn submit(self, state: &ApiState, command: Result<Command, Refusal>) -> Result<Response, Failure> {
+    pub async fn submit(
+        self,
+        state: &ApiState,
+        command: Result<impl Into<Command>, Refusal>,
+    ) -> Result<Response, Failure> {
         match self.execute(state, command).await? {
             Answer::Fresh(reply) => Ok(respond(reply)),
             Answer::Replayed(reply) => {
@@ -127,11 +131,15 @@ impl Write {
     }
 
     /// The same, for handlers that do not answer with the reply as it is.
-    pub async fn execute(self, state: &ApiState, command: Result<Command, Refusal>) -> Result<Answer, Failure> {
+    pub async fn execute(
+        self,
+        state: &ApiState,
+        command: Result<impl Into<Command>, Refusal>,
+    ) -> Result<Answer, Failure> {
         let command = match command {
-            Ok(command) => command,
+            Ok(command) => command.into(),
             Err(refusal) if self.keyed.is_none() => return Err(Failure(refusal)),
-            Err(refusal) => Command::Refuse(refusal),
+            Err(refusal) => BatchedCommand::Refuse(refusal).into(),
         };
         let request = command::Request {
             tenant: self.exchange.identity.tenant.clone(),

@@ -293,7 +293,7 @@ mod tests {
     fn pair(agent: &str, outstanding: i64) -> Exported {
         let (agent, service_id) = (AgentId::from_stored(agent.to_owned()), ServiceId::from_stored("s".to_owned()));
         let pair = crate::domain::usage::Pair { agent, service_id };
-        Exported { pair, outstanding, list_position: 1 }
+        Exported { pair, outstanding, pair_id: 1 }
     }
 
     #[test]

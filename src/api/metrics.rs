@@ -75,10 +75,10 @@ fn families(state: &ApiState, figures: &Figures) -> Vec<Exact> {
             totals.outstanding.to_string(),
         ),
         gauge("agentpay_paused", "1 while writes are refused.", u8::from(figures.paused).to_string()),
-        counter("agentpay_requests_recorded_total", "Requests ever recorded.", totals.lifetime.to_string()),
+        counter("agentpay_requests_recorded_total", "Requests ever recorded.", totals.recorded.to_string()),
         counter("agentpay_settled_stroops_total", "Amount settled, in stroops.", totals.settled_stroops.to_string()),
         counter("agentpay_settlements_total", "Settlements made.", totals.settlements.to_string()),
-        gauge("agentpay_idempotency_keys", "Stored idempotency records.", totals.replies.to_string()),
+        gauge("agentpay_idempotency_keys", "Stored idempotency records.", figures.records.to_string()),
         gauge(
             "agentpay_janitor_lag_seconds",
             "Time since the expiry of the oldest record that is not yet pruned, or since a step of the janitor fails.",

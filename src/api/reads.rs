@@ -56,7 +56,7 @@ impl ApiState {
     ) -> Result<A, Refusal> {
         let all = async |questions: Vec<Q>| match self.read_all(&questions, &read).await {
             Ok(answers) => answers.into_iter().map(Ok).collect(),
-            Err(error) if error.kind() == FaultKind::Poisoned && questions.len() > 1 => {
+            Err(error) if error.kind() == FaultKind::Rejected && questions.len() > 1 => {
                 self.read_one_by_one(&questions, &read).await
             }
             Err(error) => vec![Err(read_refusal(&error)); questions.len()],
@@ -73,7 +73,7 @@ impl ApiState {
         let mut answers = Vec::with_capacity(questions.len());
         for question in questions {
             let answer = self.read_all(std::slice::from_ref(question), read).await;
-            let is_gone = answer.as_ref().is_err_and(|error| error.kind() != FaultKind::Poisoned);
+            let is_gone = answer.as_ref().is_err_and(|error| error.kind() != FaultKind::Rejected);
             answers.push(answer.map(|mut own| own.remove(0)).map_err(|error| read_refusal(&error)));
             if is_gone {
                 break;

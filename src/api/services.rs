@@ -8,8 +8,8 @@ use serde::Serialize;
 use serde_json::Value;
 use sqlx::PgConnection;
 
-use crate::command::answers::{Registered, Results, Switched};
-use crate::command::{Command, Reply};
+use crate::command::answers::{Registered, Results, ServiceState};
+use crate::command::{Reply, TransactionalCommand};
 use crate::domain::money::PRICE_MAX;
 use crate::domain::names::ServiceId;
 use crate::domain::refusal::Refusal;
@@ -33,7 +33,7 @@ pub const REGISTER: Description = Description::of("Register a service, or price 
 
 pub async fn register(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
-    let command = parse_registration(&write.body).map(Command::RegisterService);
+    let command = parse_registration(&write.body).map(TransactionalCommand::RegisterService);
     write.submit(&state, command).await
 }
 
@@ -46,7 +46,8 @@ pub const REGISTER_BULK: Description = Description::of("Register many, each for 
 
 pub async fn register_bulk(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
-    let command = parse_items(&write.body, state.limits.now().bulk_max_items).map(Command::RegisterServices);
+    let command =
+        parse_items(&write.body, state.limits.now().bulk_max_items).map(TransactionalCommand::RegisterServices);
     write.submit(&state, command).await
 }
 
@@ -74,7 +75,7 @@ pub async fn set_metadata(State(state): State<ApiState>, request: Request) -> Re
 
 pub const SET_DISABLED: Description = Description::of("Disable or enable a service, without an event")
     .body(bodies::disabled, r#"{"disabled":true}"#)
-    .answer::<Switched<'static>>(200, r#"{"serviceId":"weather","disabled":true}"#)
+    .answer::<ServiceState<'static>>(200, r#"{"serviceId":"weather","disabled":true}"#)
     .refuses(&["not_found"]);
 
 pub async fn set_disabled(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
@@ -82,7 +83,7 @@ pub async fn set_disabled(State(state): State<ApiState>, request: Request) -> Re
     // Unlike the other edits this one is judged before the service is looked up.
     match path_service(&write.exchange).and_then(|_| parse_disabled(&write.body)) {
         Ok(disabled) => change(&state, write, Ok(ServiceEdit::Disabled(disabled))).await,
-        Err(refusal) => write.submit(&state, Err(refusal)).await,
+        Err(refusal) => write.submit(&state, Err::<TransactionalCommand, _>(refusal)).await,
     }
 }
 
@@ -98,7 +99,8 @@ fn priced(generator: &mut SchemaGenerator) -> Schema {
 }
 
 async fn change(state: &ApiState, write: Write, edit: Result<ServiceEdit, Refusal>) -> Result<Response, Failure> {
-    let command = path_service(&write.exchange).map(|service_id| Command::ChangeService { service_id, edit });
+    let command =
+        path_service(&write.exchange).map(|service_id| TransactionalCommand::ChangeService { service_id, edit });
     write.submit(state, command).await
 }
 
@@ -106,12 +108,12 @@ pub const REMOVE: Description = Description::of("Delete a service; its pairs sta
 
 pub async fn remove(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
-    let command = path_service(&write.exchange).map(Command::DeleteService);
+    let command = path_service(&write.exchange).map(TransactionalCommand::DeleteService);
     write.submit(&state, command).await
 }
 
 pub const DISABLE: Description = Description::of("Take no usage of a service any more")
-    .answer::<Switched<'static>>(200, r#"{"serviceId":"weather","disabled":true}"#)
+    .answer::<ServiceState<'static>>(200, r#"{"serviceId":"weather","disabled":true}"#)
     .refuses(&["not_found"]);
 
 pub async fn disable(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
@@ -119,7 +121,7 @@ pub async fn disable(State(state): State<ApiState>, request: Request) -> Result<
 }
 
 pub const ENABLE: Description = Description::of("Take usage of a service again")
-    .answer::<Switched<'static>>(200, r#"{"serviceId":"weather","disabled":false}"#)
+    .answer::<ServiceState<'static>>(200, r#"{"serviceId":"weather","disabled":false}"#)
     .refuses(&["not_found"]);
 
 pub async fn enable(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
@@ -128,7 +130,8 @@ pub async fn enable(State(state): State<ApiState>, request: Request) -> Result<R
 
 async fn switch(state: &ApiState, request: Request, disabled: bool) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
-    let command = path_service(&write.exchange).map(|service_id| Command::SwitchService { service_id, disabled });
+    let command = path_service(&write.exchange)
+        .map(|service_id| TransactionalCommand::SetServiceEnabled { service_id, enabled: !disabled });
     write.submit(state, command).await
 }
 

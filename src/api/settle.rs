@@ -4,7 +4,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use serde_json::Value;
 
-use crate::command::Command;
+use crate::command::BatchedCommand;
 use crate::command::answers::{AgentSettled, Settled};
 use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::refusal::Refusal;
@@ -29,7 +29,7 @@ pub async fn settle(State(state): State<ApiState>, request: Request) -> Result<R
     let agent = text("agent").and_then(AgentId::parse_existing);
     let service_id = text("serviceId").and_then(ServiceId::parse_existing);
     let pair = agent.zip(service_id).map(|(agent, service_id)| Pair { agent, service_id });
-    let command = pair.map(Command::Settle).ok_or(Refusal::AgentAndService);
+    let command = pair.map(BatchedCommand::Settle).ok_or(Refusal::AgentAndService);
     write.submit(&state, command).await
 }
 
@@ -44,6 +44,5 @@ pub const SETTLE_AGENT: Description = Description::of("Bill all pairs of an agen
 pub async fn settle_agent(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
     let agent = write.body.get("agent").and_then(Value::as_str).and_then(AgentId::parse_existing);
-    let command = agent.map(Command::SettleAgent).ok_or(Refusal::Agent);
-    write.submit(&state, command).await
+    write.submit(&state, agent.map(BatchedCommand::SettleAgent).ok_or(Refusal::Agent)).await
 }

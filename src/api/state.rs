@@ -11,12 +11,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use crate::clock::Clock;
-use crate::command::Committer;
+use crate::commit::Committer;
 use crate::domain::refusal::Refusal;
 use crate::job_health::JobHealth;
-use crate::jobs::dispatcher::Dispatcher;
 use crate::jobs::janitor::LastRun;
 use crate::jobs::watch_config::ConfigWatcher;
+use crate::jobs::webhooks::dispatcher::Dispatcher;
 use crate::live_limits::LiveLimits;
 use crate::store::pool::Pool;
 use crate::store::retention::OldestExpiry;
@@ -124,7 +124,7 @@ impl ApiState {
 /// What a read answers when the store failed.
 pub fn read_refusal(error: &StoreError) -> Refusal {
     match error.kind() {
-        FaultKind::Poisoned | FaultKind::KeyTaken => {
+        FaultKind::Rejected | FaultKind::Conflict(_) => {
             error!(%error, "a read failed");
             Refusal::Internal
         }

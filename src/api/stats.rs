@@ -14,7 +14,7 @@ use crate::domain::caller::Tenant;
 use crate::domain::money::Count;
 use crate::domain::refusal::Refusal;
 use crate::store::StoreError;
-use crate::store::totals::{self, ALL_TENANTS, ServiceLine, ServiceSlice, Totals};
+use crate::store::totals::{self, ServiceLine, ServiceSlice, Totals};
 
 use super::etag::Tagged;
 use super::exchange::{Failure, Read, check_query};
@@ -91,13 +91,13 @@ pub async fn show(
         total_webhooks: totals.webhooks,
         usage_keys: totals.pairs,
         total_requests: Count(totals.outstanding),
-        lifetime_requests: Count(totals.lifetime),
+        lifetime_requests: Count(totals.recorded),
         unique_agents: totals.agents,
         settled_stroops_total: totals.settled_stroops.to_string(),
         settlements_total: totals.settlements,
         paused: state.limits.is_paused(),
         next_services_breakdown_cursor: last
-            .map(|line| encode_cursor(&format!("{}::{}", line.tenant, line.service_id))),
+            .map(|line| encode_cursor(&format!("{}::{}", line.tenant_id, line.service_id))),
         services_breakdown_total: totals.services,
         services_breakdown: lines.iter().map(Line::from).collect(),
     };
@@ -113,21 +113,30 @@ pub struct Figures {
 }
 
 async fn read(connection: &mut PgConnection, slices: &[ServiceSlice]) -> Result<Vec<Arc<Figures>>, StoreError> {
-    let owners: Vec<&str> = slices.iter().map(owner).collect();
-    let totals = totals::of_each(connection, &owners).await?;
+    let tenants: Vec<&str> = slices.iter().filter_map(|slice| slice.tenant.as_ref()).map(Tenant::as_str).collect();
+    let mut of_tenants = totals::of_each(connection, &tenants).await?.into_iter();
+    let mut of_all = None;
+    let mut totals = Vec::with_capacity(slices.len());
+    for slice in slices {
+        totals.push(match (&slice.tenant, of_all) {
+            (Some(_), _) => of_tenants.next().unwrap_or_default(),
+            (None, Some(known)) => known,
+            (None, None) => *of_all.insert(totals::of_all(connection).await?),
+        });
+    }
     let lines = totals::service_lines(connection, slices).await?;
     Ok(totals.into_iter().zip(lines).map(|(totals, lines)| Arc::new(Figures { totals, lines })).collect())
 }
 
-/// Whose totals go with the services of `slice`.
+/// Whose totals go with the services of `slice`, for the ETag. No tenant has the id `*`.
 fn owner(slice: &ServiceSlice) -> &str {
-    slice.tenant.as_ref().map_or(ALL_TENANTS, Tenant::as_str)
+    slice.tenant.as_ref().map_or("*", Tenant::as_str)
 }
 
 impl From<&ServiceLine> for Line {
     fn from(line: &ServiceLine) -> Self {
         Self {
-            tenant_id: line.tenant.clone(),
+            tenant_id: line.tenant_id.clone(),
             service_id: line.service_id.clone(),
             price_stroops: line.price_stroops,
             requests_outstanding: Count(line.outstanding),

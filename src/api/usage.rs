@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::command::Command;
+use crate::command::BatchedCommand;
 use crate::command::answers::{BulkRecorded, Cleared, Recorded};
 use crate::domain::money::Count;
 use crate::domain::names::{AgentId, ServiceId};
@@ -26,7 +26,7 @@ pub const RECORD: Description = Description::of("Record usage of a pair")
 
 pub async fn record(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
-    let command = parse_record(&write.body).map(Command::RecordUsage);
+    let command = parse_record(&write.body).map(BatchedCommand::RecordUsage);
     write.submit(&state, command).await
 }
 
@@ -39,7 +39,7 @@ pub const RECORD_BULK: Description = Description::of("Record many, each for itse
 
 pub async fn record_bulk(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
-    let command = parse_items(&write.body, state.limits.now().bulk_max_items).map(Command::RecordUsageBulk);
+    let command = parse_items(&write.body, state.limits.now().bulk_max_items).map(BatchedCommand::RecordUsageBulk);
     write.submit(&state, command).await
 }
 
@@ -69,7 +69,7 @@ pub const RESET: Description = Description::of("Clear what is outstanding, witho
 
 pub async fn reset(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
-    let command = path_pair(&write.exchange).map(Command::ResetUsage);
+    let command = path_pair(&write.exchange).map(BatchedCommand::ResetUsage);
     write.submit(&state, command).await
 }
 

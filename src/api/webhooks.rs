@@ -11,13 +11,13 @@ use serde_json::Value;
 use sqlx::PgConnection;
 
 use crate::command::answers::CreatedWebhook;
-use crate::command::{Answer, Command};
+use crate::command::{Answer, TransactionalCommand};
 use crate::domain::caller::Tenant;
 use crate::domain::delivery::Delivery;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::{StoredMoment, Timestamp};
 use crate::domain::webhook::{Change, KNOWN_TYPES, Webhook, check_types, check_url};
-use crate::jobs::delivery;
+use crate::jobs::webhooks::sender;
 use crate::store::{deliveries, webhooks};
 
 use super::exchange::{Failure, Read, Write, check_query, json};
@@ -60,7 +60,7 @@ pub async fn change(State(state): State<ApiState>, request: Request) -> Result<R
     let write = Write::read(request, &[]).await?;
     let id = write.exchange.parameter("id").to_owned();
     let change = parse_change(&write.body, state.settings.webhook_allow_private);
-    write.submit(&state, change.map(|change| Command::ChangeWebhook { id, change })).await
+    write.submit(&state, change.map(|change| TransactionalCommand::ChangeWebhook { id, change })).await
 }
 
 pub const DELETE: Description =
@@ -69,7 +69,7 @@ pub const DELETE: Description =
 pub async fn delete(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
     let id = write.exchange.parameter("id").to_owned();
-    write.submit(&state, Ok(Command::DeleteWebhook { id })).await
+    write.submit(&state, Ok(TransactionalCommand::DeleteWebhook { id })).await
 }
 
 #[derive(Deserialize)]
@@ -98,13 +98,13 @@ pub async fn test(State(state): State<ApiState>, request: Request) -> Result<Res
     let write = Write::read(request, &[]).await?;
     let exchange = write.exchange.clone();
     let id = exchange.parameter("id");
-    let recorded = match write.execute(&state, Ok(Command::TestWebhook { id: id.to_owned() })).await? {
+    let recorded = match write.execute(&state, Ok(TransactionalCommand::TestWebhook { id: id.to_owned() })).await? {
         Answer::Fresh(reply) | Answer::Replayed(reply) => reply.body.unwrap_or_default(),
         Answer::Refused(refusal) => return Err(Failure(refusal)),
     };
     let Recorded { delivery } = serde_json::from_slice(&recorded).map_err(|_| Refusal::Internal)?;
     let limit = exchange.deadline.saturating_duration_since(Instant::now()).saturating_sub(NOTING);
-    match attempt(&state, exchange.identity.tenant.clone(), delivery, limit).await? {
+    match attempt(&state, exchange.identity.tenant.clone(), id.to_owned(), delivery, limit).await? {
         None => Err(Refusal::WebhookNotFound(id.to_owned()).into()),
         Some(Ok(status)) => Ok(json(&Tested { id, delivered_at: state.clock.now(), simulated: false, status })),
         Some(Err(failure)) => Err(Refusal::WebhookFailed { id: id.to_owned(), reason: failure.to_string() }.into()),
@@ -115,11 +115,12 @@ pub async fn test(State(state): State<ApiState>, request: Request) -> Result<Res
 async fn attempt(
     state: &ApiState,
     tenant: Tenant,
+    webhook: String,
     delivery: String,
     limit: Duration,
-) -> Result<Option<Result<u16, delivery::Failure>>, Refusal> {
+) -> Result<Option<Result<u16, sender::Failure>>, Refusal> {
     let dispatcher = state.dispatcher.clone();
-    let attempt = tokio::spawn(async move { dispatcher.attempt_test(&tenant, &delivery, limit).await });
+    let attempt = tokio::spawn(async move { dispatcher.attempt_test(&tenant, &webhook, &delivery, limit).await });
     let attempted = attempt.await.map_err(|_| Refusal::Internal)?;
     // The test itself is committed, but nobody can tell how it went.
     attempted.map_err(|error| match read_refusal(&error) {
@@ -203,22 +204,19 @@ pub async fn list_deliveries(State(state): State<ApiState>, Read(exchange): Read
     check_query(&exchange, &["limit", "cursor"])?;
     let limit = exchange.query.bounded("limit", 50, 1, 500);
     let before = match exchange.query.cursor()? {
-        Some(cursor) => Some(parse_place(&cursor).ok_or(Refusal::CursorMalformed)?),
-        None => None,
+        Some(cursor) => cursor.parse().map_err(|_| Refusal::CursorMalformed)?,
+        None => i64::MAX,
     };
     let (tenant, id) = (&exchange.identity.tenant, exchange.parameter("id"));
     let read = async |connection: &mut PgConnection| match webhooks::find(connection, tenant, id).await? {
-        Some(_) => deliveries::list(connection, tenant, id, before.clone(), limit + 1).await.map(Some),
+        Some(_) => deliveries::list(connection, tenant, id, before, limit + 1).await.map(Some),
         None => Ok(None),
     };
     let rows = state.read(exchange.deadline, read).await?;
     let mut rows = rows.ok_or_else(|| Refusal::WebhookNotFound(id.to_owned()))?;
     let has_more = rows.len() as i64 > limit;
     rows.truncate(limit as usize);
-    let next_cursor = rows
-        .last()
-        .filter(|_| has_more)
-        .map(|(place, _)| encode_cursor(&format!("{}:{}:{}", place.created_at, place.position, place.delivery)));
+    let next_cursor = rows.last().filter(|_| has_more).map(|(position, _)| encode_cursor(&position.to_string()));
     let items = rows.into_iter().map(|(_, delivery)| delivery).collect();
     Ok(json(&Deliveries { items, next_cursor }))
 }
@@ -229,20 +227,12 @@ fn parse_cursor(cursor: &str) -> Option<webhooks::Place> {
     (!id.is_empty()).then(|| webhooks::Place { created_at, id: id.to_owned() })
 }
 
-fn parse_place(cursor: &str) -> Option<deliveries::Place> {
-    let (created_at, rest) = cursor.split_once(':')?;
-    let created_at = StoredMoment::parse(created_at)?;
-    // Cursors of an earlier version end here.
-    let (position, delivery) = rest.split_once(':').unwrap_or((rest, ""));
-    Some(deliveries::Place { created_at, position: position.parse().ok()?, delivery: delivery.to_owned() })
-}
-
-fn parse_creation(body: &Value, allow_private: bool) -> Result<Command, Refusal> {
+fn parse_creation(body: &Value, allow_private: bool) -> Result<TransactionalCommand, Refusal> {
     fields::check(body, &["url", "events"])?;
     let url = parse_url(body.get("url"), allow_private)?;
     let events = parse_events(body.get("events"))?;
     check_types(&events)?;
-    Ok(Command::CreateWebhook { url, events })
+    Ok(TransactionalCommand::CreateWebhook { url, events })
 }
 
 /// The names of the types are judged later: after the webhook was found.

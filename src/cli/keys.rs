@@ -11,7 +11,8 @@ use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 use crate::clock::Clock;
-use crate::command::{Answer, Command, Committer, Request};
+use crate::command::{Answer, Request, TransactionalCommand};
+use crate::commit::Committer;
 use crate::domain::caller::Tenant;
 use crate::domain::timestamp::StoredMoment;
 use crate::job_health::JobHealth;
@@ -63,7 +64,8 @@ impl KeyStore<'_> {
         if !(1..=64).contains(&length) || label.trim().is_empty() {
             return Err(CliError::Refused("label must be a non-empty string up to 64 chars".to_owned()));
         }
-        let command = Command::CreateApiKey { label: label.to_owned(), tenant_id: tenant.map(str::to_owned) };
+        let command =
+            TransactionalCommand::CreateApiKey { label: label.to_owned(), tenant_id: tenant.map(str::to_owned) };
         let stop = self.stop.requested().clone();
         let stopped = async {
             stop.cancelled().await;
@@ -83,7 +85,8 @@ impl KeyStore<'_> {
             None => Err("stopped by a signal".to_owned()),
         };
         let Err(reason) = shown else { return Ok(()) };
-        let revoked = timeout(STOP_LIMIT, self.submit(Command::RevokeApiKey { prefix: prefix.clone() })).await;
+        let revoked =
+            timeout(STOP_LIMIT, self.submit(TransactionalCommand::RevokeApiKey { prefix: prefix.clone() })).await;
         let text = match revoked {
             Ok(Ok(_)) => format!("the key could not be shown and is revoked again: {reason}"),
             _ => format!("the key {prefix} could not be shown ({reason}) and not be revoked either: revoke it by hand"),
@@ -97,7 +100,7 @@ impl KeyStore<'_> {
             let list = async |connection: &mut PgConnection| api_keys::list(connection, &start, PAGE).await;
             let rows = self.pool.run(Instant::now() + READ_LIMIT, list).await?;
             for row in &rows {
-                self.output.line(format!("{}\t{}\t{}", row.prefix, row.tenant, row.label.escape_debug())).await?;
+                self.output.line(format!("{}\t{}\t{}", row.prefix, row.tenant_id, row.label.escape_debug())).await?;
             }
             let Some(last) = rows.last().filter(|_| rows.len() as i64 == PAGE) else { return Ok(()) };
             let created_at = StoredMoment::from(last.created_at);
@@ -106,11 +109,11 @@ impl KeyStore<'_> {
     }
 
     pub async fn revoke(&mut self, prefix: &str) -> Result<(), CliError> {
-        self.submit(Command::RevokeApiKey { prefix: prefix.to_owned() }).await.map(drop)
+        self.submit(TransactionalCommand::RevokeApiKey { prefix: prefix.to_owned() }).await.map(drop)
     }
 
     /// Goes the way of every write: through a committer. Returns the body of the answer.
-    async fn submit(&mut self, command: Command) -> Result<Vec<u8>, CliError> {
+    async fn submit(&mut self, command: TransactionalCommand) -> Result<Vec<u8>, CliError> {
         let clock = Clock::default();
         let read = async |connection: &mut PgConnection| {
             server::measure_clock(connection, &clock).await?;
@@ -127,7 +130,7 @@ impl KeyStore<'_> {
             path: "/api/v1/api-keys".to_owned(),
             request_id: Uuid::new_v4().to_string(),
             deadline: (Instant::now() + WRITE_LIMIT).into_std(),
-            command,
+            command: command.into(),
         };
         let answer = committer.submit(request).await;
         drop(committer);

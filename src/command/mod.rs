@@ -1,31 +1,16 @@
-//! Floor 2: every change of billing state. A [`Command`] says what is wanted; the committer runs it, together with all
-//! others that wait, in one transaction: recall or read, decide, write. Nothing is answered before it is committed.
+//! The verbs: every change of billing state is a [`Command`]. Those of a batch are decided in memory by pure functions;
+//! the others run statements of their own, each in a transaction.
 
-mod administer;
-mod apply;
-mod batch;
-mod change_service;
-pub mod committer;
-mod delete_service;
-mod idempotency;
-mod in_flight;
-mod job;
-mod ledger;
-mod manage_api_key;
-mod manage_webhook;
-mod memory;
-mod outbox;
-mod queue;
-mod record_usage;
-mod register_service;
-mod register_services;
+pub mod context;
+pub mod counters;
 pub mod reply;
-mod reset_usage;
-mod settle;
-mod switch_service;
-mod unpriced;
-mod work;
-mod worker;
+
+mod admin;
+mod api_keys;
+mod services;
+mod settlements;
+mod usage;
+mod webhooks;
 
 use std::time::Instant;
 
@@ -39,34 +24,48 @@ use crate::domain::usage::{Pair, UsageRecord};
 use crate::domain::webhook;
 use crate::store::idempotency::CallerKey;
 
-pub use committer::Committer;
+use context::{BatchContext, Stop, TransactionContext};
 pub use reply::{Answer, Reply};
 
-/// The shapes of the answers to writes, for the API's document.
+/// The shapes of the answers to writes, for the OpenAPI document.
 pub mod answers {
-    pub use super::administer::Answer as Reset;
-    pub use super::manage_api_key::Created as CreatedApiKey;
-    pub use super::manage_webhook::Created as CreatedWebhook;
-    pub use super::record_usage::{BulkRecorded, Recorded};
-    pub use super::register_service::Registered;
-    pub use super::register_services::Results;
-    pub use super::reset_usage::Cleared;
-    pub use super::settle::{AgentSettled, Settled};
-    pub use super::switch_service::Switched;
+    pub use super::admin::reset::Answer as Reset;
+    pub use super::api_keys::Created as CreatedApiKey;
+    pub use super::services::register::Registered;
+    pub use super::services::register_bulk::Results;
+    pub use super::services::set_enabled::ServiceState;
+    pub use super::settlements::settle::{AgentSettled, Settled};
+    pub use super::usage::record::{BulkRecorded, Recorded};
+    pub use super::usage::reset::Cleared;
+    pub use super::webhooks::Created as CreatedWebhook;
 }
 
 /// A change of billing state.
 #[derive(Clone, Debug)]
 pub enum Command {
+    Batched(BatchedCommand),
+    Transactional(TransactionalCommand),
+}
+
+/// Commits together with all others that wait.
+#[derive(Clone, Debug)]
+pub enum BatchedCommand {
     RecordUsage(UsageRecord),
-    /// An item that is no valid record is answered `invalid_item` in its place.
+    /// An item that is no valid record is answered `invalid_item` at its index.
     RecordUsageBulk(Vec<Option<UsageRecord>>),
     Settle(Pair),
     SettleAgent(AgentId),
-    /// Clears what is outstanding, without billing it.
+    /// Clears what is outstanding without billing it.
     ResetUsage(Pair),
+    /// Stores the refusal of an invalid request under its key.
+    Refuse(Refusal),
+}
+
+/// Runs in a transaction of its own.
+#[derive(Clone, Debug)]
+pub enum TransactionalCommand {
     RegisterService(Registration),
-    /// An item that is no valid registration is answered `invalid_item` in its place.
+    /// An item that is no valid registration is answered `invalid_item` at its index.
     RegisterServices(Vec<Option<PricedService>>),
     /// A service that is not registered is refused before what is wrong with the edit.
     ChangeService {
@@ -74,9 +73,9 @@ pub enum Command {
         edit: Result<ServiceEdit, Refusal>,
     },
     DeleteService(ServiceId),
-    SwitchService {
+    SetServiceEnabled {
         service_id: ServiceId,
-        disabled: bool,
+        enabled: bool,
     },
     CreateApiKey {
         label: String,
@@ -96,47 +95,99 @@ pub enum Command {
     DeleteWebhook {
         id: String,
     },
-    /// Records the test. Whoever submits it makes the attempt.
+    /// Records the test. The request that asked for it makes the attempt.
     TestWebhook {
         id: String,
     },
     SetPaused(bool),
     ChangeLimits(Vec<(Limit, i64)>),
-    /// Deletes everything; with it is told how many callers the limiter remembered.
+    /// Deletes everything. Its answer tells how many callers the rate limiter remembered.
     Reset {
         rate_buckets: u64,
     },
-    /// Nothing but the refusal of an invalid request, to be kept under its key.
-    Refuse(Refusal),
+}
+
+impl From<BatchedCommand> for Command {
+    fn from(command: BatchedCommand) -> Self {
+        Self::Batched(command)
+    }
+}
+
+impl From<TransactionalCommand> for Command {
+    fn from(command: TransactionalCommand) -> Self {
+        Self::Transactional(command)
+    }
 }
 
 impl Command {
-    /// Whether it is applied in memory, together with all others of its batch. The rare commands are not: each runs
-    /// statements of its own, in a transaction.
-    fn is_set_wise(&self) -> bool {
-        matches!(
-            self,
-            Self::RecordUsage(_)
-                | Self::RecordUsageBulk(_)
-                | Self::Settle(_)
-                | Self::SettleAgent(_)
-                | Self::ResetUsage(_)
-                | Self::Refuse(_)
-        )
-    }
-
-    /// How much of a batch it takes: about the rows that it writes of its own.
-    fn rows(&self) -> usize {
+    /// How much of a batch it takes: about the rows that it writes.
+    pub fn rows(&self) -> usize {
         match self {
-            Self::RecordUsageBulk(items) => items.len().max(1),
-            Self::RegisterServices(items) => items.len().max(1),
+            Self::Batched(BatchedCommand::RecordUsageBulk(items)) => items.len().max(1),
+            Self::Transactional(TransactionalCommand::RegisterServices(items)) => items.len().max(1),
             _ => 1,
         }
     }
+}
 
-    /// Shares its transaction with no other command.
-    fn runs_alone(&self) -> bool {
+impl BatchedCommand {
+    /// Calls `visit` with each pair that the command names.
+    pub fn for_each_pair(&self, mut visit: impl FnMut(&Pair)) {
+        match self {
+            Self::RecordUsage(record) => visit(&record.pair),
+            Self::RecordUsageBulk(items) => items.iter().flatten().for_each(|record| visit(&record.pair)),
+            Self::Settle(pair) | Self::ResetUsage(pair) => visit(pair),
+            Self::SettleAgent(_) | Self::Refuse(_) => {}
+        }
+    }
+
+    /// Whether it adds usage. In a batch usage is applied before what settles or resets it.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::RecordUsage(_) | Self::RecordUsageBulk(_))
+    }
+
+    /// Decides the command in memory.
+    pub fn apply(&self, context: &mut BatchContext<'_, '_>, request: &Request) -> Result<Reply, Refusal> {
+        match self {
+            Self::RecordUsage(record) => usage::record::apply(context, request, record),
+            Self::RecordUsageBulk(items) => Ok(usage::record::apply_bulk(context, request, items)),
+            Self::Settle(pair) => settlements::settle::apply(context, request, pair),
+            Self::SettleAgent(agent) => settlements::settle::apply_to_agent(context, request, agent),
+            Self::ResetUsage(pair) => usage::reset::apply(context, request, pair),
+            Self::Refuse(refusal) => Err(refusal.clone()),
+        }
+    }
+}
+
+impl TransactionalCommand {
+    /// Shares the database with no other commit.
+    pub fn is_exclusive(&self) -> bool {
         matches!(self, Self::Reset { .. })
+    }
+
+    /// Runs the command's statements in the transaction of `context`.
+    pub async fn apply(&self, context: &mut TransactionContext<'_>, request: &Request) -> Result<Reply, Stop> {
+        let tenant = &request.tenant;
+        match self {
+            Self::RegisterService(registration) => services::register::apply(context, tenant, registration).await,
+            Self::RegisterServices(items) => services::register_bulk::apply(context, tenant, items).await,
+            Self::ChangeService { service_id, edit } => {
+                services::change::apply(context, tenant, service_id, edit).await
+            }
+            Self::DeleteService(service_id) => services::delete::apply(context, tenant, service_id).await,
+            Self::SetServiceEnabled { service_id, enabled } => {
+                services::set_enabled::apply(context, tenant, service_id, *enabled).await
+            }
+            Self::CreateApiKey { label, tenant_id } => api_keys::create(context, label, tenant_id.as_deref()).await,
+            Self::RevokeApiKey { prefix } => api_keys::revoke(context, prefix).await,
+            Self::CreateWebhook { url, events } => webhooks::create(context, tenant, url, events).await,
+            Self::ChangeWebhook { id, change } => webhooks::change(context, tenant, id, change).await,
+            Self::DeleteWebhook { id } => webhooks::delete(context, tenant, id).await,
+            Self::TestWebhook { id } => webhooks::test(context, tenant, id).await,
+            Self::SetPaused(paused) => admin::config::set_paused(context, *paused).await,
+            Self::ChangeLimits(changes) => admin::config::change_limits(context, changes).await,
+            Self::Reset { rate_buckets } => admin::reset::apply(context, *rate_buckets).await,
+        }
     }
 }
 
@@ -153,7 +204,7 @@ pub struct Request {
     pub command: Command,
 }
 
-/// The idempotency key of a request, and what the request is.
+/// The idempotency key of a request, and the fingerprint that tells the request from others.
 #[derive(Clone, Debug)]
 pub struct Keyed {
     pub id: CallerKey,

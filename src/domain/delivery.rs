@@ -4,9 +4,12 @@ use rand::{Rng, RngExt};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::caller::Tenant;
+use super::identifiers::in_hexadecimal;
 use super::timestamp::Timestamp;
 
 const SECOND_MS: i64 = 1000;
@@ -29,12 +32,24 @@ const RETRY_PAUSES_MS: [i64; 9] = [
 /// How long a finished delivery can be listed.
 pub const KEPT_MS: i64 = 7 * 24 * HOUR_MS;
 
+/// The longest wait a receiver can ask for.
+pub const RETRY_AFTER_MAX_MS: i64 = 24 * HOUR_MS;
+
+/// The id of the delivery of an event to a webhook: the same whenever and wherever it is computed, so that receivers can
+/// drop repeats even when the database lost that the delivery was written, as a failover may.
+pub fn id(tenant: &Tenant, webhook: &str, recorded_at: Timestamp, position: i64) -> String {
+    let named = format!("{tenant}\n{webhook}\n{}\n{position}", recorded_at.as_ms());
+    in_hexadecimal("dlv_", &Sha256::digest(named)[..16])
+}
+
 /// When a delivery whose latest attempt ended at `now` is tried again, after `attempts` failures in all; none when it
-/// is given up. Each pause is up to a tenth shorter or longer, so that receivers are not hit by everything at once.
-pub fn next_attempt_at(attempts: i16, now: Timestamp, dice: &mut impl Rng) -> Option<Timestamp> {
+/// is given up. Each pause is up to a tenth shorter or longer, so that receivers are not hit by everything at once, and
+/// at least `retry_after_ms`.
+pub fn next_attempt_at(attempts: i16, now: Timestamp, retry_after_ms: i64, dice: &mut impl Rng) -> Option<Timestamp> {
     let pause_ms = *RETRY_PAUSES_MS.get(usize::try_from(attempts).ok()?.checked_sub(1)?)?;
     let tenth_ms = pause_ms / 10;
-    Some(now.plus_ms(pause_ms + dice.random_range(-tenth_ms..=tenth_ms)))
+    let pause_ms = pause_ms + dice.random_range(-tenth_ms..=tenth_ms);
+    Some(now.plus_ms(pause_ms.max(retry_after_ms)))
 }
 
 /// A delivery as lists show it.
@@ -101,12 +116,12 @@ mod tests {
         for _ in 0..100 {
             let mut now = Timestamp::from_ms(0);
             for (attempts, pause_ms) in (1..).zip(RETRY_PAUSES_MS) {
-                let next = next_attempt_at(attempts, now, &mut dice).expect("a retry");
+                let next = next_attempt_at(attempts, now, 0, &mut dice).expect("a retry");
                 let ratio = (next.as_ms() - now.as_ms()) as f64 / pause_ms as f64;
                 assert!((0.9..=1.1).contains(&ratio), "{ratio}");
                 now = next;
             }
-            assert_eq!(next_attempt_at(10, now, &mut dice), None);
+            assert_eq!(next_attempt_at(10, now, 0, &mut dice), None);
             assert!((60 * HOUR_MS..90 * HOUR_MS).contains(&now.as_ms()));
         }
     }
@@ -114,11 +129,41 @@ mod tests {
     #[test]
     fn pauses_vary() {
         let mut dice = StdRng::seed_from_u64(7);
-        let mut pauses: Vec<i64> =
-            (0..100).map(|_| next_attempt_at(2, Timestamp::from_ms(0), &mut dice).expect("a retry").as_ms()).collect();
+        let mut pauses: Vec<i64> = (0..100)
+            .map(|_| next_attempt_at(2, Timestamp::from_ms(0), 0, &mut dice).expect("a retry").as_ms())
+            .collect();
         pauses.sort_unstable();
         pauses.dedup();
         assert!(pauses.len() > 90);
         assert!(pauses[0] < 285_000 && pauses[pauses.len() - 1] > 315_000);
+    }
+
+    #[test]
+    fn a_receiver_may_ask_for_a_longer_pause_and_not_for_a_shorter_one() {
+        let mut dice = StdRng::seed_from_u64(7);
+        let mut pause_ms = |attempts, retry_after_ms| {
+            next_attempt_at(attempts, Timestamp::from_ms(0), retry_after_ms, &mut dice).map(Timestamp::as_ms)
+        };
+        assert_eq!(pause_ms(1, 120_000), Some(120_000));
+        assert!(pause_ms(9, 120_000).is_some_and(|pause_ms| pause_ms > 20 * HOUR_MS));
+        assert_eq!(pause_ms(10, 120_000), None);
+    }
+
+    #[test]
+    fn a_delivery_has_an_id_of_its_own() {
+        let id = |tenant: &str, webhook, ms, position| {
+            id(&Tenant::from_stored(tenant.to_owned()), webhook, Timestamp::from_ms(ms), position)
+        };
+        let one = id("public", "wh_0123456789abcdef", 1_767_225_600_000, 1);
+        assert_eq!(one, id("public", "wh_0123456789abcdef", 1_767_225_600_000, 1));
+        assert!(one.len() == 36 && one.starts_with("dlv_"), "{one}");
+        for other in [
+            id("public", "wh_0123456789abcdef", 1_767_225_600_000, 2),
+            id("public", "wh_0123456789abcdef", 1_767_225_600_001, 1),
+            id("public", "wh_0123456789abcdee", 1_767_225_600_000, 1),
+            id("other", "wh_0123456789abcdef", 1_767_225_600_000, 1),
+        ] {
+            assert_ne!(one, other);
+        }
     }
 }

@@ -16,17 +16,14 @@ use crate::domain::timestamp::Timestamp;
 use crate::live_limits::LiveLimits;
 use crate::metrics;
 use crate::store::pool::Pool;
-use crate::store::record_counts::{self, Change, Kind, Owner};
 use crate::store::retention::{self, Removed};
-use crate::store::{StoreError, events, server, totals};
+use crate::store::{StoreError, caller_totals, events, server, totals};
 
 use super::STEP_LIMIT;
 use crate::job_health::{Job, JobHealth};
 
 /// Rows one transaction deletes at most, so that none is long.
 const ROWS_MAX: i64 = 1000;
-/// Commits whose changes one statement folds at most.
-const COMMITS_MAX: i64 = 1000;
 /// Owners over their cap that one step looks at.
 const OWNERS_MAX: i64 = 100;
 /// How much longer the janitor rests after a step that pruned expired records than the step took, and at most. It still
@@ -131,8 +128,8 @@ impl Janitor {
             // Another janitor is at work, and knows.
             Ok(None) => return Ok(false),
             // The expired go first: as long as some may be left, no cap takes a record that is still live.
-            Ok(Some(true)) => &[Job::Fold, Job::Events],
-            Ok(Some(false)) | Err(_) => &[Job::Fold, Job::CallerCap, Job::TotalCap, Job::Events],
+            Ok(Some(true)) => &[Job::Events],
+            Ok(Some(false)) | Err(_) => &[Job::CallerCap, Job::TotalCap, Job::Events],
         };
         let mut outcome = expired.map(|are_left| are_left == Some(true));
         for task in tasks {
@@ -152,8 +149,7 @@ impl Janitor {
             let step = async |connection: &mut PgConnection| match task {
                 Job::CallerCap => self.over_caller_cap(connection, report).await,
                 Job::TotalCap => self.over_total_cap(connection, report).await,
-                Job::Events => self.old_events(connection, report).await,
-                _ => fold(connection).await,
+                _ => self.old_events(connection, report).await,
             };
             if !self.pool.run(Instant::now() + STEP_LIMIT, step).await? {
                 return Ok(false);
@@ -193,23 +189,18 @@ impl Janitor {
         if !server::try_janitor_lock(&mut transaction).await? {
             return Ok(false);
         }
-        fold_all(&mut transaction).await?;
         let cap = self.settings.records_of_caller_max;
         let mut removed = Vec::new();
         let mut room = ROWS_MAX;
-        for Owner { owner, records } in
-            record_counts::over_cap(&mut transaction, Kind::CallerReplies, cap, OWNERS_MAX).await?
-        {
-            let surplus = (records - cap).min(room);
-            removed.extend(retention::evict_oldest_of_caller(&mut transaction, &owner, surplus).await?);
+        for caller in caller_totals::over_cap(&mut transaction, cap, OWNERS_MAX).await? {
+            let surplus = (caller.records - cap).min(room);
+            removed.extend(retention::evict_oldest_of_caller(&mut transaction, &caller.caller, surplus).await?);
             room -= surplus;
             if room == 0 {
                 break;
             }
         }
         let (records, live) = note(&mut transaction, &removed).await?;
-        // At the very end, because commits may wait for this row.
-        totals::subtract_replies(&mut transaction, records).await?;
         transaction.commit().await?;
         report.over_caller_cap += records;
         report.live_over_caller_cap += live;
@@ -222,16 +213,13 @@ impl Janitor {
         if !server::try_janitor_lock(&mut transaction).await? {
             return Ok(false);
         }
-        fold_all(&mut transaction).await?;
-        let surplus = record_counts::all_replies(&mut transaction).await? - self.settings.records_max;
+        let surplus = caller_totals::records(&mut transaction).await? - self.settings.records_max;
         if surplus <= 0 {
             transaction.commit().await?;
             return Ok(false);
         }
         let removed = retention::evict_oldest(&mut transaction, surplus.min(ROWS_MAX)).await?;
         let (records, live) = note(&mut transaction, &removed).await?;
-        // At the very end, because commits may wait for this row.
-        totals::subtract_replies(&mut transaction, records).await?;
         transaction.commit().await?;
         report.over_total_cap += records;
         report.live_over_total_cap += live;
@@ -244,33 +232,18 @@ impl Janitor {
         if !server::try_janitor_lock(&mut transaction).await? {
             return Ok(false);
         }
-        fold_all(&mut transaction).await?;
         let cap = self.limits.now().event_log_cap;
         let mut deleted = 0;
-        let mut of_tenants = Vec::new();
-        for Owner { owner, records } in
-            record_counts::over_cap(&mut transaction, Kind::TenantEvents, cap, OWNERS_MAX).await?
-        {
-            let surplus = (records - cap).min(ROWS_MAX - deleted);
-            let removed = events::delete_oldest(&mut transaction, &owner, surplus).await?;
+        for tenant in totals::over_event_cap(&mut transaction, cap, OWNERS_MAX).await? {
+            let surplus = tenant.events.min(ROWS_MAX - deleted);
+            let removed = events::delete_oldest(&mut transaction, &tenant.tenant_id, surplus, ROWS_MAX).await?;
+            totals::subtract_events(&mut transaction, &tenant.tenant_id, removed).await?;
             deleted += removed;
-            if removed > 0 {
-                of_tenants.push((owner, removed));
-            }
             if deleted >= ROWS_MAX {
                 break;
             }
         }
-        record_counts::forget_empty(&mut transaction, ROWS_MAX).await?;
-        let changes: Vec<Change<'_>> = of_tenants
-            .iter()
-            .map(|(owner, removed)| Change { kind: Kind::TenantEvents, owner, change: -removed })
-            .collect();
-        record_counts::append(&mut transaction, &changes).await?;
-        // At the very end, because commits may wait for these rows.
-        for (owner, removed) in &of_tenants {
-            totals::subtract_events(&mut transaction, owner, *removed).await?;
-        }
+        caller_totals::forget_empty(&mut transaction, ROWS_MAX).await?;
         transaction.commit().await?;
         report.events += deleted;
         Ok(deleted > 0)
@@ -285,27 +258,8 @@ async fn expired(connection: &mut PgConnection) -> Result<Option<i64>, StoreErro
     }
     let removed = retention::prune_expired(&mut transaction, ROWS_MAX).await?;
     let (records, _) = note(&mut transaction, &removed).await?;
-    totals::subtract_replies(&mut transaction, records).await?;
     transaction.commit().await?;
     Ok(Some(records))
-}
-
-/// Folds everything there is. Whoever removes by the counts does this first, in the transaction that keeps other janitors
-/// out: by a count that still held what they or the step before removed, live records would be evicted in excess.
-async fn fold_all(connection: &mut PgConnection) -> Result<(), StoreError> {
-    while record_counts::fold(connection, COMMITS_MAX).await? == COMMITS_MAX {}
-    Ok(())
-}
-
-/// False when all is folded, or another janitor is at work.
-async fn fold(connection: &mut PgConnection) -> Result<bool, StoreError> {
-    let mut transaction = connection.begin().await?;
-    if !server::try_janitor_lock(&mut transaction).await? {
-        return Ok(false);
-    }
-    let folded = record_counts::fold(&mut transaction, COMMITS_MAX).await?;
-    transaction.commit().await?;
-    Ok(folded == COMMITS_MAX)
 }
 
 /// Corrects the counts by what was removed, in the same transaction. Returns the records removed, and the live of them.
@@ -313,11 +267,7 @@ async fn note(connection: &mut PgConnection, removed: &[Removed]) -> Result<(i64
     if removed.is_empty() {
         return Ok((0, 0));
     }
-    let changes: Vec<Change<'_>> = removed
-        .iter()
-        .map(|removed| Change { kind: Kind::CallerReplies, owner: &removed.caller, change: -removed.records })
-        .collect();
-    record_counts::append(connection, &changes).await?;
+    caller_totals::subtract(connection, removed).await?;
     Ok((removed.iter().map(|removed| removed.records).sum(), removed.iter().map(|removed| removed.live).sum()))
 }
 

@@ -1,11 +1,9 @@
 //! Floor 2, beside the commands: what happens in the background. A job is `run_once` and a pause, over and over; tests
 //! call `run_once` by hand.
 
-pub mod delivery;
-pub mod dispatcher;
 pub mod janitor;
-pub mod outcome;
 pub mod watch_config;
+pub mod webhooks;
 
 use std::time::Duration;
 

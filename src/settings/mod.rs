@@ -12,8 +12,9 @@ use sqlx::postgres::PgConnectOptions;
 use crate::api::forwarded::{ForwardedHeader, TrustedProxies};
 use crate::api::http_limits::HttpLimits;
 use crate::api::{cors, state::ApiSettings};
-use crate::command::committer::{CommitterSettings, statement_limit};
+use crate::commit::committer::{CommitterSettings, statement_limit};
 use crate::jobs::janitor::JanitorSettings;
+use crate::jobs::webhooks::sender::EgressProxy;
 
 /// A setting that is not accepted. One line, without secrets.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,6 +35,8 @@ pub struct Settings {
     pub api: ApiSettings,
     pub committer: CommitterSettings,
     pub janitor: JanitorSettings,
+    /// What deliveries to webhooks go through. None: nothing, whatever HTTPS_PROXY says.
+    pub webhook_proxy: Option<EgressProxy>,
     pub http_limits: HttpLimits,
     pub shutdown_grace: Duration,
     pub log_level: String,
@@ -128,6 +131,7 @@ impl Settings {
                     1..=1_000_000_000_000,
                 )? as i64,
             },
+            webhook_proxy: webhook_proxy(&env)?,
             http_limits: http_limits(&env, trust_proxy)?,
             shutdown_grace: Duration::from_millis(env.int("SHUTDOWN_GRACE_MS", 0, 0..=600_000)?),
             log_level,
@@ -232,6 +236,13 @@ fn metrics_token(env: &Environment<'_>) -> Result<Option<String>, SettingsError>
         }
         token => Ok(token),
     }
+}
+
+/// It may hold a password, so it is not repeated.
+fn webhook_proxy(env: &Environment<'_>) -> Result<Option<EgressProxy>, SettingsError> {
+    let Some(text) = env.text("WEBHOOK_PROXY") else { return Ok(None) };
+    let refused = || SettingsError("WEBHOOK_PROXY must be the URL of an HTTP proxy: http://host:port".to_owned());
+    EgressProxy::parse(&text).map(Some).ok_or_else(refused)
 }
 
 fn http_limits(env: &Environment<'_>, trust_proxy: usize) -> Result<HttpLimits, SettingsError> {
@@ -409,6 +420,8 @@ mod tests {
         assert!(error.contains("DATABASE_URL") && !error.contains("secret"), "{error}");
         let error = with(&[("METRICS_TOKEN", "se cret")]).expect_err("a refusal");
         assert_eq!(error, "METRICS_TOKEN must be visible ASCII characters");
+        let error = with(&[("WEBHOOK_PROXY", "socks5://user:secret@proxy")]).expect_err("a refusal");
+        assert!(error.contains("WEBHOOK_PROXY") && !error.contains("secret"), "{error}");
         let open = [("HOST", "0.0.0.0"), ("REQUIRE_API_KEY", "false")];
         assert!(with(&[open[0], open[1], ("DATABASE_URL", "postgres://host/db")]).is_ok());
     }

@@ -1,4 +1,4 @@
-//! The table `agents`, and what each of them used. Batches add to it, in `batch::write`.
+//! The table `agents`, and what each of them used. Commits add to it in `commit::write`.
 
 use sqlx::PgConnection;
 
@@ -17,7 +17,7 @@ pub async fn list(
 ) -> Result<Vec<AgentId>, StoreError> {
     let agents = sqlx::query_scalar!(
         "-- agents::list
-        SELECT agent FROM agents WHERE tenant = $1 ORDER BY tenant, list_position, agent LIMIT $2 OFFSET $3",
+        SELECT agent_id FROM agents WHERE tenant_id = $1 ORDER BY tenant_id, list_position, agent_id LIMIT $2 OFFSET $3",
         tenant.as_str(),
         limit,
         offset,
@@ -33,7 +33,7 @@ pub async fn outstanding(connection: &mut PgConnection, tenant: &Tenant, agent: 
     let total = sqlx::query_scalar!(
         r#"-- agents::outstanding
         SELECT least(coalesce(sum(outstanding), 0), 9007199254740991)::bigint AS "total!"
-        FROM usage_counters WHERE tenant = $1 AND agent = $2"#,
+        FROM usage_counters WHERE tenant_id = $1 AND agent_id = $2"#,
         tenant.as_str(),
         agent.as_str(),
     )
@@ -52,8 +52,8 @@ pub async fn pairs(
 ) -> Result<Vec<(ServiceId, Count)>, StoreError> {
     let pairs = sqlx::query!(
         "-- agents::pairs
-        SELECT service_id, outstanding FROM usage_counters WHERE tenant = $1 AND agent = $2
-        ORDER BY list_position, service_id LIMIT $3 OFFSET $4",
+        SELECT service_id, outstanding FROM usage_counters WHERE tenant_id = $1 AND agent_id = $2
+        ORDER BY pair_id, service_id LIMIT $3 OFFSET $4",
         tenant.as_str(),
         agent.as_str(),
         limit,
@@ -68,7 +68,7 @@ pub async fn pairs(
 pub async fn count_pairs(connection: &mut PgConnection, tenant: &Tenant, agent: &AgentId) -> Result<i64, StoreError> {
     let pairs = sqlx::query_scalar!(
         r#"-- agents::count_pairs
-        SELECT count(*) AS "pairs!" FROM usage_counters WHERE tenant = $1 AND agent = $2"#,
+        SELECT count(*) AS "pairs!" FROM usage_counters WHERE tenant_id = $1 AND agent_id = $2"#,
         tenant.as_str(),
         agent.as_str(),
     )

@@ -14,7 +14,7 @@ pub struct ApiKeyRow {
     pub prefix: String,
     pub label: String,
     pub created_at: OffsetDateTime,
-    pub tenant: String,
+    pub tenant_id: String,
 }
 
 /// Where a page of the list begins.
@@ -32,10 +32,10 @@ pub async fn tenants_of(
     let key_hashes: Vec<&[u8]> = key_hashes.iter().map(<[u8; 32]>::as_slice).collect();
     let tenants = sqlx::query_scalar!(
         r#"-- api_keys::tenants_of
-        SELECT live.tenant AS "tenant?"
+        SELECT live.tenant_id AS "tenant_id?"
         FROM unnest($1::bytea[]) WITH ORDINALITY AS wanted (key_hash, place)
         LEFT JOIN LATERAL (
-            SELECT tenant FROM api_keys WHERE api_keys.key_hash = wanted.key_hash LIMIT 1
+            SELECT tenant_id FROM api_keys WHERE api_keys.key_hash = wanted.key_hash LIMIT 1
         ) AS live ON true
         ORDER BY place"#,
         key_hashes as _,
@@ -77,7 +77,7 @@ pub async fn insert(
 ) -> Result<(), StoreError> {
     sqlx::query!(
         "-- api_keys::insert
-        INSERT INTO api_keys (tenant, prefix, key_hash, label, created_at) VALUES ($1, $2, $3, $4, $5)",
+        INSERT INTO api_keys (tenant_id, prefix, key_hash, label, created_at) VALUES ($1, $2, $3, $4, $5)",
         tenant.as_str(),
         prefix,
         key_hash.as_slice(),
@@ -92,7 +92,7 @@ pub async fn insert(
 /// Revokes the key with this prefix. Returns its tenant; none if there is no such key.
 pub async fn delete(connection: &mut PgConnection, prefix: &str) -> Result<Option<Tenant>, StoreError> {
     let tenant =
-        sqlx::query_scalar!("-- api_keys::delete\nDELETE FROM api_keys WHERE prefix = $1 RETURNING tenant", prefix,)
+        sqlx::query_scalar!("-- api_keys::delete\nDELETE FROM api_keys WHERE prefix = $1 RETURNING tenant_id", prefix,)
             .fetch_optional(connection)
             .await?;
     Ok(tenant.map(Tenant::from_stored))
@@ -107,7 +107,7 @@ pub async fn list(connection: &mut PgConnection, start: &Start, limit: i64) -> R
     let rows = sqlx::query_as!(
         ApiKeyRow,
         "-- api_keys::list
-        SELECT prefix, label, created_at, tenant FROM api_keys
+        SELECT prefix, label, created_at, tenant_id FROM api_keys
         WHERE (created_at, prefix) > ($1, $2)
         ORDER BY created_at, prefix LIMIT $3 OFFSET $4",
         created_at.to_date_time(),

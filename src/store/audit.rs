@@ -24,6 +24,7 @@ pub async fn everything(
         pairs(connection, report, &mut counted).await?;
         settlements(connection, report).await?;
         totals(connection, report).await?;
+        forms(connection, report).await?;
         lists(connection, report).await?;
         sequences(connection, report).await
     };
@@ -69,30 +70,19 @@ async fn pairs(
 ) -> Result<(), Ended> {
     let mut rows = sqlx::query!(
         r#"-- audit::pairs
-        SELECT counter.tenant, counter.agent, counter.service_id, counter.outstanding, counter.lifetime,
+        SELECT counter.tenant_id, counter.agent_id, counter.service_id, counter.outstanding,
                counter.settled, counter.reset, coalesce(bills.requests, 0) AS "billed!: i64"
         FROM usage_counters AS counter
         LEFT JOIN (
-            SELECT tenant, agent, service_id, sum(requests)::bigint AS requests
-            FROM settlements GROUP BY tenant, agent, service_id
-        ) AS bills USING (tenant, agent, service_id)
-        ORDER BY counter.tenant, counter.agent, counter.service_id"#,
+            SELECT tenant_id, agent_id, service_id, sum(requests)::bigint AS requests
+            FROM settlements GROUP BY tenant_id, agent_id, service_id
+        ) AS bills USING (tenant_id, agent_id, service_id)
+        ORDER BY counter.tenant_id, counter.agent_id, counter.service_id"#,
     )
     .fetch(connection);
     while let Some(row) = next(&mut rows).await? {
         *counted += 1;
-        let name = format!("{} {}/{}", row.tenant, row.agent, row.service_id);
-        let sum = i128::from(row.outstanding) + i128::from(row.settled) + i128::from(row.reset);
-        if i128::from(row.lifetime) != sum {
-            tell(
-                report,
-                format!(
-                    "{name}: lifetime {} is not outstanding {} + settled {} + reset {}",
-                    row.lifetime, row.outstanding, row.settled, row.reset
-                ),
-            )
-            .await?;
-        }
+        let name = format!("{} {}/{}", row.tenant_id, row.agent_id, row.service_id);
         if row.settled != row.billed {
             tell(report, format!("{name}: settled {} but the ledger bills {}", row.settled, row.billed)).await?;
         }
@@ -107,12 +97,12 @@ async fn settlements(
 ) -> Result<(), Ended> {
     let mut rows = sqlx::query!(
         r#"-- audit::settlements
-        SELECT bill.tenant, bill.settlement_id, bill.requests, bill.price_stroops,
-               bill.billed_stroops::text AS "billed_stroops!", counter.tenant IS NULL AS "orphan!"
+        SELECT bill.tenant_id, bill.settlement_id, bill.requests, bill.price_stroops,
+               bill.billed_stroops::text AS "billed_stroops!", counter.tenant_id IS NULL AS "orphan!"
         FROM settlements AS bill
-        LEFT JOIN usage_counters AS counter USING (tenant, agent, service_id)
-        WHERE counter.tenant IS NULL OR bill.billed_stroops <> bill.requests::numeric * bill.price_stroops
-        ORDER BY bill.tenant, bill.settlement_id"#,
+        LEFT JOIN usage_counters AS counter USING (tenant_id, agent_id, service_id)
+        WHERE counter.tenant_id IS NULL OR bill.billed_stroops <> bill.requests::numeric * bill.price_stroops
+        ORDER BY bill.tenant_id, bill.settlement_id"#,
     )
     .fetch(connection);
     while let Some(row) = next(&mut rows).await? {
@@ -121,7 +111,7 @@ async fn settlements(
             report,
             format!(
                 "{} {}: {problem} ({} requests at {}, billed {})",
-                row.tenant, row.settlement_id, row.requests, row.price_stroops, row.billed_stroops
+                row.tenant_id, row.settlement_id, row.requests, row.price_stroops, row.billed_stroops
             ),
         )
         .await?;
@@ -129,63 +119,108 @@ async fn settlements(
     Ok(())
 }
 
-/// Calls `report` for each tenant whose kept totals are not what its rows add up to.
+/// Calls `report` for each tenant and caller whose totals are not what their rows add up to.
 async fn totals(
     connection: &mut PgConnection,
     report: &mut impl AsyncFnMut(Finding) -> ControlFlow<()>,
 ) -> Result<(), Ended> {
     let mut rows = sqlx::query!(
         r#"-- audit::totals
-        WITH kept AS (
-            SELECT tenant, sum(pairs) AS pairs, sum(pairs_above_zero) AS pairs_above_zero,
-                   sum(outstanding) AS outstanding, sum(lifetime) AS lifetime, sum(services) AS services,
+        WITH maintained AS (
+            SELECT tenant_id, sum(pairs) AS pairs, sum(pairs_above_zero) AS pairs_above_zero,
+                   sum(outstanding) AS outstanding, sum(recorded) AS recorded, sum(services) AS services,
                    sum(settled_stroops) AS settled_stroops, sum(agents) AS agents, sum(events) AS events,
-                   sum(api_keys) AS api_keys, sum(webhooks) AS webhooks, sum(replies) AS replies
-            FROM tenant_totals GROUP BY tenant
-        ), figures AS (
-            SELECT tenant, name, figure FROM (
-                SELECT tenant, count(*) AS pairs, count(*) FILTER (WHERE outstanding > 0) AS pairs_above_zero,
-                       sum(outstanding) AS outstanding, sum(lifetime) AS lifetime, count(DISTINCT agent) AS agents
-                FROM usage_counters GROUP BY tenant
+                   sum(api_keys) AS api_keys, sum(webhooks) AS webhooks
+            FROM totals WHERE service_id = '' GROUP BY tenant_id
+        ), counted AS (
+            SELECT tenant_id, name, figure FROM (
+                SELECT tenant_id, count(*) AS pairs, count(*) FILTER (WHERE outstanding > 0) AS pairs_above_zero,
+                       sum(outstanding) AS outstanding, sum(outstanding::numeric + settled + reset) AS recorded,
+                       count(DISTINCT agent_id) AS agents
+                FROM usage_counters GROUP BY tenant_id
             ) AS counted
             CROSS JOIN LATERAL (VALUES
                 ('pairs', pairs::numeric), ('pairs_above_zero', pairs_above_zero::numeric),
-                ('outstanding', outstanding), ('lifetime', lifetime), ('agents', agents::numeric)
+                ('outstanding', outstanding), ('recorded', recorded), ('agents', agents::numeric)
             ) AS figure (name, figure)
-            UNION ALL SELECT tenant, 'services', count(*) FROM services GROUP BY tenant
-            UNION ALL SELECT tenant, 'settled_stroops', sum(billed_stroops) FROM settlements GROUP BY tenant
-            UNION ALL SELECT tenant, 'events', count(*) FROM events GROUP BY tenant
-            UNION ALL SELECT tenant, 'api_keys', count(*) FROM api_keys GROUP BY tenant
-            UNION ALL SELECT tenant, 'webhooks', count(*) FROM webhooks GROUP BY tenant
-        ), counted AS (
-            SELECT tenant, name, figure FROM figures
-            UNION ALL SELECT '*', name, sum(figure) FROM figures GROUP BY name
-            UNION ALL SELECT '*', 'replies', count(*) FROM idempotency_keys
-        ), kept_figures AS (
-            SELECT tenant, name, figure FROM kept
+            UNION ALL SELECT tenant_id, 'services', count(*) FROM services GROUP BY tenant_id
+            UNION ALL SELECT tenant_id, 'settled_stroops', sum(billed_stroops) FROM settlements GROUP BY tenant_id
+            UNION ALL SELECT tenant_id, 'events', sum(events) FROM event_runs GROUP BY tenant_id
+            UNION ALL SELECT tenant_id, 'api_keys', count(*) FROM api_keys GROUP BY tenant_id
+            UNION ALL SELECT tenant_id, 'webhooks', count(*) FROM webhooks GROUP BY tenant_id
+            UNION ALL SELECT caller, 'records', count(*) FROM idempotency_keys GROUP BY caller
+            UNION ALL SELECT caller, 'bytes', sum(idempotency_key_bytes(idempotency_keys)) FROM idempotency_keys
+                      GROUP BY caller
+        ), maintained_figures AS (
+            SELECT tenant_id, name, figure FROM maintained
             CROSS JOIN LATERAL (VALUES
                 ('pairs', pairs), ('pairs_above_zero', pairs_above_zero), ('outstanding', outstanding),
-                ('lifetime', lifetime), ('services', services), ('settled_stroops', settled_stroops),
-                ('agents', agents), ('events', events), ('api_keys', api_keys), ('webhooks', webhooks),
-                ('replies', replies)
+                ('recorded', recorded), ('services', services), ('settled_stroops', settled_stroops),
+                ('agents', agents), ('events', events), ('api_keys', api_keys), ('webhooks', webhooks)
             ) AS figure (name, figure)
+            UNION ALL SELECT caller, 'records', sum(records) FROM caller_totals GROUP BY caller
+            UNION ALL SELECT caller, 'bytes', sum(bytes) FROM caller_totals GROUP BY caller
         )
-        SELECT tenant AS "tenant!", name AS "name!", coalesce(kept_figures.figure, 0)::text AS "is_kept!",
+        SELECT tenant_id AS "owner!", name AS "name!", coalesce(maintained_figures.figure, 0)::text AS "maintained!",
                coalesce(counted.figure, 0)::text AS "must_be!"
-        FROM kept_figures FULL JOIN counted USING (tenant, name)
-        WHERE coalesce(kept_figures.figure, 0) <> coalesce(counted.figure, 0)
-        ORDER BY tenant, name"#,
+        FROM maintained_figures FULL JOIN counted USING (tenant_id, name)
+        WHERE coalesce(maintained_figures.figure, 0) <> coalesce(counted.figure, 0)
+        ORDER BY tenant_id, name"#,
     )
     .fetch(connection);
     while let Some(row) = next(&mut rows).await? {
         tell(
             report,
-            format!(
-                "{}: kept total {} is {} but the rows add up to {}",
-                row.tenant, row.name, row.is_kept, row.must_be
-            ),
+            format!("{}: total {} is {} but the rows add up to {}", row.owner, row.name, row.maintained, row.must_be),
         )
         .await?;
+    }
+    Ok(())
+}
+
+/// Calls `report` for each row that breaks a rule which the tables of the write path leave to the service.
+async fn forms(
+    connection: &mut PgConnection,
+    report: &mut impl AsyncFnMut(Finding) -> ControlFlow<()>,
+) -> Result<(), Ended> {
+    let mut rows = sqlx::query!(
+        r#"-- audit::forms
+        SELECT name AS "name!", problem AS "problem!" FROM (
+            SELECT format('%s %s/%s', tenant_id, agent_id, service_id) AS name, CASE
+                WHEN outstanding < 0 OR settled < 0 OR reset < 0 THEN 'a counter is negative'
+                WHEN service_id !~ '^[A-Za-z0-9._-]+$' THEN 'service_id has another form'
+            END AS problem
+            FROM usage_counters
+            UNION ALL
+            SELECT format('%s %s', caller, key), CASE
+                WHEN caller !~ '^(tenant|ip):' THEN 'caller has another form'
+                WHEN key !~ '^[!-~]+$' THEN 'key has another form'
+                WHEN method NOT IN ('POST', 'PUT', 'PATCH', 'DELETE') THEN 'method is not one of a write'
+                WHEN path = '' OR request_id = '' THEN 'path or request_id is empty'
+                WHEN octet_length(request_hash) <> 32 THEN 'request_hash is no SHA-256'
+                WHEN NOT (status BETWEEN 200 AND 299 OR status IN (400, 404, 409)) THEN 'status is not replayable'
+                WHEN (response IS NULL) <> (status = 204) THEN 'response and status do not belong together'
+                WHEN octet_length(response) > 1048576 THEN 'response is larger than 1 MiB'
+                WHEN expires_at <= created_at THEN 'expires_at is not after created_at'
+            END
+            FROM idempotency_keys
+            UNION ALL
+            SELECT format('%s %s', tenant_id, position), CASE
+                WHEN type NOT IN ('usage.recorded', 'usage.settled', 'usage.reset', 'service.disabled',
+                                  'service.enabled', 'service.deleted', 'webhook.test') THEN 'type is unknown'
+                WHEN events NOT BETWEEN 1 AND 256 THEN 'events is out of range'
+                WHEN events <> 1 + length(payloads) - length(replace(payloads, E'\n', '')) THEN 'events and payloads differ'
+            END
+            FROM event_runs
+            UNION ALL
+            SELECT format('%s %s', tenant_id, service_id), CASE WHEN shard NOT BETWEEN 0 AND 15 THEN 'shard is out of range' END
+            FROM totals
+        ) AS checked
+        WHERE problem IS NOT NULL"#,
+    )
+    .fetch(connection);
+    while let Some(row) = next(&mut rows).await? {
+        tell(report, format!("{}: {}", row.name, row.problem)).await?;
     }
     Ok(())
 }
@@ -198,22 +233,22 @@ async fn lists(
 ) -> Result<(), Ended> {
     let mut rows = sqlx::query!(
         r#"-- audit::lists
-        SELECT tenant AS "tenant!", service_id AS "service_id!",
+        SELECT tenant_id AS "tenant_id!", service_id AS "service_id!",
                coalesce(kept.outstanding, 0)::text AS "kept_outstanding!",
                coalesce(counted.outstanding, 0)::text AS "outstanding!",
                coalesce(kept.pairs_above_zero, 0)::text AS "kept_pairs!", coalesce(counted.pairs, 0)::text AS "pairs!"
         FROM (
-            SELECT tenant, service_id, sum(outstanding) AS outstanding, sum(pairs_above_zero) AS pairs_above_zero
-            FROM service_totals GROUP BY tenant, service_id
+            SELECT tenant_id, service_id, sum(outstanding) AS outstanding, sum(pairs_above_zero) AS pairs_above_zero
+            FROM totals WHERE service_id > '' GROUP BY tenant_id, service_id
         ) AS kept
         FULL JOIN (
-            SELECT tenant, service_id, sum(outstanding) AS outstanding,
+            SELECT tenant_id, service_id, sum(outstanding) AS outstanding,
                    count(*) FILTER (WHERE outstanding > 0)::numeric AS pairs
-            FROM usage_counters GROUP BY tenant, service_id
-        ) AS counted USING (tenant, service_id)
+            FROM usage_counters GROUP BY tenant_id, service_id
+        ) AS counted USING (tenant_id, service_id)
         WHERE coalesce(kept.outstanding, 0) <> coalesce(counted.outstanding, 0)
            OR coalesce(kept.pairs_above_zero, 0) <> coalesce(counted.pairs, 0)
-        ORDER BY tenant, service_id"#,
+        ORDER BY tenant_id, service_id"#,
     )
     .fetch(&mut *connection);
     while let Some(row) = next(&mut rows).await? {
@@ -221,7 +256,7 @@ async fn lists(
             report,
             format!(
                 "{} {}: kept {} outstanding of {} pairs but the rows add up to {} of {}",
-                row.tenant, row.service_id, row.kept_outstanding, row.kept_pairs, row.outstanding, row.pairs
+                row.tenant_id, row.service_id, row.kept_outstanding, row.kept_pairs, row.outstanding, row.pairs
             ),
         )
         .await?;
@@ -229,16 +264,16 @@ async fn lists(
     drop(rows);
     let mut strays = sqlx::query!(
         r#"-- audit::agents
-        SELECT tenant AS "tenant!", agent AS "agent!", listed.is_listed IS NOT NULL AS "is_listed!"
-        FROM (SELECT tenant, agent, true AS is_listed FROM agents) AS listed
-        FULL JOIN (SELECT DISTINCT tenant, agent, true AS is_used FROM usage_counters) AS used USING (tenant, agent)
+        SELECT tenant_id AS "tenant_id!", agent_id AS "agent_id!", listed.is_listed IS NOT NULL AS "is_listed!"
+        FROM (SELECT tenant_id, agent_id, true AS is_listed FROM agents) AS listed
+        FULL JOIN (SELECT DISTINCT tenant_id, agent_id, true AS is_used FROM usage_counters) AS used USING (tenant_id, agent_id)
         WHERE is_listed IS NULL OR is_used IS NULL
-        ORDER BY tenant, agent"#,
+        ORDER BY tenant_id, agent_id"#,
     )
     .fetch(connection);
     while let Some(row) = next(&mut strays).await? {
         let problem = if row.is_listed { "is listed without a pair" } else { "has pairs and is not listed" };
-        tell(report, format!("{} {}: {problem}", row.tenant, row.agent)).await?;
+        tell(report, format!("{} {}: {problem}", row.tenant_id, row.agent_id)).await?;
     }
     Ok(())
 }
@@ -254,16 +289,13 @@ async fn sequences(
         FROM (
             SELECT 'agents.list_position', pg_get_serial_sequence('agents', 'list_position'),
                    (SELECT max(list_position) FROM agents)
-            UNION ALL SELECT 'events.position', pg_get_serial_sequence('events', 'position'),
-                   (SELECT max(position) FROM events)
-            UNION ALL SELECT 'record_changes.change_id', pg_get_serial_sequence('record_changes', 'change_id'),
-                   (SELECT max(change_id) FROM record_changes)
+            UNION ALL SELECT 'event_runs.position', 'event_positions', (SELECT max(position) FROM event_runs)
             UNION ALL SELECT 'services.list_position', pg_get_serial_sequence('services', 'list_position'),
                    (SELECT max(list_position) FROM services)
             UNION ALL SELECT 'settlements.list_position', pg_get_serial_sequence('settlements', 'list_position'),
                    (SELECT max(list_position) FROM settlements)
-            UNION ALL SELECT 'usage_counters.list_position', pg_get_serial_sequence('usage_counters', 'list_position'),
-                   (SELECT max(list_position) FROM usage_counters)
+            UNION ALL SELECT 'usage_counters.pair_id', pg_get_serial_sequence('usage_counters', 'pair_id'),
+                   (SELECT max(pair_id) FROM usage_counters)
         ) AS numbered (name, sequence, highest)
         WHERE highest > coalesce(pg_sequence_last_value(to_regclass(sequence)), 0)
         ORDER BY name"#,

@@ -1,145 +1,190 @@
-//! The table `webhook_deliveries`, as dispatchers work on it and lists show it.
-//! A dispatcher takes a row by moving `due_at` to the end of its lease; what it reports counts only while that is
-//! still so. After a crash the lease runs out, and somebody else takes the row.
-//! What works on many rows is planned anew each time: a plan kept from when the table was empty would scan it.
+//! The table `webhook_deliveries`: one event on its way to one webhook. Dispatchers work on the deliveries of webhooks they
+//! have leased (`webhook_queues`), in transactions of [`server::begin_dispatch`](super::server::begin_dispatch).
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use crate::domain::caller::Tenant;
-use crate::domain::delivery::Delivery;
+use crate::domain::delivery::{self, Delivery};
 use crate::domain::event::event_id;
-use crate::domain::timestamp::{StoredMoment, Timestamp};
+use crate::domain::timestamp::Timestamp;
+use crate::domain::webhook::EVERY_TYPE;
 
 use super::StoreError;
+use super::webhook_queues::QueueId;
 
-/// A delivery in a dispatcher's hands.
+/// Rows of a backlog that are counted of each table. The count stops there.
+const COUNTED_MAX: i64 = 10_000;
+
+/// Events of the outbox that one page of a webhook's list looks at.
+const UNEXPANDED_MAX: i64 = 1000;
+
+/// What an attempt sends.
 #[derive(Clone, Debug)]
-pub struct Leased {
-    pub tenant: Tenant,
-    pub delivery: String,
-    pub webhook: String,
-    pub recorded_at: Timestamp,
+pub struct Outgoing {
+    pub queue: QueueId,
     pub position: i64,
+    pub id: String,
+    pub recorded_at: Timestamp,
     pub event_type: String,
     pub payload: String,
     /// Attempts before this one.
     pub attempts: i16,
-    /// End of the lease; none for a test, which is not leased.
-    pub due_at: Option<Timestamp>,
 }
 
-struct LeasedRow {
-    tenant: String,
-    delivery: String,
-    webhook: String,
-    created_at: OffsetDateTime,
+struct OutgoingRow {
+    tenant_id: String,
+    webhook_id: String,
     event_position: i64,
+    delivery_id: String,
+    created_at: OffsetDateTime,
     r#type: String,
     payload: String,
     attempts: i16,
-    due_at: Option<OffsetDateTime>,
 }
 
-impl From<LeasedRow> for Leased {
-    fn from(row: LeasedRow) -> Self {
+impl From<OutgoingRow> for Outgoing {
+    fn from(row: OutgoingRow) -> Self {
         Self {
-            tenant: Tenant::from_stored(row.tenant),
-            delivery: row.delivery,
-            webhook: row.webhook,
-            recorded_at: row.created_at.into(),
+            queue: QueueId { tenant: Tenant::from_stored(row.tenant_id), webhook: row.webhook_id },
             position: row.event_position,
+            id: row.delivery_id,
+            recorded_at: row.created_at.into(),
             event_type: row.r#type,
             payload: row.payload,
             attempts: row.attempts,
-            due_at: row.due_at.map(Timestamp::from),
         }
     }
 }
 
-/// What a dispatcher may take.
-#[derive(Clone, Debug)]
-pub struct Wish<'a> {
-    pub now: Timestamp,
-    /// End of the lease.
-    pub until: Timestamp,
-    /// The webhook after which to begin, by tenant and id, so that all get their turn.
-    pub after: (&'a str, &'a str),
-    /// Webhooks that have enough in flight.
-    pub busy: &'a [String],
-    pub of_webhook_max: i64,
-    pub rows_max: i64,
+/// A delivery of an event in the outbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewDelivery<'a> {
+    pub position: i64,
+    pub webhook: &'a str,
+    pub id: String,
 }
 
-/// Takes due deliveries, few of each webhook, so that a slow receiver cannot keep the others waiting.
-/// Costs one index probe per webhook that has pending deliveries, and what it takes. For a transaction of
-/// [`server::begin_lease`](super::server::begin_lease).
-pub async fn lease(connection: &mut PgConnection, wish: &Wish<'_>) -> Result<Vec<Leased>, StoreError> {
-    let rows = sqlx::query_as!(
-        LeasedRow,
-        r#"-- deliveries::lease
-        WITH RECURSIVE waiting AS (
-            (SELECT tenant, webhook FROM webhook_deliveries
-             WHERE status = 'pending' AND (tenant, webhook) > ($3, $4)
-             ORDER BY tenant, webhook LIMIT 1)
-            UNION ALL
-            SELECT following.tenant, following.webhook
-            FROM waiting CROSS JOIN LATERAL (
-                SELECT tenant, webhook FROM webhook_deliveries AS other
-                WHERE status = 'pending' AND (other.tenant, other.webhook) > (waiting.tenant, waiting.webhook)
-                ORDER BY tenant, webhook LIMIT 1
-            ) AS following
-        )
-        UPDATE webhook_deliveries SET due_at = $2
-        WHERE ctid = ANY (ARRAY(
-            SELECT due.ctid
-            FROM waiting CROSS JOIN LATERAL (
-                SELECT ctid FROM webhook_deliveries AS candidate
-                WHERE candidate.tenant = waiting.tenant AND candidate.webhook = waiting.webhook
-                    AND candidate.status = 'pending' AND candidate.due_at <= $1
-                ORDER BY candidate.due_at LIMIT $6
-                FOR UPDATE SKIP LOCKED
-            ) AS due
-            WHERE waiting.webhook <> ALL ($5::text[])
-            LIMIT $7))
-        RETURNING tenant, delivery, webhook, created_at, event_position, type, payload::text AS "payload!", attempts,
-                  due_at"#,
-        wish.now.to_date_time(),
-        wish.until.to_date_time(),
-        wish.after.0,
-        wish.after.1,
-        wish.busy,
-        wish.of_webhook_max,
-        wish.rows_max,
+/// Adds deliveries of events in the outbox, due at once. Returns how many were added: one that is there already is left as
+/// it is.
+pub async fn insert(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    deliveries: &[NewDelivery<'_>],
+    now: Timestamp,
+) -> Result<u64, StoreError> {
+    let inserted = sqlx::query!(
+        "-- deliveries::insert
+        INSERT INTO webhook_deliveries
+            (tenant_id, webhook_id, event_position, delivery_id, created_at, type, payload, next_attempt_at)
+        SELECT $1, added.webhook_id, added.position, added.delivery_id, event.recorded_at, event.type, event.payload,
+               least(event.recorded_at, $5)
+        FROM unnest($2::bigint[], $3::text[], $4::text[]) AS added (position, webhook_id, delivery_id)
+        CROSS JOIN LATERAL (
+            SELECT recorded_at, type, payload FROM outbox
+            WHERE outbox.tenant_id = $1 AND outbox.position = added.position
+            LIMIT 1
+        ) AS event
+        ON CONFLICT (tenant_id, webhook_id, event_position) DO NOTHING",
+        tenant.as_str(),
+        &deliveries.iter().map(|delivery| delivery.position).collect::<Vec<_>>(),
+        deliveries.iter().map(|delivery| delivery.webhook).collect::<Vec<_>>() as _,
+        deliveries.iter().map(|delivery| delivery.id.as_str()).collect::<Vec<_>>() as _,
+        now.to_date_time(),
     )
-    .fetch_all(connection)
+    .execute(connection)
     .await?;
-    Ok(rows.into_iter().map(Leased::from).collect())
+    Ok(inserted.rows_affected())
 }
 
-/// A test's delivery, for the one attempt.
+/// A delivery of a test.
+#[derive(Clone, Debug)]
+pub struct Test<'a> {
+    pub tenant: &'a Tenant,
+    pub webhook: &'a str,
+    pub id: &'a str,
+    pub position: i64,
+    pub payload: &'a str,
+}
+
+/// Adds the delivery of a test, which no dispatcher touches: the request that asked for it makes the one attempt.
+/// Until its end is known it counts as failed, which stays true if the process dies.
+pub async fn insert_test(connection: &mut PgConnection, test: &Test<'_>, now: Timestamp) -> Result<(), StoreError> {
+    sqlx::query!(
+        "-- deliveries::insert_test
+        INSERT INTO webhook_deliveries
+            (tenant_id, webhook_id, event_position, delivery_id, created_at, type, payload, status, error, finished_at)
+        VALUES ($1, $2, $3, $4, $5, 'webhook.test', ($6::text)::json, 'failed', 'no attempt was completed', $5)",
+        test.tenant.as_str(),
+        test.webhook,
+        test.position,
+        test.id,
+        now.to_date_time(),
+        test.payload,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// A test's delivery, for the one attempt. It is among the webhook's newest.
 pub async fn find_test(
     connection: &mut PgConnection,
     tenant: &Tenant,
-    delivery: &str,
-) -> Result<Option<Leased>, StoreError> {
+    webhook: &str,
+    id: &str,
+) -> Result<Option<Outgoing>, StoreError> {
     let row = sqlx::query_as!(
-        LeasedRow,
+        OutgoingRow,
         r#"-- deliveries::find_test
-        SELECT tenant, delivery, webhook, created_at, event_position, type, payload::text AS "payload!", attempts, due_at
+        SELECT tenant_id, webhook_id, event_position, delivery_id, created_at, type, payload::text AS "payload!", attempts
         FROM webhook_deliveries
-        WHERE tenant = $1 AND delivery = $2 AND type = 'webhook.test'"#,
+        WHERE tenant_id = $1 AND webhook_id = $2 AND delivery_id = $3 AND type = 'webhook.test'
+        ORDER BY tenant_id DESC, webhook_id DESC, event_position DESC LIMIT 1"#,
         tenant.as_str(),
-        delivery,
+        webhook,
+        id,
     )
     .fetch_optional(connection)
     .await?;
-    Ok(row.map(Leased::from))
+    Ok(row.map(Outgoing::from))
+}
+
+/// The due deliveries of these webhooks, of each at most `of_webhook_max`, those that have waited longest.
+pub async fn due(
+    connection: &mut PgConnection,
+    queues: &[QueueId],
+    now: Timestamp,
+    of_webhook_max: i64,
+) -> Result<Vec<Outgoing>, StoreError> {
+    let rows = sqlx::query_as!(
+        OutgoingRow,
+        r#"-- deliveries::due
+        SELECT due.tenant_id AS "tenant_id!", due.webhook_id AS "webhook_id!", due.event_position AS "event_position!",
+               due.delivery_id AS "delivery_id!", due.created_at AS "created_at!", due.type AS "type!",
+               due.payload::text AS "payload!", due.attempts AS "attempts!"
+        FROM unnest($1::text[], $2::text[]) AS queue (tenant_id, webhook_id)
+        CROSS JOIN LATERAL (
+            SELECT * FROM webhook_deliveries AS delivery
+            WHERE delivery.tenant_id = queue.tenant_id AND delivery.webhook_id = queue.webhook_id
+                AND delivery.status = 'pending' AND delivery.next_attempt_at <= $3
+            ORDER BY delivery.tenant_id, delivery.webhook_id, delivery.next_attempt_at LIMIT $4
+        ) AS due"#,
+        queues.iter().map(|queue| queue.tenant.as_str()).collect::<Vec<_>>() as _,
+        queues.iter().map(|queue| queue.webhook.as_str()).collect::<Vec<_>>() as _,
+        now.to_date_time(),
+        of_webhook_max,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(Outgoing::from).collect())
 }
 
 /// How an attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ended {
+pub struct Ended<'a> {
+    pub queue: &'a QueueId,
+    pub position: i64,
     pub status: &'static str,
     pub began_at: Timestamp,
     pub ended_at: Timestamp,
@@ -149,53 +194,65 @@ pub struct Ended {
     pub error: Option<String>,
 }
 
-/// Notes the end of an attempt. False if the lease was lost, or the delivery cancelled meanwhile.
-pub async fn record(connection: &mut PgConnection, leased: &Leased, ended: &Ended) -> Result<bool, StoreError> {
-    let is_pending = ended.next_attempt_at.is_some();
-    let updated = sqlx::query!(
+/// Notes the ends of attempts. Deliveries that were cancelled meanwhile stay so.
+pub async fn record(connection: &mut PgConnection, ended: &[&Ended<'_>]) -> Result<(), StoreError> {
+    let next = ended.iter().map(|ended| ended.next_attempt_at.map(Timestamp::to_date_time));
+    let finished = ended.iter().map(|ended| ended.next_attempt_at.is_none().then(|| ended.ended_at.to_date_time()));
+    sqlx::query!(
         "-- deliveries::record
-        UPDATE webhook_deliveries
-        SET status = $4, attempts = attempts + 1, last_attempt_at = $5, next_attempt_at = $6, due_at = $6,
-            response_status = $7, error = $8, finished_at = $9
-        WHERE tenant = $1 AND delivery = $2 AND due_at IS NOT DISTINCT FROM $3",
-        leased.tenant.as_str(),
-        leased.delivery,
-        leased.due_at.map(Timestamp::to_date_time) as Option<OffsetDateTime>,
-        ended.status,
-        ended.began_at.to_date_time(),
-        ended.next_attempt_at.map(Timestamp::to_date_time) as Option<OffsetDateTime>,
-        ended.response_status.map(|status| status as i16),
-        ended.error.as_deref(),
-        (!is_pending).then(|| ended.ended_at.to_date_time()) as Option<OffsetDateTime>,
+        UPDATE webhook_deliveries AS delivery
+        SET status = ended.status, attempts = attempts + 1, last_attempt_at = ended.began_at,
+            next_attempt_at = ended.next_attempt_at, response_status = ended.response_status, error = ended.error,
+            finished_at = ended.finished_at
+        FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::timestamptz[], $6::timestamptz[],
+                    $7::smallint[], $8::text[], $9::timestamptz[])
+            AS ended (tenant_id, webhook_id, position, status, began_at, next_attempt_at, response_status, error,
+                      finished_at)
+        WHERE delivery.tenant_id = ended.tenant_id AND delivery.webhook_id = ended.webhook_id
+            AND delivery.event_position = ended.position
+            AND (delivery.status = 'pending' OR delivery.type = 'webhook.test')",
+        ended.iter().map(|ended| ended.queue.tenant.as_str()).collect::<Vec<_>>() as _,
+        ended.iter().map(|ended| ended.queue.webhook.as_str()).collect::<Vec<_>>() as _,
+        &ended.iter().map(|ended| ended.position).collect::<Vec<_>>(),
+        ended.iter().map(|ended| ended.status).collect::<Vec<_>>() as _,
+        &ended.iter().map(|ended| ended.began_at.to_date_time()).collect::<Vec<_>>(),
+        next.collect::<Vec<_>>() as _,
+        ended.iter().map(|ended| ended.response_status.map(|status| status as i16)).collect::<Vec<_>>() as _,
+        ended.iter().map(|ended| ended.error.as_deref()).collect::<Vec<_>>() as _,
+        finished.collect::<Vec<_>>() as _,
     )
     .execute(connection)
     .await?;
-    Ok(updated.rows_affected() > 0)
+    Ok(())
 }
 
-/// Cancels what is pending for a webhook. Returns how many deliveries that were.
-pub async fn cancel_of_webhook(
+/// Cancels pending deliveries of a webhook, of events before `position`, at most `rows_max`.
+pub async fn cancel_before(
     connection: &mut PgConnection,
-    tenant: &Tenant,
-    webhook: &str,
+    queue: &QueueId,
+    position: i64,
     now: Timestamp,
-) -> Result<i64, StoreError> {
-    let cancelled = sqlx::query!(
-        "-- deliveries::cancel_of_webhook
-        UPDATE webhook_deliveries
-        SET status = 'cancelled', next_attempt_at = NULL, due_at = NULL, finished_at = $3
-        WHERE tenant = $1 AND webhook = $2 AND status = 'pending'",
-        tenant.as_str(),
-        webhook,
+    rows_max: i64,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "-- deliveries::cancel_before
+        UPDATE webhook_deliveries SET status = 'cancelled', next_attempt_at = NULL, finished_at = $4
+        WHERE ctid = ANY (ARRAY(
+            SELECT ctid FROM webhook_deliveries
+            WHERE tenant_id = $1 AND webhook_id = $2 AND status = 'pending' AND event_position < $3
+            ORDER BY tenant_id, webhook_id, next_attempt_at LIMIT $5 FOR UPDATE))",
+        queue.tenant.as_str(),
+        queue.webhook,
+        position,
         now.to_date_time(),
+        rows_max,
     )
-    .persistent(false)
     .execute(connection)
     .await?;
-    Ok(cancelled.rows_affected() as i64)
+    Ok(())
 }
 
-/// Drops pending deliveries of a webhook, at most `rows_max`.
+/// Deletes pending deliveries of a webhook, at most `rows_max`.
 pub async fn drop_of_webhook(
     connection: &mut PgConnection,
     tenant: &Tenant,
@@ -205,8 +262,8 @@ pub async fn drop_of_webhook(
     let dropped = sqlx::query!(
         "-- deliveries::drop_of_webhook
         DELETE FROM webhook_deliveries WHERE ctid = ANY (ARRAY(
-            SELECT ctid FROM webhook_deliveries WHERE tenant = $1 AND webhook = $2 AND status = 'pending'
-            LIMIT $3 FOR UPDATE SKIP LOCKED))",
+            SELECT ctid FROM webhook_deliveries WHERE tenant_id = $1 AND webhook_id = $2 AND status = 'pending'
+            ORDER BY tenant_id, webhook_id, next_attempt_at LIMIT $3 FOR UPDATE SKIP LOCKED))",
         tenant.as_str(),
         webhook,
         rows_max,
@@ -233,48 +290,52 @@ pub async fn prune(connection: &mut PgConnection, moment: Timestamp, rows_max: i
     Ok(pruned.rows_affected() as i64)
 }
 
-/// Place of a delivery in its webhook's list.
-#[derive(Clone, Debug)]
-pub struct Place {
-    pub created_at: StoredMoment,
-    pub position: i64,
-    /// Decides where positions repeat. Empty: before all of that position.
-    pub delivery: String,
-}
-
-/// A webhook's deliveries, the newest first, those older than `before`, at most `limit`.
+/// A webhook's deliveries, the newest events first, those before the position `before`, at most `limit`. An event whose
+/// deliveries are yet to be written is shown as its delivery will be. With the position of each.
 pub async fn list(
     connection: &mut PgConnection,
     tenant: &Tenant,
     webhook: &str,
-    before: Option<Place>,
+    before: i64,
     limit: i64,
-) -> Result<Vec<(Place, Delivery)>, StoreError> {
-    let start = || Place { created_at: StoredMoment::LAST, position: i64::MAX, delivery: String::new() };
-    let before = before.unwrap_or_else(start);
+) -> Result<Vec<(i64, Delivery)>, StoreError> {
     let rows = sqlx::query!(
-        "-- deliveries::list
-        SELECT delivery, created_at, event_position, type, status, attempts, last_attempt_at, next_attempt_at,
-               response_status, error
-        FROM webhook_deliveries
-        WHERE tenant = $1 AND webhook = $2 AND (created_at, event_position, delivery) < ($3, $4, $5)
-        ORDER BY tenant DESC, webhook DESC, created_at DESC, event_position DESC, delivery DESC LIMIT $6",
+        r#"-- deliveries::list
+        SELECT event_position AS "event_position!", delivery_id, created_at AS "created_at!", type AS "type!",
+               status AS "status!", attempts AS "attempts!", last_attempt_at, next_attempt_at, response_status, error
+        FROM (
+            (SELECT event_position, delivery_id, created_at, type, status, attempts, last_attempt_at, next_attempt_at,
+                    response_status, error
+             FROM webhook_deliveries
+             WHERE tenant_id = $1 AND webhook_id = $2 AND event_position < $3
+             ORDER BY tenant_id DESC, webhook_id DESC, event_position DESC LIMIT $4)
+            UNION ALL
+            (SELECT position, NULL, recorded_at, type, 'pending', 0::smallint, NULL, recorded_at, NULL, NULL
+             FROM webhooks AS target
+             CROSS JOIN LATERAL (
+                 SELECT position, recorded_at, type, expanded_to FROM outbox
+                 WHERE outbox.tenant_id = $1 AND position < $3 AND position >= target.from_position
+                 ORDER BY outbox.tenant_id DESC, position DESC LIMIT $5
+             ) AS event
+             WHERE target.tenant_id = $1 AND target.webhook_id = $2 AND target.disabled_at IS NULL
+                AND event.expanded_to < $2 AND (event.type = ANY (target.events) OR $6 = ANY (target.events)))
+        ) AS delivery
+        ORDER BY event_position DESC LIMIT $4"#,
         tenant.as_str(),
         webhook,
-        before.created_at.to_date_time(),
-        before.position,
-        before.delivery,
+        before,
         limit,
+        UNEXPANDED_MAX,
+        EVERY_TYPE,
     )
     .fetch_all(connection)
     .await?;
     let deliveries = rows.into_iter().map(|row| {
-        let created_at = Timestamp::from(row.created_at);
-        let place =
-            Place { created_at: row.created_at.into(), position: row.event_position, delivery: row.delivery.clone() };
+        let (created_at, position) = (Timestamp::from(row.created_at), row.event_position);
+        let id = row.delivery_id.unwrap_or_else(|| delivery::id(tenant, webhook, created_at, position));
         let delivery = Delivery {
-            id: row.delivery,
-            event_id: event_id(created_at, row.event_position).to_string(),
+            id,
+            event_id: event_id(created_at, position).to_string(),
             event_type: row.r#type,
             status: row.status,
             attempts: row.attempts,
@@ -284,18 +345,38 @@ pub async fn list(
             response_status: row.response_status,
             error: row.error,
         };
-        (place, delivery)
+        (position, delivery)
     });
     Ok(deliveries.collect())
 }
 
-/// Pending deliveries of all tenants, and since when the one that waits longest is due. Reads them all.
-pub async fn backlog(connection: &mut PgConnection) -> Result<(i64, Option<Timestamp>), StoreError> {
+/// What waits to be sent, of all tenants.
+#[derive(Clone, Copy, Debug)]
+pub struct Backlog {
+    /// Pending deliveries, and events whose deliveries are yet to be written. Of each at most [`COUNTED_MAX`] are counted.
+    pub pending: i64,
+    /// Since when the one that waits longest is due, of those that are counted.
+    pub oldest_due_at: Option<Timestamp>,
+}
+
+pub async fn backlog(connection: &mut PgConnection) -> Result<Backlog, StoreError> {
     let row = sqlx::query!(
         r#"-- deliveries::backlog
-        SELECT count(*) AS "pending!", min(next_attempt_at) AS oldest FROM webhook_deliveries WHERE status = 'pending'"#,
+        SELECT deliveries.pending + events.pending AS "pending!", least(deliveries.oldest, events.oldest) AS oldest
+        FROM (
+            SELECT count(*) AS pending, min(next_attempt_at) AS oldest
+            FROM (
+                SELECT next_attempt_at FROM webhook_deliveries WHERE status = 'pending'
+                ORDER BY tenant_id, webhook_id, next_attempt_at LIMIT $1
+            ) AS counted
+        ) AS deliveries
+        CROSS JOIN (
+            SELECT count(*) AS pending, min(recorded_at) AS oldest
+            FROM (SELECT recorded_at FROM outbox ORDER BY tenant_id, position LIMIT $1) AS counted
+        ) AS events"#,
+        COUNTED_MAX,
     )
     .fetch_one(connection)
     .await?;
-    Ok((row.pending, row.oldest.map(Timestamp::from)))
+    Ok(Backlog { pending: row.pending, oldest_due_at: row.oldest.map(Timestamp::from) })
 }

@@ -18,6 +18,8 @@ pub enum StoreError {
     PoolExhausted,
     #[error("the connections are closed")]
     Closed,
+    #[error("the commit lost a race")]
+    Conflict(Conflict),
     /// Of this machine and the database, by so many seconds.
     #[error("this machine's clock is {0} s from the database's: nothing is pruned or leased until they agree")]
     ClocksApart(i64),
@@ -25,24 +27,33 @@ pub enum StoreError {
     Corrupt(&'static str),
 }
 
+/// What a commit was decided on and no longer holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conflict {
+    /// A counter was written, or a pair or an agent inserted.
+    Version,
+    /// A record was stored under one of the keys.
+    Key,
+    /// The terms of a tenant changed.
+    Terms,
+}
+
 /// What a fault before COMMIT calls for. In each case the transaction is rolled back and nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultKind {
-    /// Somebody else inserted the same row first: run again, and see it.
-    KeyTaken,
-    /// A counter was written by somebody else after it was read: run again, and lock it first.
-    Moved,
+    /// What the commit was decided on has changed: decide it again.
+    Conflict(Conflict),
     /// Run again.
     Deadlock,
     /// Run again.
     Serialization,
-    /// A row stayed locked by someone else for longer than the lock timeout, or the statement was cancelled: by its own
-    /// time limit, or by hand.
-    Blocked,
+    /// A row stayed locked by another transaction for longer than the lock timeout, or the statement was cancelled: by its
+    /// own time limit, or by hand.
+    LockTimeout,
     /// The database does not answer, or refuses to work at all.
     Unavailable,
     /// Something about these very commands.
-    Poisoned,
+    Rejected,
 }
 
 impl StoreError {
@@ -59,8 +70,9 @@ impl StoreError {
                 | sqlx::Error::BeginFailed,
             ) => FaultKind::Unavailable,
             Self::TimedOut | Self::ReadOnly | Self::PoolExhausted | Self::Closed => FaultKind::Unavailable,
-            Self::Blocked => FaultKind::Blocked,
-            Self::Database(_) | Self::ClocksApart(_) | Self::Corrupt(_) => FaultKind::Poisoned,
+            Self::Blocked => FaultKind::LockTimeout,
+            Self::Conflict(conflict) => FaultKind::Conflict(*conflict),
+            Self::Database(_) | Self::ClocksApart(_) | Self::Corrupt(_) => FaultKind::Rejected,
         }
     }
 
@@ -113,31 +125,26 @@ impl StoreError {
     }
 }
 
-fn is_of(error: &(dyn DatabaseError + 'static), constraint: &str) -> bool {
-    error.constraint().is_some_and(|name| name.starts_with(constraint))
-}
-
-/// PostgreSQL, appendix A: error codes.
+/// PostgreSQL, appendix A: error codes. Those of class OC are raised by `refuse_commit`.
 fn kind_of_code(error: &(dyn DatabaseError + 'static)) -> FaultKind {
     let code = error.code().unwrap_or_default();
     match code.as_ref() {
-        // Another batch brought the same new agent, or a reset removed the known one.
-        "23505" if is_of(error, "agents_pkey") => FaultKind::Moved,
-        "23503" if is_of(error, "usage_counters_agent_fkey") => FaultKind::Moved,
-        // The two that another commit may bring first. A conflict of any other constraint comes again with each attempt,
-        // as when a sequence is behind its table. Citus adds a suffix to the name.
-        "23505" if is_of(error, "idempotency_keys_pkey") || is_of(error, "services_pkey") => FaultKind::KeyTaken,
-        // How `batch::write` takes itself back: nothing else of ours divides.
-        "22012" => FaultKind::Moved,
+        "OC001" => FaultKind::Conflict(Conflict::Version),
+        "OC002" => FaultKind::Conflict(Conflict::Key),
+        "OC003" => FaultKind::Conflict(Conflict::Terms),
+        // A reset removed the agent of a new pair.
+        "23503" if error.constraint().is_some_and(|name| name.starts_with("usage_counters_agent_id_fkey")) => {
+            FaultKind::Conflict(Conflict::Version)
+        }
         "40P01" => FaultKind::Deadlock,
         "40001" => FaultKind::Serialization,
-        "55P03" | "57014" => FaultKind::Blocked,
+        "55P03" | "57014" => FaultKind::LockTimeout,
         // A server that turned read-only, as a former primary does.
         "25006" => FaultKind::Unavailable,
         // Connection, resources, operator, system: nothing about our commands.
         other => match other.get(..2) {
             Some("08" | "28" | "3D" | "53" | "57" | "58") => FaultKind::Unavailable,
-            _ => FaultKind::Poisoned,
+            _ => FaultKind::Rejected,
         },
     }
 }

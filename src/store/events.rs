@@ -1,10 +1,9 @@
-//! The table `events`: what happened, per tenant, in order. Batches append to it, in `batch::write`.
+//! The table `event_runs`: what happened, per tenant, in order. Commits append to it in `commit::write`.
 
 use std::cmp::Reverse;
 
 use serde_json::value::RawValue;
 use sqlx::PgConnection;
-use sqlx::types::Json;
 use time::OffsetDateTime;
 
 use crate::domain::caller::Tenant;
@@ -12,12 +11,12 @@ use crate::domain::timestamp::Timestamp;
 
 use super::{StoreError, corrupt};
 
-/// Draws the places of `count` events that are about to be appended, in ascending order.
-pub async fn draw_positions(connection: &mut PgConnection, count: usize) -> Result<Vec<i64>, StoreError> {
+/// Draws the positions of `runs` runs of events that are about to be appended, in ascending order.
+pub async fn draw_positions(connection: &mut PgConnection, runs: usize) -> Result<Vec<i64>, StoreError> {
     let mut positions = sqlx::query_scalar!(
         r#"-- events::draw_positions
-        SELECT nextval('events_position_seq') AS "position!" FROM generate_series(1, $1::bigint)"#,
-        count as i64,
+        SELECT nextval('event_positions') AS "position!" FROM generate_series(1, $1::bigint)"#,
+        runs as i64,
     )
     .fetch_all(connection)
     .await?;
@@ -25,18 +24,36 @@ pub async fn draw_positions(connection: &mut PgConnection, count: usize) -> Resu
     Ok(positions)
 }
 
-/// Deletes a tenant's `events_max` oldest events. Returns how many there were to delete.
-pub async fn delete_oldest(connection: &mut PgConnection, tenant: &str, events_max: i64) -> Result<i64, StoreError> {
-    let deleted = sqlx::query!(
-        "-- events::delete_oldest
-        DELETE FROM events WHERE ctid = ANY (ARRAY(
-            SELECT ctid FROM events WHERE tenant = $1 ORDER BY tenant, position LIMIT $2))",
-        tenant,
+/// Deletes a tenant's oldest runs, as many as have at most `events_max` events and `runs_max` at most. Returns how many
+/// events they had.
+pub async fn delete_oldest(
+    connection: &mut PgConnection,
+    tenant_id: &str,
+    events_max: i64,
+    runs_max: i64,
+) -> Result<i64, StoreError> {
+    let deleted = sqlx::query_scalar!(
+        r#"-- events::delete_oldest
+        WITH deleted AS (
+            DELETE FROM event_runs
+            WHERE tenant_id = $1 AND position <= (
+                SELECT max(position) FROM (
+                    SELECT position, sum(events) OVER (ORDER BY position) AS up_to_here
+                    FROM (SELECT position, events FROM event_runs WHERE tenant_id = $1
+                          ORDER BY tenant_id, position LIMIT $3) AS oldest
+                ) AS counted
+                WHERE up_to_here <= $2
+            )
+            RETURNING events
+        )
+        SELECT coalesce(sum(events), 0)::bigint AS "events!" FROM deleted"#,
+        tenant_id,
         events_max,
+        runs_max,
     )
-    .execute(connection)
+    .fetch_one(connection)
     .await?;
-    Ok(deleted.rows_affected() as i64)
+    Ok(deleted)
 }
 
 /// Which events a read shows. Both must hold.
@@ -63,14 +80,20 @@ pub struct Recorded {
     pub payload: Box<RawValue>,
 }
 
-/// Position of the oldest event that is among a tenant's `cap` newest; 0 if it has no more than that. It passes over
-/// `cap` entries of the primary key.
+/// Position of the oldest event that is among a tenant's `cap` newest; 0 if it has no more than that. It passes over the
+/// entries of up to `cap` runs in the primary key.
 pub async fn first_visible(connection: &mut PgConnection, tenant: &Tenant, cap: i64) -> Result<i64, StoreError> {
     let position = sqlx::query_scalar!(
-        "-- events::first_visible
-        SELECT position FROM events WHERE tenant = $1 ORDER BY tenant DESC, position DESC LIMIT 1 OFFSET $2",
+        r#"-- events::first_visible
+        SELECT position + (up_to_here - $2::bigint)::bigint AS "position!"
+        FROM (
+            SELECT position, sum(events) OVER (ORDER BY position DESC) AS up_to_here
+            FROM (SELECT position, events FROM event_runs WHERE tenant_id = $1
+                  ORDER BY tenant_id DESC, position DESC LIMIT $2) AS newest
+        ) AS counted
+        WHERE up_to_here >= $2 ORDER BY position DESC LIMIT 1"#,
         tenant.as_str(),
-        cap - 1,
+        cap,
     )
     .fetch_optional(connection)
     .await?;
@@ -86,8 +109,9 @@ pub async fn count_matching(
 ) -> Result<i64, StoreError> {
     let events = sqlx::query_scalar!(
         r#"-- events::count_matching
-        SELECT count(*) AS "events!" FROM events
-        WHERE tenant = $1 AND position >= $2 AND recorded_at >= $3 AND ($4::text IS NULL OR type = $4)"#,
+        SELECT coalesce(sum(least(events, position + events - $2::bigint)), 0)::bigint AS "events!" FROM event_runs
+        WHERE tenant_id = $1 AND position > $2::bigint - 256 AND position + events > $2 AND recorded_at >= $3
+          AND ($4::text IS NULL OR type = $4)"#,
         tenant.as_str(),
         first,
         filter.since.to_date_time(),
@@ -106,7 +130,8 @@ pub async fn count_by_type(
 ) -> Result<Vec<(String, i64)>, StoreError> {
     let counts = sqlx::query!(
         r#"-- events::count_by_type
-        SELECT type AS type_name, count(*) AS "events!" FROM events WHERE tenant = $1 AND position >= $2 GROUP BY type"#,
+        SELECT type AS type_name, sum(least(events, position + events - $2::bigint))::bigint AS "events!" FROM event_runs
+        WHERE tenant_id = $1 AND position > $2::bigint - 256 AND position + events > $2 GROUP BY type"#,
         tenant.as_str(),
         first,
     )
@@ -125,9 +150,9 @@ pub async fn is_visible(
 ) -> Result<bool, StoreError> {
     let found = sqlx::query_scalar!(
         "-- events::is_visible
-        SELECT position FROM events
-        WHERE tenant = $1 AND position = $2 AND position >= $3 AND recorded_at = $4 AND recorded_at >= $5
-          AND ($6::text IS NULL OR type = $6)",
+        SELECT position FROM event_runs
+        WHERE tenant_id = $1 AND position > $2::bigint - 256 AND position <= $2 AND position + events > $2 AND $2 >= $3
+          AND recorded_at = $4 AND recorded_at >= $5 AND ($6::text IS NULL OR type = $6)",
         tenant.as_str(),
         position,
         first,
@@ -140,7 +165,8 @@ pub async fn is_visible(
     Ok(found.is_some())
 }
 
-/// The newest matching events from `first` on and before `before`, newest first, at most `limit`.
+/// The newest matching events from `first` on and before `before`, newest first, at most `limit`. Of a run only what is
+/// shown is expanded.
 pub async fn newest(
     connection: &mut PgConnection,
     tenant: &Tenant,
@@ -151,10 +177,22 @@ pub async fn newest(
 ) -> Result<Vec<Recorded>, StoreError> {
     let rows = sqlx::query!(
         r#"-- events::newest
-        SELECT position, recorded_at, type AS type_name, payload AS "payload!: Json<Box<RawValue>>" FROM events
-        WHERE tenant = $1 AND position >= $2 AND position < $3 AND recorded_at >= $4
-          AND ($5::text IS NULL OR type = $5)
-        ORDER BY tenant DESC, position DESC LIMIT $6"#,
+        SELECT run.position + event.number - 1 AS "position!", run.recorded_at, run.type AS type_name,
+               event.payload AS "payload!"
+        FROM (
+            SELECT position, recorded_at, type, payloads,
+                   sum(least(events, $3 - position)) OVER (ORDER BY position DESC)
+                       - least(events, $3 - position) AS newer
+            FROM (
+                SELECT position, events, recorded_at, type, payloads FROM event_runs
+                WHERE tenant_id = $1 AND position > $2::bigint - 256 AND position + events > $2 AND position < $3
+                  AND recorded_at >= $4 AND ($5::text IS NULL OR type = $5)
+                ORDER BY tenant_id DESC, position DESC LIMIT $6
+            ) AS newest
+        ) AS run
+        CROSS JOIN LATERAL string_to_table(run.payloads, E'\n') WITH ORDINALITY AS event (payload, number)
+        WHERE run.newer < $6 AND run.position + event.number - 1 BETWEEN $2 AND $3 - 1
+        ORDER BY 1 DESC LIMIT $6"#,
         tenant.as_str(),
         first,
         before,
@@ -164,13 +202,20 @@ pub async fn newest(
     )
     .fetch_all(connection)
     .await?;
-    let events = rows.into_iter().map(|row| Recorded {
-        position: row.position,
-        recorded_at: row.recorded_at.into(),
-        type_name: row.type_name,
-        payload: row.payload.0,
-    });
-    Ok(events.collect())
+    rows.into_iter()
+        .map(|row| {
+            Ok(Recorded {
+                position: row.position,
+                recorded_at: row.recorded_at.into(),
+                type_name: row.type_name,
+                payload: payload(row.payload)?,
+            })
+        })
+        .collect()
+}
+
+fn payload(text: String) -> Result<Box<RawValue>, StoreError> {
+    RawValue::from_string(text).map_err(|_| corrupt("payloads"))
 }
 
 /// The newest events of a tenant.
@@ -185,31 +230,32 @@ pub struct Head {
 /// Most newest events that [`heads`] gives of a tenant: the number in its statement.
 pub const HEAD_MAX: i64 = 101;
 
-/// At most so many of each tenant, in the order of `wanted`: as of one moment, in one statement. A tenant's events come as
-/// one row of arrays, which is less work than a row for each.
+/// At most so many of each tenant, in the order of `wanted`: as of one moment, in one statement. The runs of a tenant come
+/// as arrays, which is less work than a row for each; they are cut into events here.
 pub async fn heads(connection: &mut PgConnection, wanted: &[(&Tenant, i64)]) -> Result<Vec<Head>, StoreError> {
     let rows = sqlx::query!(
         r#"-- events::heads
-        SELECT wanted.place AS "place!", totals.events AS "events!", newest.positions AS "positions!",
-               newest.moments AS "moments!", newest.types AS "types!", newest.payloads AS "payloads!: Vec<Json<Box<RawValue>>>"
-        FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS wanted (tenant, most, place)
+        SELECT wanted.number AS "number!", sums.events AS "events!", newest.positions AS "positions!",
+               newest.moments AS "moments!", newest.types AS "types!", newest.payloads AS "payloads!"
+        FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS wanted (tenant_id, most, number)
         CROSS JOIN LATERAL (
-            SELECT coalesce(sum(events), 0)::bigint AS events FROM tenant_totals
-            WHERE tenant_totals.tenant = wanted.tenant
-        ) AS totals
+            SELECT coalesce(sum(events), 0)::bigint AS events FROM totals
+            WHERE totals.tenant_id = wanted.tenant_id AND totals.service_id = ''
+        ) AS sums
         CROSS JOIN LATERAL (
             SELECT coalesce(array_agg(position), '{}') AS positions, coalesce(array_agg(recorded_at), '{}') AS moments,
-                   coalesce(array_agg(type::text), '{}') AS types,
-                   coalesce(array_agg(payload::json), '{}') AS payloads
+                   coalesce(array_agg(type::text), '{}') AS types, coalesce(array_agg(payloads), '{}') AS payloads
             FROM (
-                SELECT * FROM (
+                SELECT position, recorded_at, type, payloads,
+                       sum(events) OVER (ORDER BY position DESC) - events AS newer
+                FROM (
                     -- A number that the planner knows: without it, it prepares for a tenth of the log.
-                    SELECT position, recorded_at, type, payload FROM events
-                    WHERE events.tenant = wanted.tenant
-                    ORDER BY events.tenant DESC, position DESC LIMIT 101
+                    SELECT position, events, recorded_at, type, payloads FROM event_runs
+                    WHERE event_runs.tenant_id = wanted.tenant_id
+                    ORDER BY event_runs.tenant_id DESC, position DESC LIMIT 101
                 ) AS head
-                ORDER BY position DESC LIMIT wanted.most
-            ) AS shown
+            ) AS counted
+            WHERE newer < wanted.most
         ) AS newest"#,
         wanted.iter().map(|(tenant, _)| tenant.as_str()).collect::<Vec<_>>() as _,
         &wanted.iter().map(|(_, limit)| *limit).collect::<Vec<_>>(),
@@ -218,19 +264,24 @@ pub async fn heads(connection: &mut PgConnection, wanted: &[(&Tenant, i64)]) -> 
     .await?;
     let mut heads = vec![Head { stored: 0, newest: Vec::new() }; wanted.len()];
     for row in rows {
-        let head = heads.get_mut(row.place as usize - 1).ok_or_else(|| corrupt("place"))?;
+        let index = row.number as usize - 1;
+        let head = heads.get_mut(index).ok_or_else(|| corrupt("number"))?;
         head.stored = row.events;
         let contents = row.types.into_iter().zip(row.payloads);
-        let places = row.positions.into_iter().zip(row.moments);
-        let recorded = |((position, recorded_at), (type_name, Json(payload))): ((_, OffsetDateTime), _)| Recorded {
-            position,
-            recorded_at: recorded_at.into(),
-            type_name,
-            payload,
-        };
-        head.newest = places.zip(contents).map(recorded).collect();
-        // The order within an aggregate is nobody's promise.
+        for ((position, recorded_at), (type_name, payloads)) in row.positions.into_iter().zip(row.moments).zip(contents)
+        {
+            for (position, text) in (position..).zip(payloads.split('\n')) {
+                head.newest.push(Recorded {
+                    position,
+                    recorded_at: OffsetDateTime::into(recorded_at),
+                    type_name: type_name.clone(),
+                    payload: payload(text.to_owned())?,
+                });
+            }
+        }
+        // The order within an aggregate is not guaranteed.
         head.newest.sort_unstable_by_key(|event| Reverse(event.position));
+        head.newest.truncate(wanted[index].1.max(0) as usize);
     }
     Ok(heads)
 }

@@ -11,7 +11,7 @@ use super::StoreError;
 /// Where a step of an export ended. A position alone may repeat: after a logical copy its sequence may begin again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    list_position: i64,
+    pair_id: i64,
     agent: String,
     service_id: String,
 }
@@ -19,13 +19,13 @@ pub struct Place {
 impl Place {
     /// Before the first pair.
     pub fn start() -> Self {
-        Self { list_position: i64::MIN, agent: String::new(), service_id: String::new() }
+        Self { pair_id: i64::MIN, agent: String::new(), service_id: String::new() }
     }
 
     pub fn of(exported: &Exported) -> Self {
-        let Exported { pair, list_position, .. } = exported;
+        let Exported { pair, pair_id, .. } = exported;
         let (agent, service_id) = (pair.agent.as_str().to_owned(), pair.service_id.as_str().to_owned());
-        Self { list_position: *list_position, agent, service_id }
+        Self { pair_id: *pair_id, agent, service_id }
     }
 }
 
@@ -34,7 +34,7 @@ impl Place {
 pub struct Exported {
     pub pair: Pair,
     pub outstanding: i64,
-    pub list_position: i64,
+    pub pair_id: i64,
 }
 
 /// The next pairs behind `after`, in the order of their first record, at most `limit`.
@@ -46,11 +46,11 @@ pub async fn pairs_after(
 ) -> Result<Vec<Exported>, StoreError> {
     let rows = sqlx::query!(
         "-- exports::pairs_after
-        SELECT agent, service_id, outstanding, list_position FROM usage_counters
-        WHERE tenant = $1 AND list_position >= $2 AND (list_position, agent, service_id) > ($2, $3, $4)
-        ORDER BY tenant, list_position, agent, service_id LIMIT $5",
+        SELECT agent_id, service_id, outstanding, pair_id FROM usage_counters
+        WHERE tenant_id = $1 AND pair_id >= $2 AND (pair_id, agent_id, service_id) > ($2, $3, $4)
+        ORDER BY tenant_id, pair_id, agent_id, service_id LIMIT $5",
         tenant.as_str(),
-        after.list_position,
+        after.pair_id,
         after.agent,
         after.service_id,
         limit,
@@ -58,9 +58,9 @@ pub async fn pairs_after(
     .fetch_all(connection)
     .await?;
     let exported = rows.into_iter().map(|row| Exported {
-        pair: Pair { agent: AgentId::from_stored(row.agent), service_id: ServiceId::from_stored(row.service_id) },
+        pair: Pair { agent: AgentId::from_stored(row.agent_id), service_id: ServiceId::from_stored(row.service_id) },
         outstanding: row.outstanding,
-        list_position: row.list_position,
+        pair_id: row.pair_id,
     });
     Ok(exported.collect())
 }

@@ -17,24 +17,13 @@ pub struct CallerKey {
 
 /// A stored answer, as far as a repeated request needs it.
 #[derive(Clone, Debug)]
-pub struct StoredReply {
+pub struct StoredResponse {
     pub fingerprint: Fingerprint,
     pub status: u16,
     /// The exact bytes that were sent; none for 204.
     pub response: Option<String>,
-    pub expires_at: Timestamp,
-}
-
-/// A record to be stored by `batch::write`, which also says when it was created.
-#[derive(Clone, Debug)]
-pub struct NewRecord<'a> {
-    pub id: &'a CallerKey,
-    pub method: &'a str,
-    pub path: &'a str,
-    pub fingerprint: Fingerprint,
-    pub status: u16,
-    pub response: Option<&'a str>,
-    pub request_id: &'a str,
+    /// The attempt that stored it.
+    pub attempt_id: i64,
     pub expires_at: Timestamp,
 }
 
@@ -49,51 +38,15 @@ pub struct Record {
     pub request_id: String,
 }
 
-/// Removes those of `ids` that have expired, to make room for their successors. May be committed by itself, because an
-/// expired record counts as absent anyway; it then corrects the kept total, too. Otherwise whoever commits it does so, with
-/// all other totals. Returns how many there were.
-pub async fn remove_expired(
-    connection: &mut PgConnection,
-    ids: &[&CallerKey],
-    now: Timestamp,
-    by_itself: bool,
-) -> Result<i64, StoreError> {
-    let mut removed = 0;
-    // One by one, which is rare enough: a list would leave the planner of an empty table a choice. So would the expiry
-    // without IS TRUE, by its index.
-    for id in ids {
-        let result = sqlx::query!(
-            "-- idempotency::remove_expired
-            WITH removed AS (
-                DELETE FROM idempotency_keys WHERE caller = $1 AND key = $2 AND (expires_at <= $3) IS TRUE
-                RETURNING caller
-            ), total AS (
-                INSERT INTO tenant_totals AS total (tenant, shard, replies) SELECT '*', 0, -1 FROM removed WHERE $4
-                ON CONFLICT (tenant, shard) DO UPDATE SET replies = total.replies + excluded.replies
-            )
-            INSERT INTO record_changes (kinds, owners, changes)
-            SELECT ARRAY['caller_replies'], ARRAY[caller], ARRAY[-1] FROM removed",
-            id.caller,
-            id.key,
-            now.to_date_time(),
-            by_itself,
-        )
-        .execute(&mut *connection)
-        .await?;
-        removed += result.rows_affected() as i64;
-    }
-    Ok(removed)
-}
-
 /// The caller's own record under `key`, unless it has expired. None only where a writer says so.
 pub async fn find(connection: &mut PgConnection, id: &CallerKey, now: Timestamp) -> Result<Option<Record>, StoreError> {
     let record = sqlx::query_as!(
         Record,
         "-- idempotency::find
         SELECT method, path, status, created_at, expires_at, request_id
-        FROM idempotency_keys WHERE caller = $1 AND key = $2",
-        id.caller,
+        FROM idempotency_keys WHERE key = $1 AND caller = $2",
         id.key,
+        id.caller,
     )
     .fetch_optional(&mut *connection)
     .await?;

@@ -15,7 +15,7 @@ pub async fn read(connection: &mut PgConnection) -> Result<Controls, StoreError>
         "-- limits::read
         SELECT rate_limit_per_window, rate_limit_window_ms, bulk_max_items, event_log_cap, usage_store_max_keys,
                services_store_max_keys, webhook_store_max_keys, api_key_store_max_keys, paused, revision, keys_revision
-        FROM limits",
+        FROM runtime_config",
     )
     .fetch_one(connection)
     .await?;
@@ -34,7 +34,9 @@ pub async fn read(connection: &mut PgConnection) -> Result<Controls, StoreError>
 
 /// Makes the transaction the only one that counts things of all tenants or changes this row, until it ends.
 pub async fn lock(connection: &mut PgConnection) -> Result<(), StoreError> {
-    sqlx::query!("-- limits::lock\nSELECT only_row FROM limits FOR NO KEY UPDATE").fetch_one(connection).await?;
+    sqlx::query!("-- runtime_config::lock\nSELECT only_row FROM runtime_config FOR NO KEY UPDATE")
+        .fetch_one(connection)
+        .await?;
     Ok(())
 }
 
@@ -43,7 +45,7 @@ pub async fn write(connection: &mut PgConnection, limits: &Limits, paused: bool)
     sqlx::query!(
         "-- limits::write
         WITH told AS (SELECT pg_notify($10, ''))
-        UPDATE limits
+        UPDATE runtime_config
         SET rate_limit_per_window = $1, rate_limit_window_ms = $2, bulk_max_items = $3, event_log_cap = $4,
             usage_store_max_keys = $5, services_store_max_keys = $6, webhook_store_max_keys = $7,
             api_key_store_max_keys = $8, paused = $9, revision = revision + 1
@@ -69,7 +71,7 @@ pub async fn note_keys(connection: &mut PgConnection) -> Result<(), StoreError> 
     sqlx::query!(
         "-- limits::note_keys
         WITH told AS (SELECT pg_notify($1, ''))
-        UPDATE limits SET keys_revision = keys_revision + 1, revision = revision + 1 FROM told",
+        UPDATE runtime_config SET keys_revision = keys_revision + 1, revision = revision + 1 FROM told",
         CHANNEL,
     )
     .execute(connection)

@@ -34,7 +34,8 @@ pub struct Difference {
 
 /// What keeps the database from being used as it is: a table that the service needs is not there.
 pub async fn missing_tables(connection: &mut PgConnection) -> Result<Vec<String>, StoreError> {
-    let needed: Vec<&str> = reset::TABLES.iter().copied().chain(["tenants", "limits", "_sqlx_migrations"]).collect();
+    let needed: Vec<&str> =
+        reset::TABLES.iter().copied().chain(["tenants", "runtime_config", "_sqlx_migrations"]).collect();
     let missing = sqlx::query_scalar!(
         r#"-- migrations::missing_tables
         SELECT needed.name AS "name!" FROM unnest($1::text[]) AS needed (name) WHERE to_regclass(needed.name) IS NULL"#,

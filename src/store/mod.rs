@@ -1,11 +1,12 @@
-//! Floor 1: every SQL statement. Functions take a connection and give domain values; they begin and end no transaction.
+//! Every SQL statement. Functions take a connection and give domain values; they begin and end no transaction.
 //! Lookups by list go through `CROSS JOIN LATERAL (… LIMIT 1)` and writes by list through `ON CONFLICT`:
 //! neither leaves the planner a choice that could go wrong while a table is still empty.
 
 pub mod agents;
 pub mod api_keys;
 pub mod audit;
-pub mod batch;
+pub mod caller_totals;
+pub mod commit;
 pub mod deliveries;
 pub mod error;
 pub mod events;
@@ -17,7 +18,6 @@ pub mod listener;
 pub mod migrations;
 pub mod outbox;
 pub mod pool;
-pub mod record_counts;
 pub mod reset;
 pub mod retention;
 pub mod server;
@@ -27,9 +27,10 @@ pub mod settlements;
 pub mod tenants;
 pub mod totals;
 pub mod usage;
+pub mod webhook_queues;
 pub mod webhooks;
 
-pub use error::{FaultKind, StoreError};
+pub use error::{Conflict, FaultKind, StoreError};
 
 /// All migrations, embedded; sqlx-cli runs the same files.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();

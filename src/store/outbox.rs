@@ -1,81 +1,122 @@
-//! The table `webhook_deliveries`, as the write path fills it: one row per event and webhook, in `batch::write`.
+//! The table `outbox`: events of tenants with webhooks, on their way to them. A commit appends one row per event. A dispatcher expands rows to deliveries and deletes them, in transactions of
+//! [`server::begin_dispatch`](super::server::begin_dispatch).
 
 use sqlx::PgConnection;
 
 use crate::domain::caller::Tenant;
 use crate::domain::timestamp::Timestamp;
 
-use super::{StoreError, corrupt};
+use super::StoreError;
 
-/// More webhooks than a tenant can have. The limit keeps the planner from reading those of all tenants instead.
-const WEBHOOKS_MAX: i64 = 10_001;
-
-/// An enabled webhook of one of the tenants asked for.
-#[derive(Clone, Debug)]
-pub struct Subscriber {
-    /// Place of its tenant in the question.
-    pub tenant: usize,
-    pub webhook: String,
-    pub events: Vec<String>,
-}
-
-/// One event for one webhook.
+/// An event to be appended.
 #[derive(Clone, Debug)]
 pub struct Entry<'a> {
     pub tenant: &'a Tenant,
-    pub delivery: String,
-    pub webhook: String,
     pub position: i64,
     pub event_type: &'static str,
     pub payload: &'a str,
 }
 
-/// The enabled webhooks of these tenants that want at least one of these types.
-pub async fn subscribers(
-    connection: &mut PgConnection,
-    tenants: &[&Tenant],
-    types: &[&str],
-) -> Result<Vec<Subscriber>, StoreError> {
-    let names: Vec<&str> = tenants.iter().map(|tenant| tenant.as_str()).collect();
-    let rows = sqlx::query!(
-        r#"-- outbox::subscribers
-        SELECT wanted.position AS "position!", subscriber.webhook AS "webhook!", subscriber.events AS "events!"
-        FROM unnest($1::text[]) WITH ORDINALITY AS wanted (tenant, position)
-        CROSS JOIN LATERAL (
-            SELECT webhook, events FROM webhooks
-            WHERE webhooks.tenant = wanted.tenant AND disabled_at IS NULL AND events && $2::text[]
-            LIMIT $3
-        ) AS subscriber"#,
-        names as _,
-        types as _,
-        WEBHOOKS_MAX,
+/// Appends events, in the transaction that records them.
+pub async fn insert(connection: &mut PgConnection, entries: &[Entry<'_>], now: Timestamp) -> Result<(), StoreError> {
+    sqlx::query!(
+        "-- outbox::insert
+        INSERT INTO outbox (tenant_id, position, recorded_at, type, payload)
+        SELECT tenant_id, position, $1, type, payload::json
+        FROM unnest($2::text[], $3::bigint[], $4::text[], $5::text[]) AS entry (tenant_id, position, type, payload)",
+        now.to_date_time(),
+        entries.iter().map(|entry| entry.tenant.as_str()).collect::<Vec<_>>() as _,
+        &entries.iter().map(|entry| entry.position).collect::<Vec<_>>(),
+        entries.iter().map(|entry| entry.event_type).collect::<Vec<_>>() as _,
+        entries.iter().map(|entry| entry.payload).collect::<Vec<_>>() as _,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// An event whose deliveries are not all written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unexpanded {
+    pub position: i64,
+    pub recorded_at: Timestamp,
+    pub event_type: String,
+    /// The last webhook whose delivery is written, in the order of ids. Empty: none is.
+    pub expanded_to: String,
+}
+
+/// Tenants after `after` that have events here, in the order of their ids, at most `tenants_max`. One index probe for each.
+pub async fn tenants(connection: &mut PgConnection, after: &str, tenants_max: i64) -> Result<Vec<Tenant>, StoreError> {
+    let tenants = sqlx::query_scalar!(
+        r#"-- outbox::tenants
+        WITH RECURSIVE waiting AS (
+            (SELECT tenant_id FROM outbox WHERE tenant_id > $1 ORDER BY tenant_id LIMIT 1)
+            UNION ALL
+            SELECT following.tenant_id
+            FROM waiting CROSS JOIN LATERAL (
+                SELECT tenant_id FROM outbox WHERE outbox.tenant_id > waiting.tenant_id ORDER BY tenant_id LIMIT 1
+            ) AS following
+        )
+        SELECT tenant_id AS "tenant_id!" FROM waiting LIMIT $2"#,
+        after,
+        tenants_max,
     )
     .fetch_all(connection)
     .await?;
-    let in_range = |position: i64| usize::try_from(position - 1).ok().filter(|place| *place < tenants.len());
-    rows.into_iter()
-        .map(|row| {
-            let tenant = in_range(row.position).ok_or_else(|| corrupt("position"))?;
-            Ok(Subscriber { tenant, webhook: row.webhook, events: row.events })
-        })
-        .collect()
+    Ok(tenants.into_iter().map(Tenant::from_stored).collect())
 }
 
-/// Adds the delivery of a test, which no dispatcher touches: the request that asked for it makes the one attempt.
-/// Until its end is known it counts as failed, which stays true if the process dies.
-pub async fn insert_test(connection: &mut PgConnection, entry: &Entry<'_>, now: Timestamp) -> Result<(), StoreError> {
+/// Locks a tenant's oldest events, at most `rows_max`, and passes over those that another dispatcher has locked.
+pub async fn take(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    rows_max: i64,
+) -> Result<Vec<Unexpanded>, StoreError> {
+    let rows = sqlx::query!(
+        "-- outbox::take
+        SELECT position, recorded_at, type, expanded_to FROM outbox
+        WHERE tenant_id = $1 ORDER BY tenant_id, position LIMIT $2
+        FOR UPDATE SKIP LOCKED",
+        tenant.as_str(),
+        rows_max,
+    )
+    .fetch_all(connection)
+    .await?;
+    let events = rows.into_iter().map(|row| Unexpanded {
+        position: row.position,
+        recorded_at: row.recorded_at.into(),
+        event_type: row.r#type,
+        expanded_to: row.expanded_to,
+    });
+    Ok(events.collect())
+}
+
+/// Deletes events whose deliveries are all written.
+pub async fn delete(connection: &mut PgConnection, tenant: &Tenant, positions: &[i64]) -> Result<(), StoreError> {
     sqlx::query!(
-        "-- outbox::insert_test
-        INSERT INTO webhook_deliveries
-            (tenant, delivery, webhook, created_at, event_position, type, payload, status, error, finished_at)
-        VALUES ($1, $2, $3, $4, $5, $6, ($7::text)::json, 'failed', 'no attempt was completed', $4)",
-        entry.tenant.as_str(),
-        entry.delivery,
-        entry.webhook,
-        now.to_date_time(),
-        entry.position,
-        entry.event_type,
-        entry.payload,
+        "-- outbox::delete
+        DELETE FROM outbox WHERE tenant_id = $1 AND position = ANY ($2)",
+        tenant.as_str(),
+        positions,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Notes that an event's deliveries are written as far as `webhook`.
+pub async fn note_expanded(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    position: i64,
+    webhook: &str,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "-- outbox::note_expanded
+        UPDATE outbox SET expanded_to = $3 WHERE tenant_id = $1 AND position = $2",
+        tenant.as_str(),
+        position,
+        webhook,
     )
     .execute(connection)
     .await?;

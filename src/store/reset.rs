@@ -12,17 +12,17 @@ pub const TABLES: &[&str] = &[
     "settlements",
     "usage_counters",
     "agents",
-    "service_totals",
-    "webhook_deliveries",
+    // In the order in which a dispatcher locks their rows.
+    "outbox",
     "webhooks",
+    "webhook_queues",
+    "webhook_deliveries",
     "services",
-    "events",
+    "event_runs",
     "api_keys",
     "idempotency_keys",
-    // After the keys: whoever removes one on the way corrects its total.
-    "tenant_totals",
-    "record_changes",
-    "record_counts",
+    "totals",
+    "caller_totals",
 ];
 
 /// How many rows were deleted per table.
@@ -45,7 +45,9 @@ pub async fn delete_all(connection: &mut PgConnection) -> Result<Deleted, StoreE
         let result = sqlx::query(AssertSqlSafe(statement)).execute(&mut *connection).await?;
         deleted.0.insert(table, result.rows_affected());
     }
-    sqlx::query!("-- reset::delete_all\nDELETE FROM tenants WHERE tenant <> 'public'").execute(connection).await?;
+    sqlx::query!("-- reset::delete_all\nDELETE FROM tenants WHERE tenant_id <> 'public'")
+        .execute(&mut *connection)
+        .await?;
     Ok(deleted)
 }
 
@@ -65,7 +67,7 @@ pub async fn inventory(connection: &mut PgConnection, event_log_cap: i64) -> Res
         SELECT (SELECT count(*) FROM services WHERE owner IS NOT NULL) AS "services_with_metadata!",
                (SELECT count(*) FROM services WHERE disabled) AS "services_disabled!",
                (SELECT coalesce(sum(least(log.events, $1)), 0)::bigint
-                FROM (SELECT count(*) AS events FROM events GROUP BY tenant) AS log) AS "visible_events!""#,
+                FROM (SELECT sum(events) AS events FROM event_runs GROUP BY tenant_id) AS log) AS "visible_events!""#,
         event_log_cap,
     )
     .fetch_one(connection)

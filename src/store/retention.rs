@@ -13,6 +13,7 @@ use super::StoreError;
 pub struct Removed {
     pub caller: String,
     pub records: i64,
+    pub bytes: i64,
     /// Those of them that had not expired.
     pub live: i64,
 }
@@ -23,13 +24,14 @@ pub async fn prune_expired(connection: &mut PgConnection, records_max: i64) -> R
         Removed,
         r#"-- retention::prune_expired
         WITH removed AS (
-            DELETE FROM idempotency_keys
+            DELETE FROM idempotency_keys AS pruned
             WHERE ctid = ANY (ARRAY(
                 SELECT ctid FROM idempotency_keys WHERE expires_at <= now()
                 ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED))
-            RETURNING caller
+            RETURNING caller, idempotency_key_bytes(pruned) AS bytes
         )
-        SELECT caller, count(*) AS "records!", 0::bigint AS "live!" FROM removed GROUP BY caller"#,
+        SELECT caller, count(*) AS "records!", sum(bytes)::bigint AS "bytes!",
+               0::bigint AS "live!" FROM removed GROUP BY caller"#,
         records_max,
     )
     .fetch_all(connection)
@@ -47,13 +49,14 @@ pub async fn evict_oldest_of_caller(
         Removed,
         r#"-- retention::evict_oldest_of_caller
         WITH removed AS (
-            DELETE FROM idempotency_keys
+            DELETE FROM idempotency_keys AS pruned
             WHERE ctid = ANY (ARRAY(
                 SELECT ctid FROM idempotency_keys WHERE caller = $1
-                ORDER BY caller, created_at LIMIT $2 FOR UPDATE SKIP LOCKED))
-            RETURNING caller, expires_at > now() AS live
+                ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED))
+            RETURNING caller, idempotency_key_bytes(pruned) AS bytes, expires_at > now() AS live
         )
-        SELECT caller, count(*) AS "records!", count(*) FILTER (WHERE live) AS "live!" FROM removed GROUP BY caller"#,
+        SELECT caller, count(*) AS "records!", sum(bytes)::bigint AS "bytes!",
+               count(*) FILTER (WHERE live) AS "live!" FROM removed GROUP BY caller"#,
         caller,
         records_max,
     )
@@ -68,13 +71,14 @@ pub async fn evict_oldest(connection: &mut PgConnection, records_max: i64) -> Re
         Removed,
         r#"-- retention::evict_oldest
         WITH removed AS (
-            DELETE FROM idempotency_keys
+            DELETE FROM idempotency_keys AS pruned
             WHERE ctid = ANY (ARRAY(
                 SELECT ctid FROM idempotency_keys
-                ORDER BY created_at LIMIT $1 FOR UPDATE SKIP LOCKED))
-            RETURNING caller, expires_at > now() AS live
+                ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED))
+            RETURNING caller, idempotency_key_bytes(pruned) AS bytes, expires_at > now() AS live
         )
-        SELECT caller, count(*) AS "records!", count(*) FILTER (WHERE live) AS "live!" FROM removed GROUP BY caller"#,
+        SELECT caller, count(*) AS "records!", sum(bytes)::bigint AS "bytes!",
+               count(*) FILTER (WHERE live) AS "live!" FROM removed GROUP BY caller"#,
         records_max,
     )
     .fetch_all(connection)

@@ -18,7 +18,7 @@ const JANITOR_LOCK: i64 = 0x6167_656e_7470_6179;
 
 /// Every commit holds this advisory lock together with all others; a reset of everything holds it alone. So a reset needs
 /// no order of locks among the tables, and no commit can be half before and half after it.
-pub(super) const GATE: i64 = JANITOR_LOCK + 1;
+pub(super) const RESET_LOCK: i64 = JANITOR_LOCK + 1;
 
 /// What a start-up has to know of the server.
 #[derive(Clone, Debug)]
@@ -126,7 +126,8 @@ pub struct Backend {
 
 /// Bounds what a lane's connection may wait for: locks, also those of a whole table, which come before any bound that a
 /// statement sets itself; statements; and a transaction whose client is gone without a word, which keeps rows locked.
-/// `lock_timeout` is as PostgreSQL writes times.
+/// And fixes how its statements are planned: once, to find each row of a short list by an index, whatever the tables held
+/// when it was planned. `lock_timeout` is as PostgreSQL writes times.
 pub async fn set_up_for_commits(
     connection: &mut PgConnection,
     lock_timeout: &str,
@@ -135,7 +136,9 @@ pub async fn set_up_for_commits(
     let statement_timeout_ms = statement_limit.as_millis();
     bound_locks(connection, lock_timeout).await?;
     let set = sqlx::AssertSqlSafe(format!(
-        "SET statement_timeout = '{statement_timeout_ms}ms'; SET idle_in_transaction_session_timeout = '10s'"
+        "SET statement_timeout = '{statement_timeout_ms}ms'; SET idle_in_transaction_session_timeout = '10s'; \
+         SET plan_cache_mode = force_generic_plan; SET enable_hashjoin = off; SET enable_mergejoin = off; \
+         SET enable_seqscan = off; SET jit = off"
     ));
     sqlx::raw_sql(set).execute(&mut *connection).await?;
     let backend = sqlx::query_as!(
@@ -177,37 +180,67 @@ pub async fn interrupt(
     Ok(())
 }
 
-/// Begins the transaction of a commit, in one round trip. `lock_timeout` is how long it waits for a row that somebody
-/// else keeps locked, before it gives up as [`Blocked`](super::FaultKind::Blocked) and lets the others go first.
-/// With `alone`, it waits until all commits under way have ended, and then no other begins; each of its statements may
-/// take that long.
-pub async fn begin_commit<'a>(
-    connection: &'a mut PgConnection,
-    lock_timeout: &str,
-    alone: Option<Duration>,
-) -> Result<Transaction<'a, Postgres>, StoreError> {
-    let begin = match alone {
-        None => format!(
-            "BEGIN; SELECT set_config('lock_timeout', '{lock_timeout}', true), pg_advisory_xact_lock_shared({GATE})"
-        ),
-        Some(statement_limit) => format!(
-            "BEGIN; SELECT set_config('lock_timeout', '{lock_timeout}', true), \
-                           set_config('statement_timeout', '{}ms', true), pg_advisory_xact_lock({GATE})",
-            statement_limit.as_millis().max(1)
-        ),
-    };
-    Ok(connection.begin_with(sqlx::AssertSqlSafe(begin)).await?)
+/// A transaction of a lane that begins when it has to.
+pub struct CommitTransaction<'c> {
+    connection: &'c mut PgConnection,
+    is_open: bool,
 }
 
-/// Ends what a failed [`begin_commit`] began: BEGIN had its effect before the lock was given up, and the driver does not
-/// know. Left alone, the connection would refuse everything from then on. A broken one shows at its next use.
-pub async fn end_begun(connection: &mut PgConnection) {
-    let _ = connection.execute("ROLLBACK").await;
+impl<'c> CommitTransaction<'c> {
+    pub fn on(connection: &'c mut PgConnection) -> Self {
+        Self { connection, is_open: false }
+    }
+
+    pub fn connection(&mut self) -> &mut PgConnection {
+        self.connection
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.is_open
+    }
+
+    /// In one round trip. `lock_timeout` is how long the transaction waits for a row that another one keeps locked, before it
+    /// fails as [`LockTimeout`](super::FaultKind::LockTimeout). With `exclusive` it waits until all commits under way have
+    /// ended, and no other begins until it ends; each of its statements may take that long.
+    pub async fn begin(&mut self, lock_timeout: &str, exclusive: Option<Duration>) -> Result<(), StoreError> {
+        let begin = match exclusive {
+            None => format!(
+                "BEGIN; SELECT set_config('lock_timeout', '{lock_timeout}', true), \
+                               pg_advisory_xact_lock_shared({RESET_LOCK})"
+            ),
+            Some(statement_limit) => format!(
+                "BEGIN; SELECT set_config('lock_timeout', '{lock_timeout}', true), \
+                               set_config('statement_timeout', '{}ms', true), pg_advisory_xact_lock({RESET_LOCK})",
+                statement_limit.as_millis().max(1)
+            ),
+        };
+        // BEGIN has its effect even where the lock is not obtained.
+        self.is_open = true;
+        self.connection.execute(AssertSqlSafe(begin)).await?;
+        Ok(())
+    }
+
+    pub async fn commit(&mut self) -> Result<(), StoreError> {
+        self.connection.execute("COMMIT").await?;
+        self.is_open = false;
+        Ok(())
+    }
+
+    /// At once, because an idle lane must not keep rows locked. A connection that cannot even do that is broken, which its
+    /// next use finds out. Does nothing after a commit.
+    pub async fn roll_back(&mut self) {
+        if std::mem::take(&mut self.is_open) {
+            let _ = self.connection.execute("ROLLBACK").await;
+        }
+    }
 }
 
-/// Begins a transaction whose statements are planned for the tables as they are now, and not as they once were.
-pub async fn begin_lease(connection: &mut PgConnection) -> Result<Transaction<'_, Postgres>, StoreError> {
-    Ok(connection.begin_with("BEGIN; SET LOCAL plan_cache_mode = force_custom_plan").await?)
+/// Begins a transaction of the dispatcher. Its statements are planned for the tables as they are now, and work by index
+/// probes whatever the statistics say: they are few rows out of tables that empty and fill all the time.
+pub async fn begin_dispatch(connection: &mut PgConnection) -> Result<Transaction<'_, Postgres>, StoreError> {
+    let begin = "BEGIN; SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL enable_seqscan = off; \
+                 SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
+    Ok(connection.begin_with(begin).await?)
 }
 
 /// Begins a transaction that sees the database as of one moment.

@@ -22,7 +22,7 @@ pub async fn sums(connection: &mut PgConnection, tenant: &Tenant, service_id: &S
         r#"-- service_usage::sums
         SELECT least(coalesce(sum(outstanding), 0), 9007199254740991)::bigint AS "outstanding!",
                coalesce(sum(pairs_above_zero), 0)::bigint AS "agents!"
-        FROM service_totals WHERE tenant = $1 AND service_id = $2"#,
+        FROM totals WHERE tenant_id = $1 AND service_id = $2"#,
         tenant.as_str(),
         service_id.as_str(),
     )
@@ -55,10 +55,9 @@ pub async fn agents(
                 "-- service_usage::agents, "
                     + $name
                     + "\n"
-                    + "SELECT agent, outstanding FROM usage_counters
-                       WHERE tenant = $1 AND service_id COLLATE \"POSIX\" = $2 AND outstanding > 0 ORDER BY "
-                    + $order
-                    + " LIMIT $3 OFFSET $4",
+                    + "SELECT agent_id, outstanding FROM usage_counters
+                       WHERE tenant_id = $1 AND service_id COLLATE \"POSIX\" = $2 AND outstanding > 0 ORDER BY "
+                    + $order + " LIMIT $3 OFFSET $4",
                 tenant.as_str(),
                 service_id.as_str(),
                 limit,
@@ -69,13 +68,13 @@ pub async fn agents(
         };
     }
     let rows = match order {
-        Order::FirstSeen => rows!("first seen", "list_position, agent"),
-        Order::Total => rows!("total", "outstanding DESC, agent"),
+        Order::FirstSeen => rows!("first seen", "pair_id, agent_id"),
+        Order::Total => rows!("total", "outstanding DESC, agent_id"),
     };
-    Ok(rows.into_iter().map(|row| (AgentId::from_stored(row.agent), Count(row.outstanding))).collect())
+    Ok(rows.into_iter().map(|row| (AgentId::from_stored(row.agent_id), Count(row.outstanding))).collect())
 }
 
 struct Row {
-    agent: String,
+    agent_id: String,
     outstanding: i64,
 }

@@ -51,7 +51,7 @@ pub async fn find(
         Row,
         "-- services::find
         SELECT service_id, price_stroops, disabled, description, owner
-        FROM services WHERE tenant = $1 AND service_id = $2",
+        FROM services WHERE tenant_id = $1 AND service_id = $2",
         tenant.as_str(),
         service_id.as_str(),
     )
@@ -70,7 +70,7 @@ pub async fn insert(
     let metadata = registration.metadata.as_ref();
     sqlx::query!(
         "-- services::insert
-        INSERT INTO services (tenant, service_id, price_stroops, description, owner, created_at)
+        INSERT INTO services (tenant_id, service_id, price_stroops, description, owner, created_at)
         VALUES ($1, $2, $3, $4, $5, $6)",
         tenant.as_str(),
         registration.service_id.as_str(),
@@ -95,7 +95,7 @@ pub async fn update(
         "-- services::update
         UPDATE services
         SET price_stroops = $3, description = coalesce($4, description), owner = coalesce($5, owner)
-        WHERE tenant = $1 AND service_id = $2",
+        WHERE tenant_id = $1 AND service_id = $2",
         tenant.as_str(),
         registration.service_id.as_str(),
         registration.price_stroops,
@@ -120,7 +120,7 @@ pub async fn registered(
         FROM unnest($2::text[]) AS wanted (service_id)
         CROSS JOIN LATERAL (
             SELECT service_id FROM services
-            WHERE services.tenant = $1 AND services.service_id = wanted.service_id
+            WHERE services.tenant_id = $1 AND services.service_id = wanted.service_id
             LIMIT 1
         ) AS service"#,
         tenant.as_str(),
@@ -142,7 +142,7 @@ pub async fn insert_all(
     let prices: Vec<i64> = services.iter().map(|service| service.price_stroops).collect();
     sqlx::query!(
         "-- services::insert_all
-        INSERT INTO services (tenant, service_id, price_stroops, created_at)
+        INSERT INTO services (tenant_id, service_id, price_stroops, created_at)
         SELECT $1, service_id, price_stroops, $2
         FROM unnest($3::text[], $4::bigint[]) AS service (service_id, price_stroops)",
         tenant.as_str(),
@@ -166,10 +166,10 @@ pub async fn set_prices(
     // An upsert that always finds its row: unlike UPDATE … FROM it cannot be planned as a scan of the table.
     let updated = sqlx::query_scalar!(
         r#"-- services::set_prices
-        INSERT INTO services AS service (tenant, service_id, price_stroops, created_at)
+        INSERT INTO services AS service (tenant_id, service_id, price_stroops, created_at)
         SELECT $1, service_id, price_stroops, now()
         FROM unnest($2::text[], $3::bigint[]) AS priced (service_id, price_stroops)
-        ON CONFLICT (tenant, service_id) DO UPDATE SET price_stroops = excluded.price_stroops
+        ON CONFLICT (tenant_id, service_id) DO UPDATE SET price_stroops = excluded.price_stroops
         RETURNING xmax <> 0 AS "was_there!""#,
         tenant.as_str(),
         ids as _,
@@ -189,7 +189,7 @@ pub async fn set_price(
 ) -> Result<bool, StoreError> {
     let updated = sqlx::query!(
         "-- services::set_price
-        UPDATE services SET price_stroops = $3 WHERE tenant = $1 AND service_id = $2",
+        UPDATE services SET price_stroops = $3 WHERE tenant_id = $1 AND service_id = $2",
         tenant.as_str(),
         service_id.as_str(),
         price_stroops,
@@ -208,7 +208,7 @@ pub async fn set_metadata(
 ) -> Result<bool, StoreError> {
     let updated = sqlx::query!(
         "-- services::set_metadata
-        UPDATE services SET description = $3, owner = $4 WHERE tenant = $1 AND service_id = $2",
+        UPDATE services SET description = $3, owner = $4 WHERE tenant_id = $1 AND service_id = $2",
         tenant.as_str(),
         service_id.as_str(),
         metadata.description,
@@ -228,7 +228,7 @@ pub async fn set_disabled(
 ) -> Result<bool, StoreError> {
     let updated = sqlx::query!(
         "-- services::set_disabled
-        UPDATE services SET disabled = $3 WHERE tenant = $1 AND service_id = $2",
+        UPDATE services SET disabled = $3 WHERE tenant_id = $1 AND service_id = $2",
         tenant.as_str(),
         service_id.as_str(),
         disabled,
@@ -245,7 +245,7 @@ pub async fn delete(
     service_id: &ServiceId,
 ) -> Result<bool, StoreError> {
     let deleted = sqlx::query!(
-        "-- services::delete\nDELETE FROM services WHERE tenant = $1 AND service_id = $2",
+        "-- services::delete\nDELETE FROM services WHERE tenant_id = $1 AND service_id = $2",
         tenant.as_str(),
         service_id.as_str(),
     )
@@ -267,13 +267,13 @@ pub async fn list(
         r#"-- services::list
         SELECT service_id, price_stroops, disabled, description, owner, count(*) OVER () AS "count!"
         FROM services
-        WHERE tenant = $1
+        WHERE tenant_id = $1
           AND ($2::text IS NULL OR starts_with(service_id, $2))
           AND ($3::text IS NULL OR position(lower($3) IN lower(service_id)) > 0)
           AND ($4::boolean IS NULL OR disabled = $4)
           AND ($5::bigint IS NULL OR price_stroops >= $5)
           AND ($6::bigint IS NULL OR price_stroops <= $6)
-        ORDER BY tenant, list_position, service_id
+        ORDER BY tenant_id, list_position, service_id
         LIMIT $7 OFFSET $8"#,
         tenant.as_str(),
         filter.prefix,

@@ -1,4 +1,4 @@
-//! The table `settlements`: the permanent ledger. Batches append to it, in `batch::write`.
+//! The table `settlements`: the permanent ledger. Commits append to it in `commit::write`.
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -30,7 +30,7 @@ pub struct Filter {
 
 struct Row {
     settlement_id: String,
-    agent: String,
+    agent_id: String,
     service_id: String,
     requests: i64,
     price_stroops: i64,
@@ -45,7 +45,7 @@ impl Row {
     fn into_settlement(self) -> Result<Settlement, StoreError> {
         Ok(Settlement {
             id: self.settlement_id,
-            agent: AgentId::from_stored(self.agent),
+            agent: AgentId::from_stored(self.agent_id),
             service_id: ServiceId::from_stored(self.service_id),
             requests: Count(self.requests),
             price_stroops: self.price_stroops,
@@ -65,9 +65,9 @@ pub async fn find(
     sqlx::query_as!(
         Row,
         r#"-- settlements::find
-        SELECT settlement_id, agent, service_id, requests, price_stroops, billed_stroops::text AS "billed_stroops!",
+        SELECT settlement_id, agent_id, service_id, requests, price_stroops, billed_stroops::text AS "billed_stroops!",
                settled_at, idempotency_key, request_id, list_position
-        FROM settlements WHERE tenant = $1 AND settlement_id = $2"#,
+        FROM settlements WHERE tenant_id = $1 AND settlement_id = $2"#,
         tenant.as_str(),
         settlement_id,
     )
@@ -94,11 +94,11 @@ pub async fn list(
             sqlx::query_as!(
                 Row,
                 "-- settlements::list, " + $name + "\n"
-                    + r#"SELECT settlement_id, agent, service_id, requests, price_stroops,
+                    + r#"SELECT settlement_id, agent_id, service_id, requests, price_stroops,
                            billed_stroops::text AS "billed_stroops!", settled_at, idempotency_key, request_id,
                            list_position
                     FROM settlements
-                    WHERE tenant = $1 AND settled_at >= $2 AND (settled_at, list_position, settlement_id) < ($3, $4, $5)"#
+                    WHERE tenant_id = $1 AND settled_at >= $2 AND (settled_at, list_position, settlement_id) < ($3, $4, $5)"#
                     + $condition
                     + "ORDER BY settled_at DESC, list_position DESC, settlement_id DESC LIMIT $6",
                 tenant.as_str(),
@@ -117,10 +117,10 @@ pub async fn list(
     let service_id = filter.service_id.as_ref().map(ServiceId::as_str);
     let rows = match (agent, service_id) {
         (None, None) => rows!("all", " "),
-        (Some(agent), None) => rows!("agent", " AND agent = $7 ", agent),
+        (Some(agent), None) => rows!("agent", " AND agent_id = $7 ", agent),
         (None, Some(service_id)) => rows!("service", " AND service_id = $7 ", service_id),
         (Some(agent), Some(service_id)) => {
-            rows!("pair", " AND agent = $7 AND service_id = $8 ", agent, service_id)
+            rows!("pair", " AND agent_id = $7 AND service_id = $8 ", agent, service_id)
         }
     };
     rows.into_iter()

@@ -9,9 +9,22 @@ use super::StoreError;
 
 pub async fn insert(connection: &mut PgConnection, tenant: &Tenant, now: Timestamp) -> Result<(), StoreError> {
     sqlx::query!(
-        "-- tenants::insert\nINSERT INTO tenants (tenant, created_at) VALUES ($1, $2)",
+        "-- tenants::insert\nINSERT INTO tenants (tenant_id, created_at) VALUES ($1, $2)",
         tenant.as_str(),
         now.to_date_time(),
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// A service, a price, a flag or the presence of webhooks changed: commits that were decided before it are decided again.
+pub async fn renew_terms(connection: &mut PgConnection, tenant: &Tenant, revision: i64) -> Result<(), StoreError> {
+    sqlx::query!(
+        "-- tenants::renew_terms
+        UPDATE tenants SET terms_revision = $2 WHERE tenant_id = $1",
+        tenant.as_str(),
+        revision,
     )
     .execute(connection)
     .await?;
@@ -21,7 +34,7 @@ pub async fn insert(connection: &mut PgConnection, tenant: &Tenant, now: Timesta
 /// Makes the transaction the only one that counts this tenant's things, until it ends. False if there is no such tenant.
 pub async fn lock(connection: &mut PgConnection, tenant: &Tenant) -> Result<bool, StoreError> {
     let row = sqlx::query!(
-        "-- tenants::lock\nSELECT tenant FROM tenants WHERE tenant = $1 FOR NO KEY UPDATE",
+        "-- tenants::lock\nSELECT tenant_id FROM tenants WHERE tenant_id = $1 FOR NO KEY UPDATE",
         tenant.as_str(),
     )
     .fetch_optional(connection)

@@ -1,8 +1,7 @@
-//! The tables `tenant_totals` and `service_totals`: what would otherwise have to be counted. Batches add to them, in
-//! `batch::write`. The rows of one owner are spread over shards, so that committers do not wait for each other.
+//! The table `totals`: what would otherwise have to be counted. Commits add to it in `commit::write`. The rows of one sum
+//! are spread over shards, so that commits do not wait for each other.
 
 use std::cmp::Ordering;
-use std::ops::AddAssign;
 
 use sqlx::PgConnection;
 
@@ -11,78 +10,43 @@ use crate::domain::money::Stroops;
 
 use super::{StoreError, corrupt};
 
-/// Rows that the totals of one tenant or service are spread over.
+/// Rows that a sum is spread over.
 pub const SHARDS: i16 = 16;
 
-/// Stands for all tenants together. No tenant can have this id.
-pub const ALL_TENANTS: &str = "*";
-
-/// What one commit changes of a tenant's totals.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TenantChange {
-    pub pairs: i64,
-    pub pairs_above_zero: i64,
-    pub outstanding: i64,
-    pub lifetime: i64,
-    pub settlements: i64,
-    pub settled_stroops: Stroops,
-    pub services: i64,
-    pub agents: i64,
+/// A tenant with more events than it may keep.
+#[derive(Clone, Debug)]
+pub struct EventSurplus {
+    pub tenant_id: String,
     pub events: i64,
-    pub webhooks: i64,
-    pub api_keys: i64,
-    /// Kept for all tenants together only.
-    pub replies: i64,
 }
 
-impl AddAssign<&TenantChange> for TenantChange {
-    fn add_assign(&mut self, other: &Self) {
-        self.pairs += other.pairs;
-        self.pairs_above_zero += other.pairs_above_zero;
-        self.outstanding += other.outstanding;
-        self.lifetime += other.lifetime;
-        self.settlements += other.settlements;
-        self.settled_stroops += other.settled_stroops;
-        self.services += other.services;
-        self.agents += other.agents;
-        self.events += other.events;
-        self.webhooks += other.webhooks;
-        self.api_keys += other.api_keys;
-        self.replies += other.replies;
-    }
-}
-
-/// What one commit changes of a service's totals.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ServiceChange {
-    pub outstanding: i64,
-    pub pairs_above_zero: i64,
+/// The tenants with more than `cap` events, those with the most first, at most `tenants_max` of them.
+pub async fn over_event_cap(
+    connection: &mut PgConnection,
+    cap: i64,
+    tenants_max: i64,
+) -> Result<Vec<EventSurplus>, StoreError> {
+    let tenants = sqlx::query_as!(
+        EventSurplus,
+        r#"-- totals::over_event_cap
+        SELECT tenant_id, (sum(events) - $1::bigint)::bigint AS "events!" FROM totals WHERE service_id = ''
+        GROUP BY tenant_id HAVING sum(events) > $1::bigint ORDER BY sum(events) DESC LIMIT $2"#,
+        cap,
+        tenants_max,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(tenants)
 }
 
 /// Notes that `events` of a tenant's events were pruned.
-pub async fn subtract_events(connection: &mut PgConnection, tenant: &str, events: i64) -> Result<(), StoreError> {
+pub async fn subtract_events(connection: &mut PgConnection, tenant_id: &str, events: i64) -> Result<(), StoreError> {
     sqlx::query!(
         "-- totals::subtract_events
-        INSERT INTO tenant_totals AS total (tenant, shard, events)
-        SELECT tenant, 0, $2 FROM unnest(ARRAY[$3, $1]) AS pruned (tenant)
-        ON CONFLICT (tenant, shard) DO UPDATE SET events = total.events + excluded.events",
-        tenant,
+        INSERT INTO totals AS total (tenant_id, service_id, shard, events) VALUES ($1, '', 0, $2)
+        ON CONFLICT (tenant_id, service_id, shard) DO UPDATE SET events = total.events + excluded.events",
+        tenant_id,
         -events,
-        ALL_TENANTS,
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// Notes that `replies` of the idempotency records were pruned.
-pub async fn subtract_replies(connection: &mut PgConnection, replies: i64) -> Result<(), StoreError> {
-    sqlx::query!(
-        "-- totals::subtract_replies
-        INSERT INTO tenant_totals AS total (tenant, shard, replies) VALUES ($1, 0, $2)
-        ON CONFLICT (tenant, shard) DO UPDATE SET replies = total.replies + excluded.replies",
-        ALL_TENANTS,
-        -replies,
     )
     .execute(connection)
     .await?;
@@ -94,7 +58,8 @@ pub async fn subtract_replies(connection: &mut PgConnection, replies: i64) -> Re
 pub struct Totals {
     pub pairs: i64,
     pub outstanding: i64,
-    pub lifetime: i64,
+    /// Requests ever recorded.
+    pub recorded: i64,
     pub settlements: i64,
     pub settled_stroops: Stroops,
     pub services: i64,
@@ -102,54 +67,81 @@ pub struct Totals {
     pub events: i64,
     pub webhooks: i64,
     pub api_keys: i64,
-    /// Kept for all tenants together only.
-    pub replies: i64,
 }
 
-/// The totals of `owner`: a tenant's id, or [`ALL_TENANTS`]. Zeros for one that has nothing.
-pub async fn of(connection: &mut PgConnection, owner: &str) -> Result<Totals, StoreError> {
-    of_each(connection, &[owner]).await?.pop().ok_or_else(|| corrupt("totals"))
+struct TotalsRow {
+    pairs: i64,
+    outstanding: i64,
+    recorded: i64,
+    settlements: i64,
+    settled_stroops: String,
+    services: i64,
+    agents: i64,
+    events: i64,
+    webhooks: i64,
+    api_keys: i64,
 }
 
-/// The totals of each of `owners`, in their order.
-pub async fn of_each(connection: &mut PgConnection, owners: &[&str]) -> Result<Vec<Totals>, StoreError> {
-    let rows = sqlx::query!(
+impl TotalsRow {
+    fn into_totals(self) -> Result<Totals, StoreError> {
+        Ok(Totals {
+            pairs: self.pairs,
+            outstanding: self.outstanding,
+            recorded: self.recorded,
+            settlements: self.settlements,
+            settled_stroops: Stroops::from_digits(&self.settled_stroops).ok_or_else(|| corrupt("settled_stroops"))?,
+            services: self.services,
+            agents: self.agents,
+            events: self.events,
+            webhooks: self.webhooks,
+            api_keys: self.api_keys,
+        })
+    }
+}
+
+/// The totals of each of `tenants`, in their order. Zeros for one that has nothing.
+pub async fn of_each(connection: &mut PgConnection, tenants: &[&str]) -> Result<Vec<Totals>, StoreError> {
+    let rows = sqlx::query_as!(
+        TotalsRow,
         r#"-- totals::of_each
-        SELECT kept.pairs AS "pairs!", kept.outstanding AS "outstanding!", kept.lifetime AS "lifetime!",
-               kept.settlements AS "settlements!", kept.settled_stroops AS "settled_stroops!",
-               kept.services AS "services!", kept.agents AS "agents!", kept.events AS "events!",
-               kept.webhooks AS "webhooks!", kept.api_keys AS "api_keys!", kept.replies AS "replies!"
-        FROM unnest($1::text[]) WITH ORDINALITY AS wanted (owner, place)
+        SELECT sums.pairs AS "pairs!", sums.outstanding AS "outstanding!", sums.recorded AS "recorded!",
+               sums.settlements AS "settlements!", sums.settled_stroops AS "settled_stroops!",
+               sums.services AS "services!", sums.agents AS "agents!", sums.events AS "events!",
+               sums.webhooks AS "webhooks!", sums.api_keys AS "api_keys!"
+        FROM unnest($1::text[]) WITH ORDINALITY AS wanted (tenant_id, number)
         CROSS JOIN LATERAL (
             SELECT coalesce(sum(pairs), 0)::bigint AS pairs, coalesce(sum(outstanding), 0)::bigint AS outstanding,
-                   coalesce(sum(lifetime), 0)::bigint AS lifetime, coalesce(sum(settlements), 0)::bigint AS settlements,
+                   coalesce(sum(recorded), 0)::bigint AS recorded, coalesce(sum(settlements), 0)::bigint AS settlements,
                    coalesce(sum(settled_stroops), 0)::text AS settled_stroops,
                    coalesce(sum(services), 0)::bigint AS services, coalesce(sum(agents), 0)::bigint AS agents,
                    coalesce(sum(events), 0)::bigint AS events, coalesce(sum(webhooks), 0)::bigint AS webhooks,
-                   coalesce(sum(api_keys), 0)::bigint AS api_keys, coalesce(sum(replies), 0)::bigint AS replies
-            FROM tenant_totals WHERE tenant = wanted.owner
-        ) AS kept
-        ORDER BY place"#,
-        owners as _,
+                   coalesce(sum(api_keys), 0)::bigint AS api_keys
+            FROM totals WHERE totals.tenant_id = wanted.tenant_id AND totals.service_id = ''
+        ) AS sums
+        ORDER BY wanted.number"#,
+        tenants as _,
     )
     .fetch_all(connection)
     .await?;
-    let totals = rows.into_iter().map(|row| {
-        Ok(Totals {
-            pairs: row.pairs,
-            outstanding: row.outstanding,
-            lifetime: row.lifetime,
-            settlements: row.settlements,
-            settled_stroops: Stroops::from_digits(&row.settled_stroops).ok_or_else(|| corrupt("settled_stroops"))?,
-            services: row.services,
-            agents: row.agents,
-            events: row.events,
-            webhooks: row.webhooks,
-            api_keys: row.api_keys,
-            replies: row.replies,
-        })
-    });
-    totals.collect()
+    rows.into_iter().map(TotalsRow::into_totals).collect()
+}
+
+/// The totals of all tenants together. Reads the rows of every tenant.
+pub async fn of_all(connection: &mut PgConnection) -> Result<Totals, StoreError> {
+    sqlx::query_as!(
+        TotalsRow,
+        r#"-- totals::of_all
+        SELECT coalesce(sum(pairs), 0)::bigint AS "pairs!", coalesce(sum(outstanding), 0)::bigint AS "outstanding!",
+               coalesce(sum(recorded), 0)::bigint AS "recorded!", coalesce(sum(settlements), 0)::bigint AS "settlements!",
+               coalesce(sum(settled_stroops), 0)::text AS "settled_stroops!",
+               coalesce(sum(services), 0)::bigint AS "services!", coalesce(sum(agents), 0)::bigint AS "agents!",
+               coalesce(sum(events), 0)::bigint AS "events!", coalesce(sum(webhooks), 0)::bigint AS "webhooks!",
+               coalesce(sum(api_keys), 0)::bigint AS "api_keys!"
+        FROM totals WHERE service_id = ''"#,
+    )
+    .fetch_one(connection)
+    .await?
+    .into_totals()
 }
 
 /// What a tenant's outstanding requests would be billed now.
@@ -167,7 +159,7 @@ pub async fn due(connection: &mut PgConnection, tenants: &[Tenant]) -> Result<Ve
     let rows = sqlx::query!(
         r#"-- totals::due
         SELECT due.total AS "total!", due.disabled AS "disabled!", due.unpriced AS "unpriced!"
-        FROM unnest($1::text[]) WITH ORDINALITY AS wanted (tenant, place)
+        FROM unnest($1::text[]) WITH ORDINALITY AS wanted (tenant_id, place)
         CROSS JOIN LATERAL (
             SELECT coalesce(sum(used.outstanding * service.price_stroops), 0)::text AS total,
                    coalesce(sum(used.outstanding * service.price_stroops) FILTER (WHERE service.disabled), 0)::text
@@ -175,11 +167,11 @@ pub async fn due(connection: &mut PgConnection, tenants: &[Tenant]) -> Result<Ve
                    coalesce(sum(used.outstanding) FILTER (WHERE service.price_stroops IS NULL), 0)::bigint AS unpriced
             FROM (
                 SELECT service_id, sum(outstanding) AS outstanding
-                FROM service_totals WHERE tenant = wanted.tenant GROUP BY service_id
+                FROM totals WHERE tenant_id = wanted.tenant_id AND service_id > '' GROUP BY service_id
             ) AS used
             LEFT JOIN LATERAL (
                 SELECT price_stroops, disabled FROM services
-                WHERE services.tenant = wanted.tenant AND services.service_id = used.service_id
+                WHERE services.tenant_id = wanted.tenant_id AND services.service_id = used.service_id
                 LIMIT 1
             ) AS service ON true
         ) AS due
@@ -202,7 +194,7 @@ pub async fn due(connection: &mut PgConnection, tenants: &[Tenant]) -> Result<Ve
 /// A registered service of a tenant with what is outstanding of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceLine {
-    pub tenant: String,
+    pub tenant_id: String,
     pub service_id: String,
     pub price_stroops: i64,
     pub outstanding: i64,
@@ -240,17 +232,17 @@ pub async fn service_lines(
     if !of_tenants.is_empty() {
         let rows = sqlx::query!(
             r#"-- totals::service_lines
-            SELECT wanted.place AS "place!", line.tenant AS "tenant!", line.service_id AS "service_id!",
+            SELECT wanted.place AS "place!", line.tenant_id AS "tenant_id!", line.service_id AS "service_id!",
                    line.price_stroops AS "price_stroops!", used.outstanding AS "outstanding!"
-            FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[]) AS wanted (place, tenant, after, most)
+            FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[]) AS wanted (place, tenant_id, after, most)
             CROSS JOIN LATERAL (
-                SELECT tenant, service_id, price_stroops FROM services
-                WHERE services.tenant = wanted.tenant AND services.service_id > wanted.after
-                ORDER BY services.tenant, services.service_id LIMIT wanted.most
+                SELECT tenant_id, service_id, price_stroops FROM services
+                WHERE services.tenant_id = wanted.tenant_id AND services.service_id > wanted.after
+                ORDER BY services.tenant_id, services.service_id LIMIT wanted.most
             ) AS line
             CROSS JOIN LATERAL (
-                SELECT coalesce(sum(outstanding), 0)::bigint AS outstanding FROM service_totals
-                WHERE service_totals.tenant = line.tenant AND service_totals.service_id = line.service_id
+                SELECT coalesce(sum(outstanding), 0)::bigint AS outstanding FROM totals
+                WHERE totals.tenant_id = line.tenant_id AND totals.service_id = line.service_id
             ) AS used
             ORDER BY wanted.place, line.service_id"#,
             &of_tenants.iter().map(|(place, _)| *place).collect::<Vec<i64>>(),
@@ -262,7 +254,7 @@ pub async fn service_lines(
         .await?;
         for row in rows {
             lines[row.place as usize].push(ServiceLine {
-                tenant: row.tenant,
+                tenant_id: row.tenant_id,
                 service_id: row.service_id,
                 price_stroops: row.price_stroops,
                 outstanding: row.outstanding,
@@ -279,13 +271,13 @@ async fn lines_of_all(connection: &mut PgConnection, slice: &ServiceSlice) -> Re
     let lines = sqlx::query_as!(
         ServiceLine,
         r#"-- totals::lines_of_all
-        SELECT tenant, service_id, price_stroops, used.outstanding AS "outstanding!"
+        SELECT tenant_id, service_id, price_stroops, used.outstanding AS "outstanding!"
         FROM services
         CROSS JOIN LATERAL (
-            SELECT coalesce(sum(outstanding), 0)::bigint AS outstanding FROM service_totals
-            WHERE service_totals.tenant = services.tenant AND service_totals.service_id = services.service_id
+            SELECT coalesce(sum(outstanding), 0)::bigint AS outstanding FROM totals
+            WHERE totals.tenant_id = services.tenant_id AND totals.service_id = services.service_id
         ) AS used
-        WHERE (tenant, service_id) > ($1, $2) ORDER BY tenant, service_id LIMIT $3"#,
+        WHERE (tenant_id, service_id) > ($1, $2) ORDER BY tenant_id, service_id LIMIT $3"#,
         slice.after.0,
         slice.after.1,
         slice.limit,
@@ -299,7 +291,7 @@ async fn lines_of_all(connection: &mut PgConnection, slice: &ServiceSlice) -> Re
 pub async fn services(connection: &mut PgConnection, tenant: &Tenant) -> Result<i64, StoreError> {
     let services = sqlx::query_scalar!(
         r#"-- totals::services
-        SELECT coalesce(sum(services), 0)::bigint AS "services!" FROM tenant_totals WHERE tenant = $1"#,
+        SELECT coalesce(sum(services), 0)::bigint AS "services!" FROM totals WHERE tenant_id = $1 AND service_id = ''"#,
         tenant.as_str(),
     )
     .fetch_one(connection)

@@ -7,10 +7,11 @@ use crate::domain::caller::Tenant;
 use crate::domain::timestamp::{StoredMoment, Timestamp};
 use crate::domain::webhook::{Secret, Webhook};
 
+use super::webhook_queues::QueueId;
 use super::{StoreError, corrupt};
 
 struct Row {
-    webhook: String,
+    webhook_id: String,
     url: String,
     events: Vec<String>,
     created_at: OffsetDateTime,
@@ -20,7 +21,7 @@ struct Row {
 impl From<Row> for Webhook {
     fn from(row: Row) -> Self {
         Self {
-            id: row.webhook,
+            id: row.webhook_id,
             url: row.url,
             events: row.events,
             created_at: row.created_at.into(),
@@ -42,13 +43,24 @@ pub struct Target {
     pub url: String,
     pub secret: Secret,
     pub is_enabled: bool,
+    /// Events before this position are not sent.
+    pub from_position: i64,
+}
+
+/// An enabled webhook, as the expansion of events sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscriber {
+    pub id: String,
+    pub events: Vec<String>,
+    /// Events before this position are not sent.
+    pub from_position: i64,
 }
 
 /// A tenant's webhooks. Counted, because their number is bounded by `webhook_store_max_keys`.
 pub async fn count(connection: &mut PgConnection, tenant: &Tenant) -> Result<i64, StoreError> {
     let count = sqlx::query_scalar!(
         r#"-- webhooks::count
-        SELECT count(*) AS "count!" FROM webhooks WHERE tenant = $1"#,
+        SELECT count(*) AS "count!" FROM webhooks WHERE tenant_id = $1"#,
         tenant.as_str(),
     )
     .fetch_one(connection)
@@ -64,7 +76,8 @@ pub async fn insert(
 ) -> Result<(), StoreError> {
     sqlx::query!(
         "-- webhooks::insert
-        INSERT INTO webhooks (tenant, webhook, url, events, secret, created_at) VALUES ($1, $2, $3, $4, $5, $6)",
+        INSERT INTO webhooks (tenant_id, webhook_id, url, events, secret, created_at, from_position)
+        VALUES ($1, $2, $3, $4, $5, $6, nextval('event_positions'))",
         tenant.as_str(),
         webhook.id,
         webhook.url,
@@ -81,7 +94,7 @@ pub async fn find(connection: &mut PgConnection, tenant: &Tenant, id: &str) -> R
     let row = sqlx::query_as!(
         Row,
         "-- webhooks::find
-        SELECT webhook, url, events, created_at, disabled_at FROM webhooks WHERE tenant = $1 AND webhook = $2",
+        SELECT webhook_id, url, events, created_at, disabled_at FROM webhooks WHERE tenant_id = $1 AND webhook_id = $2",
         tenant.as_str(),
         id,
     )
@@ -95,7 +108,7 @@ pub async fn lock(connection: &mut PgConnection, tenant: &Tenant, id: &str) -> R
     let row = sqlx::query_as!(
         Row,
         "-- webhooks::lock
-        SELECT webhook, url, events, created_at, disabled_at FROM webhooks WHERE tenant = $1 AND webhook = $2
+        SELECT webhook_id, url, events, created_at, disabled_at FROM webhooks WHERE tenant_id = $1 AND webhook_id = $2
         FOR NO KEY UPDATE",
         tenant.as_str(),
         id,
@@ -105,11 +118,16 @@ pub async fn lock(connection: &mut PgConnection, tenant: &Tenant, id: &str) -> R
     Ok(row.map(Webhook::from))
 }
 
-/// Stores a changed webhook: its URL, its events, and whether it is disabled.
+/// Stores a changed webhook: its URL, its events, and whether it is disabled. One that is enabled again takes new events
+/// only.
 pub async fn update(connection: &mut PgConnection, tenant: &Tenant, webhook: &Webhook) -> Result<(), StoreError> {
     sqlx::query!(
         "-- webhooks::update
-        UPDATE webhooks SET url = $3, events = $4, disabled_at = $5 WHERE tenant = $1 AND webhook = $2",
+        UPDATE webhooks
+        SET url = $3, events = $4, disabled_at = $5,
+            from_position = CASE WHEN disabled_at IS NOT NULL AND $5::timestamptz IS NULL THEN nextval('event_positions')
+                                 ELSE from_position END
+        WHERE tenant_id = $1 AND webhook_id = $2",
         tenant.as_str(),
         webhook.id,
         webhook.url,
@@ -124,7 +142,7 @@ pub async fn update(connection: &mut PgConnection, tenant: &Tenant, webhook: &We
 /// False if there is no such webhook.
 pub async fn delete(connection: &mut PgConnection, tenant: &Tenant, id: &str) -> Result<bool, StoreError> {
     let deleted = sqlx::query!(
-        "-- webhooks::delete\nDELETE FROM webhooks WHERE tenant = $1 AND webhook = $2",
+        "-- webhooks::delete\nDELETE FROM webhooks WHERE tenant_id = $1 AND webhook_id = $2",
         tenant.as_str(),
         id,
     )
@@ -144,9 +162,9 @@ pub async fn list(
     let rows = sqlx::query_as!(
         Row,
         "-- webhooks::list
-        SELECT webhook, url, events, created_at, disabled_at FROM webhooks
-        WHERE tenant = $1 AND (created_at, webhook) > ($2, $3)
-        ORDER BY tenant, created_at, webhook LIMIT $4",
+        SELECT webhook_id, url, events, created_at, disabled_at FROM webhooks
+        WHERE tenant_id = $1 AND (created_at, webhook_id) > ($2, $3)
+        ORDER BY tenant_id, created_at, webhook_id LIMIT $4",
         tenant.as_str(),
         created_at.to_date_time(),
         id,
@@ -155,27 +173,47 @@ pub async fn list(
     .fetch_all(connection)
     .await?;
     let webhooks = rows.into_iter().map(|row| {
-        let place = Place { created_at: row.created_at.into(), id: row.webhook.clone() };
+        let place = Place { created_at: row.created_at.into(), id: row.webhook_id.clone() };
         (place, Webhook::from(row))
     });
     Ok(webhooks.collect())
 }
 
-/// What deliveries need to know of their webhooks; the result has the order of `ids`, none for one that is gone.
-pub async fn targets(
+/// A tenant's enabled webhooks after the id `after`, in the order of their ids, at most `limit`. Disabled ones are passed
+/// over; how many there can be is bounded by `webhook_store_max_keys`.
+pub async fn subscribers(
     connection: &mut PgConnection,
-    ids: &[(&Tenant, &str)],
-) -> Result<Vec<Option<Target>>, StoreError> {
-    let tenants: Vec<&str> = ids.iter().map(|(tenant, _)| tenant.as_str()).collect();
-    let webhooks: Vec<&str> = ids.iter().map(|(_, webhook)| *webhook).collect();
+    tenant: &Tenant,
+    after: &str,
+    limit: i64,
+) -> Result<Vec<Subscriber>, StoreError> {
+    let subscribers = sqlx::query_as!(
+        Subscriber,
+        "-- webhooks::subscribers
+        SELECT webhook_id AS id, events, from_position FROM webhooks
+        WHERE tenant_id = $1 AND webhook_id > $2 AND disabled_at IS NULL
+        ORDER BY tenant_id, webhook_id LIMIT $3",
+        tenant.as_str(),
+        after,
+        limit,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(subscribers)
+}
+
+/// What deliveries need to know of their webhooks; the result has the order of `ids`, none for one that is gone.
+pub async fn targets(connection: &mut PgConnection, ids: &[QueueId]) -> Result<Vec<Option<Target>>, StoreError> {
+    let tenants: Vec<&str> = ids.iter().map(|id| id.tenant.as_str()).collect();
+    let webhooks: Vec<&str> = ids.iter().map(|id| id.webhook.as_str()).collect();
     let rows = sqlx::query!(
         r#"-- webhooks::targets
         SELECT wanted.position AS "position!", target.url AS "url!", target.secret AS "secret!",
-               target.is_enabled AS "is_enabled!"
-        FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted (tenant, webhook, position)
+               target.is_enabled AS "is_enabled!", target.from_position AS "from_position!"
+        FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted (tenant_id, webhook_id, position)
         CROSS JOIN LATERAL (
-            SELECT url, secret, disabled_at IS NULL AS is_enabled FROM webhooks
-            WHERE webhooks.tenant = wanted.tenant AND webhooks.webhook = wanted.webhook
+            SELECT url, secret, disabled_at IS NULL AS is_enabled, from_position FROM webhooks
+            WHERE webhooks.tenant_id = wanted.tenant_id AND webhooks.webhook_id = wanted.webhook_id
             LIMIT 1
         ) AS target"#,
         tenants as _,
@@ -187,7 +225,7 @@ pub async fn targets(
     for row in rows {
         let secret = Secret::from_stored(row.secret.try_into().map_err(|_| corrupt("webhooks.secret"))?);
         *targets.get_mut(row.position as usize - 1).ok_or_else(|| corrupt("position"))? =
-            Some(Target { url: row.url, secret, is_enabled: row.is_enabled });
+            Some(Target { url: row.url, secret, is_enabled: row.is_enabled, from_position: row.from_position });
     }
     Ok(targets)
 }

@@ -74,7 +74,7 @@ async fn a_reset_clears_everything_and_tells_what_there_was() {
         tenant.post("/api/v1/usage", &usage("a", "s", 1)).await.text,
         r#"{"agent":"a","serviceId":"s","total":1}"#
     );
-    assert_eq!(service.number("SELECT count(*) FROM usage_counters WHERE tenant = 'public'").await, 1);
+    assert_eq!(service.number("SELECT count(*) FROM usage_counters WHERE tenant_id = 'public'").await, 1);
     service.verify().await;
 
     let again = operator.send("POST", RESET, None).await.json();
@@ -91,7 +91,7 @@ async fn every_table_is_in_the_list() {
     .await
     .expect("tables");
     let listed: BTreeSet<String> =
-        reset::TABLES.iter().chain(&["limits", "tenants"]).map(|name| (*name).to_owned()).collect();
+        reset::TABLES.iter().chain(&["runtime_config", "tenants"]).map(|name| (*name).to_owned()).collect();
     assert_eq!(tables.into_iter().collect::<BTreeSet<_>>(), listed);
 }
 

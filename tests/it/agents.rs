@@ -66,15 +66,12 @@ async fn sums_are_exact_and_saturate_only_when_shown() {
         client.post("/api/v1/usage", &usage("a", service_id, 1)).await;
     }
     // Three counters whose sum is longer than 64 bits.
-    sqlx::query("UPDATE usage_counters SET outstanding = 9223372036854775807, lifetime = 9223372036854775807")
+    sqlx::query("UPDATE usage_counters SET outstanding = 9223372036854775807")
         .execute(&service.pool)
         .await
         .expect("counters");
     assert_eq!(client.get("/api/v1/agents/a/total").await.text, r#"{"agent":"a","total":9007199254740991}"#);
-    sqlx::query("UPDATE service_totals SET outstanding = 9223372036854775807")
-        .execute(&service.pool)
-        .await
-        .expect("totals");
+    sqlx::query("UPDATE totals SET outstanding = 9223372036854775807").execute(&service.pool).await.expect("totals");
     let sums = client.get("/api/v1/services/s/usage").await.text;
     assert_eq!(sums, r#"{"serviceId":"s","total":9007199254740991,"agents":1}"#);
 }

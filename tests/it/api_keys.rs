@@ -142,13 +142,13 @@ async fn keys_are_listed_in_pages_by_offset_or_cursor() {
 async fn pages_of_rows_that_were_made_within_a_millisecond_have_each_of_them_once() {
     let service = Service::start(&[("ADMIN_API_KEY", "admin")]).await;
     for rows in [
-        "INSERT INTO api_keys (tenant, prefix, key_hash, label, created_at)
+        "INSERT INTO api_keys (tenant_id, prefix, key_hash, label, created_at)
          SELECT 'public', 'apk_' || lpad(to_hex(100 - n), 8, '0'), sha256(n::text::bytea), 'label',
                 timestamptz '2026-01-01 00:00:00.000001+00' + n * interval '7 microseconds'
          FROM generate_series(1, 40) AS n",
-        "INSERT INTO webhooks (tenant, webhook, url, events, secret, created_at)
+        "INSERT INTO webhooks (tenant_id, webhook_id, url, events, secret, created_at, from_position)
          SELECT 'public', 'wh_' || lpad(to_hex(100 - n), 16, '0'), 'https://example.com/', ARRAY['*'],
-                sha256(n::text::bytea), timestamptz '2026-01-01 00:00:00.000001+00' + n * interval '7 microseconds'
+                sha256(n::text::bytea), timestamptz '2026-01-01 00:00:00.000001+00' + n * interval '7 microseconds', 1
          FROM generate_series(1, 40) AS n",
     ] {
         sqlx::query(rows).execute(&service.pool).await.expect("rows");

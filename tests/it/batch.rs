@@ -1,56 +1,146 @@
-//! What a batch wrote on older knowledge is taken back as a whole.
+//! What a batch wrote on stale knowledge is taken back as a whole, with an SQLSTATE that says why.
 
 use agentpay_billing::domain::caller::Tenant;
 use agentpay_billing::domain::names::{AgentId, ServiceId};
 use agentpay_billing::domain::timestamp::Timestamp;
 use agentpay_billing::domain::usage::Pair;
-use agentpay_billing::store::batch::{self, ChangedCounter, Changes};
-use agentpay_billing::store::totals::TenantChange;
-use agentpay_billing::store::usage::{Counter, CounterId};
-use agentpay_billing::store::{FaultKind, StoreError};
+use agentpay_billing::store::commit::{self, Changes, CounterChange, NewIdempotencyKey, NewPair, TotalsChange};
+use agentpay_billing::store::usage::CounterId;
+use agentpay_billing::store::{Conflict, FaultKind, StoreError};
 use serde_json::json;
+use sqlx::Executor;
 
 use crate::support::{Service, new_database, usage};
 
-/// Writes one counter of the pair a/s, and a total beside it.
-async fn write(service: &Service, counter: Counter, arrival: Option<i64>) -> Result<(), StoreError> {
-    let pair = Pair { agent: AgentId::parse("a").expect("id"), service_id: ServiceId::parse("s").expect("id") };
-    let id = CounterId { tenant: Tenant::public(), pair };
-    let change = TenantChange { lifetime: 1, ..TenantChange::default() };
-    let changes = Changes {
-        counters: vec![ChangedCounter { id: &id, counter, arrival }],
-        tenants: [(Tenant::public(), change)].into(),
-        ..Changes::default()
+/// Changes that add one to a total beside what a test wants to write.
+fn changes<'a>() -> Changes<'a> {
+    let total = TotalsChange {
+        tenant_id: "public",
+        service_id: "",
+        pairs_above_zero: 0,
+        outstanding: 0,
+        recorded: 1,
+        events: 0,
     };
-    let mut connection = service.pool.acquire().await.expect("connection");
-    batch::write(&mut connection, &changes, 3, Timestamp::from_ms(0), "500ms").await
+    Changes {
+        attempt_id: 42,
+        now: Timestamp::from_ms(0),
+        expires_at: Timestamp::from_ms(1),
+        shard: 3,
+        counters: Vec::new(),
+        new_pairs: Vec::new(),
+        totals: vec![total],
+        rare_totals: Vec::new(),
+        callers: Vec::new(),
+        settlements: &[],
+        event_runs: Vec::new(),
+        outbox: Vec::new(),
+        keys: Vec::new(),
+        expired: Vec::new(),
+        terms: Vec::new(),
+    }
+}
+
+/// Writes in a transaction that is rolled back after an error. Returns the SQLSTATE, where PostgreSQL raised it.
+async fn write(service: &Service, changes: &Changes<'_>) -> Result<(), (FaultKind, Option<String>)> {
+    let mut transaction = service.pool.begin().await.expect("a transaction");
+    match commit::write(&mut transaction, changes).await {
+        Ok(()) => {
+            transaction.commit().await.expect("COMMIT");
+            Ok(())
+        }
+        Err(error) => {
+            let code = match &error {
+                StoreError::Database(sqlx::Error::Database(error)) => error.code().map(Into::into),
+                _ => None,
+            };
+            Err((error.kind(), code))
+        }
+    }
+}
+
+fn lost(conflict: Conflict, code: &str) -> Result<(), (FaultKind, Option<String>)> {
+    Err((FaultKind::Conflict(conflict), Some(code.to_owned())))
 }
 
 #[tokio::test]
-async fn a_counter_that_moved_vanished_or_came_meanwhile_takes_everything_back() {
+async fn a_counter_that_moved_or_vanished_takes_everything_back() {
     let service = Service::start(&[]).await;
-    let counter = |outstanding, version| Counter { outstanding, settled: 0, reset: 0, version };
-    let kind = |result: Result<(), StoreError>| result.expect_err("taken back").kind();
-    // It was read as known, and is gone; then as known to its agent, which is gone.
-    assert_eq!(kind(write(&service, counter(6, 2), None).await), FaultKind::Moved);
-    assert_eq!(kind(write(&service, counter(6, 1), Some(1)).await), FaultKind::Moved);
-    // The same, while its agent is there by another pair.
-    service.client().post("/api/v1/usage", &usage("a", "other", 1)).await;
-    assert_eq!(kind(write(&service, counter(6, 2), None).await), FaultKind::Moved);
     service.client().post("/api/v1/usage", &usage("a", "s", 5)).await;
-    let version = "SELECT version FROM usage_counters WHERE service_id = 's'";
+    let version = "SELECT version FROM usage_counters";
+    let pair_id = service.number("SELECT pair_id FROM usage_counters").await;
+    let at = |pair_id, version| Changes {
+        counters: vec![CounterChange { pair_id, version, outstanding: 6, settled: 0, reset: 0 }],
+        ..changes()
+    };
     let first = service.number(version).await;
-    // It was read as new, and is there; then at its first version, and is at the next.
-    assert_eq!(kind(write(&service, counter(6, 1), Some(1)).await), FaultKind::Moved);
+    assert_eq!(write(&service, &at(pair_id, first + 1)).await, lost(Conflict::Version, "OC001"));
+    assert_eq!(write(&service, &at(pair_id + 1, first)).await, lost(Conflict::Version, "OC001"));
     service.client().post("/api/v1/usage", &usage("a", "s", 1)).await;
-    assert_eq!(service.number(version).await, first + 1);
-    assert_eq!(kind(write(&service, counter(6, first + 1), None).await), FaultKind::Moved);
+    assert_ne!(service.number(version).await, first);
+    assert_eq!(write(&service, &at(pair_id, first)).await, lost(Conflict::Version, "OC001"));
     service.verify().await;
-    // At the version before its new one it is written.
-    write(&service, counter(7, first + 2), None).await.expect("written");
-    assert_eq!(service.number("SELECT outstanding FROM usage_counters WHERE service_id = 's'").await, 7);
-    let lifetime = "SELECT sum(lifetime)::bigint FROM tenant_totals WHERE tenant = 'public'";
-    assert_eq!(service.number(lifetime).await, 8);
+    let current = service.number(version).await;
+    write(&service, &at(pair_id, current)).await.expect("written");
+    assert_eq!(service.number(version).await, 42);
+    assert_eq!(service.number("SELECT sum(recorded)::bigint FROM totals WHERE service_id = ''").await, 7);
+}
+
+#[tokio::test]
+async fn a_pair_or_an_agent_that_came_meanwhile_takes_everything_back() {
+    let service = Service::start(&[]).await;
+    service.client().post("/api/v1/usage", &usage("a", "s", 5)).await;
+    let id = |agent: &str, service: &str| {
+        let pair =
+            Pair { agent: AgentId::parse(agent).expect("id"), service_id: ServiceId::parse(service).expect("id") };
+        CounterId { tenant: Tenant::public(), pair }
+    };
+    for (id, agent_arrival) in [(id("a", "s"), None), (id("a", "t"), Some(1))] {
+        let pair = NewPair { id: &id, outstanding: 1, settled: 0, reset: 0, arrival: 1, agent_arrival };
+        let result = write(&service, &Changes { new_pairs: vec![pair], ..changes() }).await;
+        assert_eq!(result, Err((FaultKind::Conflict(Conflict::Version), None)), "{id:?}");
+    }
+    // The agent that was known is gone.
+    let gone = id("b", "s");
+    let pair = NewPair { id: &gone, outstanding: 1, settled: 0, reset: 0, arrival: 1, agent_arrival: None };
+    let result = write(&service, &Changes { new_pairs: vec![pair], ..changes() }).await;
+    assert_eq!(result, lost(Conflict::Version, "23503"));
+    service.verify().await;
+}
+
+#[tokio::test]
+async fn a_key_that_was_stored_meanwhile_takes_everything_back() {
+    let service = Service::start(&[]).await;
+    service.client().key("k").post("/api/v1/usage", &usage("a", "s", 5)).await;
+    let key = NewIdempotencyKey {
+        caller: "ip:127.0.0.1",
+        key: "k",
+        method: "POST",
+        path: "/",
+        request_hash: &[0; 32],
+        status: 201,
+        response: Some("{}"),
+        request_id: "r",
+    };
+    let result = write(&service, &Changes { keys: vec![key], ..changes() }).await;
+    assert_eq!(result, lost(Conflict::Key, "OC002"));
+    service.verify().await;
+}
+
+#[tokio::test]
+async fn terms_that_changed_meanwhile_take_everything_back() {
+    let service = Service::start(&[]).await;
+    let tenant = Tenant::public();
+    let revision = "SELECT terms_revision FROM tenants WHERE tenant_id = 'public'";
+    let decided_on = |revision| Changes { terms: vec![(&tenant, revision)], ..changes() };
+    let first = service.number(revision).await;
+    let offer = json!({ "serviceId": "s", "priceStroops": 2 });
+    assert_eq!(service.client().post("/api/v1/services", &offer).await.status, 201);
+    assert_ne!(service.number(revision).await, first);
+    assert_eq!(write(&service, &decided_on(first)).await, lost(Conflict::Terms, "OC003"));
+    service.verify().await;
+    service.pool.execute("UPDATE tenants SET terms_revision = 5").await.expect("a revision");
+    write(&service, &decided_on(5)).await.expect("written");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,7 +153,7 @@ async fn a_bill_of_an_agent_holds_all_or_nothing_of_a_bulk_record_that_commits_w
     client.post("/api/v1/settle", &json!({ "agent": "a", "serviceId": "old" })).await;
     // The lane waits for this row, and what comes meanwhile forms one batch.
     let mut holder = service.pool.begin().await.expect("transaction");
-    let lock = "SELECT 1 FROM usage_counters WHERE agent = 'busy' FOR UPDATE";
+    let lock = "SELECT 1 FROM usage_counters WHERE agent_id = 'busy' FOR UPDATE";
     sqlx::query(lock).execute(&mut *holder).await.expect("lock");
     let post = |path: &'static str, body: serde_json::Value| {
         let client = service.client();
@@ -115,7 +205,13 @@ async fn two_services_on_one_hot_pair_count_every_request_once() {
         client.await.expect("a client");
     }
     // 400 requests: a fifth each settles and is bulk, the rest adds 3.
-    assert_eq!(services[0].number("SELECT lifetime FROM usage_counters WHERE agent = 'hot'").await, 80 * 2 + 240 * 3);
-    assert_eq!(services[0].number("SELECT lifetime FROM usage_counters WHERE agent = 'cold'").await, 80);
+    assert_eq!(
+        services[0].number("SELECT outstanding + settled + reset FROM usage_counters WHERE agent_id = 'hot'").await,
+        80 * 2 + 240 * 3
+    );
+    assert_eq!(
+        services[0].number("SELECT outstanding + settled + reset FROM usage_counters WHERE agent_id = 'cold'").await,
+        80
+    );
     services[0].verify().await;
 }

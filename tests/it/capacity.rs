@@ -77,8 +77,8 @@ async fn a_twin_that_still_runs_at_the_deadline_is_said_to() {
     let mut other = service.pool.acquire().await.expect("connection");
     let mut transaction = other.begin().await.expect("begin");
     let record = "INSERT INTO idempotency_keys (caller, key, method, path, request_hash, status, response, request_id,
-                      created_at, expires_at)
-                  VALUES ('ip:127.0.0.1', 'k', 'POST', '/api/v1/usage', sha256('x'), 201, '{}', 'r', now(), now() + '1 h')";
+                      attempt_id, created_at, expires_at)
+                  VALUES ('ip:127.0.0.1', 'k', 'POST', '/api/v1/usage', sha256('x'), 201, '{}', 'r', 1, now(), now() + '1 h')";
     sqlx::query(record).execute(&mut *transaction).await.expect("a record");
     let answer = client.key("k").post(USAGE, &usage("a", "s", 1)).await;
     let message = "a request with this Idempotency-Key is still being processed";
@@ -141,7 +141,7 @@ async fn what_was_given_up_at_its_deadline_is_not_written_with_its_batch() {
 
     // The lane is busy with a change that waits for a row, while two requests gather behind it.
     let mut row = service.pool.begin().await.expect("begin");
-    sqlx::query("SELECT FROM limits FOR UPDATE").execute(&mut *row).await.expect("a lock");
+    sqlx::query("SELECT FROM runtime_config FOR UPDATE").execute(&mut *row).await.expect("a lock");
     let config = client.clone();
     let change = async move { config.send("PATCH", "/api/v1/config", Some(r#"{"bulkMaxItems":7}"#)).await };
     let change = tokio::spawn(change);
@@ -167,7 +167,7 @@ async fn what_was_given_up_at_its_deadline_is_not_written_with_its_batch() {
     table.rollback().await.expect("rollback");
     let second = second.await.expect("a task");
     assert_eq!(second.status, 201, "{second:?}");
-    assert_eq!(service.number("SELECT count(*) FROM usage_counters WHERE agent = 'first'").await, 0);
+    assert_eq!(service.number("SELECT count(*) FROM usage_counters WHERE agent_id = 'first'").await, 0);
     service.verify().await;
 }
 
@@ -198,7 +198,7 @@ async fn a_tenant_that_floods_the_queue_gives_way_to_others() {
     for request in flood {
         recorded += i64::from(request.await.expect("a client").status == 201);
     }
-    let lifetime = "SELECT sum(lifetime)::bigint FROM usage_counters";
+    let lifetime = "SELECT sum(outstanding + settled + reset)::bigint FROM usage_counters";
     assert_eq!(service.number(lifetime).await, recorded + 2);
     service.verify().await;
 }

@@ -184,7 +184,7 @@ async fn the_documented_poller_sees_what_is_committed_late() {
         CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS
         $$ BEGIN WHILE EXISTS (SELECT FROM held) LOOP PERFORM pg_sleep(0.01); END LOOP; RETURN NEW; END $$;
         CREATE TRIGGER hold BEFORE INSERT ON settlements
-        FOR EACH ROW WHEN (NEW.agent = 'late') EXECUTE FUNCTION hold()";
+        FOR EACH ROW WHEN (NEW.agent_id = 'late') EXECUTE FUNCTION hold()";
     sqlx::raw_sql(rule).execute(&service.pool).await.expect("a trigger");
     let settle = async |client: Client, agent: &str| {
         client.post(USAGE, &usage(agent, "s", 1)).await;

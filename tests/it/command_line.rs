@@ -54,7 +54,7 @@ async fn a_command_whose_reader_is_gone_stops_the_postgresql_it_started() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_audit_with_findings_fails_although_nobody_reads_them() {
     let options = new_database().await;
-    sqlx::query("INSERT INTO agents (tenant, agent) VALUES ('public', 'a')")
+    sqlx::query("INSERT INTO agents (tenant_id, agent_id) VALUES ('public', 'a')")
         .execute(&pool(&options))
         .await
         .expect("an agent");
@@ -84,7 +84,7 @@ async fn a_key_that_could_not_be_shown_is_not_kept() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_of_keys_that_were_made_within_a_millisecond_has_each_of_them_once() {
     let options = new_database().await;
-    let keys = "INSERT INTO api_keys (tenant, prefix, key_hash, label, created_at)
+    let keys = "INSERT INTO api_keys (tenant_id, prefix, key_hash, label, created_at)
         SELECT 'public', 'apk_' || lpad(to_hex(n), 8, '0'), sha256(n::text::bytea), 'label',
                timestamptz '2026-01-01 00:00:00.000001+00' + n / 100 * interval '7 microseconds'
         FROM generate_series(1, 2500) AS n";

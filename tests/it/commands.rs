@@ -67,9 +67,9 @@ async fn verify_names_each_pair_that_does_not_add_up() {
     let pool = crate::support::pool(&options);
     // The database itself refuses a pair that does not add up; a total that was changed by hand it cannot see.
     sqlx::query(
-        "WITH agent AS (INSERT INTO agents (tenant, agent) VALUES ('public', 'a')) \
-         INSERT INTO usage_counters (tenant, agent, service_id, outstanding, lifetime, settled, version) \
-         VALUES ('public', 'a', 's', 1, 3, 2, 1)",
+        "WITH agent AS (INSERT INTO agents (tenant_id, agent_id) VALUES ('public', 'a')) \
+         INSERT INTO usage_counters (tenant_id, agent_id, service_id, outstanding, settled, version) \
+         VALUES ('public', 'a', 's', 1, 2, 1)",
     )
     .execute(&pool)
     .await
@@ -78,9 +78,9 @@ async fn verify_names_each_pair_that_does_not_add_up() {
     assert_eq!(code, Some(1), "{findings}");
     for finding in [
         "public a/s: settled 2 but the ledger bills 0",
-        "public: kept total lifetime is 0 but the rows add up to 3",
-        "public: kept total outstanding is 0 but the rows add up to 1",
-        "public: kept total pairs is 0 but the rows add up to 1",
+        "public: total recorded is 0 but the rows add up to 3",
+        "public: total outstanding is 0 but the rows add up to 1",
+        "public: total pairs is 0 but the rows add up to 1",
     ] {
         assert!(findings.lines().any(|line| line == finding), "{finding}:\n{findings}");
     }

@@ -70,7 +70,7 @@ async fn the_guide_moves_services_and_outstanding_usage_exactly_once() {
     let _ = std::fs::remove_dir_all(&dir);
     assert!(output.status.success() && output.stdout.ends_with(b"moved\n"), "{output:?}");
 
-    let rows = "SELECT count(*) * 100000000 + sum(lifetime)::bigint FROM usage_counters WHERE tenant <> 'public'";
+    let rows = "SELECT count(*) * 100000000 + sum(outstanding + settled + reset)::bigint FROM usage_counters WHERE tenant_id <> 'public'";
     assert_eq!(new.number(rows).await, 3 * 100_000_000 + 3_000_008);
     assert_eq!(new.number("SELECT count(*) FROM idempotency_keys").await, 5);
     assert_eq!(new.number("SELECT count(*) FROM services WHERE disabled").await, 1);

@@ -84,7 +84,7 @@ async fn a_patch_changes_all_or_nothing() {
     assert_eq!((answer.status, answer.text.as_str()), (200, format!(r#"{{"config":{changed}}}"#).as_str()));
     // In force at once, kept in the database, and no event.
     assert_eq!((service.limits.now().bulk_max_items, service.limits.now().event_log_cap), (2, 300));
-    assert_eq!(service.number("SELECT bulk_max_items + event_log_cap FROM limits").await, 302);
+    assert_eq!(service.number("SELECT bulk_max_items + event_log_cap FROM runtime_config").await, 302);
     assert_eq!(service.number("SELECT count(*) FROM events").await, 0);
 }
 

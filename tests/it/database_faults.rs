@@ -52,9 +52,9 @@ async fn all_parts_work_again_after_their_connections_froze() {
     all_jobs_run(&client).await;
     // The dispatcher is caught in the middle of a lease.
     let mut table = direct.begin().await.expect("begin");
-    table.execute("LOCK TABLE webhook_deliveries").await.expect("a lock");
+    table.execute("LOCK TABLE webhook_queues").await.expect("a lock");
     let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
-                 AND wait_event_type = 'Lock' AND query LIKE '%deliveries::lease%'";
+                 AND wait_event_type = 'Lock' AND query LIKE '%webhook_queues::heads%'";
     let leases = async || sqlx::query_scalar::<_, i64>(waits).fetch_one(&direct).await.expect("a count") > 0;
     wait_until(leases).await;
     forwarder.freeze();
@@ -66,7 +66,7 @@ async fn all_parts_work_again_after_their_connections_froze() {
     for path in ["/api/v1/usage/a/s", "/api/v1/services", "/api/v1/idempotency/k", "/api/v1/usage/export.csv", READY] {
         wait_until(async || client.get(path).await.status == 200).await;
     }
-    sqlx::query("UPDATE limits SET paused = true").execute(&direct).await.expect("a pause");
+    sqlx::query("UPDATE runtime_config SET paused = true").execute(&direct).await.expect("a pause");
     wait_until(async || service.limits.is_paused()).await;
 }
 
@@ -88,7 +88,8 @@ async fn a_listener_that_froze_hears_again() {
     // The former session does not know yet that nobody listens any more.
     wait_until(async || listeners().await == 2).await;
     for paused in [true, false] {
-        let change = "WITH told AS (SELECT pg_notify('agentpay_controls', '')) UPDATE limits SET paused = $1 FROM told";
+        let change =
+            "WITH told AS (SELECT pg_notify('agentpay_controls', '')) UPDATE runtime_config SET paused = $1 FROM told";
         sqlx::query(change).bind(paused).execute(&direct).await.expect("a change");
         wait_until(async || limits.is_paused() == paused).await;
     }
@@ -169,7 +170,7 @@ async fn a_write_refused_as_read_only_drops_its_connection() {
     let pool = Pool::new(new_database().await, 2, LIMIT);
     let write = async |connection: &mut PgConnection| {
         connection.execute(LOSE_THE_WRITER).await?;
-        connection.execute("UPDATE limits SET paused = paused").await?;
+        connection.execute("UPDATE runtime_config SET paused = paused").await?;
         Ok(())
     };
     assert!(pool.run(Instant::now() + LIMIT, write).await.is_err());
@@ -197,9 +198,9 @@ async fn a_deadline_closes_the_connection_and_frees_its_place() {
     let (pool, direct) = (Pool::new(database.clone(), 1, LIMIT), pool(&database));
     let (first, _) = backend(&pool).await.expect("a read");
     let mut table = direct.begin().await.expect("begin");
-    table.execute("LOCK TABLE limits").await.expect("a lock");
+    table.execute("LOCK TABLE runtime_config").await.expect("a lock");
     let wait = async |connection: &mut PgConnection| {
-        connection.execute("SET lock_timeout = 0; UPDATE limits SET paused = true").await?;
+        connection.execute("SET lock_timeout = 0; UPDATE runtime_config SET paused = true").await?;
         Ok(())
     };
     let waits = pool.run(Instant::now() + std::time::Duration::from_millis(300), wait);
@@ -218,7 +219,7 @@ async fn a_pause_is_in_force_when_it_is_answered_whatever_the_revision_was() {
     for _ in 0..3 {
         assert_eq!(here.send("POST", "/api/v1/admin/unpause", None).await.status, 200);
     }
-    let restore = "UPDATE limits SET revision = 0, keys_revision = 0";
+    let restore = "UPDATE runtime_config SET revision = 0, keys_revision = 0";
     sqlx::query(restore).execute(&services[0].pool).await.expect("a restore");
     assert_eq!(here.send("POST", "/api/v1/admin/pause", None).await.status, 200);
     let refuses = async |client: &Client| client.post("/api/v1/usage", &usage("a", "s", 1)).await.status == 503;

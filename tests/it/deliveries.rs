@@ -11,15 +11,17 @@ use agentpay_billing::domain::caller::Tenant;
 use agentpay_billing::domain::event::event_id;
 use agentpay_billing::domain::timestamp::Timestamp;
 use agentpay_billing::domain::webhook::Secret;
-use agentpay_billing::jobs::delivery::{Failure, Names, Sender};
-use agentpay_billing::jobs::dispatcher::Dispatcher;
-use agentpay_billing::jobs::outcome::Outcome;
-use agentpay_billing::store::deliveries::Leased;
+use agentpay_billing::jobs::webhooks::dispatcher::Dispatcher;
+use agentpay_billing::jobs::webhooks::outcome::Outcome;
+use agentpay_billing::jobs::webhooks::sender::{Egress, Failure, Names, Sender};
+use agentpay_billing::store::deliveries::Outgoing;
+use agentpay_billing::store::pool::Pool;
+use agentpay_billing::store::webhook_queues::QueueId;
 use agentpay_billing::store::webhooks::Target;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use crate::support::{Behaviour, Client, Received, Receiver, Service, new_database, url, usage};
+use crate::support::{Behaviour, Client, LIMIT, Received, Receiver, Service, new_database, url, usage, wait_until};
 
 const WEBHOOKS: &str = "/api/v1/webhooks";
 const USAGE: &str = "/api/v1/usage";
@@ -260,12 +262,15 @@ async fn what_is_open_goes_with_its_webhook() {
     assert_eq!(client.get(&hook.path).await.status, 404);
     assert_eq!(service.number("SELECT count(*) FROM webhook_deliveries WHERE status = 'pending'").await, 0);
     // One that was written while its webhook was being deleted is dropped when it is due.
-    let orphan =
-        "UPDATE webhook_deliveries SET status = 'pending', next_attempt_at = now(), due_at = now(), finished_at = NULL";
-    sqlx::query(orphan).execute(&service.pool).await.expect("an orphan");
+    let orphan = "UPDATE webhook_deliveries SET status = 'pending', next_attempt_at = now(), finished_at = NULL;
+        INSERT INTO webhook_queues (tenant_id, webhook_id, due_at)
+        SELECT DISTINCT tenant_id, webhook_id, now() FROM webhook_deliveries
+        ON CONFLICT (tenant_id, webhook_id) DO UPDATE SET due_at = excluded.due_at";
+    sqlx::raw_sql(orphan).execute(&service.pool).await.expect("an orphan");
     service.clock.advance_ms(MINUTE_MS);
     service.dispatcher.run_once().await.expect("dispatcher");
     assert_eq!(service.number("SELECT count(*) FROM webhook_deliveries").await, 0);
+    assert_eq!(service.number("SELECT count(*) FROM webhook_queues").await, 0);
     assert_eq!(receiver.received().len(), 2);
 }
 
@@ -351,17 +356,22 @@ async fn dispatchers_share_the_work_and_send_nothing_twice() {
         let items: Vec<Value> = (0..100).map(|number| usage(&format!("agent-{number}"), "s", 1)).collect();
         client.post("/api/v1/usage/bulk", &json!({ "items": items })).await;
     }
-    let dispatcher = |service: &Service| Dispatcher { turn: Arc::default(), ..service.dispatcher.clone() };
-    let (left, right) = (dispatcher(&services[0]), dispatcher(&services[1]));
-    let (left, right) = tokio::join!(
-        tokio::spawn(async move { left.run_once().await }),
-        tokio::spawn(async move { right.run_once().await })
-    );
-    let delivered = [left, right].map(|report| {
-        let report = report.expect("a task").expect("dispatcher");
-        assert!(report.outcomes.keys().all(|outcome| *outcome == Outcome::Delivered), "{report:?}");
-        report.outcomes.get(&Outcome::Delivered).copied().unwrap_or_default()
-    });
+    let run = |service: &Service| {
+        let dispatcher = Dispatcher { turn: Arc::default(), ..service.dispatcher.clone() };
+        let receivers = receivers.clone();
+        tokio::spawn(async move {
+            let mut delivered = 0;
+            // While the other one expands the events, there is nothing to do.
+            while receivers.iter().map(|receiver| receiver.received().len()).sum::<usize>() < 800 {
+                let report = dispatcher.run_once().await.expect("dispatcher");
+                assert!(report.outcomes.keys().all(|outcome| *outcome == Outcome::Delivered), "{report:?}");
+                delivered += report.outcomes.get(&Outcome::Delivered).copied().unwrap_or_default();
+            }
+            delivered
+        })
+    };
+    let (left, right) = tokio::join!(run(&services[0]), run(&services[1]));
+    let delivered = [left.expect("a task"), right.expect("a task")];
     assert!(delivered[0] + delivered[1] == 800 && delivered[0] > 0 && delivered[1] > 0, "{delivered:?}");
     let received: Vec<Received> = receivers.iter().flat_map(Receiver::received).collect();
     let ids: BTreeSet<&str> = received.iter().map(|one| one.header("webhook-id")).collect();
@@ -411,25 +421,23 @@ async fn a_delivery_whose_service_was_killed_is_sent_again_with_the_same_id() {
 #[tokio::test]
 async fn addresses_are_judged_when_they_are_connected_to() {
     let receiver = Receiver::start().await;
-    let leased = Leased {
-        tenant: Tenant::public(),
-        delivery: "dlv_0123456789abcdef0123456789abcdef".to_owned(),
-        webhook: "wh_0123456789abcdef".to_owned(),
+    let outgoing = Outgoing {
+        queue: QueueId { tenant: Tenant::public(), webhook: "wh_0123456789abcdef".to_owned() },
+        id: "dlv_0123456789abcdef0123456789abcdef".to_owned(),
         recorded_at: Timestamp::from_ms(1_767_225_600_000),
         position: 1,
         event_type: "webhook.test".to_owned(),
         payload: "{}".to_owned(),
         attempts: 0,
-        due_at: None,
     };
     let send = async |host: &str, allow_private: bool| {
         // A name server of the attacker's: the name was fine at registration.
         let loopback: IpAddr = "127.0.0.1".parse().expect("an address");
         let names = Names::Fixed([("rebound.example".to_owned(), loopback)].into());
         let url = receiver.url.replace("127.0.0.1", host);
-        let target = Target { url, secret: Secret::from_stored([7; 32]), is_enabled: true };
-        let sender = Sender::new(allow_private, names);
-        sender.send(&leased, &target, Timestamp::from_ms(0), Duration::from_secs(5)).await
+        let target = Target { url, secret: Secret::from_stored([7; 32]), is_enabled: true, from_position: 0 };
+        let sender = Sender::new(Egress { allow_private, names, proxy: None });
+        sender.send(&outgoing, &target, Timestamp::from_ms(0), Duration::from_secs(5)).await
     };
     for host in ["rebound.example", "127.0.0.1", "[::ffff:127.0.0.1]", "2130706433", "localhost"] {
         assert_eq!(send(host, false).await, Err(Failure::PrivateAddress), "{host}");
@@ -456,4 +464,127 @@ async fn a_private_target_is_refused_at_every_attempt_and_tried_again() {
     let delivery = client.get(&path).await.json()["items"][0].clone();
     assert_eq!((&delivery["status"], &delivery["error"]), (&json!("pending"), &json!("private address")));
     assert_eq!(receiver.received().len(), 0);
+}
+
+/// Copies the one webhook of the table, with the ids `wh_` and a number from 1 on.
+async fn copy_webhook(service: &Service, copies: i64) {
+    let copy = "INSERT INTO webhooks (tenant_id, webhook_id, url, events, secret, created_at, from_position)
+        SELECT tenant_id, 'wh_' || lpad(to_hex(number), 16, '0'), url, events, secret, created_at, from_position
+        FROM webhooks CROSS JOIN generate_series(1, $1) AS number";
+    sqlx::query(copy).bind(copies).execute(&service.pool).await.expect("webhooks");
+}
+
+async fn tenant(service: &Service) -> Client {
+    let key = service.client().post("/api/v1/api-keys", &json!({ "label": "l" })).await.json();
+    service.client().with("x-api-key", key["key"].as_str().expect("a key"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn receivers_that_never_answer_do_not_keep_another_tenants_delivery_waiting() {
+    let service = Service::start(PRIVATE).await;
+    let (silent, quick) = (Receiver::start().await, Receiver::start().await);
+    silent.usually(Behaviour::Silence);
+    let (first, second) = (tenant(&service).await, tenant(&service).await);
+    Hook::make(&first, &silent, &["*"]).await;
+    copy_webhook(&service, 511).await;
+    Hook::make(&second, &quick, &["*"]).await;
+    let _turn = service.dispatcher.turn.lock().await;
+    // No attempt is given up as long as this test may take.
+    let dispatcher = Dispatcher { turn: Arc::default(), attempt_limit: 10 * LIMIT, ..service.dispatcher.clone() };
+    first.post(USAGE, &usage("a", "s", 1)).await;
+    let run = tokio::spawn(async move { dispatcher.run_once().await });
+    let tried = silent.reach(32).await;
+    let began = std::time::Instant::now();
+    second.post(USAGE, &usage("a", "s", 1)).await;
+    quick.reach(1).await;
+    println!("the other tenant's delivery arrived after {:?}, with {} unanswered", began.elapsed(), tried.len());
+    run.abort();
+}
+
+#[tokio::test]
+async fn what_is_not_due_is_not_looked_at() {
+    let service = Service::start(PRIVATE).await;
+    let (client, receiver) = (service.client(), Receiver::start().await);
+    Hook::make(&client, &receiver, &["*"]).await;
+    let _turn = service.dispatcher.turn.lock().await;
+    copy_webhook(&service, 3000).await;
+    let retries = "INSERT INTO webhook_deliveries
+            (tenant_id, webhook_id, event_position, delivery_id, created_at, type, payload, attempts, next_attempt_at)
+        SELECT tenant_id, webhook_id, 0, 'dlv_' || md5(webhook_id), now(), 'usage.reset', '{}', 1, now() + interval '1 day'
+        FROM webhooks;
+        INSERT INTO webhook_queues (tenant_id, webhook_id, due_at)
+        SELECT tenant_id, webhook_id, next_attempt_at FROM webhook_deliveries";
+    sqlx::raw_sql(retries).execute(&service.pool).await.expect("retries");
+    // What a session has read is told when it ends.
+    let probes = async || {
+        service
+            .number(
+                "SELECT sum(seq_scan + idx_scan)::bigint FROM pg_stat_user_tables
+                 WHERE relname IN ('webhooks', 'webhook_queues', 'webhook_deliveries', 'outbox')",
+            )
+            .await
+    };
+    let before = probes().await;
+    let options = (*service.pool.connect_options()).clone().application_name("counted");
+    let pool = Pool::new(options, 1, LIMIT);
+    let dispatcher = Dispatcher { turn: Arc::default(), pool: pool.clone(), ..service.dispatcher.clone() };
+    assert!(dispatcher.run_once().await.expect("dispatcher").outcomes.is_empty());
+    pool.close(LIMIT).await;
+    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'counted'";
+    wait_until(async || service.number(sessions).await == 0).await;
+    let made = probes().await - before;
+    assert!((1..20).contains(&made), "{made} probes");
+}
+
+#[tokio::test]
+async fn what_finished_long_ago_is_deleted_while_a_receiver_is_slow() {
+    let service = Service::start(PRIVATE).await;
+    let (client, quick, slow) = (service.client(), Receiver::start().await, Receiver::start().await);
+    Hook::make(&client, &quick, &["usage.recorded"]).await;
+    Hook::make(&client, &slow, &["usage.reset"]).await;
+    client.post(USAGE, &usage("a", "s", 1)).await;
+    quick.reach(1).await;
+    service.dispatcher.run_once().await.expect("dispatcher");
+    slow.usually(Behaviour::Silence);
+    let _turn = service.dispatcher.turn.lock().await;
+    let dispatcher = Dispatcher { turn: Arc::default(), attempt_limit: 10 * LIMIT, ..service.dispatcher.clone() };
+    client.send("DELETE", "/api/v1/usage/a/s", None).await;
+    let run = tokio::spawn(async move { dispatcher.run_once().await });
+    slow.reach(1).await;
+    service.clock.advance_ms(8 * DAY_MS);
+    wait_until(async || {
+        service.number("SELECT count(*) FROM webhook_deliveries WHERE status = 'delivered'").await == 0
+    })
+    .await;
+    assert_eq!(service.number("SELECT count(*) FROM webhook_deliveries").await, 1);
+    run.abort();
+}
+
+#[tokio::test]
+async fn a_receiver_that_asks_for_time_gets_it_up_to_a_day() {
+    let service = Service::start(PRIVATE).await;
+    let (client, receiver) = (service.client(), Receiver::start().await);
+    let hook = Hook::make(&client, &receiver, &["*"]).await;
+    for (attempt, (status, value, range)) in [
+        (503, "7200", 7_200_000..7_205_000),
+        (429, "1", 270_000..335_000),
+        (500, "Fri, 31 Dec 9999 23:59:59 GMT", DAY_MS..DAY_MS + 5000),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        receiver.answer(&[Behaviour::RetryAfter(status, value)]);
+        if attempt == 0 {
+            client.post(USAGE, &usage("a", "s", 1)).await;
+            receiver.reach(1).await;
+            service.dispatcher.run_once().await.expect("dispatcher");
+        } else {
+            run_next(&service, &hook).await;
+        }
+        let delivery = hook.deliveries(&client).await.remove(0);
+        assert_eq!((&delivery["status"], &delivery["attempts"]), (&json!("pending"), &json!(attempt + 1)));
+        let ms = |name: &str| delivery[name].as_i64().expect("ms");
+        let pause_ms = ms("nextAttemptAt") - ms("lastAttemptAt");
+        assert!(range.contains(&pause_ms), "{value}: {pause_ms}");
+    }
 }

@@ -9,7 +9,7 @@ use crate::support::{Client, Service, usage};
 const EVENTS: &str = "/api/v1/events";
 
 async fn cap(service: &Service, cap: i64) {
-    sqlx::query("UPDATE limits SET event_log_cap = $1").bind(cap).execute(&service.pool).await.expect("limits");
+    sqlx::query("UPDATE runtime_config SET event_log_cap = $1").bind(cap).execute(&service.pool).await.expect("limits");
     service.config_watcher.run_once().await.expect("limits");
 }
 

@@ -15,11 +15,11 @@ const MANY: i64 = 40_000;
 /// Makes [`MANY`] pairs of the tenant `public` with long names, by hand.
 async fn fill(service: &Service) {
     let sql = "WITH agents AS (
-                   INSERT INTO agents (tenant, agent)
+                   INSERT INTO agents (tenant_id, agent_id)
                    SELECT 'public', 'agent-' || number || repeat('x', 240) FROM generate_series(1, $1) AS number
                )
-               INSERT INTO usage_counters (tenant, agent, service_id, outstanding, lifetime, version)
-               SELECT 'public', 'agent-' || number || repeat('x', 240), repeat('s', 128), number, number, 1
+               INSERT INTO usage_counters (tenant_id, agent_id, service_id, outstanding, version)
+               SELECT 'public', 'agent-' || number || repeat('x', 240), repeat('s', 128), number, 1
                FROM generate_series(1, $1) AS number ORDER BY number";
     sqlx::query(sql).bind(MANY).execute(&service.pool).await.expect("pairs");
 }
@@ -78,13 +78,13 @@ async fn an_export_of_many_parts_is_whole_also_at_exact_boundaries() {
 /// Adds pairs with names that are new.
 async fn add_pairs(service: &Service, pairs: i64) {
     let sql = "WITH added AS (
-                   SELECT 'agent-' || held || '-' || number AS agent, number
+                   SELECT 'agent-' || held || '-' || number AS agent_id, number
                    FROM (SELECT count(*) AS held FROM usage_counters) AS held, generate_series(1, $1) AS number
                ), agents AS (
-                   INSERT INTO agents (tenant, agent) SELECT 'public', agent FROM added ORDER BY number
+                   INSERT INTO agents (tenant_id, agent_id) SELECT 'public', agent_id FROM added ORDER BY number
                )
-               INSERT INTO usage_counters (tenant, agent, service_id, outstanding, lifetime, version)
-               SELECT 'public', agent, 'service', number, number, 1 FROM added ORDER BY number";
+               INSERT INTO usage_counters (tenant_id, agent_id, service_id, outstanding, version)
+               SELECT 'public', agent_id, 'service', number, 1 FROM added ORDER BY number";
     sqlx::query(sql).bind(pairs).execute(&service.pool).await.expect("pairs");
 }
 
@@ -104,7 +104,7 @@ async fn an_export_shows_one_moment_whatever_is_recorded_meanwhile() {
     let service = Service::start(&[]).await;
     fill(&service).await;
     let mut stream = begin(&service, CSV).await;
-    sqlx::query("UPDATE usage_counters SET outstanding = outstanding + 1000000, lifetime = lifetime + 1000000")
+    sqlx::query("UPDATE usage_counters SET outstanding = outstanding + 1000000")
         .execute(&service.pool)
         .await
         .expect("an update");

@@ -55,7 +55,10 @@ impl Load {
         }
         let acknowledged = self.acknowledged.load(Ordering::Acquire) as i64;
         let count = |sql: &'static str| sqlx::query_scalar::<_, i64>(sql).fetch_one(pool);
-        assert_eq!(count("SELECT sum(lifetime)::bigint FROM usage_counters").await.expect("sum"), acknowledged);
+        assert_eq!(
+            count("SELECT sum(outstanding + settled + reset)::bigint FROM usage_counters").await.expect("sum"),
+            acknowledged
+        );
         assert_eq!(count("SELECT count(*) FROM idempotency_keys").await.expect("count"), acknowledged);
         verify(pool).await;
     }
@@ -176,12 +179,13 @@ async fn opposite_orders_of_pairs_in_two_services_end_in_no_deadlock() {
     for task in tasks {
         task.await.expect("a client");
     }
-    let counts: BTreeMap<i64, i64> = sqlx::query_as("SELECT lifetime, count(*) FROM usage_counters GROUP BY lifetime")
-        .fetch_all(&services[0].pool)
-        .await
-        .expect("counts")
-        .into_iter()
-        .collect();
+    let counts: BTreeMap<i64, i64> =
+        sqlx::query_as("SELECT outstanding + settled + reset, count(*) FROM usage_counters GROUP BY 1")
+            .fetch_all(&services[0].pool)
+            .await
+            .expect("counts")
+            .into_iter()
+            .collect();
     assert_eq!(counts, BTreeMap::from([(80, 50)]));
     services[0].verify().await;
 }
@@ -192,7 +196,7 @@ async fn a_row_locked_by_somebody_else_holds_up_nobody_but_who_needs_it() {
     let client = service.client();
     client.post("/api/v1/usage", &usage("locked", "s", 1)).await;
     let mut holder = service.pool.begin().await.expect("transaction");
-    sqlx::query("SELECT 1 FROM usage_counters WHERE agent = 'locked' FOR UPDATE")
+    sqlx::query("SELECT 1 FROM usage_counters WHERE agent_id = 'locked' FOR UPDATE")
         .execute(&mut *holder)
         .await
         .expect("lock");
@@ -216,7 +220,7 @@ async fn a_row_locked_by_somebody_else_holds_up_nobody_but_who_needs_it() {
 async fn one_request_that_breaks_its_batch_fails_alone() {
     let service = Service::start(&[("COMMIT_LANES", "1")]).await;
     // A rule the program does not know of, as a DBA might add it.
-    sqlx::query("ALTER TABLE usage_counters ADD CONSTRAINT no_poison CHECK (agent <> 'poison')")
+    sqlx::query("ALTER TABLE usage_counters ADD CONSTRAINT no_poison CHECK (agent_id <> 'poison')")
         .execute(&service.pool)
         .await
         .expect("constraint");

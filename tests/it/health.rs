@@ -10,10 +10,10 @@ const NAMES: [&str; 8] = ["database", "pool", "commitQueue", "janitor", "webhook
 const JOBS: [&str; 10] = [
     "config",
     "janitor_expired",
-    "janitor_fold",
     "janitor_caller_cap",
     "janitor_total_cap",
     "janitor_events",
+    "webhook_expand",
     "webhook_lease",
     "webhook_record",
     "webhook_prune",

@@ -18,13 +18,13 @@ const MANY: i64 = 10_000;
 
 /// Names that compression makes little of.
 const FILL: &str = "WITH named AS (
-                        SELECT number, string_agg(md5(number::text || part::text), '' ORDER BY part) AS agent
+                        SELECT number, string_agg(md5(number::text || part::text), '' ORDER BY part) AS agent_id
                         FROM generate_series(1, $1) AS number, generate_series(1, 8) AS part GROUP BY number
                     ), agents AS (
-                        INSERT INTO agents (tenant, agent) SELECT 'public', agent FROM named
+                        INSERT INTO agents (tenant_id, agent_id) SELECT 'public', agent_id FROM named
                     )
-                    INSERT INTO usage_counters (tenant, agent, service_id, outstanding, lifetime, version)
-                    SELECT 'public', agent, repeat('s', 128), number, number, 1 FROM named ORDER BY number";
+                    INSERT INTO usage_counters (tenant_id, agent_id, service_id, outstanding, version)
+                    SELECT 'public', agent_id, repeat('s', 128), number, 1 FROM named ORDER BY number";
 
 async fn fill(service: &Service) {
     sqlx::query(FILL).bind(MANY).execute(&service.pool).await.expect("pairs");
@@ -32,9 +32,9 @@ async fn fill(service: &Service) {
 
 /// One agent with so many pairs that the list of them is longer than what the buffers of two sockets take: 4 MB.
 async fn fill_one_agent(service: &Service) {
-    let sql = "WITH agents AS (INSERT INTO agents (tenant, agent) VALUES ('public', 'a'))
-               INSERT INTO usage_counters (tenant, agent, service_id, outstanding, lifetime, version)
-               SELECT 'public', 'a', repeat('s', 115) || number, 1, 1, 1 FROM generate_series(1, 25000) AS number";
+    let sql = "WITH agents AS (INSERT INTO agents (tenant_id, agent_id) VALUES ('public', 'a'))
+               INSERT INTO usage_counters (tenant_id, agent_id, service_id, outstanding, version)
+               SELECT 'public', 'a', repeat('s', 115) || number, 1, 1 FROM generate_series(1, 25000) AS number";
     sqlx::query(sql).execute(&service.pool).await.expect("pairs");
 }
 
@@ -525,9 +525,9 @@ async fn a_tenant_has_one_export_at_a_time_and_does_not_keep_others_from_theirs(
 #[tokio::test]
 async fn a_list_that_is_too_long_to_be_whole_is_refused_and_can_be_read_in_pages() {
     let service = Service::start(&[]).await;
-    let sql = "WITH agents AS (INSERT INTO agents (tenant, agent) VALUES ('public', 'a'))
-               INSERT INTO usage_counters (tenant, agent, service_id, outstanding, lifetime, version)
-               SELECT 'public', 'a', 's' || number, 1, 1, 1 FROM generate_series(1, 100000) AS number";
+    let sql = "WITH agents AS (INSERT INTO agents (tenant_id, agent_id) VALUES ('public', 'a'))
+               INSERT INTO usage_counters (tenant_id, agent_id, service_id, outstanding, version)
+               SELECT 'public', 'a', 's' || number, 1, 1 FROM generate_series(1, 100000) AS number";
     sqlx::query(sql).execute(&service.pool).await.expect("pairs");
     let client = service.client();
     let whole = client.get("/api/v1/agents/a/usage").await.json();

@@ -104,7 +104,7 @@ async fn callers_never_share_a_key() {
     let same_network = service.client().with("x-forwarded-for", "2001:db8::2").key("k");
     assert!(same_network.post(USAGE, &usage("a", "s", 1)).await.replayed);
     assert_eq!(service.number("SELECT count(*) FROM idempotency_keys").await, 6);
-    assert_eq!(service.number("SELECT outstanding FROM usage_counters WHERE tenant = 'public'").await, 4);
+    assert_eq!(service.number("SELECT outstanding FROM usage_counters WHERE tenant_id = 'public'").await, 4);
 }
 
 #[tokio::test]
@@ -117,7 +117,7 @@ async fn a_revoked_key_is_nobody() {
     let revoked = service.client().send("DELETE", &format!("/api/v1/api-keys/{}", &key[..12]), None).await;
     assert_eq!((revoked.status, revoked.text.as_str()), (204, ""));
     assert!(!client.post(USAGE, &usage("a", "s", 1)).await.replayed);
-    assert_eq!(service.number("SELECT outstanding FROM usage_counters WHERE tenant = 'public'").await, 1);
+    assert_eq!(service.number("SELECT outstanding FROM usage_counters WHERE tenant_id = 'public'").await, 1);
 }
 
 #[tokio::test]
@@ -154,7 +154,7 @@ async fn refusals_400_404_and_service_disabled_are_replayed_and_others_are_not()
         // The body tells of the first request, the header of this one.
         assert_ne!(again.headers["x-request-id"].to_str().ok(), again.json()["requestId"].as_str());
     }
-    sqlx::query("UPDATE limits SET usage_store_max_keys = 1").execute(&service.pool).await.expect("limits");
+    sqlx::query("UPDATE runtime_config SET usage_store_max_keys = 1").execute(&service.pool).await.expect("limits");
     service.config_watcher.run_once().await.expect("limits");
     client.post(USAGE, &usage("first", "s", 1)).await;
     let full = client.key("429").post(USAGE, &usage("second", "s", 1)).await;
@@ -211,7 +211,7 @@ async fn two_hundred_twins(services: &[Service]) {
     }
     assert!(answers.iter().all(|answer| answer.same(&answers[0]) && answer.status == 201), "{answers:?}");
     assert_eq!(answers.iter().filter(|answer| answer.replayed).count(), 199);
-    assert_eq!(services[0].number("SELECT lifetime FROM usage_counters").await, 3);
+    assert_eq!(services[0].number("SELECT outstanding + settled + reset FROM usage_counters").await, 3);
     services[0].verify().await;
 }
 
@@ -244,7 +244,10 @@ async fn twins_of_one_batch_that_differ_are_a_conflict_and_equal_ones_a_replay()
     let refused = different.iter().find(|answer| answer.status == 409).expect("one of them").error();
     assert_eq!(refused.1, "idempotency_conflict");
     let executed = if different[0].status == 201 { 5 } else { 7 };
-    assert_eq!(service.number("SELECT lifetime FROM usage_counters WHERE agent = 'a'").await, 3 + executed);
+    assert_eq!(
+        service.number("SELECT outstanding + settled + reset FROM usage_counters WHERE agent_id = 'a'").await,
+        3 + executed
+    );
     service.verify().await;
 }
 

@@ -51,12 +51,12 @@ async fn what_is_stored_under_dots_can_be_read_settled_and_removed() {
     client.post("/api/v1/services", &json!({ "serviceId": "stand-in", "priceStroops": 3 })).await;
     // As an earlier version would have stored them.
     for rename in [
-        "ALTER TABLE usage_counters DROP CONSTRAINT usage_counters_agent_fkey",
-        "UPDATE usage_counters SET agent = '..' WHERE agent = 'stand-in'",
+        "ALTER TABLE usage_counters DROP CONSTRAINT usage_counters_agent_id_fkey",
+        "UPDATE usage_counters SET agent_id = '..' WHERE agent_id = 'stand-in'",
         "UPDATE usage_counters SET service_id = '.' WHERE service_id = 'stand-in'",
-        "UPDATE agents SET agent = '..' WHERE agent = 'stand-in'",
+        "UPDATE agents SET agent_id = '..' WHERE agent_id = 'stand-in'",
         "UPDATE services SET service_id = '.' WHERE service_id = 'stand-in'",
-        "UPDATE service_totals SET service_id = '.' WHERE service_id = 'stand-in'",
+        "UPDATE totals SET service_id = '.' WHERE service_id = 'stand-in'",
     ] {
         sqlx::query(rename).execute(&service.pool).await.expect(rename);
     }

@@ -60,8 +60,8 @@ async fn over_the_total_cap_the_oldest_of_all_go_but_the_expired_first() {
     assert_eq!((report.expired, report.over_total_cap, report.live_over_total_cap), (3, 4, 4));
     assert_eq!(service.number("SELECT count(*) FROM idempotency_keys WHERE caller = 'ip:192.0.2.2'").await, 0);
     assert_eq!(service.number("SELECT count(*) FROM idempotency_keys").await, 8);
-    // The kept counts say the same, and nothing is left to do.
-    let counted = "SELECT (sum(records) FILTER (WHERE kind = 'all_replies'))::bigint FROM record_counts";
+    // The maintained counts say the same, and nothing is left to do.
+    let counted = "SELECT sum(records)::bigint FROM caller_totals";
     assert_eq!(service.number(counted).await, 8);
     let report = service.janitor.run_once().await.expect("janitor");
     assert_eq!((report.expired, report.over_caller_cap, report.over_total_cap), (0, 0, 0));
@@ -71,7 +71,7 @@ async fn over_the_total_cap_the_oldest_of_all_go_but_the_expired_first() {
 async fn a_log_keeps_its_newest_events() {
     let service = Service::start(CAPS).await;
     fill(&service, "192.0.2.1", 0, 5).await;
-    sqlx::query("UPDATE limits SET event_log_cap = 2").execute(&service.pool).await.expect("limits");
+    sqlx::query("UPDATE runtime_config SET event_log_cap = 2").execute(&service.pool).await.expect("limits");
     service.config_watcher.run_once().await.expect("limits");
     assert_eq!(service.janitor.run_once().await.expect("janitor").events, 3);
     assert_eq!(service.number("SELECT min((payload->>'total')::bigint) FROM events").await, 4);
@@ -143,15 +143,16 @@ async fn logs_far_beyond_their_length_are_cut_step_by_step() {
             assert_eq!(client.post("/api/v1/usage/bulk", &items).await.status, 201);
         }
     }
-    sqlx::query("UPDATE limits SET event_log_cap = 2").execute(&service.pool).await.expect("limits");
+    sqlx::query("UPDATE runtime_config SET event_log_cap = 2").execute(&service.pool).await.expect("limits");
     service.config_watcher.run_once().await.expect("limits");
-    assert_eq!(service.janitor.run_once().await.expect("janitor").events, 2 * 1098);
-    let newest: Vec<i64> =
-        sqlx::query_scalar("SELECT (payload->>'total')::bigint FROM events ORDER BY tenant, position")
-            .fetch_all(&service.pool)
-            .await
-            .expect("events");
-    assert_eq!(newest, [1099, 1100, 1099, 1100]);
+    // Runs are deleted whole: of the newest all hundred events stay.
+    assert_eq!(service.janitor.run_once().await.expect("janitor").events, 2 * 1000);
+    let newest: Vec<i64> = sqlx::query_scalar("SELECT min((payload->>'total')::bigint) FROM events GROUP BY tenant_id")
+        .fetch_all(&service.pool)
+        .await
+        .expect("events");
+    assert_eq!(newest, [1001, 1001]);
+    assert_eq!(public.get("/api/v1/events").await.json()["total"], 2);
     service.verify().await;
 }
 
@@ -180,33 +181,6 @@ async fn a_stop_cuts_a_run_of_the_janitor_short() {
     wait_until(prunes).await;
 }
 
-/// What commits append while it works must not hide from the janitor what it has just removed.
-#[tokio::test]
-async fn no_more_is_evicted_than_is_over_the_cap_however_much_is_recorded_meanwhile() {
-    let settings = [("JANITOR_INTERVAL_MS", "3600000"), ("IDEMPOTENCY_MAX_ENTRIES_PER_CALLER", "1000")];
-    let service = Service::start(&settings).await;
-    sqlx::raw_sql(
-        "INSERT INTO idempotency_keys
-         SELECT 'ip:192.0.2.1', 'k' || number, 'POST', '/', sha256(''), 201, '{}', 'r', now() - number * interval '1 ms',
-                now() + interval '1 hour'
-         FROM generate_series(1, 3500) AS number;
-         INSERT INTO record_changes VALUES ('{caller_replies}', '{ip:192.0.2.1}', '{3500}');
-         CREATE FUNCTION record_others() RETURNS trigger LANGUAGE plpgsql AS $$
-         BEGIN
-             INSERT INTO record_changes
-             SELECT '{tenant_events}', '{others}', '{1}' FROM generate_series(1, 2500);
-             RETURN NULL;
-         END $$;
-         CREATE TRIGGER others_record AFTER DELETE ON idempotency_keys EXECUTE FUNCTION record_others();",
-    )
-    .execute(&service.pool)
-    .await
-    .expect("records of a caller, and others who record");
-    let report = service.janitor.run_once().await.expect("janitor");
-    assert_eq!((report.over_caller_cap, report.live_over_caller_cap), (2500, 2500));
-    assert_eq!(service.number("SELECT count(*) FROM idempotency_keys").await, 1000);
-}
-
 #[tokio::test]
 async fn the_oldest_expired_record_is_looked_for_once_a_second() {
     let service = Service::start(CAPS).await;
@@ -227,26 +201,6 @@ async fn the_oldest_expired_record_is_looked_for_once_a_second() {
     assert_eq!(read(now.plus_ms(1000)).await, None);
 }
 
-/// What was removed may be counted behind more commits than one run folds by itself.
-#[tokio::test]
-async fn no_cap_is_judged_by_counts_that_are_not_added_up() {
-    let service = Service::start(CAP_OF_CALLER).await;
-    fill(&service, "192.0.2.1", 0, 5).await;
-    service.janitor.run_once().await.expect("janitor");
-    sqlx::raw_sql(
-        "UPDATE record_counts SET records = records + 1000
-         WHERE owner IN ('ip:192.0.2.1', '*') AND kind IN ('caller_replies', 'all_replies');
-         INSERT INTO record_changes SELECT '{tenant_events}', '{others}', '{1}' FROM generate_series(1, 100500);
-         INSERT INTO record_changes VALUES ('{caller_replies}', '{ip:192.0.2.1}', '{-1000}');",
-    )
-    .execute(&service.pool)
-    .await
-    .expect("counts");
-    let report = service.janitor.run_once().await.expect("janitor");
-    assert_eq!((report.over_caller_cap, report.over_total_cap), (0, 0));
-    assert_eq!(service.number("SELECT count(*) FROM record_changes").await, 0);
-}
-
 /// However much has expired, logs beyond their length do not wait for all of it; the caps do.
 #[tokio::test]
 async fn what_expired_does_not_hold_up_the_log() {
@@ -254,21 +208,21 @@ async fn what_expired_does_not_hold_up_the_log() {
     let service = Service::start(CAP_OF_CALLER).await;
     fill(&service, "192.0.2.2", 0, 7).await;
     sqlx::raw_sql(AssertSqlSafe(format!(
-        "UPDATE limits SET event_log_cap = 4;
+        "UPDATE runtime_config SET event_log_cap = 4;
          INSERT INTO idempotency_keys
-         SELECT 'ip:192.0.2.1', 'k' || number, 'POST', '/', sha256(''), 201, '{{}}', 'r',
+         SELECT 'ip:192.0.2.1', 'k' || number, 'POST', '/', sha256(''), 201, '{{}}', 'r', 1,
                 now() - interval '2 days', now() - interval '1 day'
          FROM generate_series(1, {EXPIRED}) AS number;
-         INSERT INTO record_changes VALUES ('{{caller_replies}}', '{{ip:192.0.2.1}}', '{{{EXPIRED}}}');
-         UPDATE tenant_totals SET replies = replies + {EXPIRED}
-         WHERE tenant = '*' AND shard = (SELECT min(shard) FROM tenant_totals WHERE tenant = '*');
+         INSERT INTO caller_totals (caller, shard, records, bytes)
+         SELECT caller, 0, count(*), sum(idempotency_key_bytes(loaded)) FROM idempotency_keys AS loaded
+         WHERE caller = 'ip:192.0.2.1' GROUP BY caller;
          CREATE TABLE left_expired (of text, records bigint);
          CREATE FUNCTION count_expired() RETURNS trigger LANGUAGE plpgsql AS $$
          BEGIN
              INSERT INTO left_expired SELECT tg_table_name, count(*) FROM idempotency_keys WHERE caller = 'ip:192.0.2.1';
              RETURN NULL;
          END $$;
-         CREATE TRIGGER deleted AFTER DELETE ON events FOR EACH ROW EXECUTE FUNCTION count_expired();
+         CREATE TRIGGER deleted AFTER DELETE ON event_runs FOR EACH ROW EXECUTE FUNCTION count_expired();
          CREATE TRIGGER deleted AFTER DELETE ON idempotency_keys
          FOR EACH ROW WHEN (old.caller = 'ip:192.0.2.2') EXECUTE FUNCTION count_expired();"
     )))
@@ -283,7 +237,7 @@ async fn what_expired_does_not_hold_up_the_log() {
     );
     let left: Vec<(String, i64)> =
         sqlx::query_as("SELECT of, records FROM left_expired").fetch_all(&service.pool).await.expect("rows");
-    let expected = [("events", 1500); 3].into_iter().chain([("idempotency_keys", 0); 2]);
+    let expected = [("event_runs", 1500); 3].into_iter().chain([("idempotency_keys", 0); 2]);
     assert_eq!(left, expected.map(|(of, records)| (of.to_owned(), records)).collect::<Vec<_>>());
     service.verify().await;
 }

@@ -30,15 +30,16 @@ async fn load(pool: &PgPool, first: i64, last: i64) {
         "WITH loaded AS (
              INSERT INTO idempotency_keys
              SELECT 'ip:192.0.2.' || number % 2, sha256(number::text::bytea)::text, 'POST', '/api/v1/usage',
-                    sha256(''), 201, '{\"agent\":\"a\",\"serviceId\":\"s\",\"total\":1}', 'request',
+                    sha256(''), 201, '{\"agent\":\"a\",\"serviceId\":\"s\",\"total\":1}', 'request', 1,
                     now() - interval '1 day' + number * interval '1 ms',
                     now() + CASE WHEN number <= $3 THEN '-1 hour' ELSE interval '1 hour' END + number * interval '1 ms'
              FROM generate_series($1, $2) AS number
-             RETURNING caller
+             RETURNING caller, idempotency_key_bytes(idempotency_keys) AS bytes
          )
-         INSERT INTO record_changes
-         SELECT array_agg('caller_replies'::text), array_agg(caller::text), array_agg(records)
-         FROM (SELECT caller, count(*) AS records FROM loaded GROUP BY caller) AS counted",
+         INSERT INTO caller_totals AS total (caller, shard, records, bytes)
+         SELECT caller, 0, count(*), sum(bytes) FROM loaded GROUP BY caller
+         ON CONFLICT (caller, shard) DO UPDATE
+         SET records = total.records + excluded.records, bytes = total.bytes + excluded.bytes",
     )
     .bind(first)
     .bind(last)

@@ -105,7 +105,7 @@ async fn configuration_and_status_cost_no_query() {
     let client = service.client();
     assert_eq!(client.send("PATCH", "/api/v1/config", Some(r#"{"bulkMaxItems":7}"#)).await.status, 200);
     let mut transaction = service.pool.begin().await.expect("begin");
-    sqlx::query("LOCK TABLE limits").execute(&mut *transaction).await.expect("a lock");
+    sqlx::query("LOCK TABLE runtime_config").execute(&mut *transaction).await.expect("a lock");
     for _ in 0..50 {
         assert_eq!(client.get("/api/v1/config").await.json()["config"]["bulkMaxItems"], 7);
         assert_eq!(client.get("/api/v1/admin/status").await.text, r#"{"paused":false}"#);

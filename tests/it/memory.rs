@@ -69,7 +69,7 @@ async fn a_key_that_another_process_stored_replays_and_conflicts() {
     assert!(replayed.replayed && replayed.same(&made), "{replayed:?}");
     assert_eq!(here.key("theirs").post(USAGE, &usage("a", "s", 2)).await.status, 409);
     assert_eq!(there.key("first").post(USAGE, &usage("a", "s", 1)).await.json()["total"], 1);
-    assert_eq!(first.number("SELECT outstanding FROM usage_counters WHERE agent = 'a'").await, 4);
+    assert_eq!(first.number("SELECT outstanding FROM usage_counters WHERE agent_id = 'a'").await, 4);
     first.verify().await;
 }
 
@@ -101,8 +101,9 @@ async fn a_webhook_that_another_process_made_is_told_of_the_next_record() {
     let [first, second] = remembering().await;
     let webhook = json!({ "url": "https://example.com/hook", "events": ["*"] });
     assert_eq!(second.client().post("/api/v1/webhooks", &webhook).await.status, 201);
+    let _turns = (first.dispatcher.turn.lock().await, second.dispatcher.turn.lock().await);
     total(&first.client(), 1).await;
-    assert_eq!(first.number("SELECT count(*) FROM webhook_deliveries").await, 1);
+    assert_eq!(first.number("SELECT count(*) FROM outbox").await, 1);
 }
 
 #[tokio::test]
@@ -183,7 +184,7 @@ async fn a_reset_here_is_not_forgotten() {
 async fn a_connection_that_died_while_idle_leaves_nobody_in_doubt() {
     let [first, _] = remembering().await;
     let lanes = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() \
-                 AND query LIKE '-- batch%'";
+                 AND query LIKE '-- commit::%'";
     let idle = format!("SELECT count(*) {lanes} AND state_change < clock_timestamp() - interval '1.1 s'");
     let idle: &'static str = idle.leak();
     wait_until(async || first.number(idle).await > 0).await;

@@ -110,9 +110,9 @@ async fn changes_without_a_notification_hold_within_a_second_too() {
     let client = service.client().with("x-api-key", created["key"].as_str().expect("a key"));
     assert!(!is_paused(&client).await);
     let change = async |sql: &'static str| sqlx::query(sql).execute(&service.pool).await.expect(sql);
-    change("UPDATE limits SET paused = true, revision = revision + 1").await;
+    change("UPDATE runtime_config SET paused = true, revision = revision + 1").await;
     wait_until(async || is_paused(&client).await).await;
-    change("UPDATE limits SET paused = false, revision = revision + 1").await;
+    change("UPDATE runtime_config SET paused = false, revision = revision + 1").await;
     wait_until(async || !is_paused(&client).await).await;
     change("DELETE FROM api_keys").await;
     wait_until(async || client.post("/api/v1/usage", &usage("a", "s", 1)).await.status == 401).await;
@@ -133,7 +133,8 @@ async fn a_notification_is_heard_before_the_next_poll() {
     let listens = async || sqlx::query_scalar::<_, i64>(listening).fetch_one(&pool).await.expect("count") == 1;
     wait_until(listens).await;
     for paused in [true, false, true] {
-        let change = "WITH told AS (SELECT pg_notify('agentpay_controls', '')) UPDATE limits SET paused = $1 FROM told";
+        let change =
+            "WITH told AS (SELECT pg_notify('agentpay_controls', '')) UPDATE runtime_config SET paused = $1 FROM told";
         sqlx::query(change).bind(paused).execute(&pool).await.expect("change");
         wait_until(async || limits.is_paused() == paused).await;
     }

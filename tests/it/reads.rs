@@ -132,9 +132,9 @@ async fn what_breaks_one_answer_is_not_told_to_others() {
     let (broken, sound) = (tenant(&service, 1).await, tenant(&service, 2).await);
     // More than any figure can be. Shards of it are summed for the answer.
     sqlx::raw_sql(
-        "INSERT INTO service_totals (tenant, service_id, shard, outstanding) \
-         SELECT services.tenant, 's', 15 - shard, 9223372036854775807 FROM services, generate_series(0, 1) AS shard \
-         WHERE price_stroops = 1 ON CONFLICT (tenant, service_id, shard) DO UPDATE SET outstanding = excluded.outstanding",
+        "INSERT INTO totals (tenant_id, service_id, shard, outstanding) \
+         SELECT services.tenant_id, 's', 15 - shard, 9223372036854775807 FROM services, generate_series(0, 1) AS shard \
+         WHERE price_stroops = 1 ON CONFLICT (tenant_id, service_id, shard) DO UPDATE SET outstanding = excluded.outstanding",
     )
     .execute(&service.pool)
     .await
@@ -210,7 +210,7 @@ async fn one_statement_answers_different_questions_in_their_order() {
     ];
     let lines = totals::service_lines(&mut connection, &slices).await.expect("lines");
     assert_eq!(lines.iter().map(Vec::len).collect::<Vec<_>>(), [0, 1, 1, 0, 1, 0, 2, 0]);
-    assert_eq!((lines[1][0].tenant.as_str(), lines[1][0].outstanding), (own, 6));
+    assert_eq!((lines[1][0].tenant_id.as_str(), lines[1][0].outstanding), (own, 6));
 }
 
 /// A page of services is read from where it begins to where it ends, whatever the planner thinks of its length.
@@ -218,7 +218,7 @@ async fn one_statement_answers_different_questions_in_their_order() {
 async fn a_page_of_many_services_costs_a_page() {
     let service = Service::start(&[]).await;
     sqlx::raw_sql(
-        "INSERT INTO services (tenant, service_id, price_stroops, created_at) \
+        "INSERT INTO services (tenant_id, service_id, price_stroops, created_at) \
          SELECT 'public', 's' || number, 1, now() FROM generate_series(1, 10000) AS number; ANALYZE services",
     )
     .execute(&service.pool)

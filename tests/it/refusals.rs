@@ -289,7 +289,7 @@ async fn a_full_queue_is_503_with_retry_after_and_changes_nothing() {
     }
     assert!(counts[&503] > 0, "{counts:?}");
     let recorded = counts.get(&201).copied().unwrap_or(0) + 1;
-    assert_eq!(service.number("SELECT lifetime FROM usage_counters").await, recorded);
+    assert_eq!(service.number("SELECT outstanding + settled + reset FROM usage_counters").await, recorded);
     service.verify().await;
 }
 
@@ -340,7 +340,7 @@ fn assert_full(answer: &Answer, message: &str) {
 
 /// Changes one limit in the database and in this service.
 async fn set_limit(service: &Service, name: &'static str, value: i64) {
-    let update = sqlx::AssertSqlSafe(format!("UPDATE limits SET {name} = {value}"));
+    let update = sqlx::AssertSqlSafe(format!("UPDATE runtime_config SET {name} = {value}"));
     sqlx::query(update).execute(&service.pool).await.expect("limits");
     service.config_watcher.run_once().await.expect("limits");
 }
@@ -349,7 +349,7 @@ async fn set_limit(service: &Service, name: &'static str, value: i64) {
 async fn a_write_without_a_key_that_waits_for_a_lock_until_its_deadline_changed_nothing() {
     let service = Service::start(&[("REQUEST_TIMEOUT_MS", "1500")]).await;
     let mut holder = service.pool.begin().await.expect("transaction");
-    let insert = "INSERT INTO agents (tenant, agent) VALUES ('public', 'a')";
+    let insert = "INSERT INTO agents (tenant_id, agent_id) VALUES ('public', 'a')";
     sqlx::query(insert).execute(&mut *holder).await.expect("an agent that is not committed");
     let error = service.client().post("/api/v1/usage", &usage("a", "s", 1)).await.error();
     let message = "the store is unavailable; nothing was changed";

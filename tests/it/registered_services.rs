@@ -83,11 +83,12 @@ async fn what_a_misspelt_service_has_can_be_found_and_cleared() {
     let document = include_str!("../../docs/operations.md");
     let (_, query) = document.split_once("Before you switch it on, register what is missing:").expect("its paragraph");
     let (query, _) = query.split_once(';').expect("a statement");
-    let missing: Vec<(String, String)> =
-        sqlx::query_as(sqlx::AssertSqlSafe(format!("SELECT tenant::text, service_id::text FROM ({query}) AS missing")))
-            .fetch_all(&service.pool)
-            .await
-            .expect(query);
+    let missing: Vec<(String, String)> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "SELECT tenant_id::text, service_id::text FROM ({query}) AS missing"
+    )))
+    .fetch_all(&service.pool)
+    .await
+    .expect(query);
     assert_eq!(missing, [("public".to_owned(), "wether".to_owned())]);
     let cleared = client.send("DELETE", "/api/v1/usage/a/wether", None).await;
     assert_eq!((cleared.status, cleared.json()["clearedTotal"].as_i64()), (200, Some(3)));

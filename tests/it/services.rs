@@ -30,7 +30,7 @@ fn missing(id: &str) -> (u16, String, String) {
 
 /// Sets one column of the limits, as a change by the operator would.
 async fn limit(service: &Service, column: &'static str, value: i64) {
-    let sql = format!("UPDATE limits SET {column} = $1");
+    let sql = format!("UPDATE runtime_config SET {column} = $1");
     sqlx::query(sqlx::AssertSqlSafe(sql)).bind(value).execute(&service.pool).await.expect("limits");
     service.config_watcher.run_once().await.expect("limits");
 }

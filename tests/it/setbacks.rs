@@ -4,8 +4,9 @@
 use std::time::{Duration, Instant};
 
 use agentpay_billing::clock::Clock;
-use agentpay_billing::command::committer::CommitterSettings;
-use agentpay_billing::command::{Answer as Told, Command, Committer, Request};
+use agentpay_billing::command::{Answer as Told, Request, TransactionalCommand};
+use agentpay_billing::commit::Committer;
+use agentpay_billing::commit::committer::CommitterSettings;
 use agentpay_billing::domain::caller::Tenant;
 use agentpay_billing::domain::refusal::Refusal;
 use agentpay_billing::job_health::JobHealth;
@@ -29,7 +30,7 @@ async fn roll_back_the_unlucky(service: &Service, code: &str) {
         "CREATE OR REPLACE FUNCTION roll_back() RETURNS trigger LANGUAGE plpgsql AS
          $$ BEGIN RAISE EXCEPTION 'again' USING ERRCODE = '{code}'; END $$;
          CREATE OR REPLACE TRIGGER unlucky BEFORE INSERT ON usage_counters
-         FOR EACH ROW WHEN (NEW.agent = 'unlucky') EXECUTE FUNCTION roll_back()"
+         FOR EACH ROW WHEN (NEW.agent_id = 'unlucky') EXECUTE FUNCTION roll_back()"
     );
     sqlx::raw_sql(sqlx::AssertSqlSafe(rule)).execute(&service.pool).await.expect("a trigger");
 }
@@ -46,7 +47,7 @@ async fn a_request_that_is_rolled_back_time_and_again_is_given_up_alone() {
         assert_eq!((answers[0].status, answers[2].status), (201, 201), "{code}: {answers:?}");
         assert_eq!(answers[1].error(), unavailable(NOTHING_CHANGED), "{code}");
         // It left nothing behind, and its key runs when it can.
-        assert_eq!(service.number("SELECT count(*) FROM usage_counters WHERE agent = 'unlucky'").await, 0);
+        assert_eq!(service.number("SELECT count(*) FROM usage_counters WHERE agent_id = 'unlucky'").await, 0);
         assert_eq!(service.client().get(&format!("/api/v1/idempotency/unlucky{code}")).await.status, 404);
     }
     sqlx::raw_sql("DROP TRIGGER unlucky ON usage_counters").execute(&service.pool).await.expect("drop");
@@ -73,7 +74,10 @@ async fn a_twin_of_a_request_that_left_no_record_runs_itself() {
     assert_eq!(told, [(201, false), (429, false)], "{answers:?}");
     let again = client.key("twin").post(USAGE, &usage("b", "s", 7)).await;
     assert!(again.replayed && again.same(&answers[0]), "{again:?}");
-    assert_eq!(service.number("SELECT lifetime FROM usage_counters WHERE agent = 'b'").await, 7);
+    assert_eq!(
+        service.number("SELECT outstanding + settled + reset FROM usage_counters WHERE agent_id = 'b'").await,
+        7
+    );
     service.verify().await;
 }
 
@@ -83,7 +87,7 @@ async fn a_blocked_request_that_finds_the_queue_full_is_refused_and_holds_up_nob
     let client = service.client();
     client.post(USAGE, &usage("locked", "s", 1)).await;
     let mut holder = service.pool.begin().await.expect("transaction");
-    let lock = "SELECT FROM usage_counters WHERE agent = 'locked' FOR UPDATE";
+    let lock = "SELECT FROM usage_counters WHERE agent_id = 'locked' FOR UPDATE";
     sqlx::query(lock).execute(&mut *holder).await.expect("lock");
     let post = |agent: &'static str| {
         let client = client.clone();
@@ -113,7 +117,7 @@ async fn whatever_waits_in_a_lane_that_lost_its_database_is_refused_before_its_d
     client.post(USAGE, &usage("a", "s", 1)).await;
     // The lane is busy with a change of the limits, whose COMMIT will be the last thing that the lane does for a while.
     let mut row = service.pool.begin().await.expect("begin");
-    sqlx::query("SELECT FROM limits FOR UPDATE").execute(&mut *row).await.expect("a lock");
+    sqlx::query("SELECT FROM runtime_config FOR UPDATE").execute(&mut *row).await.expect("a lock");
     let send = |method: &'static str, path: &'static str, body: String| {
         let client = client.clone();
         tokio::spawn(async move { client.send(method, path, Some(&body)).await })
@@ -168,7 +172,7 @@ async fn a_request_that_no_lane_is_left_for_is_refused_at_once() {
             path: USAGE.to_owned(),
             request_id: "r".to_owned(),
             deadline: far,
-            command: Command::SetPaused(true),
+            command: TransactionalCommand::SetPaused(true).into(),
         };
         let answer = tokio::time::timeout(LIMIT, committer.submit(request)).await;
         assert_eq!(answer.expect("at once"), Told::Refused(Refusal::StoreUnavailable));

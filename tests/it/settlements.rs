@@ -144,12 +144,9 @@ async fn cursors_of_any_moment_are_answered_on_every_list() {
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     let service = Service::start(&[]).await;
     let client = service.client();
-    let hook = json!({ "url": "https://example.com/hook", "events": ["webhook.test"] });
-    let id = client.post("/api/v1/webhooks", &hook).await.json()["id"].as_str().expect("an id").to_owned();
-    let deliveries = format!("/api/v1/webhooks/{id}/deliveries");
     for moment in [i64::MIN, -300_000_000_000_000, -62_135_596_800_001, 253_402_300_800_000, i64::MAX] {
         let cursor = URL_SAFE_NO_PAD.encode(format!("{moment}:1"));
-        for path in [LEDGER, "/api/v1/api-keys", "/api/v1/webhooks", &deliveries] {
+        for path in [LEDGER, "/api/v1/api-keys", "/api/v1/webhooks"] {
             let status = client.get(&format!("{path}?cursor={cursor}")).await.status;
             // No cursor of ours is from before 1970, so that one may be called malformed.
             assert!(status == 200 || (moment < 0 && status == 400), "{path} from {moment}: {status}");

@@ -102,7 +102,7 @@ async fn without_migrate_on_start_pending_migrations_are_named_and_migrate_appli
     let port = free_port().to_string();
     let environment = [("DATABASE_URL", database.as_str()), ("MIGRATE_ON_START", "false"), ("PORT", &port)];
     let shown = start(&environment).await;
-    assert!(shown.starts_with("pending migrations: 0001_billing, 0002_idempotency"), "{shown}");
+    assert!(shown.starts_with("pending migrations: 0001_tenants, 0002_services"), "{shown}");
     for arguments in [["keys", "list"].as_slice(), &["verify"]] {
         assert_eq!(line(&run(arguments, &environment).await), shown, "{arguments:?}");
     }

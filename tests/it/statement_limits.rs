@@ -21,7 +21,7 @@ async fn signal(service: &Service, signal: &str, pid: i64) {
 
 /// The server process that wrote the latest batch.
 const LANE: &str = "SELECT pid::bigint FROM pg_stat_activity
-    WHERE datname = current_database() AND query LIKE '-- batch::write%' ORDER BY state_change DESC LIMIT 1";
+    WHERE datname = current_database() AND query LIKE '-- commit::%' ORDER BY state_change DESC LIMIT 1";
 
 fn post(service: &Service, key: Option<&str>, body: Value) -> tokio::task::JoinHandle<Answer> {
     let client = key.map_or(service.client(), |key| service.client().key(key));
@@ -53,10 +53,13 @@ async fn a_write_whose_statement_is_cancelled_by_hand_runs_again() {
 async fn a_write_on_a_read_only_server_changes_nothing_and_says_so() {
     let service = Service::start(&[("COMMIT_LANES", "1")]).await;
     let client = service.client();
-    assert_eq!(client.post(USAGE, &usage("a", "s", 1)).await.status, 201);
+    // The second one is a statement by itself.
+    for _ in 0..2 {
+        assert_eq!(client.post(USAGE, &usage("a", "s", 1)).await.status, 201);
+    }
     // Idle for so long that the lane asks whether its connection still works.
     let idle = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-                AND query LIKE '-- batch::write%' AND state_change < clock_timestamp() - interval '1.1 s'";
+                AND query LIKE '-- commit::write%' AND state_change < clock_timestamp() - interval '1.1 s'";
     wait_until(async || service.number(idle).await > 0).await;
     let alter = async |set: &str| {
         let mut connection = service.pool.acquire().await.expect("a connection");
@@ -88,7 +91,7 @@ async fn a_write_on_a_read_only_server_changes_nothing_and_says_so() {
     }
     alter("RESET default_transaction_read_only").await;
     wait_until(async || client.key("k").post(USAGE, &usage("a", "s", 10)).await.status == 201).await;
-    assert_eq!(service.number("SELECT lifetime FROM usage_counters").await, 11);
+    assert_eq!(service.number("SELECT outstanding + settled + reset FROM usage_counters").await, 12);
     service.verify().await;
 }
 
@@ -139,7 +142,7 @@ async fn a_lane_whose_server_process_is_stopped_goes_on_over_a_new_connection() 
     // What the process was sent comes to nothing, whenever it goes on.
     signal(&service, "CONT", stopped).await;
     is_gone(&service, stopped).await;
-    assert_eq!(service.number("SELECT lifetime FROM usage_counters").await, 112);
+    assert_eq!(service.number("SELECT outstanding + settled + reset FROM usage_counters").await, 112);
     service.verify().await;
 }
 
@@ -150,7 +153,7 @@ async fn a_stopped_server_process_keeps_its_rows_and_nobody_elses() {
     service.slow_down().await;
     // In the middle of a statement that has locked a row.
     let lock = "CREATE TRIGGER locked_and_slow AFTER INSERT OR UPDATE ON usage_counters
-                FOR EACH ROW WHEN (NEW.agent = 'locked') EXECUTE FUNCTION slow_down()";
+                FOR EACH ROW WHEN (NEW.agent_id = 'locked') EXECUTE FUNCTION slow_down()";
     run(&service, lock.to_owned()).await;
     let locked = post(&service, Some("k"), usage("locked", "s", 5));
     wait_until(async || service.number(SLEEPING).await == 1).await;
@@ -162,7 +165,10 @@ async fn a_stopped_server_process_keeps_its_rows_and_nobody_elses() {
     let answer = locked.await.expect("a client");
     assert_eq!((answer.status, &answer.json()["total"]), (201, &json!(5)), "{answer:?}");
     is_gone(&service, stopped).await;
-    assert_eq!(service.number("SELECT lifetime FROM usage_counters WHERE agent = 'locked'").await, 5);
+    assert_eq!(
+        service.number("SELECT outstanding + settled + reset FROM usage_counters WHERE agent_id = 'locked'").await,
+        5
+    );
     service.verify().await;
 }
 
@@ -180,6 +186,6 @@ async fn what_was_sent_to_a_stopped_server_process_never_commits_once_its_outcom
     assert_eq!((refused.0, refused.2.as_str()), (503, UNKNOWN));
     signal(&service, "CONT", stopped).await;
     is_gone(&service, stopped).await;
-    assert_eq!(service.number("SELECT lifetime FROM usage_counters").await, 70);
+    assert_eq!(service.number("SELECT outstanding + settled + reset FROM usage_counters").await, 70);
     service.verify().await;
 }

@@ -99,12 +99,12 @@ async fn record_unheard(key: Option<&str>) -> (u16, bool, String, i64) {
     service.blocked(1).await;
     wire.line.send_replace(Line { number: 0, is_mute: true });
     row.rollback().await.expect("rollback");
-    let is_committed = async || service.number("SELECT lifetime FROM usage_counters").await == 6;
+    let is_committed = async || service.number("SELECT outstanding + settled + reset FROM usage_counters").await == 6;
     wait_until(is_committed).await;
     wire.line.send_replace(Line { number: 1, is_mute: false });
     let answer = answer.await.expect("a task");
     service.verify().await;
-    let lifetime = service.number("SELECT lifetime FROM usage_counters").await;
+    let lifetime = service.number("SELECT outstanding + settled + reset FROM usage_counters").await;
     let message = if answer.status == 201 { answer.text.clone() } else { answer.error().2 };
     assert_eq!(answer.header("retry-after"), if answer.status == 503 { "1" } else { "" });
     (answer.status, answer.replayed, message, lifetime)

@@ -25,7 +25,7 @@ async fn behind_proxy(environment: &[(&str, &str)]) -> (Service, Proxy) {
 }
 
 async fn requests_of(service: &Service, agent: &'static str) -> i64 {
-    let sql = "SELECT coalesce(sum(lifetime), 0)::bigint FROM usage_counters WHERE agent = $1";
+    let sql = "SELECT coalesce(sum(outstanding + settled + reset), 0)::bigint FROM usage_counters WHERE agent_id = $1";
     sqlx::query_scalar(sql).bind(agent).fetch_one(&service.pool).await.expect("a sum")
 }
 
@@ -169,7 +169,7 @@ async fn a_client_that_hangs_up_after_sending_has_counted_once() {
         // The service has seen it go: its next request on a new connection comes after that.
         assert_eq!(client.get("/health").await.status, 200);
         holder.rollback().await.expect("rollback");
-        let counted = "SELECT lifetime FROM usage_counters";
+        let counted = "SELECT outstanding + settled + reset FROM usage_counters";
         wait_until(async || service.number(counted).await == 11).await;
         if !head.is_empty() {
             let again = client.key("k").post(USAGE, &usage("a", "s", 10)).await;

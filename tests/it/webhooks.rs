@@ -109,7 +109,7 @@ async fn creation_checks_in_the_contracts_order() {
 #[tokio::test]
 async fn a_tenants_webhooks_are_capped_exactly() {
     let service = Service::start(&[]).await;
-    sqlx::query("UPDATE limits SET webhook_store_max_keys = 3").execute(&service.pool).await.expect("limits");
+    sqlx::query("UPDATE runtime_config SET webhook_store_max_keys = 3").execute(&service.pool).await.expect("limits");
     service.config_watcher.run_once().await.expect("limits");
     let client = tenant(&service).await;
     let tasks: Vec<_> = (0..8)

@@ -21,9 +21,9 @@ use std::time::{Duration, Instant};
 use agentpay_billing::api::http_limits::HttpLimits;
 use agentpay_billing::app::{App, Entrance};
 use agentpay_billing::clock::Clock;
-use agentpay_billing::jobs::dispatcher::Dispatcher;
 use agentpay_billing::jobs::janitor::Janitor;
 use agentpay_billing::jobs::watch_config::ConfigWatcher;
+use agentpay_billing::jobs::webhooks::dispatcher::Dispatcher;
 use agentpay_billing::live_limits::LiveLimits;
 use agentpay_billing::settings::Settings;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
@@ -126,7 +126,7 @@ impl Service {
             CREATE FUNCTION slow_down() RETURNS trigger LANGUAGE plpgsql AS
             $$ BEGIN IF EXISTS (SELECT FROM slow) THEN PERFORM pg_sleep(3600); END IF; RETURN NEW; END $$;
             CREATE TRIGGER slow_down BEFORE INSERT OR UPDATE ON usage_counters
-            FOR EACH ROW WHEN (NEW.agent = 'slow') EXECUTE FUNCTION slow_down()";
+            FOR EACH ROW WHEN (NEW.agent_id = 'slow') EXECUTE FUNCTION slow_down()";
         sqlx::raw_sql(rule).execute(&self.pool).await.expect("a trigger");
     }
 

@@ -22,7 +22,7 @@ pub enum Moment {
     AfterCommit,
     /// The same, but keep the connection open and silent.
     AfterCommitSilent,
-    /// Keep back what would commit until [`Proxy::release`].
+    /// Keep back what would commit, or begin a transaction, until [`Proxy::release`].
     Held,
 }
 
@@ -33,7 +33,7 @@ struct Plan {
     then_closed: bool,
     is_closed: bool,
     moments: usize,
-    /// SQLSTATEs of all errors that passed.
+    /// SQLSTATEs of all errors that passed, and ROLLBACK for what the client took back itself.
     errors: Vec<String>,
 }
 
@@ -169,7 +169,11 @@ impl Proxy {
                 self.happened.notify_one();
                 return Ok(());
             }
-            if commits && self.take(&[Moment::Held]).is_some() {
+            let begins = kind == b'Q' && body.starts_with(b"BEGIN");
+            if kind == b'Q' && body.starts_with(b"ROLLBACK") {
+                self.plan().errors.push("ROLLBACK".to_owned());
+            }
+            if (commits || begins) && self.take(&[Moment::Held]).is_some() {
                 self.happened.notify_one();
                 self.released.notified().await;
             }

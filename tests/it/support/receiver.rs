@@ -18,6 +18,8 @@ use super::LIMIT;
 #[derive(Clone, Copy, Debug)]
 pub enum Behaviour {
     Status(u16),
+    /// A status, and what the header Retry-After says.
+    RetryAfter(u16, &'static str),
     /// Not at all.
     Silence,
 }
@@ -106,6 +108,9 @@ async fn receive(
         Behaviour::Status(status) => {
             let status = StatusCode::from_u16(status).expect("a status");
             (status, [(header::LOCATION, "/elsewhere")], "never read").into_response()
+        }
+        Behaviour::RetryAfter(status, value) => {
+            (StatusCode::from_u16(status).expect("a status"), [(header::RETRY_AFTER, value)]).into_response()
         }
         Behaviour::Silence => std::future::pending().await,
     }

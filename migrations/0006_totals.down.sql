@@ -1,0 +1,2 @@
+DROP VIEW billing_overview;
+DROP TABLE totals;

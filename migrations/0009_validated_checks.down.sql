@@ -1,1 +1,0 @@
--- A constraint that holds is not made doubtful again.

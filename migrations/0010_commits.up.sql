@@ -1,0 +1,25 @@
+-- What the statement that commits a batch (src/store/commit) takes and raises. A list of rows is one parameter: an array of
+-- one of these types.
+
+CREATE TYPE counter_change AS (pair_id bigint, version bigint, outstanding bigint, settled bigint, reset bigint);
+COMMENT ON TYPE counter_change IS 'New values of a row of usage_counters, and the version that it must have now.';
+
+CREATE TYPE totals_change AS (tenant_id text, service_id text, pairs_above_zero bigint, outstanding bigint,
+    recorded bigint, events bigint);
+COMMENT ON TYPE totals_change IS 'What is added to a row of totals.';
+
+CREATE TYPE caller_change AS (caller text, records bigint, bytes bigint);
+COMMENT ON TYPE caller_change IS 'What is added to a row of caller_totals.';
+
+CREATE TYPE new_event_run AS (tenant_id text, position bigint, events smallint, type text, payloads text);
+COMMENT ON TYPE new_event_run IS 'A row of event_runs. Without position it is drawn.';
+
+CREATE TYPE new_idempotency_key AS (caller text, key text, method text, path text, request_hash bytea, status smallint,
+    response text, request_id text);
+COMMENT ON TYPE new_idempotency_key IS 'A row of idempotency_keys.';
+
+CREATE FUNCTION refuse_commit(code text) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = code, MESSAGE = 'the batch was decided on data that has changed; it is decided again';
+END $$;
+COMMENT ON FUNCTION refuse_commit IS 'Ends a commit that lost a race: OC001 a counter has another version, OC002 a key is stored already, OC003 the terms of a tenant changed. Expected under concurrency; the service tries again.';

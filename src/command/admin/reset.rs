@@ -1,0 +1,87 @@
+//! The reset of everything.
+
+use rand::RngExt;
+use schemars::JsonSchema;
+use serde::Serialize;
+use uuid::Builder;
+
+use crate::command::Reply;
+use crate::command::context::{Stop, TransactionContext};
+use crate::domain::limits::Limits;
+use crate::domain::timestamp::Timestamp;
+use crate::store::{limits, reset, server};
+
+/// What there was before a reset.
+#[derive(Clone, Copy, Debug, JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "ClearedByReset")]
+struct Cleared {
+    usage: u64,
+    services: u64,
+    services_metadata: i64,
+    services_disabled: i64,
+    api_keys: u64,
+    webhooks: u64,
+    event_log: i64,
+    rate_buckets: u64,
+    paused: bool,
+    config: Limits,
+}
+
+#[derive(JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "Reset")]
+pub struct Answer {
+    reset: bool,
+    cleared: Cleared,
+    paused: bool,
+    config: Limits,
+    audit_event: AuditEvent,
+}
+
+#[derive(JsonSchema, Serialize)]
+#[schemars(rename = "ResetEvent")]
+struct AuditEvent {
+    id: String,
+    ts: Timestamp,
+    #[serde(rename = "type")]
+    type_name: &'static str,
+    payload: Payload,
+}
+
+#[derive(JsonSchema, Serialize)]
+#[schemars(rename = "ResetEventPayload")]
+struct Payload {
+    cleared: Cleared,
+}
+
+/// Runs in a transaction of its own, while no other commit and no janitor is under way.
+pub async fn apply(context: &mut TransactionContext<'_>, rate_buckets: u64) -> Result<Reply, Stop> {
+    server::lock_out_janitors(context.connection).await?;
+    limits::lock(context.connection).await?;
+    let before = limits::read(context.connection).await?;
+    let inventory = reset::inventory(context.connection, before.limits.event_log_cap).await?;
+    let deleted = reset::delete_all(context.connection).await?;
+    let config = Limits::default();
+    limits::write(context.connection, &config, false).await?;
+    limits::note_keys(context.connection).await?;
+    let cleared = Cleared {
+        usage: deleted.of("usage_counters"),
+        services: deleted.of("services"),
+        services_metadata: inventory.services_with_metadata,
+        services_disabled: inventory.services_disabled,
+        api_keys: deleted.of("api_keys"),
+        webhooks: deleted.of("webhooks"),
+        event_log: inventory.visible_events,
+        rate_buckets,
+        paused: before.paused,
+        config: before.limits,
+    };
+    let audit_event = AuditEvent {
+        id: Builder::from_random_bytes(context.rng.random()).into_uuid().to_string(),
+        ts: context.now,
+        type_name: "admin.reset",
+        payload: Payload { cleared },
+    };
+    Ok(Reply::json(200, &Answer { reset: true, cleared, paused: false, config, audit_event }))
+}

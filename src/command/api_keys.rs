@@ -1,0 +1,61 @@
+//! Makes and revokes API keys. A key is shown once, in the answer that makes it, and stored only as its hash.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::domain::caller::Tenant;
+use crate::domain::identifiers::{self, ApiKey};
+use crate::domain::refusal::Refusal;
+use crate::store::{api_keys, limits, tenants};
+
+use super::Reply;
+use super::context::{Stop, TransactionContext};
+
+#[derive(JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "CreatedApiKey")]
+pub struct Created<'a> {
+    key: &'a str,
+    label: &'a str,
+    tenant_id: &'a str,
+}
+
+/// Without `tenant_id` the key founds a new tenant.
+pub async fn create(context: &mut TransactionContext<'_>, label: &str, tenant_id: Option<&str>) -> Result<Reply, Stop> {
+    // One at a time over all tenants, which makes the count exact and a drawn prefix stay free.
+    limits::lock(context.connection).await?;
+    let tenant = match tenant_id {
+        Some(id) => {
+            let tenant = Tenant::from_stored(id.to_owned());
+            if !tenants::lock(context.connection, &tenant).await? {
+                return Err(Refusal::TenantNotFound(id.to_owned()).into());
+            }
+            tenant
+        }
+        None => Tenant::from_stored(identifiers::draw(context.rng, "tnt_", 16)),
+    };
+    if api_keys::count(context.connection).await? >= context.limits.api_key_store_max_keys {
+        return Err(Refusal::ApiKeyCapacity.into());
+    }
+    if tenant_id.is_none() {
+        tenants::insert(context.connection, &tenant, context.now).await?;
+    }
+    let mut key = ApiKey::draw(context.rng);
+    while api_keys::prefix_exists(context.connection, key.prefix()).await? {
+        key = ApiKey::draw(context.rng);
+    }
+    api_keys::insert(context.connection, &tenant, key.prefix(), &key.hash(), label, context.now).await?;
+    context.effects.counts_of(&tenant).api_keys += 1;
+    limits::note_keys(context.connection).await?;
+    Ok(Reply::json(201, &Created { key: key.reveal(), label, tenant_id: tenant.as_str() }))
+}
+
+pub async fn revoke(context: &mut TransactionContext<'_>, prefix: &str) -> Result<Reply, Stop> {
+    limits::lock(context.connection).await?;
+    let Some(tenant) = api_keys::delete(context.connection, prefix).await? else {
+        return Err(Refusal::ApiKeyNotFound(prefix.to_owned()).into());
+    };
+    limits::note_keys(context.connection).await?;
+    context.effects.counts_of(&tenant).api_keys -= 1;
+    Ok(Reply::no_content())
+}

@@ -1,0 +1,199 @@
+//! The counters that a batch touches, as they were looked up and as they will be written. Every change of what is
+//! outstanding is made here, in memory; the sums over pairs follow from it in one place.
+
+use std::collections::BTreeMap;
+use std::ops::AddAssign;
+
+use crate::domain::caller::Tenant;
+use crate::domain::names::{AgentId, ServiceId};
+use crate::domain::usage::Pair;
+use crate::store::commit::{CounterChange, NewPair};
+use crate::store::usage::{Counter, CounterId};
+
+pub struct BatchCounters<'a> {
+    /// Sorted by id.
+    entries: Vec<Entry<'a>>,
+    arrivals: i64,
+}
+
+struct Entry<'a> {
+    id: &'a CounterId,
+    /// As it was looked up; none for a pair without a record.
+    before: Option<Counter>,
+    agent_is_known: bool,
+    outstanding: i64,
+    settled: i64,
+    reset: i64,
+    /// Rank of its first record among the new pairs of the batch.
+    arrival: Option<i64>,
+}
+
+/// How the sums over pairs change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PairSums {
+    pub pairs: i64,
+    pub pairs_above_zero: i64,
+    pub outstanding: i64,
+    pub recorded: i64,
+    /// Of a tenant only.
+    pub agents: i64,
+}
+
+impl AddAssign for PairSums {
+    fn add_assign(&mut self, other: Self) {
+        self.pairs += other.pairs;
+        self.pairs_above_zero += other.pairs_above_zero;
+        self.outstanding += other.outstanding;
+        self.recorded += other.recorded;
+        self.agents += other.agents;
+    }
+}
+
+impl Entry<'_> {
+    fn is_changed(&self) -> bool {
+        let before = self.before.unwrap_or_default();
+        (before.outstanding, before.settled, before.reset) != (self.outstanding, self.settled, self.reset)
+    }
+}
+
+impl<'a> BatchCounters<'a> {
+    /// `ids` are sorted and distinct; `counters` and `agents` are what was looked up of them.
+    pub fn new(ids: &'a [CounterId], counters: Vec<Option<Counter>>, agents: Vec<bool>) -> Self {
+        let known = counters.into_iter().zip(agents);
+        let entries = ids.iter().zip(known).map(|(id, (before, agent_is_known))| {
+            let Counter { outstanding, settled, reset, .. } = before.unwrap_or_default();
+            Entry { id, before, agent_is_known, outstanding, settled, reset, arrival: None }
+        });
+        Self { entries: entries.collect(), arrivals: 0 }
+    }
+
+    /// Whether the pair has a record, of this batch or before.
+    pub fn contains(&mut self, tenant: &Tenant, pair: &Pair) -> bool {
+        let entry = self.entry(tenant, pair);
+        entry.before.is_some() || entry.arrival.is_some()
+    }
+
+    /// What is outstanding of a pair now; 0 if it has no record.
+    pub fn outstanding(&mut self, tenant: &Tenant, pair: &Pair) -> i64 {
+        self.entry(tenant, pair).outstanding
+    }
+
+    /// Adds requests. Returns what is outstanding then.
+    pub fn record(&mut self, tenant: &Tenant, pair: &Pair, requests: i64) -> i64 {
+        let next_arrival = self.arrivals + 1;
+        let entry = self.entry(tenant, pair);
+        entry.outstanding += requests;
+        let total = entry.outstanding;
+        if entry.before.is_none() && entry.arrival.is_none() {
+            entry.arrival = Some(next_arrival);
+            self.arrivals = next_arrival;
+        }
+        total
+    }
+
+    /// Moves what is outstanding to settled. Returns how much that was.
+    pub fn settle(&mut self, tenant: &Tenant, pair: &Pair) -> i64 {
+        let entry = self.entry(tenant, pair);
+        entry.settled += entry.outstanding;
+        std::mem::take(&mut entry.outstanding)
+    }
+
+    /// Moves what is outstanding to reset. Returns how much that was; none for a pair without a record.
+    pub fn reset(&mut self, tenant: &Tenant, pair: &Pair) -> Option<i64> {
+        if !self.contains(tenant, pair) {
+            return None;
+        }
+        let entry = self.entry(tenant, pair);
+        entry.reset += entry.outstanding;
+        Some(std::mem::take(&mut entry.outstanding))
+    }
+
+    /// The services of an agent's pairs that are recorded for the first time, in the order of their records.
+    pub fn new_services(&self, tenant: &Tenant, agent: &AgentId) -> Vec<ServiceId> {
+        if self.arrivals == 0 {
+            return Vec::new();
+        }
+        let of_agent = self.entries.iter().filter(|entry| entry.id.tenant == *tenant && entry.id.pair.agent == *agent);
+        let mut new: Vec<(i64, &ServiceId)> =
+            of_agent.filter_map(|entry| Some((entry.arrival?, &entry.id.pair.service_id))).collect();
+        new.sort_unstable();
+        new.into_iter().map(|(_, service_id)| service_id.clone()).collect()
+    }
+
+    fn entry(&mut self, tenant: &Tenant, pair: &Pair) -> &mut Entry<'a> {
+        let index = self
+            .entries
+            .binary_search_by(|entry| (&entry.id.tenant, &entry.id.pair).cmp(&(tenant, pair)))
+            .expect("every pair of the batch was looked up");
+        &mut self.entries[index]
+    }
+
+    /// New values of the pairs that exist, sorted by number: the order in which everybody locks them.
+    pub fn changes(&self) -> Vec<CounterChange> {
+        let changed = self.entries.iter().filter(|entry| entry.is_changed());
+        let mut changes: Vec<CounterChange> = changed
+            .filter_map(|entry| {
+                let Counter { pair_id, version, .. } = entry.before?;
+                let Entry { outstanding, settled, reset, .. } = *entry;
+                Some(CounterChange { pair_id, version, outstanding, settled, reset })
+            })
+            .collect();
+        changes.sort_unstable_by_key(|change| change.pair_id);
+        changes
+    }
+
+    /// The pairs recorded for the first time, sorted by name.
+    pub fn new_pairs(&self) -> Vec<NewPair<'a>> {
+        if self.arrivals == 0 {
+            return Vec::new();
+        }
+        let mut agents: BTreeMap<(&Tenant, &AgentId), i64> = BTreeMap::new();
+        for entry in self.entries.iter().filter(|entry| !entry.agent_is_known) {
+            let Some(arrival) = entry.arrival else { continue };
+            let first = agents.entry((&entry.id.tenant, &entry.id.pair.agent)).or_insert(arrival);
+            *first = arrival.min(*first);
+        }
+        // The ranks of pairs have gaps where an agent brought several.
+        let mut arrivals: Vec<&mut i64> = agents.values_mut().collect();
+        arrivals.sort_unstable();
+        for (rank, arrival) in (1..).zip(arrivals) {
+            *arrival = rank;
+        }
+        let new = self.entries.iter().filter_map(|entry| Some((entry, entry.arrival?)));
+        new.map(|(entry, arrival)| NewPair {
+            id: entry.id,
+            outstanding: entry.outstanding,
+            settled: entry.settled,
+            reset: entry.reset,
+            arrival,
+            agent_arrival: agents.get(&(&entry.id.tenant, &entry.id.pair.agent)).copied(),
+        })
+        .collect()
+    }
+
+    /// The counters as the batch leaves them under `version`. Those of new pairs have no number yet and are left out.
+    pub fn written(&self, version: i64) -> impl Iterator<Item = (&'a CounterId, Counter)> {
+        self.entries.iter().filter(|entry| entry.is_changed()).filter_map(move |entry| {
+            let pair_id = entry.before?.pair_id;
+            let Entry { outstanding, settled, reset, .. } = *entry;
+            Some((entry.id, Counter { pair_id, outstanding, settled, reset, version }))
+        })
+    }
+
+    /// How each pair changes the sums it is part of.
+    pub fn sums(&self) -> impl Iterator<Item = (&'a CounterId, PairSums)> {
+        self.entries.iter().filter(|entry| entry.is_changed() || entry.arrival.is_some()).map(|entry| {
+            let before = entry.before.unwrap_or_default();
+            let of_all = |outstanding, settled, reset| outstanding + settled + reset;
+            let sums = PairSums {
+                pairs: i64::from(entry.arrival.is_some()),
+                pairs_above_zero: i64::from(entry.outstanding > 0) - i64::from(before.outstanding > 0),
+                outstanding: entry.outstanding - before.outstanding,
+                recorded: of_all(entry.outstanding, entry.settled, entry.reset)
+                    - of_all(before.outstanding, before.settled, before.reset),
+                agents: 0,
+            };
+            (entry.id, sums)
+        })
+    }
+}

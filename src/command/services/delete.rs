@@ -1,0 +1,25 @@
+//! Deletes a service with its metadata and its flag. The pairs that used it stay, and settle at price 0.
+
+use crate::command::Reply;
+use crate::command::context::{Stop, TransactionContext};
+use crate::domain::caller::Tenant;
+use crate::domain::event::Event;
+use crate::domain::names::ServiceId;
+use crate::domain::refusal::Refusal;
+use crate::store::{services, tenants};
+
+pub async fn apply(
+    context: &mut TransactionContext<'_>,
+    tenant: &Tenant,
+    service_id: &ServiceId,
+) -> Result<Reply, Stop> {
+    // Under this lock nobody else makes or deletes services of the tenant, so a bulk registration can trust what it saw.
+    tenants::lock(context.connection, tenant).await?;
+    if !services::delete(context.connection, tenant, service_id).await? {
+        return Err(Refusal::ServiceNotRegistered(service_id.clone()).into());
+    }
+    context.effects.counts_of(tenant).services -= 1;
+    context.effects.events.push((tenant.clone(), Event::ServiceDeleted { service_id: service_id.clone() }));
+    context.changed_terms.push(tenant.clone());
+    Ok(Reply::no_content())
+}

@@ -1,0 +1,51 @@
+//! Registers a service, or gives a registered one a new price and, if sent, new metadata.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::command::Reply;
+use crate::command::context::{Stop, TransactionContext};
+use crate::domain::caller::Tenant;
+use crate::domain::names::ServiceId;
+use crate::domain::refusal::Refusal;
+use crate::domain::service::{Metadata, Registration};
+use crate::store::{services, tenants, totals};
+
+#[derive(JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "RegisteredService")]
+pub struct Registered<'a> {
+    service_id: &'a ServiceId,
+    price_stroops: i64,
+    #[serde(flatten)]
+    metadata: Option<&'a Metadata>,
+}
+
+/// 201 for a new service, 200 for one that was there.
+pub async fn apply(
+    context: &mut TransactionContext<'_>,
+    tenant: &Tenant,
+    registration: &Registration,
+) -> Result<Reply, Stop> {
+    // The lock makes the count exact: others that register for this tenant wait.
+    tenants::lock(context.connection, tenant).await?;
+    let status = if services::update(context.connection, tenant, registration).await? {
+        200
+    } else {
+        if totals::services(context.connection, tenant).await? >= context.limits.services_store_max_keys {
+            return Err(Refusal::ServiceCapacity.into());
+        }
+        services::insert(context.connection, tenant, registration, context.now).await?;
+        context.effects.counts_of(tenant).services += 1;
+        201
+    };
+    context.changed_terms.push(tenant.clone());
+    Ok(Reply::json(
+        status,
+        &Registered {
+            service_id: &registration.service_id,
+            price_stroops: registration.price_stroops,
+            metadata: registration.metadata.as_ref(),
+        },
+    ))
+}

@@ -1,0 +1,37 @@
+//! Disables or enables a service. Each call is an event, whether it changes anything or not.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::command::Reply;
+use crate::command::context::{Stop, TransactionContext};
+use crate::domain::caller::Tenant;
+use crate::domain::event::{Event, ServiceChange};
+use crate::domain::names::ServiceId;
+use crate::domain::refusal::Refusal;
+use crate::store::services;
+
+#[derive(JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "ServiceStateService")]
+pub struct ServiceState<'a> {
+    service_id: &'a ServiceId,
+    disabled: bool,
+}
+
+pub async fn apply(
+    context: &mut TransactionContext<'_>,
+    tenant: &Tenant,
+    service_id: &ServiceId,
+    enabled: bool,
+) -> Result<Reply, Stop> {
+    let disabled = !enabled;
+    if !services::set_disabled(context.connection, tenant, service_id, disabled).await? {
+        return Err(Refusal::ServiceNotRegistered(service_id.clone()).into());
+    }
+    let change = ServiceChange { service_id: service_id.clone(), tenant_id: tenant.to_string() };
+    let event = if disabled { Event::ServiceDisabled(change) } else { Event::ServiceEnabled(change) };
+    context.effects.events.push((tenant.clone(), event));
+    context.changed_terms.push(tenant.clone());
+    Ok(Reply::json(200, &ServiceState { service_id, disabled }))
+}

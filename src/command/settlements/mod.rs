@@ -1,0 +1,3 @@
+//! Settlements: billing what is outstanding.
+
+pub mod settle;

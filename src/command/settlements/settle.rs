@@ -1,0 +1,126 @@
+//! Settles one pair, or the pairs of an agent, on the counters of the batch: each at its current price.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::domain::event::Event;
+use crate::domain::identifiers;
+use crate::domain::money::{Count, Stroops};
+use crate::domain::names::{AgentId, ServiceId};
+use crate::domain::refusal::Refusal;
+use crate::domain::settlement::Settlement;
+use crate::domain::usage::Pair;
+
+use crate::command::context::{AgentServices, BatchContext};
+use crate::command::{Reply, Request};
+
+/// The 200 of POST settle.
+#[derive(JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Settled<'a> {
+    agent: &'a AgentId,
+    #[serde(flatten)]
+    item: SettledItem<'a>,
+}
+
+/// The 200 of POST settle/bulk.
+#[derive(JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentSettled<'a> {
+    agent: &'a AgentId,
+    items: Vec<SettledItem<'a>>,
+    total_billed_stroops: Stroops,
+    /// Only if more pairs are due: a call with a new key continues.
+    #[serde(skip_serializing_if = "is_false")]
+    has_more: bool,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+#[derive(JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SettledItem<'a> {
+    service_id: &'a ServiceId,
+    requests: Count,
+    price_stroops: i64,
+    billed_stroops: Stroops,
+}
+
+/// With nothing due the settlement counts and has an event, but leaves no row.
+pub fn apply(context: &mut BatchContext<'_, '_>, request: &Request, pair: &Pair) -> Result<Reply, Refusal> {
+    // An id that is valid no longer names what exists, and nothing else.
+    let has_valid_ids = pair.agent.is_valid() && pair.service_id.is_valid();
+    if !has_valid_ids && !context.counters.contains(&request.tenant, pair) {
+        return Err(Refusal::AgentAndService);
+    }
+    if context.require_registered_services && context.pricing.of(&request.tenant, &pair.service_id).is_none() {
+        return Err(Refusal::ServiceNotRegistered(pair.service_id.clone()));
+    }
+    let item = bill(context, request, pair, false);
+    Ok(Reply::json(200, &Settled { agent: &pair.agent, item }))
+}
+
+/// Only pairs with something due are billed, and where services have to be registered only those with a price. The others
+/// are listed with nothing.
+pub fn apply_to_agent(
+    context: &mut BatchContext<'_, '_>,
+    request: &Request,
+    agent: &AgentId,
+) -> Result<Reply, Refusal> {
+    let AgentServices { services, has_more } = context.agents.of(&request.tenant, agent);
+    // Usage of this batch counts as recorded before, all of it or none.
+    let new = context.counters.new_services(&request.tenant, agent);
+    let pair = |service_id: &ServiceId| Pair { agent: agent.clone(), service_id: service_id.clone() };
+    let pairs: Vec<Pair> = services.iter().chain(&new).map(pair).collect();
+    if pairs.is_empty() && !agent.is_valid() {
+        return Err(Refusal::Agent);
+    }
+    let items: Vec<SettledItem<'_>> = pairs.iter().map(|pair| bill(context, request, pair, true)).collect();
+    let mut total_billed_stroops = Stroops::default();
+    for item in &items {
+        total_billed_stroops += item.billed_stroops;
+    }
+    Ok(Reply::json(200, &AgentSettled { agent, items, total_billed_stroops, has_more }))
+}
+
+fn bill<'a>(context: &mut BatchContext<'_, '_>, request: &Request, pair: &'a Pair, bulk: bool) -> SettledItem<'a> {
+    let tenant = &request.tenant;
+    let price = context.pricing.of(tenant, &pair.service_id).map(|terms| terms.price_stroops);
+    // A service that is not registered costs nothing, or is left alone.
+    let price_stroops = price.unwrap_or(0);
+    let is_billed = price.is_some() || !context.require_registered_services;
+    let requests = if is_billed { context.counters.settle(tenant, pair) } else { 0 };
+    let billed_stroops = Stroops::bill(requests, price_stroops);
+    if requests > 0 {
+        let settlement = Settlement {
+            id: identifiers::draw(context.rng, "stl_", 16),
+            agent: pair.agent.clone(),
+            service_id: pair.service_id.clone(),
+            requests: Count(requests),
+            price_stroops,
+            billed_stroops,
+            settled_at: context.now,
+            idempotency_key: request.keyed.as_ref().map(|keyed| keyed.id.key.clone()),
+            request_id: request.request_id.clone(),
+        };
+        context.settlements.push((tenant.clone(), settlement));
+        context.effects.counts_of(tenant).settled_stroops += billed_stroops;
+        if price.is_none() {
+            context.unpriced.push((tenant.clone(), pair.service_id.clone()));
+        }
+    }
+    if requests > 0 || !bulk {
+        context.effects.counts_of(tenant).settlements += 1;
+        let event = Event::UsageSettled {
+            agent: pair.agent.clone(),
+            service_id: pair.service_id.clone(),
+            requests: Count(requests),
+            billed_stroops,
+            bulk,
+        };
+        context.effects.events.push((tenant.clone(), event));
+    }
+    SettledItem { service_id: &pair.service_id, requests: Count(requests), price_stroops, billed_stroops }
+}

@@ -1,0 +1,4 @@
+//! Usage: recording it and clearing it.
+
+pub mod record;
+pub mod reset;

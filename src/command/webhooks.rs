@@ -1,0 +1,107 @@
+//! Makes, changes, deletes and tests webhooks. The secret is drawn here and shown once, in the answer that makes it.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::domain::caller::Tenant;
+use crate::domain::event::Event;
+use crate::domain::identifiers;
+use crate::domain::refusal::Refusal;
+use crate::domain::webhook::{Change, Secret, Webhook, check_types};
+use crate::store::{deliveries, tenants, webhooks};
+
+use super::Reply;
+use super::context::{Stop, TransactionContext, WebhookTest};
+
+/// Open deliveries that go with their webhook at once; the dispatcher drops the others when they are due.
+const DROPPED_MAX: i64 = 1000;
+
+#[derive(JsonSchema, Serialize)]
+#[schemars(rename = "CreatedWebhook")]
+pub struct Created<'a> {
+    id: &'a str,
+    url: &'a str,
+    events: &'a [String],
+    secret: String,
+}
+
+pub async fn create(
+    context: &mut TransactionContext<'_>,
+    tenant: &Tenant,
+    url: &str,
+    events: &[String],
+) -> Result<Reply, Stop> {
+    // The lock makes the count exact: whoever else makes one for this tenant waits.
+    tenants::lock(context.connection, tenant).await?;
+    if webhooks::count(context.connection, tenant).await? >= context.limits.webhook_store_max_keys {
+        return Err(Refusal::WebhookCapacity.into());
+    }
+    let webhook = Webhook {
+        id: identifiers::draw(context.rng, "wh_", 8),
+        url: url.to_owned(),
+        events: events.to_vec(),
+        created_at: context.now,
+        disabled_at: None,
+    };
+    let secret = Secret::draw(context.rng);
+    webhooks::insert(context.connection, tenant, &webhook, &secret).await?;
+    context.effects.counts_of(tenant).webhooks += 1;
+    context.changed_terms.push(tenant.clone());
+    let created = Created { id: &webhook.id, url, events, secret: secret.reveal() };
+    Ok(Reply::json(201, &created))
+}
+
+/// All or nothing; a success enables a disabled webhook.
+pub async fn change(
+    context: &mut TransactionContext<'_>,
+    tenant: &Tenant,
+    id: &str,
+    change: &Change,
+) -> Result<Reply, Stop> {
+    let Some(mut webhook) = webhooks::lock(context.connection, tenant, id).await? else {
+        return Err(Refusal::WebhookNotFound(id.to_owned()).into());
+    };
+    if change.url.is_none() && change.events.is_none() {
+        return Err(Refusal::WebhookNothing.into());
+    }
+    if let Err(refusal) = check_types(change.events.as_deref().unwrap_or_default()) {
+        return Err(refusal.into());
+    }
+    if let Some(url) = &change.url {
+        webhook.url.clone_from(url);
+    }
+    if let Some(events) = &change.events {
+        webhook.events.clone_from(events);
+    }
+    webhook.disabled_at = None;
+    webhooks::update(context.connection, tenant, &webhook).await?;
+    Ok(Reply::json(200, &webhook))
+}
+
+pub async fn delete(context: &mut TransactionContext<'_>, tenant: &Tenant, id: &str) -> Result<Reply, Stop> {
+    if !webhooks::delete(context.connection, tenant, id).await? {
+        return Err(Refusal::WebhookNotFound(id.to_owned()).into());
+    }
+    context.effects.counts_of(tenant).webhooks -= 1;
+    context.changed_terms.push(tenant.clone());
+    deliveries::drop_of_webhook(context.connection, tenant, id, DROPPED_MAX).await?;
+    Ok(Reply::no_content())
+}
+
+/// What the request that asked for a test has to attempt once this is committed.
+#[derive(Serialize)]
+struct Recorded<'a> {
+    delivery: &'a str,
+}
+
+/// Records a test: its event, and its delivery to this webhook only.
+pub async fn test(context: &mut TransactionContext<'_>, tenant: &Tenant, id: &str) -> Result<Reply, Stop> {
+    let Some(webhook) = webhooks::find(context.connection, tenant, id).await? else {
+        return Err(Refusal::WebhookNotFound(id.to_owned()).into());
+    };
+    let delivery = identifiers::draw(context.rng, "dlv_", 16);
+    let reply = Reply::json(200, &Recorded { delivery: &delivery });
+    context.webhook_test = Some(WebhookTest { webhook: webhook.id.clone(), delivery });
+    context.effects.events.push((tenant.clone(), Event::WebhookTest { id: webhook.id, url: webhook.url }));
+    Ok(reply)
+}

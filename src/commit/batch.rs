@@ -1,0 +1,262 @@
+//! One attempt to commit a batch, in five steps: plan, complete, deduplicate, decide, write. It answers no request; the
+//! lane does, after it returned. An optimistic attempt that changes nothing rare is one statement or two, and the last one
+//! commits by itself.
+
+use rand::rngs::StdRng;
+use sqlx::PgConnection;
+
+use crate::command::context::{AgentServices, AgentsToSettle, BatchContext, Effects, Pricing};
+use crate::command::counters::BatchCounters;
+use crate::command::{Answer, BatchedCommand};
+use crate::domain::caller::Tenant;
+use crate::domain::names::ServiceId;
+use crate::domain::settlement::Settlement;
+use crate::store::commit::{self, Changes, Known};
+use crate::store::idempotency::CallerKey;
+use crate::store::server::CommitTransaction;
+use crate::store::usage::{self, CounterId};
+
+use super::attempt::{AttemptError, AttemptState, Done, Executed, Locking, Phase, Settings, draw_attempt_id};
+use super::cache::ReadCache;
+use super::dedup::{self, Dedup};
+use super::effects::{self, StoredEvents, Sums};
+use super::job::Job;
+use super::plan::{self, Plan};
+
+pub struct BatchAttempt<'a> {
+    pub settings: Settings,
+    pub rng: &'a mut StdRng,
+    pub state: &'a AttemptState,
+    pub cache: &'a mut ReadCache,
+}
+
+/// What a batch comes to, before it is written.
+struct Decided<'a> {
+    answers: Vec<Option<Answer>>,
+    counters: BatchCounters<'a>,
+    settlements: Vec<(Tenant, Settlement)>,
+    unpriced: Vec<(Tenant, ServiceId)>,
+    effects: Effects,
+}
+
+impl BatchAttempt<'_> {
+    pub async fn run(mut self, connection: &mut PgConnection, jobs: &[Job]) -> Result<Done, AttemptError> {
+        self.state.set(Phase::Read);
+        let mut transaction = CommitTransaction::on(connection);
+        let outcome = self.run_in(&mut transaction, jobs).await;
+        // Open after an error, and where nothing had to be written.
+        transaction.roll_back().await;
+        outcome
+    }
+
+    async fn run_in(&mut self, transaction: &mut CommitTransaction<'_>, jobs: &[Job]) -> Result<Done, AttemptError> {
+        let Settings { now, locking, .. } = self.settings;
+        // 1. Plan: what the batch has to know.
+        let agents = self.agents_to_settle(transaction.connection(), jobs).await?;
+        let pairs = plan::pairs(jobs, &agents);
+        let plan = Plan::of(jobs, &pairs);
+
+        // 2. Complete: what is remembered, and at most one SELECT. A pessimistic attempt locks the counters first.
+        let mut locked = None;
+        if locking != Locking::Optimistic {
+            transaction.begin(locking.lock_timeout(), None).await?;
+            locked = Some(usage::lock(transaction.connection(), &pairs).await?);
+        }
+        let mut known = self.cache.complete(transaction.connection(), &plan, &pairs, locked).await?;
+
+        // 3. Deduplicate: what is new, a repeat, a conflict, or a duplicate within the batch.
+        let dedup = dedup::dedup(jobs, std::mem::take(&mut known.responses), now);
+        if !dedup.iter().any(Dedup::executes) {
+            return Ok(Done { answers: answers_in_order(jobs, dedup, Vec::new()), ..Done::default() });
+        }
+
+        // 4. Decide: in memory.
+        let terms: Vec<(&Tenant, i64)> =
+            plan.tenants.iter().zip(&known.tenants).map(|(tenant, terms)| (*tenant, terms.revision)).collect();
+        let has_webhooks = plan.tenants.iter().zip(&known.tenants).filter(|(_, terms)| terms.has_webhooks);
+        let listening: Vec<&Tenant> = has_webhooks.map(|(tenant, _)| *tenant).collect();
+        let decided = self.decide(jobs, &dedup, &plan, &pairs, known, agents);
+        let leaves_no_record =
+            |(job, answer): (&Job, &Option<Answer>)| dedup::leaves_no_record(&job.request, answer.as_ref());
+        if self.cache.is_used() && jobs.iter().zip(&decided.answers).any(leaves_no_record) {
+            self.cache.read_next_time();
+            return Err(AttemptError::UnverifiedKey);
+        }
+
+        // 5. Write: one transaction, and until it commits every request can still be withdrawn.
+        let attempt_id = draw_attempt_id(self.rng);
+        let mut events = StoredEvents::of(&decided.effects.events);
+        if events.is_of_any(&listening) {
+            events.draw_positions(transaction.connection()).await?;
+        }
+        let changes = self.changes(jobs, &dedup, &decided, &events, &listening, attempt_id, terms);
+        let executed =
+            Executed { attempt_id, expires_at: changes.expires_at, jobs: dedup.iter().map(Dedup::executes).collect() };
+        if !transaction.is_open() && changes.is_one_statement() {
+            self.state.claim(jobs, executed)?;
+            commit::write(transaction.connection(), &changes).await?;
+        } else {
+            if !transaction.is_open() {
+                transaction.begin(locking.lock_timeout(), None).await?;
+            }
+            self.state.set(Phase::Write);
+            commit::write(transaction.connection(), &changes).await?;
+            self.state.claim(jobs, executed)?;
+            transaction.commit().await?;
+        }
+        let has_outbox = !changes.outbox.is_empty();
+        drop(changes);
+        Ok(Done {
+            executed: dedup.iter().filter(|dedup| dedup.executes()).count(),
+            has_outbox,
+            written: decided.counters.written(attempt_id).map(|(id, counter)| (id.clone(), counter)).collect(),
+            answers: answers_in_order(jobs, dedup, decided.answers),
+            unpriced: decided.unpriced,
+        })
+    }
+
+    /// Looks up the pairs of the agents that the batch settles: as many as a batch may have rows, whatever is stored.
+    async fn agents_to_settle(
+        &self,
+        connection: &mut PgConnection,
+        jobs: &[Job],
+    ) -> Result<AgentsToSettle, AttemptError> {
+        let mut agents = AgentsToSettle::default();
+        let mut pairs_left = self.settings.pairs_max;
+        for (index, job) in jobs.iter().enumerate() {
+            let Some(BatchedCommand::SettleAgent(agent)) = job.batched() else { continue };
+            let tenant = &job.request.tenant;
+            if agents.0.contains_key(&(tenant.clone(), agent.clone())) {
+                continue;
+            }
+            let priced_only = self.settings.require_registered_services;
+            let of_agent = if self.settings.pairs_max < usage::SETTLED_MAX {
+                usage::services_of_agent(connection, tenant, agent, pairs_left).await?
+            } else {
+                Some(usage::services_to_settle(connection, tenant, agent, priced_only).await?)
+            };
+            let Some((services, has_more)) = of_agent else { return Err(AttemptError::TooManyPairs(index)) };
+            pairs_left = pairs_left.saturating_sub(services.len());
+            agents.0.insert((tenant.clone(), agent.clone()), AgentServices { services, has_more });
+        }
+        Ok(agents)
+    }
+
+    /// Applies the commands that execute: usage first, then settlements and resets, each as they came.
+    fn decide<'a>(
+        &mut self,
+        jobs: &[Job],
+        dedup: &[Dedup],
+        plan: &Plan<'_>,
+        pairs: &'a [CounterId],
+        known: Known,
+        agents: AgentsToSettle,
+    ) -> Decided<'a> {
+        let mut pricing = Pricing::default();
+        for ((tenant, service_id), terms) in plan.services.iter().zip(&known.services) {
+            if let Some(terms) = terms {
+                pricing.insert(tenant, service_id, *terms);
+            }
+        }
+        let capacity_max = self.settings.limits.usage_store_max_keys;
+        let capacity_left = known.pairs_above_zero.into_iter().map(|(tenant, pairs)| (tenant, capacity_max - pairs));
+        let mut context = BatchContext {
+            now: self.settings.now,
+            require_registered_services: self.settings.require_registered_services,
+            rng: &mut *self.rng,
+            counters: BatchCounters::new(pairs, known.counters, known.agents),
+            pricing,
+            agents,
+            capacity_left: capacity_left.collect(),
+            settlements: Vec::new(),
+            unpriced: Vec::new(),
+            effects: Effects::default(),
+        };
+        let mut answers = vec![None; jobs.len()];
+        for is_usage in [true, false] {
+            for (index, job) in jobs.iter().enumerate().filter(|(index, _)| dedup[*index].executes()) {
+                if let Some(command) = job.batched().filter(|command| command.is_usage() == is_usage) {
+                    answers[index] = Some(dedup::answer(&job.request, command.apply(&mut context, &job.request)));
+                }
+            }
+        }
+        let BatchContext { counters, settlements, unpriced, effects, .. } = context;
+        Decided { answers, counters, settlements, unpriced, effects }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "everything that was decided")]
+    fn changes<'a>(
+        &self,
+        jobs: &'a [Job],
+        dedup: &[Dedup],
+        decided: &'a Decided<'a>,
+        events: &'a StoredEvents<'a>,
+        listening: &[&Tenant],
+        attempt_id: i64,
+        terms: Vec<(&'a Tenant, i64)>,
+    ) -> Changes<'a> {
+        let Settings { now, ttl_ms, shard, .. } = self.settings;
+        let new_pairs = decided.counters.new_pairs();
+        let mut sums = Sums::new();
+        for (id, change) in decided.counters.sums() {
+            for service_id in ["", id.pair.service_id.as_str()] {
+                *sums.entry((id.tenant.as_str(), service_id)).or_default() += change;
+            }
+        }
+        let mut agents: Vec<_> = new_pairs
+            .iter()
+            .filter(|pair| pair.agent_arrival.is_some())
+            .map(|pair| (&pair.id.tenant, &pair.id.pair.agent))
+            .collect();
+        agents.dedup();
+        for (tenant, _) in agents {
+            sums.entry((tenant.as_str(), "")).or_default().agents += 1;
+        }
+        let (totals, rare_totals) = effects::totals(&decided.effects, &sums);
+        let answered = jobs.iter().zip(&decided.answers);
+        let keys = dedup::records(answered.filter_map(|(job, answer)| Some((&job.request, answer.as_ref()?))));
+        Changes {
+            attempt_id,
+            now,
+            expires_at: now.plus_ms(ttl_ms),
+            shard,
+            counters: decided.counters.changes(),
+            new_pairs,
+            totals,
+            rare_totals,
+            callers: effects::callers(&keys),
+            settlements: &decided.settlements,
+            event_runs: events.rows(),
+            outbox: events.outbox(listening),
+            keys,
+            expired: expired_keys(jobs, dedup),
+            terms,
+        }
+    }
+}
+
+/// The keys whose expired record is replaced, sorted.
+fn expired_keys<'a>(jobs: &'a [Job], dedup: &[Dedup]) -> Vec<&'a CallerKey> {
+    let replaced = jobs.iter().zip(dedup).filter(|(_, dedup)| **dedup == Dedup::Replace);
+    let mut keys: Vec<&CallerKey> = replaced.filter_map(|(job, _)| Some(&job.request.keyed.as_ref()?.id)).collect();
+    keys.sort_unstable_by_key(|id| (&id.key, &id.caller));
+    keys
+}
+
+/// All answers in the order of the jobs; each duplicate shares its leader's.
+fn answers_in_order(jobs: &[Job], dedup: Vec<Dedup>, mut answers: Vec<Option<Answer>>) -> Vec<Option<Answer>> {
+    answers.resize(jobs.len(), None);
+    for (index, dedup) in dedup.into_iter().enumerate() {
+        match dedup {
+            Dedup::Answered(answer) => answers[index] = Some(answer),
+            // A leader stands before its duplicates, so its own answer is already there.
+            Dedup::DuplicateOf(leader) => {
+                let shared = answers[leader].as_ref();
+                answers[index] =
+                    shared.and_then(|answer| dedup::share(&jobs[index].request, &jobs[leader].request, answer));
+            }
+            Dedup::Execute | Dedup::Replace => {}
+        }
+    }
+    answers
+}

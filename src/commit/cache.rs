@@ -1,0 +1,243 @@
+//! Step 2 of a batch: what a lane remembers of its latest batches, and one statement for the rest. Nothing that is
+//! remembered is trusted: the statement that writes compares it, writes nothing where it is stale, and the next attempt
+//! reads. Three things that it could not compare are therefore always read: a counter at zero, which may decide something
+//! without being written; how many pairs a tenant has above zero; and the absence of a key whose request leaves no record.
+
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
+
+use quick_cache::unsync::Cache;
+use sqlx::PgConnection;
+
+use crate::domain::caller::Tenant;
+use crate::domain::names::ServiceId;
+use crate::domain::service::Terms;
+use crate::store::StoreError;
+use crate::store::commit::{Known, TenantTerms, Wanted, lookup};
+use crate::store::idempotency::CallerKey;
+use crate::store::usage::{Counter, CounterId};
+
+use super::plan::Plan;
+
+/// Most entries of each kind.
+const ENTRIES_MAX: usize = 16_384;
+
+/// At least so many of the latest keys are remembered, and at most twice as many.
+const KEYS_MIN: usize = 32_768;
+
+/// Batches that read everything at the start, and after one whose cached data was stale.
+const COOLDOWN_BATCHES: u32 = 64;
+
+pub struct ReadCache {
+    /// As they were last read or written, all of them above zero.
+    counters: Cache<CounterId, Counter>,
+    /// With the revision of the tenant's terms under which they were read. None: the service is not registered.
+    services: Cache<(Tenant, ServiceId), (i64, Option<Terms>)>,
+    tenants: Cache<Tenant, TenantTerms>,
+    keys: LatestKeys,
+    /// Batches that still read everything.
+    cooldown: u32,
+    /// Whether the attempt under way uses cached data.
+    used: bool,
+}
+
+impl Default for ReadCache {
+    fn default() -> Self {
+        Self {
+            counters: Cache::new(ENTRIES_MAX),
+            services: Cache::new(ENTRIES_MAX),
+            tenants: Cache::new(ENTRIES_MAX),
+            keys: LatestKeys::default(),
+            cooldown: COOLDOWN_BATCHES,
+            used: false,
+        }
+    }
+}
+
+/// Hashes of the latest keys, in two generations: when the young one is full, the old one is dropped.
+#[derive(Default)]
+struct LatestKeys {
+    young: HashSet<u64>,
+    old: HashSet<u64>,
+    hasher: RandomState,
+}
+
+impl LatestKeys {
+    /// Two keys with one hash only cost a lookup.
+    fn contains(&self, key: &CallerKey) -> bool {
+        let hash = self.hasher.hash_one(key);
+        self.young.contains(&hash) || self.old.contains(&hash)
+    }
+
+    fn insert(&mut self, key: &CallerKey) {
+        self.young.insert(self.hasher.hash_one(key));
+        if self.young.len() >= KEYS_MIN {
+            self.old = std::mem::take(&mut self.young);
+        }
+    }
+}
+
+impl ReadCache {
+    /// Whether the latest attempt used cached data.
+    pub fn is_used(&self) -> bool {
+        self.used
+    }
+
+    /// Whether the latest attempt may have failed because cached data was stale. The next ones then read.
+    pub fn was_stale(&mut self) -> bool {
+        if self.used {
+            self.cooldown = COOLDOWN_BATCHES;
+        }
+        self.used
+    }
+
+    /// The batch has to be decided again, on what is read.
+    pub fn read_next_time(&mut self) {
+        self.cooldown = self.cooldown.max(1);
+    }
+
+    /// Knows everything that the plan asks for. `locked` are the counters, where the attempt has locked them.
+    pub async fn complete(
+        &mut self,
+        connection: &mut PgConnection,
+        plan: &Plan<'_>,
+        pairs: &[CounterId],
+        locked: Option<Vec<Option<Counter>>>,
+    ) -> Result<Known, StoreError> {
+        self.used = self.cooldown == 0;
+        let cached = self.lookup(plan, pairs, locked);
+        let missing = cached.missing(plan, pairs);
+        let read = if missing.is_empty() { Known::default() } else { lookup(connection, &missing).await? };
+        self.note_read(&missing, &read);
+        plan.keys.iter().for_each(|key| self.keys.insert(key));
+        Ok(cached.with(&missing, read))
+    }
+
+    fn lookup(&self, plan: &Plan<'_>, pairs: &[CounterId], locked: Option<Vec<Option<Counter>>>) -> Cached {
+        let counters = match locked {
+            Some(locked) => locked,
+            None if self.used => pairs.iter().map(|id| self.counters.get(id).copied()).collect(),
+            None => vec![None; pairs.len()],
+        };
+        let keys = plan.keys.iter().zip(&plan.uncertain);
+        let may_be_stored =
+            |(key, uncertain): (&&CallerKey, &bool)| !self.used || *uncertain || self.keys.contains(key);
+        let mut services = plan.services.iter().peekable();
+        let mut terms = Vec::with_capacity(plan.services.len());
+        let tenants = plan.tenants.iter().map(|tenant| {
+            let begin = terms.len();
+            let mut known = self.used.then(|| self.tenants.get(*tenant).copied()).flatten();
+            while let Some((_, service_id)) = services.next_if(|(of, _)| of == tenant) {
+                let entry = known.and_then(|_| self.services.get(&((*tenant).clone(), (*service_id).clone())).copied());
+                known = known.filter(|known| entry.is_some_and(|(revision, _)| revision == known.revision));
+                terms.push(entry.map(|(_, terms)| terms));
+            }
+            // What was read under several revisions is never combined.
+            if known.is_none() {
+                terms[begin..].fill(None);
+            }
+            known
+        });
+        let tenants = tenants.collect();
+        Cached { keys: keys.map(may_be_stored).collect(), counters, tenants, services: terms }
+    }
+
+    /// Notes what was read, after comparing it with what would have been used.
+    fn note_read(&mut self, wanted: &Wanted<'_>, read: &Known) {
+        if self.cooldown > 0 {
+            let keys = wanted.keys.iter().zip(&read.responses);
+            let a_key_was_stored = keys.filter(|(_, stored)| stored.is_some()).any(|(key, _)| !self.keys.contains(key));
+            let mut counters = wanted.pairs.iter().zip(&read.counters);
+            let a_counter_moved =
+                counters.any(|(id, counter)| self.counters.get(*id).is_some_and(|known| Some(*known) != *counter));
+            self.cooldown = if a_key_was_stored || a_counter_moved { COOLDOWN_BATCHES } else { self.cooldown - 1 };
+        }
+        for (id, counter) in wanted.pairs.iter().zip(&read.counters) {
+            match counter {
+                Some(counter) => self.note_counter(id, *counter),
+                None => {
+                    self.counters.remove(*id);
+                }
+            }
+        }
+        for (tenant, terms) in wanted.tenants.iter().zip(&read.tenants) {
+            self.tenants.insert((*tenant).clone(), *terms);
+        }
+        for ((tenant, service_id), terms) in wanted.services.iter().zip(&read.services) {
+            if let Some(known) = self.tenants.get(*tenant) {
+                self.services.insert(((*tenant).clone(), (*service_id).clone()), (known.revision, *terms));
+            }
+        }
+    }
+
+    /// What is stored of a counter, for certain.
+    pub fn note_counter(&mut self, id: &CounterId, counter: Counter) {
+        if counter.outstanding > 0 {
+            self.counters.insert(id.clone(), counter);
+        } else {
+            self.counters.remove(id);
+        }
+    }
+}
+
+/// What is known without reading. None: it has to be read.
+struct Cached {
+    /// Whether the key may have a record.
+    keys: Vec<bool>,
+    counters: Vec<Option<Counter>>,
+    tenants: Vec<Option<TenantTerms>>,
+    services: Vec<Option<Option<Terms>>>,
+}
+
+impl Cached {
+    /// What still has to be read.
+    fn missing<'a>(&self, plan: &Plan<'a>, pairs: &'a [CounterId]) -> Wanted<'a> {
+        fn missing<T: Copy, M>(items: impl Iterator<Item = T>, found: &[Option<M>]) -> Vec<T> {
+            items.zip(found).filter(|(_, found)| found.is_none()).map(|(item, _)| item).collect()
+        }
+        let keys = plan.keys.iter().zip(&self.keys);
+        let at_zero =
+            pairs.iter().zip(&self.counters).filter(|(_, counter)| counter.is_none_or(|known| known.outstanding == 0));
+        let mut rising: Vec<&Tenant> = at_zero.map(|(id, _)| &id.tenant).collect();
+        rising.dedup();
+        Wanted {
+            keys: keys.filter(|(_, may_be_stored)| **may_be_stored).map(|(key, _)| *key).collect(),
+            pairs: missing(pairs.iter(), &self.counters),
+            tenants: missing(plan.tenants.iter().copied(), &self.tenants),
+            services: missing(plan.services.iter().copied(), &self.services),
+            rising,
+        }
+    }
+
+    /// All that a batch has to know, in the order of its plan, with what was read of `missing`.
+    fn with(self, missing: &Wanted<'_>, read: Known) -> Known {
+        debug_assert_eq!(missing.keys.len(), read.responses.len());
+        let mut responses = read.responses.into_iter();
+        let mut counters = read.counters.into_iter().zip(read.agents);
+        let (counters, agents) = self
+            .counters
+            .into_iter()
+            // A pair's agent has at least that pair.
+            .map(|cached| cached.map_or_else(|| counters.next().unwrap_or_default(), |counter| (Some(counter), true)))
+            .unzip();
+        let mut tenants = read.tenants.into_iter();
+        let mut services = read.services.into_iter();
+        let read_key = |may_be_stored| if may_be_stored { responses.next().flatten() } else { None };
+        Known {
+            responses: self.keys.into_iter().map(read_key).collect(),
+            counters,
+            agents,
+            tenants: self
+                .tenants
+                .into_iter()
+                .map(|known| known.or_else(|| tenants.next()).unwrap_or_default())
+                .collect(),
+            services: self
+                .services
+                .into_iter()
+                .map(|known| known.unwrap_or_else(|| services.next().flatten()))
+                .collect(),
+            pairs_above_zero: read.pairs_above_zero,
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! What the decisions of a commit come to, as rows: runs of events, the outbox, and sums.
+
+use std::collections::BTreeMap;
+
+use sqlx::PgConnection;
+
+use crate::command::context::{Effects, TenantCounts};
+use crate::command::counters::PairSums;
+use crate::domain::caller::Tenant;
+use crate::domain::event::Event;
+use crate::store::commit::{
+    CallerChange, EVENTS_PER_RUN_MAX, NewEventRun, NewIdempotencyKey, RareTotals, TotalsChange,
+};
+use crate::store::{StoreError, events, outbox};
+
+/// The events of a commit as they are stored.
+pub struct StoredEvents<'a> {
+    runs: Vec<Run<'a>>,
+}
+
+/// Consecutive events of one tenant and type.
+struct Run<'a> {
+    tenant: &'a Tenant,
+    event_type: &'static str,
+    payloads: Vec<String>,
+    position: Option<i64>,
+}
+
+impl<'a> StoredEvents<'a> {
+    /// Each tenant's events keep their order.
+    pub fn of(events: &'a [(Tenant, Event)]) -> Self {
+        let mut of_tenants: BTreeMap<&Tenant, Vec<Run<'a>>> = BTreeMap::new();
+        for (tenant, event) in events {
+            let runs = of_tenants.entry(tenant).or_default();
+            let event_type = event.type_name();
+            match runs.last_mut() {
+                Some(run) if run.event_type == event_type && run.payloads.len() < EVENTS_PER_RUN_MAX => {
+                    run.payloads.push(event.to_json());
+                }
+                _ => runs.push(Run { tenant, event_type, payloads: vec![event.to_json()], position: None }),
+            }
+        }
+        Self { runs: of_tenants.into_values().flatten().collect() }
+    }
+
+    /// Draws the positions now, for those who have to know them before the events are written.
+    pub async fn draw_positions(&mut self, connection: &mut PgConnection) -> Result<(), StoreError> {
+        let positions = events::draw_positions(connection, self.runs.len()).await?;
+        for (run, position) in self.runs.iter_mut().zip(positions) {
+            run.position = Some(position);
+        }
+        Ok(())
+    }
+
+    /// Position and payload of the first event.
+    pub fn first(&self) -> Option<(i64, &str)> {
+        let run = self.runs.first()?;
+        Some((run.position?, run.payloads.first()?))
+    }
+
+    pub fn is_of_any(&self, tenants: &[&Tenant]) -> bool {
+        self.runs.iter().any(|run| tenants.contains(&run.tenant))
+    }
+
+    /// One row for each event of `tenants` whose position is drawn.
+    pub fn outbox(&self, tenants: &[&Tenant]) -> Vec<outbox::Entry<'_>> {
+        let runs = self.runs.iter().filter(|run| tenants.contains(&run.tenant));
+        let positioned = runs.filter_map(|run| Some((run, run.position?)));
+        positioned
+            .flat_map(|(run, position)| {
+                (position..).zip(&run.payloads).map(|(position, payload)| outbox::Entry {
+                    tenant: run.tenant,
+                    position,
+                    event_type: run.event_type,
+                    payload,
+                })
+            })
+            .collect()
+    }
+
+    pub fn rows(&self) -> Vec<NewEventRun<'_>> {
+        let rows = self.runs.iter().map(|run| NewEventRun {
+            tenant_id: run.tenant.as_str(),
+            position: run.position,
+            events: run.payloads.len() as i16,
+            event_type: run.event_type,
+            payloads: run.payloads.join("\n"),
+        });
+        rows.collect()
+    }
+}
+
+/// Sums by tenant and service; those of a tenant itself have no service.
+pub type Sums<'a> = BTreeMap<(&'a str, &'a str), PairSums>;
+
+/// What the commit adds to `totals`: what most commits change, and what few do.
+pub fn totals<'a>(effects: &'a Effects, sums: &Sums<'a>) -> (Vec<TotalsChange<'a>>, Vec<RareTotals<'a>>) {
+    let mut common: BTreeMap<(&str, &str), TotalsChange<'a>> = BTreeMap::new();
+    let mut rare: BTreeMap<(&str, &str), RareTotals<'a>> = BTreeMap::new();
+    for (&(tenant_id, service_id), sums) in sums {
+        let PairSums { pairs_above_zero, outstanding, recorded, .. } = *sums;
+        let change = TotalsChange { tenant_id, service_id, pairs_above_zero, outstanding, recorded, events: 0 };
+        common.insert((tenant_id, service_id), change);
+        if (sums.pairs, sums.agents) != (0, 0) {
+            let change =
+                RareTotals { tenant_id, service_id, pairs: sums.pairs, agents: sums.agents, ..RareTotals::default() };
+            rare.insert((tenant_id, service_id), change);
+        }
+    }
+    for (tenant, _) in &effects.events {
+        let tenant_id = tenant.as_str();
+        let none =
+            TotalsChange { tenant_id, service_id: "", pairs_above_zero: 0, outstanding: 0, recorded: 0, events: 0 };
+        common.entry((tenant_id, "")).or_insert(none).events += 1;
+    }
+    for (tenant, counts) in effects.counts.iter().filter(|(_, counts)| **counts != TenantCounts::default()) {
+        let tenant_id = tenant.as_str();
+        let change = rare.entry((tenant_id, "")).or_insert(RareTotals { tenant_id, ..RareTotals::default() });
+        change.settlements += counts.settlements;
+        change.settled_stroops += counts.settled_stroops;
+        change.services += counts.services;
+        change.webhooks += counts.webhooks;
+        change.api_keys += counts.api_keys;
+    }
+    (common.into_values().collect(), rare.into_values().collect())
+}
+
+/// What the records add to the totals of their callers, by caller.
+pub fn callers<'a>(records: &[NewIdempotencyKey<'a>]) -> Vec<CallerChange<'a>> {
+    let mut changes: BTreeMap<&str, CallerChange<'a>> = BTreeMap::new();
+    for record in records {
+        let none = CallerChange { caller: record.caller, records: 0, bytes: 0 };
+        let change = changes.entry(record.caller).or_insert(none);
+        change.records += 1;
+        change.bytes += record.bytes();
+    }
+    changes.into_values().collect()
+}

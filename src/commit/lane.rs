@@ -1,0 +1,432 @@
+//! A lane: takes whatever waits, commits it, answers it, and begins again. What goes wrong is sorted here: which
+//! requests run again, which fail, and which outcome nobody can know.
+
+use std::collections::VecDeque;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::{error, warn};
+
+use crate::command::{Answer, Command};
+use crate::domain::identifiers::without_keys;
+use crate::domain::refusal::Refusal;
+use crate::job_health;
+use crate::metrics;
+use crate::store::server::Interrupt;
+use crate::store::totals::SHARDS;
+use crate::store::{Conflict, FaultKind, StoreError, server, usage};
+
+use super::attempt::{AttemptError, AttemptState, Done, Locking, Phase, Settings};
+use super::batch::BatchAttempt;
+use super::cache::ReadCache;
+use super::committer::{LaneConnection, Shared};
+use super::job::Job;
+use super::queue::{Arrivals, Entrance};
+use super::transaction::TransactionAttempt;
+
+/// Batches that lock their counters at once after one that lost a race for them.
+const PESSIMISTIC_BATCHES: u32 = 16;
+
+/// Runs of one batch after deadlocks, taken keys and withdrawals, before its members are tried one by one.
+const RERUNS_MAX: u32 = 8;
+
+/// Pause before what could not be done now is tried again.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a connection may take to be made.
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+
+/// How much longer than one statement an attempt may take before its connection is given up.
+const ATTEMPT_MARGIN: Duration = Duration::from_secs(1);
+
+/// How long a lane waits for the answer of a statement that it had cancelled, and for the server to take the order.
+const INTERRUPT_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long a connection may have been idle and still be used without asking whether it works.
+const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+
+pub struct Lane {
+    pub shared: Arc<Shared>,
+    pub arrivals: Arrivals,
+    /// Where blocked requests go. None: this is the waiting room itself.
+    pub waiting_room: Option<Entrance>,
+    pub shard: i16,
+    pub rng: StdRng,
+    pub connection: Option<LaneConnection>,
+    pub cache: ReadCache,
+    /// Batches that lock their counters at once, because an earlier one lost a race.
+    pub pessimistic_batches: u32,
+    pub last_used: Instant,
+}
+
+/// Requests that run together.
+struct Group {
+    jobs: Vec<Job>,
+    locking: Locking,
+    reruns: u32,
+    reconnects: u32,
+}
+
+impl Group {
+    fn of(jobs: Vec<Job>, locking: Locking) -> Self {
+        Self { jobs, locking, reruns: 0, reconnects: 0 }
+    }
+
+    /// In order: the commands of a batch that stand together, and each other command by itself.
+    fn split(jobs: Vec<Job>, locking: Locking) -> VecDeque<Self> {
+        let mut groups: VecDeque<Self> = VecDeque::new();
+        for job in jobs {
+            match groups.back_mut() {
+                Some(group) if job.batched().is_some() && group.is_batch() => group.jobs.push(job),
+                _ => {
+                    let locking = if job.is_exclusive() { Locking::Exclusive } else { locking };
+                    groups.push_back(Self::of(vec![job], locking));
+                }
+            }
+        }
+        groups
+    }
+
+    fn is_batch(&self) -> bool {
+        self.jobs.iter().all(|job| job.batched().is_some())
+    }
+
+    /// The members, each by itself.
+    fn apart(self) -> impl Iterator<Item = Self> {
+        self.jobs.into_iter().map(|job| {
+            let locking = if job.is_exclusive() { Locking::Exclusive } else { Locking::PessimisticShortWait };
+            Self::of(vec![job], locking)
+        })
+    }
+}
+
+impl Lane {
+    /// Runs until all senders are gone and everything that was sent is answered.
+    pub async fn run(mut self) {
+        let mut carried: Vec<Job> = Vec::new();
+        loop {
+            let mut jobs = carried;
+            if jobs.is_empty() && !self.arrivals.wait().await {
+                return;
+            }
+            self.arrivals.take(&mut jobs, self.shared.batch_max);
+            carried = self.commit(jobs).await;
+        }
+    }
+
+    /// Commits and answers `jobs`. Returns those that have to be tried again.
+    async fn commit(&mut self, jobs: Vec<Job>) -> Vec<Job> {
+        let mut carried = Vec::new();
+        let mut pause = false;
+        let mut groups = match self.waiting_room {
+            Some(_) => Group::split(jobs, self.locking()),
+            // Each of them may be blocked, perhaps for reasons of its own.
+            None => Group::of(jobs, Locking::PessimisticShortWait).apart().collect(),
+        };
+        while let Some(mut group) = groups.pop_front() {
+            if drop_given_up(&mut group.jobs) {
+                self.note_failure(StoreError::Blocked);
+            }
+            if group.jobs.is_empty() {
+                continue;
+            }
+            let state = AttemptState::default();
+            let error = match self.attempt(&mut group, &state).await {
+                Ok(answers) => {
+                    carried.extend(deliver(group.jobs, answers));
+                    continue;
+                }
+                Err(error) => error,
+            };
+            let fault = match error {
+                AttemptError::Store(fault) => fault,
+                AttemptError::Cancelled | AttemptError::UnverifiedKey => {
+                    group.jobs.iter().for_each(Job::end_commit);
+                    groups.push_front(group);
+                    continue;
+                }
+                // It takes longer than others should wait.
+                AttemptError::TooManyPairs(index) => {
+                    let job = group.jobs.remove(index);
+                    match &self.waiting_room {
+                        Some(waiting_room) => waiting_room.put(job),
+                        None => carried.push(job),
+                    }
+                    groups.push_front(group);
+                    continue;
+                }
+            };
+            let phase = state.phase();
+            if phase == Phase::Commit && !fault.proves_rollback() {
+                warn!(error = %fault, "the outcome of a COMMIT is unknown");
+                self.note_failure(fault);
+                self.connection = None;
+                metrics::commit_retried("connection_lost");
+                carried.extend(mark_in_doubt(group.jobs, &state));
+                pause = true;
+                continue;
+            }
+            group.jobs.iter().for_each(Job::end_commit);
+            let kind = fault.kind();
+            match kind {
+                FaultKind::Conflict(conflict) => {
+                    metrics::commit_retried(reason(kind));
+                    // Read this time: what is stale may have been so for long. If it was read, lock it first.
+                    if !self.cache.was_stale() && conflict == Conflict::Version && group.locking == Locking::Optimistic
+                    {
+                        group.locking = Locking::Pessimistic;
+                    }
+                    if conflict == Conflict::Version {
+                        self.pessimistic_batches = PESSIMISTIC_BATCHES;
+                    }
+                    carried.extend(again(&mut groups, group));
+                }
+                FaultKind::Deadlock | FaultKind::Serialization => {
+                    metrics::commit_retried(reason(kind));
+                    carried.extend(again(&mut groups, group));
+                }
+                FaultKind::Unavailable => {
+                    self.connection = None;
+                    group.reconnects += 1;
+                    if group.reconnects == 1 {
+                        metrics::commit_retried(reason(kind));
+                        groups.push_front(group);
+                    } else {
+                        warn!(error = %fault, requests = group.jobs.len(), "the database is unavailable");
+                        self.note_failure(fault);
+                        carried.extend(refuse_unless_in_doubt(group.jobs));
+                        // The rest would meet the same fate, one connection attempt after the other.
+                        for group in groups.drain(..) {
+                            carried.extend(refuse_unless_in_doubt(group.jobs));
+                        }
+                        pause = true;
+                    }
+                }
+                FaultKind::LockTimeout if group.jobs.len() > 1 => prepend(&mut groups, group.apart()),
+                FaultKind::LockTimeout => {
+                    if phase == Phase::Write {
+                        let keyed = group.jobs.iter().filter(|job| job.request.keyed.is_some());
+                        keyed.for_each(|job| job.progress.meet_twin());
+                    }
+                    match &self.waiting_room {
+                        Some(waiting_room) => group.jobs.into_iter().for_each(|job| waiting_room.put(job)),
+                        None => carried.extend(group.jobs),
+                    }
+                }
+                FaultKind::Rejected if group.jobs.len() > 1 => {
+                    metrics::commit_retried(reason(kind));
+                    prepend(&mut groups, group.apart());
+                }
+                FaultKind::Rejected => {
+                    fail(group.jobs, &fault);
+                    self.note_failure(fault);
+                }
+            }
+        }
+        if pause {
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+        carried
+    }
+
+    /// One attempt, which ends in bounded time whatever the database does. Until it commits it may take as long as a
+    /// statement and a little more; its commit ends at the first deadline of the group. A statement that does not end by
+    /// then is cancelled; one that does not answer to that either is given up with its connection.
+    async fn attempt(&mut self, group: &mut Group, state: &AttemptState) -> Result<Vec<Option<Answer>>, AttemptError> {
+        let shared = self.shared.clone();
+        if self.last_used.elapsed() > TRUSTED_IDLE {
+            self.drop_if_dead().await;
+        }
+        self.last_used = Instant::now();
+        if self.connection.is_none() {
+            // Behind another connection there may be another database, which does not know what the former one said.
+            self.cache = ReadCache::default();
+            self.connection = Some(shared.connect(CONNECT_LIMIT).await?);
+        }
+        let LaneConnection { connection, backend } = self.connection.as_mut().expect("it was just made");
+        let deadlines = || group.jobs.iter().map(|job| Instant::from_std(job.request.deadline));
+        let earliest = deadlines().min().expect("a group is never empty");
+        let latest = deadlines().max().expect("a group is never empty");
+        let limit = match group.locking {
+            Locking::Exclusive => latest,
+            _ => latest.min(Instant::now() + shared.statement_limit + ATTEMPT_MARGIN),
+        };
+
+        let settings = Settings {
+            now: shared.clock.now(),
+            limits: shared.limits.now(),
+            ttl_ms: shared.ttl_ms,
+            require_registered_services: shared.require_registered_services,
+            shard: self.shard,
+            locking: group.locking,
+            pairs_max: if self.waiting_room.is_some() {
+                shared.batch_max.min(usage::SETTLED_MAX - 1)
+            } else {
+                usage::SETTLED_MAX
+            },
+        };
+        let (rng, cache) = (&mut self.rng, &mut self.cache);
+        let began = std::time::Instant::now();
+        let ended = {
+            let run = async {
+                match group.jobs.as_slice() {
+                    [job] if let Command::Transactional(command) = &job.request.command => {
+                        let exclusive = job.is_exclusive().then(|| latest.saturating_duration_since(Instant::now()));
+                        TransactionAttempt { settings, rng, state, exclusive }.run(connection, job, command).await
+                    }
+                    jobs => BatchAttempt { settings, rng, state, cache }.run(connection, jobs).await,
+                }
+            };
+            let mut run = pin!(run);
+            let mut ended = timeout_at(earliest.min(limit), &mut run).await;
+            if ended.is_err() && state.phase() != Phase::Commit {
+                // Those whose deadline has passed are left out when it comes to commit.
+                ended = timeout_at(limit, &mut run).await;
+            }
+            if ended.is_err() {
+                let cancel = shared.interrupt(*backend, Interrupt::Cancel, INTERRUPT_LIMIT);
+                (ended, ()) = tokio::join!(timeout(INTERRUPT_LIMIT, &mut run), cancel);
+            }
+            ended
+        };
+        if let Ok(ended) = ended {
+            return ended.map(|done| self.note(done, began.elapsed()));
+        }
+        // The server process may yet come to what it was sent, and may keep the rows of this shard locked until it ends.
+        shared.interrupt(*backend, Interrupt::Terminate, INTERRUPT_LIMIT).await;
+        self.connection = None;
+        self.shard = (self.shard + 1) % SHARDS;
+        Err(StoreError::TimedOut.into())
+    }
+}
+
+impl Lane {
+    /// Locks at once while others write the same counters: an attempt that loses the race costs more than the locks.
+    fn locking(&mut self) -> Locking {
+        if self.pessimistic_batches == 0 {
+            return Locking::Optimistic;
+        }
+        self.pessimistic_batches -= 1;
+        Locking::Pessimistic
+    }
+
+    /// Committed: only from now on is it known what is stored.
+    fn note(&mut self, done: Done, took: Duration) -> Vec<Option<Answer>> {
+        done.written.iter().for_each(|(id, counter)| self.cache.note_counter(id, *counter));
+        if done.executed > 0 {
+            metrics::committed(done.executed, took);
+            self.shared.health.note(job_health::Job::Commit, &Ok::<_, StoreError>(()));
+        }
+        self.shared.unpriced.note(done.unpriced);
+        if done.has_outbox {
+            self.shared.deliveries.notify_one();
+        }
+        done.answers
+    }
+
+    /// Notes what kept a request from being committed, for those who watch the service.
+    fn note_failure(&self, fault: StoreError) {
+        self.shared.health.note(job_health::Job::Commit, &Err::<(), _>(fault));
+    }
+
+    /// A connection may die while nobody uses it. To find that out with the statement that commits would leave a request
+    /// in doubt that was never sent.
+    async fn drop_if_dead(&mut self) {
+        if let Some(LaneConnection { connection, .. }) = &mut self.connection {
+            let answer = timeout(CONNECT_LIMIT, server::ping(connection)).await;
+            if !matches!(answer, Ok(Ok(()))) {
+                self.connection = None;
+            }
+        }
+    }
+}
+
+/// What the metrics call a fault that is tried again.
+fn reason(kind: FaultKind) -> &'static str {
+    match kind {
+        FaultKind::Conflict(Conflict::Key) => "key_taken",
+        FaultKind::Deadlock => "deadlock",
+        FaultKind::Conflict(_) | FaultKind::Serialization => "serialization",
+        FaultKind::LockTimeout | FaultKind::Unavailable => "connection_lost",
+        FaultKind::Rejected => "poisoned",
+    }
+}
+
+/// After a COMMIT of unknown outcome. Keyed requests are carried until the database tells; of the others nobody can ever
+/// know.
+fn mark_in_doubt(jobs: Vec<Job>, state: &AttemptState) -> Vec<Job> {
+    let executed = state.executed();
+    let mut keyed = Vec::new();
+    for (mut job, was_executed) in jobs.into_iter().zip(executed.jobs) {
+        if job.request.keyed.is_none() {
+            job.refuse(Refusal::OutcomeUnknown);
+        } else {
+            job.mark_in_doubt(was_executed.then_some(executed.attempt_id), executed.expires_at);
+            keyed.push(job);
+        }
+    }
+    keyed
+}
+
+/// Forgets jobs whose handlers gave up, and those nobody waits for any more. Says whether the deadline of one has passed.
+fn drop_given_up(jobs: &mut Vec<Job>) -> bool {
+    let now = std::time::Instant::now();
+    let is_late = jobs.iter().any(|job| job.request.deadline <= now);
+    jobs.retain(|job| !job.is_withdrawn() && job.request.deadline > now);
+    is_late
+}
+
+/// Hands out the answers. Returns the twins that still have to run.
+fn deliver(jobs: Vec<Job>, answers: Vec<Option<Answer>>) -> Vec<Job> {
+    let mut left = Vec::new();
+    for (job, answer) in jobs.into_iter().zip(answers) {
+        match answer {
+            Some(answer) => job.answer(answer),
+            None => {
+                job.end_commit();
+                left.push(job);
+            }
+        }
+    }
+    left
+}
+
+/// Runs a group again that lost against somebody else, for a while. Returns what is left when that never ends.
+fn again(groups: &mut VecDeque<Group>, mut group: Group) -> Vec<Job> {
+    group.reruns += 1;
+    if group.reruns <= RERUNS_MAX {
+        groups.push_front(group);
+    } else if group.jobs.len() > 1 {
+        prepend(groups, group.apart());
+    } else {
+        warn!("a request was rolled back {RERUNS_MAX} times in a row");
+        return refuse_unless_in_doubt(group.jobs);
+    }
+    Vec::new()
+}
+
+fn prepend(groups: &mut VecDeque<Group>, first: impl Iterator<Item = Group>) {
+    let rest = std::mem::take(groups);
+    groups.extend(first.chain(rest));
+}
+
+/// Nothing of this attempt was committed, and it ends here. Only jobs with an earlier COMMIT in doubt go on.
+fn refuse_unless_in_doubt(jobs: Vec<Job>) -> Vec<Job> {
+    let (in_doubt, others): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| job.in_doubt.is_some());
+    others.into_iter().for_each(|job| job.refuse(Refusal::StoreUnavailable));
+    in_doubt
+}
+
+/// One request alone breaks something: our fault, or a database that was changed by hand.
+fn fail(jobs: Vec<Job>, fault: &StoreError) {
+    for job in jobs {
+        let request = &job.request;
+        let path = without_keys(&request.path);
+        error!(requestId = request.request_id, method = request.method, path, error = %fault,
+            "a request could not be executed");
+        job.give_up(Refusal::Internal);
+    }
+}

@@ -1,0 +1,74 @@
+//! Step 1 of a batch: what it has to know.
+
+use crate::command::context::AgentsToSettle;
+use crate::command::{BatchedCommand, Command};
+use crate::domain::caller::Tenant;
+use crate::domain::names::ServiceId;
+use crate::domain::usage::Pair;
+use crate::store::idempotency::CallerKey;
+use crate::store::usage::CounterId;
+
+use super::job::Job;
+
+/// Keys in the order of their jobs; the rest sorted and distinct.
+pub struct Plan<'a> {
+    pub keys: Vec<&'a CallerKey>,
+    /// Of each key, whether it has to be looked up although no record of it is remembered.
+    pub uncertain: Vec<bool>,
+    pub tenants: Vec<&'a Tenant>,
+    pub services: Vec<(&'a Tenant, &'a ServiceId)>,
+}
+
+/// The pairs that the jobs may change, sorted.
+pub fn pairs(jobs: &[Job], agents: &AgentsToSettle) -> Vec<CounterId> {
+    let mut pairs = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        if let Some(command) = job.batched() {
+            let tenant = &job.request.tenant;
+            command.for_each_pair(|pair| pairs.push(CounterId { tenant: tenant.clone(), pair: pair.clone() }));
+        }
+    }
+    for ((tenant, agent), of_agent) in &agents.0 {
+        let pair = |service_id: &ServiceId| Pair { agent: agent.clone(), service_id: service_id.clone() };
+        let ids =
+            of_agent.services.iter().map(|service_id| CounterId { tenant: tenant.clone(), pair: pair(service_id) });
+        pairs.extend(ids);
+    }
+    pairs.sort_unstable();
+    pairs.dedup();
+    pairs
+}
+
+impl<'a> Plan<'a> {
+    pub fn of(jobs: &'a [Job], pairs: &'a [CounterId]) -> Self {
+        let keyed = || jobs.iter().filter_map(|job| Some((job, job.request.keyed.as_ref()?)));
+        let mut tenants: Vec<&Tenant> = jobs.iter().map(|job| &job.request.tenant).collect();
+        tenants.sort_unstable();
+        tenants.dedup();
+        let mut services: Vec<(&Tenant, &ServiceId)> =
+            pairs.iter().map(|id| (&id.tenant, &id.pair.service_id)).collect();
+        services.sort_unstable();
+        services.dedup();
+        Self {
+            keys: keyed().map(|(_, keyed)| &keyed.id).collect(),
+            uncertain: keyed().map(|(job, _)| job.in_doubt.is_some() || job.progress.has_met_twin()).collect(),
+            tenants,
+            services,
+        }
+    }
+}
+
+impl Job {
+    /// Whether it shares the database with no other commit.
+    pub fn is_exclusive(&self) -> bool {
+        matches!(&self.request.command, Command::Transactional(command) if command.is_exclusive())
+    }
+
+    /// The command, if it is one of a batch.
+    pub fn batched(&self) -> Option<&BatchedCommand> {
+        match &self.request.command {
+            Command::Batched(command) => Some(command),
+            Command::Transactional(_) => None,
+        }
+    }
+}

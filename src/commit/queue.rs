@@ -1,0 +1,372 @@
+//! Where requests wait for their lane. Within a lane the tenants take turns, one request each, so that one with thousands
+//! waiting delays another by one request and not by thousands. The queue is bounded over all lanes: when it is full, the
+//! tenant with the most rows waiting gives way, and alone a tenant may fill it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::domain::caller::Tenant;
+use crate::domain::refusal::Refusal;
+
+use super::job::Job;
+
+/// Rows that may wait for each request that may: they bound the memory of bulk requests.
+const ROWS_PER_JOB: usize = 20;
+
+#[derive(Debug)]
+pub struct Queue {
+    waiting: Mutex<Waiting>,
+    /// One for each lane.
+    news: Vec<Notify>,
+    jobs_max: usize,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    lanes: Vec<Turns>,
+    /// What each tenant has waiting, over all lanes; none for those with nothing.
+    loads: HashMap<Tenant, Load>,
+    total: Load,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Load {
+    rows: usize,
+    jobs: usize,
+}
+
+/// What waits for one lane.
+#[derive(Debug, Default)]
+struct Turns {
+    jobs: HashMap<Tenant, VecDeque<Job>>,
+    /// The tenants with something waiting; the first one's turn is next.
+    order: VecDeque<Tenant>,
+    /// No more jobs will come.
+    is_closed: bool,
+    /// The lane has ended.
+    is_dead: bool,
+}
+
+/// The way into one lane. When its last clone is dropped, the lane finishes what waits, and ends.
+#[derive(Clone, Debug)]
+pub struct Entrance(Arc<Door>);
+
+#[derive(Debug)]
+struct Door {
+    queue: Arc<Queue>,
+    lane: usize,
+}
+
+/// The lane's own end. When it is dropped, the lane lets go of everything that waits, and of all that comes.
+#[derive(Debug)]
+pub struct Arrivals {
+    queue: Arc<Queue>,
+    lane: usize,
+}
+
+impl Queue {
+    pub fn new(lanes: usize, jobs_max: usize) -> Arc<Self> {
+        let waiting = Waiting {
+            lanes: (0..lanes).map(|_| Turns::default()).collect(),
+            loads: HashMap::new(),
+            total: Load::default(),
+        };
+        let news = (0..lanes).map(|_| Notify::new()).collect();
+        Arc::new(Self { waiting: Mutex::new(waiting), news, jobs_max })
+    }
+
+    /// Both ends of one lane.
+    pub fn lane(self: &Arc<Self>, lane: usize) -> (Entrance, Arrivals) {
+        let entrance = Entrance(Arc::new(Door { queue: self.clone(), lane }));
+        (entrance, Arrivals { queue: self.clone(), lane })
+    }
+
+    pub fn jobs_max(&self) -> usize {
+        self.jobs_max
+    }
+
+    /// Requests that wait, over all lanes.
+    pub fn depth(&self) -> usize {
+        self.waiting().total.jobs
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entrance {
+    /// Puts a job into the queue. The one that finds no place is refused: this one, or the latest of a tenant that has
+    /// more waiting.
+    pub fn put(&self, job: Job) {
+        let Door { queue, lane } = &*self.0;
+        let mut waiting = queue.waiting();
+        if waiting.lanes[*lane].is_dead {
+            // Dropped, which tells its handler as much.
+            return;
+        }
+        let mut refused = Vec::new();
+        while !waiting.has_place_for(&job, queue.jobs_max) {
+            match waiting.evict_for(&job) {
+                Some(evicted) => refused.push(evicted),
+                None => {
+                    drop(waiting);
+                    refused.push(job);
+                    return refused.into_iter().for_each(|job| job.give_up(Refusal::QueueFull));
+                }
+            }
+        }
+        waiting.push(*lane, job);
+        drop(waiting);
+        queue.news[*lane].notify_one();
+        refused.into_iter().for_each(|job| job.give_up(Refusal::QueueFull));
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.queue.waiting().lanes[self.lane].is_closed = true;
+        self.queue.news[self.lane].notify_one();
+    }
+}
+
+impl Arrivals {
+    /// Waits until there is something to do. False when nothing will come any more.
+    pub async fn wait(&self) -> bool {
+        loop {
+            {
+                let waiting = self.queue.waiting();
+                let turns = &waiting.lanes[self.lane];
+                if !turns.order.is_empty() {
+                    return true;
+                }
+                if turns.is_closed {
+                    return false;
+                }
+            }
+            self.queue.news[self.lane].notified().await;
+        }
+    }
+
+    /// Adds what waits to `batch`, in turns, until it has `rows_max` rows. A request with more rows than that is a batch by
+    /// itself.
+    pub fn take(&self, batch: &mut Vec<Job>, rows_max: usize) {
+        let mut rows: usize = batch.iter().map(Job::rows).sum();
+        let mut waiting = self.queue.waiting();
+        while let Some(next) = waiting.lanes[self.lane].peek() {
+            if rows > 0 && rows + next.rows() > rows_max {
+                break;
+            }
+            let Some(job) = waiting.pop(self.lane) else { break };
+            rows += job.rows();
+            batch.push(job);
+        }
+    }
+}
+
+impl Drop for Arrivals {
+    fn drop(&mut self) {
+        let mut waiting = self.queue.waiting();
+        waiting.lanes[self.lane].is_dead = true;
+        let mut left = Vec::new();
+        while let Some(job) = waiting.pop(self.lane) {
+            left.push(job);
+        }
+        drop(waiting);
+        drop(left);
+    }
+}
+
+impl Turns {
+    fn peek(&self) -> Option<&Job> {
+        self.jobs.get(self.order.front()?)?.front()
+    }
+}
+
+impl Load {
+    fn add(&mut self, job: &Job) {
+        self.rows += job.rows();
+        self.jobs += 1;
+    }
+
+    fn subtract(&mut self, job: &Job) {
+        self.rows -= job.rows();
+        self.jobs -= 1;
+    }
+}
+
+impl Waiting {
+    /// Something large may always come when nothing waits.
+    fn has_place_for(&self, job: &Job, jobs_max: usize) -> bool {
+        let fits = self.total.rows + job.rows() <= jobs_max * ROWS_PER_JOB || self.total.jobs == 0;
+        self.total.jobs < jobs_max && fits
+    }
+
+    fn push(&mut self, lane: usize, job: Job) {
+        let tenant = &job.request.tenant;
+        self.total.add(&job);
+        self.loads.entry(tenant.clone()).or_default().add(&job);
+        let turns = &mut self.lanes[lane];
+        match turns.jobs.get_mut(tenant) {
+            Some(jobs) => jobs.push_back(job),
+            None => {
+                turns.order.push_back(tenant.clone());
+                turns.jobs.insert(tenant.clone(), VecDeque::from([job]));
+            }
+        }
+    }
+
+    /// The next one in turn; its tenant waits for the next round.
+    fn pop(&mut self, lane: usize) -> Option<Job> {
+        let turns = &mut self.lanes[lane];
+        let tenant = turns.order.pop_front()?;
+        let jobs = turns.jobs.get_mut(&tenant)?;
+        let job = jobs.pop_front()?;
+        if jobs.is_empty() {
+            turns.jobs.remove(&tenant);
+        } else {
+            turns.order.push_back(tenant);
+        }
+        self.forget(&job);
+        Some(job)
+    }
+
+    /// Removes the latest job of the tenant that has the most waiting. None if that is the tenant of `job` itself.
+    fn evict_for(&mut self, job: &Job) -> Option<Job> {
+        let (heaviest, most) = self.loads.iter().max_by_key(|(_, load)| **load)?;
+        let mut own = self.loads.get(&job.request.tenant).copied().unwrap_or_default();
+        own.add(job);
+        if *most <= own {
+            return None;
+        }
+        let heaviest = heaviest.clone();
+        let waiting_in = |turns: &Turns| turns.jobs.get(&heaviest).map_or(0, VecDeque::len);
+        let turns = self.lanes.iter_mut().max_by_key(|turns| waiting_in(turns))?;
+        let jobs = turns.jobs.get_mut(&heaviest)?;
+        let evicted = jobs.pop_back()?;
+        if jobs.is_empty() {
+            turns.jobs.remove(&heaviest);
+            turns.order.retain(|tenant| *tenant != heaviest);
+        }
+        self.forget(&evicted);
+        Some(evicted)
+    }
+
+    /// Subtracts a job that waits no longer.
+    fn forget(&mut self, job: &Job) {
+        self.total.subtract(job);
+        if let Some(load) = self.loads.get_mut(&job.request.tenant) {
+            load.subtract(job);
+            if load.jobs == 0 {
+                self.loads.remove(&job.request.tenant);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use tokio::sync::oneshot::Receiver;
+
+    use crate::command::{Answer, BatchedCommand, Request};
+    use crate::domain::names::{AgentId, ServiceId};
+    use crate::domain::usage::{Pair, UsageRecord};
+
+    use super::*;
+
+    /// A bulk request of so many items. Its path tells it from others.
+    fn job(tenant: &str, rows: usize, path: &str) -> (Job, Receiver<Answer>) {
+        let pair = Pair { agent: AgentId::from_stored("a".into()), service_id: ServiceId::from_stored("s".into()) };
+        let request = Request {
+            tenant: Tenant::from_stored(tenant.to_owned()),
+            keyed: None,
+            method: "POST",
+            path: path.to_owned(),
+            request_id: "r".to_owned(),
+            deadline: Instant::now(),
+            command: BatchedCommand::RecordUsageBulk(vec![Some(UsageRecord { pair, requests: 1 }); rows]).into(),
+        };
+        Job::new(request, None)
+    }
+
+    fn put(entrance: &Entrance, tenant: &str, rows: usize, path: &str) -> Receiver<Answer> {
+        let (job, answer) = job(tenant, rows, path);
+        entrance.put(job);
+        answer
+    }
+
+    fn take(arrivals: &Arrivals, rows_max: usize) -> Vec<String> {
+        let mut batch = Vec::new();
+        arrivals.take(&mut batch, rows_max);
+        batch.into_iter().map(|job| job.request.path).collect()
+    }
+
+    const FULL: Answer = Answer::Refused(Refusal::QueueFull);
+
+    #[test]
+    fn tenants_take_turns_and_a_batch_is_bounded_by_rows() {
+        let queue = Queue::new(1, 100);
+        let (entrance, arrivals) = queue.lane(0);
+        let mut answers = Vec::new();
+        for (tenant, rows, path) in
+            [("a", 4, "a1"), ("a", 4, "a2"), ("a", 4, "a3"), ("b", 1, "b1"), ("c", 1, "c1"), ("c", 20, "c2")]
+        {
+            answers.push(put(&entrance, tenant, rows, path));
+        }
+        assert_eq!(take(&arrivals, 10), ["a1", "b1", "c1", "a2"]);
+        // Larger than a batch: alone.
+        assert_eq!(take(&arrivals, 10), ["c2"]);
+        assert_eq!(take(&arrivals, 10), ["a3"]);
+        assert_eq!((queue.depth(), take(&arrivals, 10).len()), (0, 0));
+    }
+
+    #[test]
+    fn the_tenant_with_the_most_waiting_gives_way_when_the_queue_is_full() {
+        let queue = Queue::new(2, 4);
+        let lanes = [queue.lane(0), queue.lane(1)];
+        let flood: Vec<_> = ["a1", "a2", "a3", "a4"].map(|path| put(&lanes[1].0, "a", 1, path)).into();
+        assert_eq!(put(&lanes[1].0, "a", 1, "a5").try_recv(), Ok(FULL));
+        let others: Vec<_> = ["b1", "b2", "b3"].map(|path| put(&lanes[0].0, "b", 1, path)).into();
+        let refused = |answers: Vec<Receiver<Answer>>| -> Vec<bool> {
+            answers.into_iter().map(|mut answer| answer.try_recv() == Ok(FULL)).collect()
+        };
+        assert_eq!(refused(flood), [false, false, true, true]);
+        assert_eq!(refused(others), [false, false, true]);
+        assert_eq!(
+            (take(&lanes[1].1, 9), take(&lanes[0].1, 9)),
+            (vec!["a1".into(), "a2".into()], vec!["b1".into(), "b2".into()])
+        );
+        assert_eq!(queue.depth(), 0);
+    }
+
+    #[test]
+    fn rows_that_wait_are_bounded_too() {
+        let queue = Queue::new(1, 2);
+        let (entrance, arrivals) = queue.lane(0);
+        let mut large = put(&entrance, "a", 1000, "large");
+        assert_eq!(put(&entrance, "a", 1, "small").try_recv(), Ok(FULL));
+        let mut other = put(&entrance, "b", 1, "other");
+        assert_eq!((large.try_recv(), other.try_recv().is_err()), (Ok(FULL), true));
+        assert_eq!(take(&arrivals, 1), ["other"]);
+    }
+
+    #[tokio::test]
+    async fn a_lane_ends_when_nobody_can_come_and_a_dead_lane_keeps_nobody() {
+        let queue = Queue::new(1, 2);
+        let (entrance, arrivals) = queue.lane(0);
+        let mut answer = put(&entrance, "a", 1, "first");
+        drop(entrance.clone());
+        assert!(arrivals.wait().await);
+        drop(arrivals);
+        assert!(answer.try_recv().is_err_and(|error| error == tokio::sync::oneshot::error::TryRecvError::Closed));
+        assert!(put(&entrance, "a", 1, "second").await.is_err());
+        assert_eq!(queue.depth(), 0);
+        let (entrance, arrivals) = Queue::new(1, 2).lane(0);
+        drop(entrance);
+        assert!(!arrivals.wait().await);
+    }
+}

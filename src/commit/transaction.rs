@@ -1,0 +1,127 @@
+//! One attempt to commit a command that runs in a transaction of its own, as a textbook has it: look up the key, run the
+//! statements, store the response, commit.
+
+use std::time::Duration;
+
+use rand::RngExt;
+use rand::rngs::StdRng;
+use sqlx::PgConnection;
+
+use crate::command::TransactionalCommand;
+use crate::command::context::{Effects, Stop, TransactionContext};
+use crate::domain::caller::Tenant;
+use crate::store::commit::{self, Changes, Wanted};
+use crate::store::deliveries::{self, Test};
+use crate::store::server::CommitTransaction;
+use crate::store::tenants;
+
+use super::attempt::{AttemptError, AttemptState, Done, Executed, Phase, Settings, draw_attempt_id};
+use super::dedup::{self, Dedup};
+use super::effects::{self, StoredEvents, Sums};
+use super::job::Job;
+
+pub struct TransactionAttempt<'a> {
+    pub settings: Settings,
+    pub rng: &'a mut StdRng,
+    pub state: &'a AttemptState,
+    /// How long a command that shares the database with no other commit may take.
+    pub exclusive: Option<Duration>,
+}
+
+impl TransactionAttempt<'_> {
+    /// `job` holds `command`.
+    pub async fn run(
+        mut self,
+        connection: &mut PgConnection,
+        job: &Job,
+        command: &TransactionalCommand,
+    ) -> Result<Done, AttemptError> {
+        self.state.set(Phase::Read);
+        let mut transaction = CommitTransaction::on(connection);
+        let outcome = self.run_in(&mut transaction, job, command).await;
+        transaction.roll_back().await;
+        outcome
+    }
+
+    async fn run_in(
+        &mut self,
+        transaction: &mut CommitTransaction<'_>,
+        job: &Job,
+        command: &TransactionalCommand,
+    ) -> Result<Done, AttemptError> {
+        let Settings { now, limits, ttl_ms, shard, locking, .. } = self.settings;
+        let jobs = std::slice::from_ref(job);
+        let tenant = &job.request.tenant;
+        transaction.begin(locking.lock_timeout(), self.exclusive).await?;
+        let connection = transaction.connection();
+        let wanted = Wanted {
+            keys: job.request.keyed.iter().map(|keyed| &keyed.id).collect(),
+            tenants: vec![tenant],
+            ..Wanted::default()
+        };
+        let known = commit::lookup(connection, &wanted).await?;
+        let dedup = dedup::dedup(jobs, known.responses, now).remove(0);
+        if let Dedup::Answered(answer) = dedup {
+            return Ok(Done { answers: vec![Some(answer)], ..Done::default() });
+        }
+        let mut context = TransactionContext {
+            connection,
+            now,
+            limits,
+            rng: &mut *self.rng,
+            changed_terms: Vec::new(),
+            webhook_test: None,
+            effects: Effects::default(),
+        };
+        let outcome = match command.apply(&mut context, &job.request).await {
+            Ok(reply) => Ok(reply),
+            Err(Stop::Refuse(refusal)) => Err(refusal),
+            Err(Stop::Fault(error)) => return Err(error.into()),
+        };
+        let TransactionContext { changed_terms, webhook_test, effects, .. } = context;
+        let connection = transaction.connection();
+        let answer = dedup::answer(&job.request, outcome);
+
+        let listening: Vec<&Tenant> =
+            if known.tenants[0].has_webhooks && webhook_test.is_none() { vec![tenant] } else { Vec::new() };
+        let mut events = StoredEvents::of(&effects.events);
+        if webhook_test.is_some() || events.is_of_any(&listening) {
+            events.draw_positions(connection).await?;
+        }
+        if let (Some(test), Some((position, payload))) = (&webhook_test, events.first()) {
+            let test = Test { tenant, webhook: &test.webhook, id: &test.delivery, position, payload };
+            deliveries::insert_test(connection, &test, now).await?;
+        }
+        for tenant in &changed_terms {
+            tenants::renew_terms(connection, tenant, self.rng.random()).await?;
+        }
+        let attempt_id = draw_attempt_id(self.rng);
+        let (totals, rare_totals) = effects::totals(&effects, &Sums::new());
+        let keys = dedup::records(std::iter::once((&job.request, &answer)));
+        let changes = Changes {
+            attempt_id,
+            now,
+            expires_at: now.plus_ms(ttl_ms),
+            shard,
+            counters: Vec::new(),
+            new_pairs: Vec::new(),
+            totals,
+            rare_totals,
+            callers: effects::callers(&keys),
+            settlements: &[],
+            event_runs: events.rows(),
+            outbox: events.outbox(&listening),
+            keys,
+            expired: if dedup == Dedup::Replace { wanted.keys } else { Vec::new() },
+            terms: Vec::new(),
+        };
+        self.state.set(Phase::Write);
+        commit::write(connection, &changes).await?;
+        let has_outbox = !changes.outbox.is_empty();
+        let expires_at = changes.expires_at;
+        drop(changes);
+        self.state.claim(jobs, Executed { attempt_id, expires_at, jobs: vec![true] })?;
+        transaction.commit().await?;
+        Ok(Done { answers: vec![Some(answer)], executed: 1, has_outbox, ..Done::default() })
+    }
+}

@@ -1,0 +1,427 @@
+//! The dispatcher: a loop that expands the outbox, leases due webhooks in turns between tenants, attempts a few deliveries
+//! of each at once, and records how they ended. Every step of it is bounded. Replicas share the work by row locks and
+//! leases. A crash loses nothing: what was under way is sent again, with the same id.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::PgConnection;
+use tokio::sync::{Mutex, Notify};
+use tokio::task::JoinError;
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use crate::clock::Clock;
+use crate::domain::caller::Tenant;
+use crate::domain::delivery::KEPT_MS;
+use crate::domain::timestamp::Timestamp;
+use crate::job_health::{Job, JobHealth};
+use crate::jobs::STEP_LIMIT;
+use crate::store::deliveries::{self, Outgoing};
+use crate::store::pool::Pool;
+use crate::store::webhook_queues::{self, QueueId};
+use crate::store::webhooks::{self, Target};
+use crate::store::{StoreError, outbox, server};
+
+use super::expansion::expand;
+use super::in_flight::InFlight;
+use super::outcome::{Attempted, Outcome, record};
+use super::sender::{Failure, Sender};
+
+/// How long an attempt may take.
+pub const ATTEMPT_LIMIT: Duration = Duration::from_secs(10);
+/// Pause after which retries are looked for. New events wake the dispatcher at once.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long a webhook is in one dispatcher's hands: well over [`ATTEMPT_LIMIT`].
+const LEASE_MS: i64 = 60_000;
+/// Deliveries of one webhook that are attempted at a time.
+const OF_WEBHOOK_MAX: i64 = 4;
+/// Tenants whose events are expanded before the next look at what is due, and tenants that one look considers.
+const EXPANDED_TENANTS_MAX: i64 = 16;
+const CONSIDERED_TENANTS_MAX: i64 = 256;
+/// How long a stop waits for attempts under way.
+const STOP_LIMIT: Duration = Duration::from_secs(1);
+/// Rows that one statement deletes or cancels at most.
+const ROWS_MAX: i64 = 1000;
+/// Pause between two looks for deliveries that finished too long ago to be listed.
+const PRUNE_PAUSE_MS: u64 = 60_000;
+
+#[derive(Clone, Debug)]
+pub struct Dispatcher {
+    pub pool: Pool,
+    pub clock: Clock,
+    pub sender: Sender,
+    /// How long an attempt may take.
+    pub attempt_limit: Duration,
+    /// Notified when this process put something into the outbox.
+    pub new_deliveries: Arc<Notify>,
+    pub health: JobHealth,
+    /// One run at a time.
+    pub turn: Arc<Mutex<()>>,
+}
+
+/// What one run did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    pub outcomes: BTreeMap<Outcome, u64>,
+    /// Finished deliveries deleted for their age.
+    pub pruned: i64,
+}
+
+/// How a test went; none if its webhook is gone.
+pub type TestResult = Option<Result<u16, Failure>>;
+
+impl Dispatcher {
+    pub fn new(pool: Pool, clock: Clock, sender: Sender, new_deliveries: Arc<Notify>, health: JobHealth) -> Self {
+        Self { pool, clock, sender, attempt_limit: ATTEMPT_LIMIT, new_deliveries, health, turn: Arc::default() }
+    }
+
+    pub async fn run(self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            // What failed is noted, and tried again.
+            let _ = self.run_until(&stop).await;
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.new_deliveries.notified() => {}
+                () = sleep(PAUSE) => {}
+            }
+        }
+    }
+
+    /// Expands everything in the outbox, attempts everything that is due, and prunes what is old.
+    pub async fn run_once(&self) -> Result<Report, StoreError> {
+        self.run_until(&CancellationToken::new()).await
+    }
+
+    async fn run_until(&self, stop: &CancellationToken) -> Result<Report, StoreError> {
+        let _turn = self.turn.lock().await;
+        let mut run = Run::of(self);
+        let result = run.until_idle(stop).await;
+        run.finish(if stop.is_cancelled() { STOP_LIMIT } else { self.attempt_limit }).await;
+        result.map(|()| run.report)
+    }
+
+    /// Makes the one attempt of a test that was recorded, whether its webhook is enabled or not, within `limit`.
+    pub async fn attempt_test(
+        &self,
+        tenant: &Tenant,
+        webhook: &str,
+        delivery: &str,
+        limit: Duration,
+    ) -> Result<TestResult, StoreError> {
+        // No connection is held during the attempt: a pool of connections must not wait for receivers.
+        let find = async |connection: &mut PgConnection| find_test(connection, tenant, webhook, delivery).await;
+        let found = self.pool.run(Instant::now() + STEP_LIMIT, find).await?;
+        let Some((outgoing, target)) = found else { return Ok(None) };
+        let began_at = self.clock.now();
+        let result = self.sender.send(&outgoing, &target, began_at, limit.min(self.attempt_limit)).await;
+        let ended_at = self.clock.now();
+        let attempted = Attempted { outgoing, leased_until: None, began_at, ended_at, result };
+        record(&self.pool, &[attempted], &[], ended_at).await?;
+        Ok(Some(result))
+    }
+}
+
+async fn find_test(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    webhook: &str,
+    delivery: &str,
+) -> Result<Option<(Outgoing, Target)>, StoreError> {
+    let Some(outgoing) = deliveries::find_test(connection, tenant, webhook, delivery).await? else { return Ok(None) };
+    let target = webhooks::targets(connection, std::slice::from_ref(&outgoing.queue)).await?.pop().flatten();
+    Ok(target.map(|target| (outgoing, target)))
+}
+
+/// One run of a dispatcher.
+struct Run<'a> {
+    dispatcher: &'a Dispatcher,
+    in_flight: InFlight,
+    /// Attempts that ended and are not recorded, and webhooks to be released.
+    ended: Vec<Attempted>,
+    done: Vec<(QueueId, Timestamp)>,
+    /// The tenant whose events were expanded last, and the one that was last considered for slots: each goes on after it.
+    expanded: String,
+    considered: String,
+    /// When to prune, as [`Clock::elapsed_ms`] counts.
+    prune_at_ms: u64,
+    report: Report,
+}
+
+impl<'a> Run<'a> {
+    fn of(dispatcher: &'a Dispatcher) -> Self {
+        Self {
+            dispatcher,
+            in_flight: InFlight::default(),
+            ended: Vec::new(),
+            done: Vec::new(),
+            expanded: String::new(),
+            considered: String::new(),
+            prune_at_ms: 0,
+            report: Report::default(),
+        }
+    }
+
+    /// Works until nothing is left to do and nothing is under way. The steps are independent of each other: one that fails
+    /// is tried again in the next round, as long as there is one.
+    async fn until_idle(&mut self, stop: &CancellationToken) -> Result<(), StoreError> {
+        loop {
+            let steps = [self.record_ended().await, self.expand().await, self.take().await, self.prune(stop).await];
+            if stop.is_cancelled() {
+                return Ok(());
+            }
+            let has_more = steps.iter().any(|step| matches!(step, Ok(true)));
+            if has_more {
+                continue;
+            }
+            if self.in_flight.attempts.is_empty() && self.ended.is_empty() && self.done.is_empty() {
+                return steps.into_iter().collect::<Result<Vec<bool>, _>>().map(|_| ());
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                Some(ended) = self.in_flight.attempts.join_next() => self.note_end(ended),
+                // While slow receivers are waited for, others may become due.
+                () = self.dispatcher.new_deliveries.notified() => {}
+                () = sleep(PAUSE) => {}
+            }
+        }
+    }
+
+    /// An error, which is noted, while this machine's clock or the database's is wrong: leases and ages cannot be judged.
+    fn check_clock(&self, job: Job) -> Result<(), StoreError> {
+        let checked = server::check_clock(&self.dispatcher.clock);
+        if checked.is_err() {
+            self.dispatcher.health.note(job, &checked);
+        }
+        checked
+    }
+
+    /// Expands events of the next tenants. True if there may be more.
+    async fn expand(&mut self) -> Result<bool, StoreError> {
+        let Dispatcher { pool, clock, health, .. } = self.dispatcher;
+        let find = async |connection: &mut PgConnection| {
+            outbox::tenants(connection, &self.expanded, EXPANDED_TENANTS_MAX).await
+        };
+        let tenants = pool.run(Instant::now() + STEP_LIMIT, find).await;
+        health.note(Job::WebhookExpand, &tenants);
+        let tenants = tenants?;
+        let is_last = (tenants.len() as i64) < EXPANDED_TENANTS_MAX;
+        let mut has_more = is_last && !self.expanded.is_empty();
+        let mut failed = None;
+        for tenant in tenants {
+            let step = async |connection: &mut PgConnection| expand(connection, &tenant, clock.now()).await;
+            // One tenant's events must not keep the others waiting.
+            match pool.run(Instant::now() + STEP_LIMIT, step).await {
+                Ok(did_some) => has_more |= did_some,
+                Err(error) => failed = Some(error),
+            }
+            self.expanded = tenant.as_str().to_owned();
+        }
+        if is_last {
+            self.expanded.clear();
+        }
+        let result = failed.map_or(Ok(has_more), Err);
+        health.note(Job::WebhookExpand, &result);
+        result
+    }
+
+    /// Leases due webhooks as long as there is room, from the tenant after the last one and once around, and starts
+    /// attempts. True if it made no attempt of what it leased: there may be more.
+    async fn take(&mut self) -> Result<bool, StoreError> {
+        self.check_clock(Job::WebhookLease)?;
+        let health = &self.dispatcher.health;
+        let mut has_more = false;
+        let mut result = Ok(());
+        for _ in 0..2 {
+            let began_at_start = self.considered.is_empty();
+            match self.take_from_next().await {
+                Ok(retired) => has_more |= retired,
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            }
+            if began_at_start || self.in_flight.free() == 0 {
+                break;
+            }
+        }
+        health.note(Job::WebhookLease, &result);
+        result.map(|()| has_more)
+    }
+
+    /// The same for the tenants from the next one to the last.
+    async fn take_from_next(&mut self) -> Result<bool, StoreError> {
+        let Dispatcher { pool, clock, .. } = self.dispatcher;
+        let mut has_retired = false;
+        while self.in_flight.free() > 0 {
+            let now = clock.now();
+            let find = async |connection: &mut PgConnection| {
+                webhook_queues::heads(connection, &self.considered, now, CONSIDERED_TENANTS_MAX).await
+            };
+            let heads = pool.run(Instant::now() + STEP_LIMIT, find).await?;
+            let (turns, considered) = self.in_flight.share(&heads);
+            if !turns.is_empty() {
+                let until = now.plus_ms(LEASE_MS);
+                let lease = async |connection: &mut PgConnection| lease(connection, &turns, now, until).await;
+                let leased = pool.run(Instant::now() + STEP_LIMIT, lease).await?;
+                has_retired |= self.start(leased, now, until).await?;
+            }
+            if let Some(last) = considered.checked_sub(1).map(|place| &heads[place]) {
+                self.considered = last.tenant.as_str().to_owned();
+            }
+            if considered == heads.len() && (heads.len() as i64) < CONSIDERED_TENANTS_MAX {
+                self.considered.clear();
+                break;
+            }
+        }
+        Ok(has_retired)
+    }
+
+    /// Starts the attempts of leased webhooks. True if deliveries were cancelled or deleted instead, of which there may be more.
+    async fn start(&mut self, leased: Vec<LeasedQueue>, now: Timestamp, until: Timestamp) -> Result<bool, StoreError> {
+        let mut retired = Vec::new();
+        for LeasedQueue { queue, target, due } in leased {
+            let from_position =
+                target.as_ref().map(|target| if target.is_enabled { target.from_position } else { i64::MAX });
+            let (sent, stale): (Vec<_>, Vec<_>) =
+                due.into_iter().partition(|outgoing| from_position.is_some_and(|from| outgoing.position >= from));
+            self.in_flight.add(&queue, until, sent.len());
+            if let Some(target) = target.filter(|_| !sent.is_empty()) {
+                sent.into_iter().for_each(|outgoing| self.attempt(outgoing, target.clone(), until));
+            }
+            if !stale.is_empty() {
+                retired.push((queue, from_position));
+            }
+        }
+        for (queue, from_position) in &retired {
+            self.retire(queue, *from_position, now).await?;
+        }
+        Ok(!retired.is_empty())
+    }
+
+    /// Deletes pending deliveries of a webhook that is gone, and cancels those of events before it was enabled.
+    async fn retire(&self, queue: &QueueId, from_position: Option<i64>, now: Timestamp) -> Result<(), StoreError> {
+        let retire = async |connection: &mut PgConnection| {
+            let mut transaction = server::begin_dispatch(connection).await?;
+            match from_position {
+                Some(from) => deliveries::cancel_before(&mut transaction, queue, from, now, ROWS_MAX).await?,
+                None => {
+                    deliveries::drop_of_webhook(&mut transaction, &queue.tenant, &queue.webhook, ROWS_MAX).await?;
+                }
+            }
+            transaction.commit().await?;
+            Ok(())
+        };
+        self.dispatcher.pool.run(Instant::now() + STEP_LIMIT, retire).await
+    }
+
+    fn attempt(&mut self, outgoing: Outgoing, target: Target, until: Timestamp) {
+        let Dispatcher { sender, clock, attempt_limit, .. } = self.dispatcher.clone();
+        self.in_flight.attempts.spawn(async move {
+            let began_at = clock.now();
+            let result = sender.send(&outgoing, &target, began_at, attempt_limit).await;
+            Attempted { outgoing, leased_until: Some(until), began_at, ended_at: clock.now(), result }
+        });
+    }
+
+    fn note_end(&mut self, ended: Result<Attempted, JoinError>) {
+        match ended {
+            Ok(attempted) => {
+                if let Some(until) = attempted.leased_until {
+                    self.in_flight.note_end(&attempted.outgoing.queue, until);
+                }
+                self.ended.push(attempted);
+            }
+            // Its lease runs out, and the delivery is sent again.
+            Err(error) => error!(%error, "an attempt broke"),
+        }
+    }
+
+    /// Records all attempts that have ended, and releases their webhooks. What could not be recorded is kept as long as its
+    /// lease lasts.
+    async fn record_ended(&mut self) -> Result<bool, StoreError> {
+        let Dispatcher { pool, clock, health, .. } = self.dispatcher;
+        while let Some(ended) = self.in_flight.attempts.try_join_next() {
+            self.note_end(ended);
+        }
+        let now = clock.now();
+        self.done.extend(self.in_flight.take_done(now));
+        if self.ended.is_empty() && self.done.is_empty() {
+            return Ok(false);
+        }
+        let outcomes = record(pool, &self.ended, &self.done, now).await;
+        health.note(Job::WebhookRecord, &outcomes);
+        match outcomes {
+            Ok(outcomes) => {
+                outcomes.into_iter().for_each(|outcome| *self.report.outcomes.entry(outcome).or_default() += 1);
+                self.ended.clear();
+                self.done.clear();
+                Ok(false)
+            }
+            Err(error) => {
+                self.ended.retain(|attempted| attempted.leased_until.is_some_and(|until| until > now));
+                self.done.retain(|(_, until)| *until > now);
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits for what is under way, for a while. What takes longer is sent again when its lease runs out.
+    async fn finish(&mut self, limit: Duration) {
+        let limit = Instant::now() + limit;
+        while let Ok(Some(ended)) = timeout_at(limit, self.in_flight.attempts.join_next()).await {
+            self.note_end(ended);
+        }
+        let _ = self.record_ended().await;
+    }
+
+    /// Deletes what finished too long ago to be listed, now and then. True if there may be more.
+    async fn prune(&mut self, stop: &CancellationToken) -> Result<bool, StoreError> {
+        let Dispatcher { pool, clock, health, .. } = self.dispatcher;
+        if stop.is_cancelled() || clock.elapsed_ms() < self.prune_at_ms {
+            return Ok(false);
+        }
+        self.check_clock(Job::WebhookPrune)?;
+        let before = clock.now().plus_ms(-KEPT_MS);
+        let prune = async |connection: &mut PgConnection| deliveries::prune(connection, before, ROWS_MAX).await;
+        let pruned = pool.run(Instant::now() + STEP_LIMIT, prune).await;
+        health.note(Job::WebhookPrune, &pruned);
+        let pruned = pruned?;
+        self.report.pruned += pruned;
+        let has_more = pruned == ROWS_MAX;
+        if !has_more {
+            self.prune_at_ms = clock.elapsed_ms() + PRUNE_PAUSE_MS;
+        }
+        Ok(has_more)
+    }
+}
+
+/// A webhook that was leased, and what is due of it.
+struct LeasedQueue {
+    queue: QueueId,
+    /// None: the webhook is gone.
+    target: Option<Target>,
+    due: Vec<Outgoing>,
+}
+
+async fn lease(
+    connection: &mut PgConnection,
+    turns: &[(Tenant, i64)],
+    now: Timestamp,
+    until: Timestamp,
+) -> Result<Vec<LeasedQueue>, StoreError> {
+    let mut transaction = server::begin_dispatch(connection).await?;
+    let queues = webhook_queues::lease(&mut transaction, turns, now, until).await?;
+    let targets = webhooks::targets(&mut transaction, &queues).await?;
+    let mut due: BTreeMap<QueueId, Vec<Outgoing>> = BTreeMap::new();
+    for outgoing in deliveries::due(&mut transaction, &queues, now, OF_WEBHOOK_MAX).await? {
+        due.entry(outgoing.queue.clone()).or_default().push(outgoing);
+    }
+    transaction.commit().await?;
+    let leased = queues.into_iter().zip(targets);
+    Ok(leased
+        .map(|(queue, target)| LeasedQueue { due: due.remove(&queue).unwrap_or_default(), queue, target })
+        .collect())
+}

@@ -1,0 +1,160 @@
+//! Expands events of the outbox to deliveries: one for each webhook of the tenant that is enabled, takes the event's type,
+//! and was made or enabled before the event. In transactions of a bounded size: an event for more webhooks than one of them
+//! writes notes how far it got.
+
+use sqlx::PgConnection;
+use tracing::error;
+
+use crate::domain::caller::Tenant;
+use crate::domain::delivery;
+use crate::domain::timestamp::Timestamp;
+use crate::domain::webhook::EVERY_TYPE;
+use crate::store::deliveries::{self, NewDelivery};
+use crate::store::outbox::{self, Unexpanded};
+use crate::store::webhooks::{self, Subscriber};
+use crate::store::{StoreError, server, webhook_queues};
+
+/// Deliveries that one transaction writes at most, and events that it takes.
+const DELIVERIES_MAX: usize = 1000;
+const EVENTS_MAX: i64 = 500;
+
+/// Expands a tenant's oldest events in one transaction. False if there was nothing to do: no events, or all of them in the
+/// hands of another dispatcher.
+pub async fn expand(connection: &mut PgConnection, tenant: &Tenant, now: Timestamp) -> Result<bool, StoreError> {
+    let mut transaction = server::begin_dispatch(connection).await?;
+    let events = outbox::take(&mut transaction, tenant, EVENTS_MAX).await?;
+    let Some(first) = events.first() else { return Ok(false) };
+    let subscribers =
+        webhooks::subscribers(&mut transaction, tenant, &first.expanded_to, DELIVERIES_MAX as i64).await?;
+    let Expansion { deliveries, done, partial } = plan(tenant, &events, &subscribers, DELIVERIES_MAX);
+    if !deliveries.is_empty() {
+        let added = deliveries::insert(&mut transaction, tenant, &deliveries, now).await?;
+        if added < deliveries.len() as u64 {
+            // Only after a sequence fell behind its table, as in a copy that left sequences out.
+            let count = deliveries.len() as u64 - added;
+            error!(count, "deliveries were not written: others have the positions of their events");
+        }
+        let mut webhooks: Vec<&str> = deliveries.iter().map(|delivery| delivery.webhook).collect();
+        webhooks.sort_unstable();
+        webhooks.dedup();
+        webhook_queues::note_due(&mut transaction, tenant, &webhooks, now).await?;
+    }
+    if let Some((position, webhook)) = partial {
+        outbox::note_expanded(&mut transaction, tenant, position, webhook).await?;
+    }
+    outbox::delete(&mut transaction, tenant, &done).await?;
+    transaction.commit().await?;
+    Ok(true)
+}
+
+/// What one transaction does.
+#[derive(Debug, PartialEq, Eq)]
+struct Expansion<'a> {
+    deliveries: Vec<NewDelivery<'a>>,
+    /// Positions of events whose deliveries are all written then.
+    done: Vec<i64>,
+    /// An event whose deliveries are written then as far as this webhook.
+    partial: Option<(i64, &'a str)>,
+}
+
+/// `subscribers` are at most `deliveries_max`, those after the webhook that the first event was expanded to.
+fn plan<'a>(
+    tenant: &Tenant,
+    events: &'a [Unexpanded],
+    subscribers: &'a [Subscriber],
+    deliveries_max: usize,
+) -> Expansion<'a> {
+    let mut expansion = Expansion { deliveries: Vec::new(), done: Vec::new(), partial: None };
+    let Some(first) = events.first() else { return expansion };
+    let are_all = subscribers.len() < deliveries_max;
+    // The others need the subscribers that this list leaves out.
+    let events = if are_all && first.expanded_to.is_empty() { events } else { &events[..1] };
+    for event in events {
+        let own = subscribers.iter().filter(|subscriber| subscriber.id > event.expanded_to && takes(subscriber, event));
+        let own = own.map(|subscriber| NewDelivery {
+            position: event.position,
+            webhook: &subscriber.id,
+            id: delivery::id(tenant, &subscriber.id, event.recorded_at, event.position),
+        });
+        let before = expansion.deliveries.len();
+        expansion.deliveries.extend(own);
+        if before > 0 && expansion.deliveries.len() > deliveries_max {
+            expansion.deliveries.truncate(before);
+            break;
+        }
+        match subscribers.last() {
+            Some(last) if !are_all => expansion.partial = Some((event.position, &last.id)),
+            _ => expansion.done.push(event.position),
+        }
+    }
+    expansion
+}
+
+fn takes(subscriber: &Subscriber, event: &Unexpanded) -> bool {
+    subscriber.from_position <= event.position
+        && subscriber.events.iter().any(|name| name == EVERY_TYPE || *name == event.event_type)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(position: i64, event_type: &str, expanded_to: &str) -> Unexpanded {
+        Unexpanded {
+            position,
+            recorded_at: Timestamp::from_ms(position),
+            event_type: event_type.to_owned(),
+            expanded_to: expanded_to.to_owned(),
+        }
+    }
+
+    fn subscriber(id: &str, name: &str, from_position: i64) -> Subscriber {
+        Subscriber { id: id.to_owned(), events: vec![name.to_owned()], from_position }
+    }
+
+    fn written<'a>(expansion: &'a Expansion<'_>) -> Vec<(i64, &'a str)> {
+        expansion.deliveries.iter().map(|delivery| (delivery.position, delivery.webhook)).collect()
+    }
+
+    #[test]
+    fn events_go_to_those_who_take_them_and_were_there_before() {
+        let events = [event(5, "usage.recorded", ""), event(6, "usage.settled", ""), event(7, "usage.reset", "")];
+        let subscribers =
+            [subscriber("a", "*", 6), subscriber("b", "usage.recorded", 1), subscriber("c", "usage.settled", 7)];
+        let expansion = plan(&Tenant::public(), &events, &subscribers, 10);
+        assert_eq!(written(&expansion), [(5, "b"), (6, "a"), (7, "a")]);
+        assert_eq!((expansion.done, expansion.partial), (vec![5, 6, 7], None));
+    }
+
+    #[test]
+    fn events_that_nobody_takes_are_done() {
+        let events = [event(5, "usage.recorded", ""), event(6, "usage.recorded", "")];
+        assert_eq!(plan(&Tenant::public(), &events, &[], 10).done, [5, 6]);
+    }
+
+    #[test]
+    fn a_transaction_writes_no_more_than_it_may() {
+        let events = [event(5, "x", ""), event(6, "x", ""), event(7, "x", "")];
+        let subscribers = [subscriber("a", "*", 0), subscriber("b", "*", 0)];
+        let expansion = plan(&Tenant::public(), &events, &subscribers, 5);
+        assert_eq!((written(&expansion).len(), expansion.done, expansion.partial), (4, vec![5, 6], None));
+    }
+
+    #[test]
+    fn an_event_for_many_is_expanded_in_parts() {
+        let events = [event(5, "x", ""), event(6, "x", "")];
+        let subscribers = [subscriber("a", "*", 0), subscriber("b", "y", 0)];
+        let first = plan(&Tenant::public(), &events, &subscribers, 2);
+        assert_eq!(written(&first), [(5, "a")]);
+        assert_eq!((first.done, first.partial), (vec![], Some((5, "b"))));
+        // What comes after the last one is the rest, and the other event waits: it needs those before, too.
+        let events = [event(5, "x", "b"), event(6, "x", "")];
+        let rest = [subscriber("c", "*", 0)];
+        let second = plan(&Tenant::public(), &events, &rest, 2);
+        assert_eq!(written(&second), [(5, "c")]);
+        assert_eq!((second.done, second.partial), (vec![5], None));
+        // The rest may be none.
+        let last = plan(&Tenant::public(), &events, &[], 2);
+        assert_eq!((written(&last).len(), last.done, last.partial), (0, vec![5], None));
+    }
+}

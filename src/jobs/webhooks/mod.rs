@@ -1,0 +1,7 @@
+//! Sends events to webhooks: expands the outbox to deliveries, attempts those that are due, and records how each ended.
+
+pub mod dispatcher;
+mod expansion;
+mod in_flight;
+pub mod outcome;
+pub mod sender;

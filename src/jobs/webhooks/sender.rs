@@ -1,0 +1,282 @@
+//! One attempt: signs a delivery and sends it. It connects to public addresses only, which it checks after DNS at every
+//! attempt, or through the egress proxy that is configured. It follows no redirect, and reads only the head of an answer.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{fmt, io};
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::{Client, Proxy, redirect};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::time::Instant;
+use tracing::warn;
+use url::{Host, Url};
+
+use crate::domain::delivery::{self, RETRY_AFTER_MAX_MS};
+use crate::domain::event::event_id;
+use crate::domain::target;
+use crate::domain::timestamp::Timestamp;
+use crate::store::deliveries::Outgoing;
+use crate::store::webhooks::Target;
+
+/// How long a receiver may take.
+pub const ATTEMPT_LIMIT: Duration = Duration::from_secs(10);
+
+const USER_AGENT: &str = concat!("agentpay-billing/", env!("CARGO_PKG_VERSION"));
+
+/// Where host names are looked up.
+#[derive(Clone, Debug)]
+pub enum Names {
+    System,
+    /// For tests: what a name server says that its owner may have set up to deceive.
+    Fixed(BTreeMap<String, IpAddr>),
+}
+
+impl Names {
+    /// With the port 0, in whose place the connector puts that of the URL.
+    async fn look_up(&self, name: &str) -> io::Result<Vec<SocketAddr>> {
+        match self {
+            Self::System => Ok(tokio::net::lookup_host((name, 0)).await?.collect()),
+            Self::Fixed(names) => Ok(names.get(name).map(|address| (*address, 0).into()).into_iter().collect()),
+        }
+    }
+}
+
+/// Why an attempt failed. Its text is shown to the webhook's owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    #[error("status {status}")]
+    Status {
+        status: u16,
+        /// How long the receiver asks to be left alone; 0 if it does not.
+        retry_after_ms: i64,
+    },
+    #[error("timeout")]
+    Timeout,
+    #[error("connection failed")]
+    Connection,
+    #[error("private address")]
+    PrivateAddress,
+}
+
+/// Where deliveries may go, and how.
+#[derive(Clone, Debug)]
+pub struct Egress {
+    /// Also to addresses that are not of the public internet.
+    pub allow_private: bool,
+    pub names: Names,
+    pub proxy: Option<EgressProxy>,
+}
+
+/// The proxy that all attempts go through. Its URL may hold a password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct EgressProxy(Url);
+
+impl EgressProxy {
+    /// None unless `text` is the URL of an HTTP proxy, without path and query.
+    pub fn parse(text: &str) -> Option<Self> {
+        let url = Url::parse(text).ok()?;
+        let is_http = matches!(url.scheme(), "http" | "https") && url.host().is_some();
+        let is_bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+        (is_http && is_bare).then_some(Self(url))
+    }
+}
+
+impl fmt::Debug for EgressProxy {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "EgressProxy({:?})", self.0.host_str().unwrap_or_default())
+    }
+}
+
+/// Sends deliveries. All clones share their TLS setup.
+#[derive(Clone, Debug)]
+pub struct Sender {
+    client: Client,
+    egress: Egress,
+}
+
+impl Sender {
+    pub fn new(egress: Egress) -> Self {
+        // The client then looks up the name of the proxy only, and that is the operator's.
+        let allow_private = egress.allow_private || egress.proxy.is_some();
+        let mut client = Client::builder()
+            .user_agent(USER_AGENT)
+            .redirect(redirect::Policy::none())
+            // The environment's HTTPS_PROXY is for other programs: through it the check of addresses would be void.
+            .no_proxy()
+            .http1_only()
+            // A kept connection would be an address checked long ago.
+            .pool_max_idle_per_host(0)
+            .dns_resolver(Arc::new(GuardedResolver { allow_private, names: egress.names.clone() }))
+            .tls_backend_preconfigured(tls());
+        if let Some(EgressProxy(url)) = &egress.proxy {
+            client = client.proxy(Proxy::all(url.clone()).expect("a URL with a host"));
+        }
+        Self { client: client.build().expect("the settings of the client are constant"), egress }
+    }
+
+    /// One attempt, of at most `limit`. The receiver's status if it took the delivery.
+    pub async fn send(
+        &self,
+        outgoing: &Outgoing,
+        target: &Target,
+        now: Timestamp,
+        limit: Duration,
+    ) -> Result<u16, Failure> {
+        let began = Instant::now();
+        let url = Url::parse(&target.url).map_err(|_| Failure::Connection)?;
+        let check = self.check_target(&url);
+        tokio::time::timeout(limit, check).await.unwrap_or(Err(Failure::Timeout))?;
+        let event = event_id(outgoing.recorded_at, outgoing.position);
+        let body = delivery::body(event, &outgoing.event_type, outgoing.recorded_at, &outgoing.payload);
+        let body = body.ok_or(Failure::Connection)?;
+        let timestamp_seconds = now.as_ms().div_euclid(1000);
+        let answer = self
+            .client
+            .post(url)
+            .timeout(limit.saturating_sub(began.elapsed()))
+            .header("content-type", "application/json")
+            .header("webhook-id", &outgoing.id)
+            .header("webhook-timestamp", timestamp_seconds)
+            .header("webhook-signature", target.secret.sign(&outgoing.id, timestamp_seconds, &body))
+            .body(body)
+            .send()
+            .await
+            .map_err(|error| cause_of(&error))?;
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(status.as_u16());
+        }
+        let now = now.plus_ms(began.elapsed().as_millis() as i64);
+        Err(Failure::Status { status: status.as_u16(), retry_after_ms: retry_after_ms(answer.headers(), now) })
+    }
+
+    /// Checks what the client does not look up: an address that is written out, and, behind a proxy, every name. The proxy
+    /// looks names up itself, so one that is unknown here is left to it.
+    async fn check_target(&self, url: &Url) -> Result<(), Failure> {
+        let host = url.host().ok_or(Failure::Connection)?;
+        if self.egress.allow_private {
+            return Ok(());
+        }
+        if !target::is_public_host(&host) {
+            return Err(Failure::PrivateAddress);
+        }
+        match host {
+            Host::Domain(name) if self.egress.proxy.is_some() => {
+                let found = self.egress.names.look_up(name).await.unwrap_or_default();
+                let is_private = !found.is_empty() && !found.iter().any(|address| target::is_public(address.ip()));
+                if is_private { Err(Failure::PrivateAddress) } else { Ok(()) }
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// RFC 9110, section 10.2.3: seconds or a date. At most [`RETRY_AFTER_MAX_MS`]; 0 for a value that is neither.
+fn retry_after_ms(headers: &HeaderMap, now: Timestamp) -> i64 {
+    let value = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).unwrap_or_default().trim();
+    let is_digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+    let ms = if is_digits {
+        // More digits than a number has are a long time, too.
+        value.parse().unwrap_or(i64::MAX).saturating_mul(1000)
+    } else {
+        let since_epoch = |date: SystemTime| date.duration_since(UNIX_EPOCH).ok();
+        let date_ms = httpdate::parse_http_date(value).ok().and_then(since_epoch).map(|date| date.as_millis() as i64);
+        date_ms.map_or(0, |date_ms| date_ms.saturating_sub(now.as_ms()))
+    };
+    ms.clamp(0, RETRY_AFTER_MAX_MS)
+}
+
+/// The machine's own roots. Without any, only plain HTTP works.
+fn tls() -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    if roots.add_parsable_certificates(found.certs).0 == 0 {
+        warn!("this machine has no root certificates: webhooks with https URLs cannot be delivered");
+    }
+    ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("the provider has the default protocol versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth()
+}
+
+fn cause_of(error: &reqwest::Error) -> Failure {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(inner) = cause {
+        if inner.is::<PrivateAddress>() {
+            return Failure::PrivateAddress;
+        }
+        cause = inner.source();
+    }
+    if error.is_timeout() { Failure::Timeout } else { Failure::Connection }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("every address of this name is private")]
+struct PrivateAddress;
+
+/// Looks names up, and gives the connector only addresses it may connect to.
+struct GuardedResolver {
+    allow_private: bool,
+    names: Names,
+}
+
+impl Resolve for GuardedResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let (allow_private, names) = (self.allow_private, self.names.clone());
+        Box::pin(async move {
+            let found = names.look_up(name.as_str()).await?;
+            let had_some = !found.is_empty();
+            let allowed: Vec<SocketAddr> =
+                found.into_iter().filter(|address| allow_private || target::is_public(address.ip())).collect();
+            if allowed.is_empty() && had_some {
+                return Err(PrivateAddress.into());
+            }
+            Ok(Box::new(allowed.into_iter()) as Addrs)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date_and_at_most_a_day() {
+        let now = Timestamp::from_ms(784_111_777_000);
+        let ms = |value: &str| retry_after_ms(&HeaderMap::from_iter([(RETRY_AFTER, value.parse().expect(value))]), now);
+        for (value, expected) in [
+            ("120", 120_000),
+            (" 7 ", 7000),
+            ("0", 0),
+            ("86401", RETRY_AFTER_MAX_MS),
+            ("99999999999999999999999", RETRY_AFTER_MAX_MS),
+            ("Sun, 06 Nov 1994 08:51:37 GMT", 120_000),
+            ("Sun, 06 Nov 1994 08:49:36 GMT", 0),
+            ("Sun, 06 Nov 2044 08:51:37 GMT", RETRY_AFTER_MAX_MS),
+            ("-1", 0),
+            ("1.5", 0),
+            ("soon", 0),
+            ("", 0),
+        ] {
+            assert_eq!(ms(value), expected, "{value}");
+        }
+        assert_eq!(retry_after_ms(&HeaderMap::new(), now), 0);
+    }
+
+    #[test]
+    fn a_proxy_is_an_http_url_whose_password_is_not_printed() {
+        for text in ["http://proxy.internal:3128", "https://user:secret@proxy/", "http://10.0.0.7:3128"] {
+            let proxy = EgressProxy::parse(text).expect(text);
+            assert!(!format!("{proxy:?}").contains("secret"), "{proxy:?}");
+        }
+        for text in ["proxy:3128", "socks5://proxy", "http://", "http://proxy/path", "http://proxy?x", ""] {
+            assert!(EgressProxy::parse(text).is_none(), "{text}");
+        }
+    }
+}

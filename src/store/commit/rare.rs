@@ -1,0 +1,218 @@
+//! What few commits change, one plain statement per table: pairs and agents without a record, settlements, counts of rare
+//! things, the outbox, and expired records that give way.
+
+use sqlx::PgConnection;
+
+use crate::domain::money::Stroops;
+use crate::domain::settlement::Settlement;
+use crate::store::error::Conflict;
+use crate::store::usage::{Columns, CounterId};
+use crate::store::{StoreError, outbox};
+
+use super::write::Changes;
+
+/// A pair that is recorded for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewPair<'a> {
+    pub id: &'a CounterId,
+    pub outstanding: i64,
+    pub settled: i64,
+    pub reset: i64,
+    /// Rank of its first record among the new pairs of the commit, from 1: lists show pairs in this order.
+    pub arrival: i64,
+    /// The same of its agent among the new agents. None: the agent has other pairs.
+    pub agent_arrival: Option<i64>,
+}
+
+/// What is added to the totals of a tenant or a service by few commits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RareTotals<'a> {
+    pub tenant_id: &'a str,
+    /// Empty: of the tenant itself.
+    pub service_id: &'a str,
+    pub pairs: i64,
+    pub settlements: i64,
+    pub settled_stroops: Stroops,
+    pub agents: i64,
+    pub services: i64,
+    pub webhooks: i64,
+    pub api_keys: i64,
+}
+
+/// What the common statement relies on: rows that must be gone, or be there, before it.
+pub async fn write_before(connection: &mut PgConnection, changes: &Changes<'_>) -> Result<(), StoreError> {
+    remove_expired(connection, changes).await?;
+    if !changes.new_pairs.is_empty() {
+        insert_agents(connection, changes).await?;
+        insert_pairs(connection, changes).await?;
+    }
+    Ok(())
+}
+
+/// The rest. The counters are locked by now, in the order of their numbers; the totals come last again.
+pub async fn write_after(connection: &mut PgConnection, changes: &Changes<'_>) -> Result<(), StoreError> {
+    if !changes.settlements.is_empty() {
+        insert_settlements(connection, changes).await?;
+    }
+    if !changes.outbox.is_empty() {
+        outbox::insert(connection, &changes.outbox, changes.now).await?;
+    }
+    if !changes.rare_totals.is_empty() {
+        add_totals(connection, changes).await?;
+    }
+    Ok(())
+}
+
+/// Removes expired records under the keys of `changes`. One by one, which is rare enough: with a list the planner of an
+/// empty table would have a choice, as it would by the expiry without IS TRUE.
+async fn remove_expired(connection: &mut PgConnection, changes: &Changes<'_>) -> Result<(), StoreError> {
+    for id in &changes.expired {
+        sqlx::query!(
+            "-- commit::remove_expired
+            WITH removed AS (
+                DELETE FROM idempotency_keys AS expired
+                WHERE key = $1 AND caller = $2 AND (expires_at <= $3) IS TRUE
+                RETURNING caller, idempotency_key_bytes(expired) AS bytes
+            )
+            INSERT INTO caller_totals AS total (caller, shard, records, bytes)
+            SELECT caller, $4, -1, -bytes FROM removed
+            ON CONFLICT (caller, shard) DO UPDATE
+            SET records = total.records + excluded.records, bytes = total.bytes + excluded.bytes",
+            id.key,
+            id.caller,
+            changes.now.to_date_time(),
+            changes.shard,
+        )
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+/// Inserts the agents of new pairs. Fails with a conflict if another commit inserted one meanwhile.
+async fn insert_agents(connection: &mut PgConnection, changes: &Changes<'_>) -> Result<(), StoreError> {
+    let new = changes.new_pairs.iter().filter_map(|pair| Some((pair.id, pair.agent_arrival?)));
+    let mut agents: Vec<(&str, &str, i64)> =
+        new.map(|(id, arrival)| (id.tenant.as_str(), id.pair.agent.as_str(), arrival)).collect();
+    // Pairs are sorted by name, so those of one agent stand together and share its rank.
+    agents.dedup();
+    if agents.is_empty() {
+        return Ok(());
+    }
+    let inserted = sqlx::query!(
+        "-- commit::insert_agents
+        INSERT INTO agents (tenant_id, agent_id, list_position)
+        OVERRIDING SYSTEM VALUE
+        SELECT tenant_id, agent_id, drawn.positions[arrival]
+        FROM (
+            SELECT ARRAY(SELECT nextval(pg_get_serial_sequence('agents', 'list_position'))
+                         FROM generate_series(1, cardinality($1::text[]))) AS positions
+        ) AS drawn
+        CROSS JOIN unnest($1::text[], $2::text[], $3::bigint[]) AS new_agent (tenant_id, agent_id, arrival)
+        ON CONFLICT (tenant_id, agent_id) DO NOTHING",
+        agents.iter().map(|(tenant, ..)| *tenant).collect::<Vec<_>>() as _,
+        agents.iter().map(|(_, agent, _)| *agent).collect::<Vec<_>>() as _,
+        &agents.iter().map(|(.., arrival)| *arrival).collect::<Vec<_>>(),
+    )
+    .execute(connection)
+    .await?;
+    all_or_conflict(inserted.rows_affected(), agents.len())
+}
+
+async fn insert_pairs(connection: &mut PgConnection, changes: &Changes<'_>) -> Result<(), StoreError> {
+    let pairs = &changes.new_pairs;
+    let columns = Columns::of(pairs.iter().map(|pair| pair.id));
+    let inserted = sqlx::query!(
+        "-- commit::insert_pairs
+        INSERT INTO usage_counters (tenant_id, agent_id, service_id, pair_id, outstanding, settled, reset, version)
+        OVERRIDING SYSTEM VALUE
+        SELECT tenant_id, agent_id, service_id, drawn.pair_ids[arrival], outstanding, settled, reset, $1
+        FROM (
+            SELECT ARRAY(SELECT nextval(pg_get_serial_sequence('usage_counters', 'pair_id'))
+                         FROM generate_series(1, cardinality($2::text[]))) AS pair_ids
+        ) AS drawn
+        CROSS JOIN unnest($2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[])
+            AS new_pair (tenant_id, agent_id, service_id, arrival, outstanding, settled, reset)
+        ON CONFLICT (tenant_id, agent_id, service_id) DO NOTHING",
+        changes.attempt_id,
+        columns.tenants as _,
+        columns.agents as _,
+        columns.services as _,
+        &pairs.iter().map(|pair| pair.arrival).collect::<Vec<_>>(),
+        &pairs.iter().map(|pair| pair.outstanding).collect::<Vec<_>>(),
+        &pairs.iter().map(|pair| pair.settled).collect::<Vec<_>>(),
+        &pairs.iter().map(|pair| pair.reset).collect::<Vec<_>>(),
+    )
+    .execute(connection)
+    .await?;
+    all_or_conflict(inserted.rows_affected(), pairs.len())
+}
+
+/// Another commit inserted the same row first: the batch is decided again.
+fn all_or_conflict(inserted: u64, wanted: usize) -> Result<(), StoreError> {
+    if inserted == wanted as u64 { Ok(()) } else { Err(StoreError::Conflict(Conflict::Version)) }
+}
+
+async fn insert_settlements(connection: &mut PgConnection, changes: &Changes<'_>) -> Result<(), StoreError> {
+    let settlements = changes.settlements;
+    let text = |read: fn(&Settlement) -> &str| settlements.iter().map(|(_, row)| read(row)).collect::<Vec<_>>();
+    sqlx::query!(
+        "-- commit::insert_settlements
+        INSERT INTO settlements (tenant_id, settlement_id, agent_id, service_id, requests, price_stroops, billed_stroops,
+                                 settled_at, idempotency_key, request_id)
+        SELECT tenant_id, settlement_id, agent_id, service_id, requests, price_stroops, billed_stroops::numeric, $1,
+               idempotency_key, request_id
+        FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::text[], $9::text[],
+                    $10::text[])
+            AS bill (tenant_id, settlement_id, agent_id, service_id, requests, price_stroops, billed_stroops,
+                     idempotency_key, request_id)",
+        changes.now.to_date_time(),
+        settlements.iter().map(|(tenant, _)| tenant.as_str()).collect::<Vec<_>>() as _,
+        text(|row| &row.id) as _,
+        text(|row| row.agent.as_str()) as _,
+        text(|row| row.service_id.as_str()) as _,
+        &settlements.iter().map(|(_, row)| row.requests.0).collect::<Vec<_>>(),
+        &settlements.iter().map(|(_, row)| row.price_stroops).collect::<Vec<_>>(),
+        &settlements.iter().map(|(_, row)| row.billed_stroops.to_string()).collect::<Vec<_>>(),
+        settlements.iter().map(|(_, row)| row.idempotency_key.as_deref()).collect::<Vec<_>>() as _,
+        text(|row| &row.request_id) as _,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn add_totals(connection: &mut PgConnection, changes: &Changes<'_>) -> Result<(), StoreError> {
+    let totals = &changes.rare_totals;
+    let number = |read: fn(&RareTotals<'_>) -> i64| totals.iter().map(read).collect::<Vec<_>>();
+    sqlx::query!(
+        "-- commit::add_totals
+        INSERT INTO totals AS total (tenant_id, service_id, shard, pairs, settlements, settled_stroops, agents, services,
+                                     webhooks, api_keys)
+        SELECT tenant_id, service_id, $1, pairs, settlements, settled_stroops::numeric, agents, services, webhooks, api_keys
+        FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::text[], $7::bigint[], $8::bigint[],
+                    $9::bigint[], $10::bigint[])
+            AS change (tenant_id, service_id, pairs, settlements, settled_stroops, agents, services, webhooks, api_keys)
+        ON CONFLICT (tenant_id, service_id, shard) DO UPDATE
+        SET pairs = total.pairs + excluded.pairs,
+            settlements = total.settlements + excluded.settlements,
+            settled_stroops = total.settled_stroops + excluded.settled_stroops,
+            agents = total.agents + excluded.agents,
+            services = total.services + excluded.services,
+            webhooks = total.webhooks + excluded.webhooks,
+            api_keys = total.api_keys + excluded.api_keys",
+        changes.shard,
+        totals.iter().map(|change| change.tenant_id).collect::<Vec<_>>() as _,
+        totals.iter().map(|change| change.service_id).collect::<Vec<_>>() as _,
+        &number(|change| change.pairs),
+        &number(|change| change.settlements),
+        &totals.iter().map(|change| change.settled_stroops.to_string()).collect::<Vec<_>>(),
+        &number(|change| change.agents),
+        &number(|change| change.services),
+        &number(|change| change.webhooks),
+        &number(|change| change.api_keys),
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}

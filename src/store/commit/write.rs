@@ -1,0 +1,128 @@
+//! All that a commit changes. What most commits change is one statement, which compares what the commit was decided on.
+
+use sqlx::PgConnection;
+
+use crate::domain::caller::Tenant;
+use crate::domain::settlement::Settlement;
+use crate::domain::timestamp::Timestamp;
+use crate::store::idempotency::CallerKey;
+use crate::store::server::RESET_LOCK;
+use crate::store::{StoreError, outbox};
+
+use super::rare::{self, NewPair, RareTotals};
+use super::rows::{CallerChange, CounterChange, NewEventRun, NewIdempotencyKey, TotalsChange};
+
+/// All that a commit changes. Lists are sorted by primary key where other commits may want the same rows, so that no two
+/// wait for each other.
+#[derive(Debug)]
+pub struct Changes<'a> {
+    /// Drawn at random. It becomes the version of every counter and the mark of every record.
+    pub attempt_id: i64,
+    pub now: Timestamp,
+    pub expires_at: Timestamp,
+    /// Which rows of the totals are written.
+    pub shard: i16,
+    /// Of pairs that exist, sorted by `pair_id`.
+    pub counters: Vec<CounterChange>,
+    /// Sorted by name.
+    pub new_pairs: Vec<NewPair<'a>>,
+    pub totals: Vec<TotalsChange<'a>>,
+    pub rare_totals: Vec<RareTotals<'a>>,
+    pub callers: Vec<CallerChange<'a>>,
+    pub settlements: &'a [(Tenant, Settlement)],
+    pub event_runs: Vec<NewEventRun<'a>>,
+    pub outbox: Vec<outbox::Entry<'a>>,
+    pub keys: Vec<NewIdempotencyKey<'a>>,
+    /// Expired records that give way to new ones.
+    pub expired: Vec<&'a CallerKey>,
+    /// The revision of each tenant's terms that the commit was decided on.
+    pub terms: Vec<(&'a Tenant, i64)>,
+}
+
+impl Changes<'_> {
+    /// Whether one statement writes all of it, and needs no transaction around it.
+    pub fn is_one_statement(&self) -> bool {
+        self.new_pairs.is_empty()
+            && self.rare_totals.is_empty()
+            && self.settlements.is_empty()
+            && self.outbox.is_empty()
+            && self.expired.is_empty()
+    }
+}
+
+/// Writes everything, or nothing. Fails with [`Conflict`](crate::store::FaultKind) where a counter has another version, a
+/// key is stored already, or the terms of a tenant changed: SQLSTATEs `OC001` to `OC003`. Unless the changes are
+/// [one statement](Changes::is_one_statement), for a transaction.
+pub async fn write(connection: &mut PgConnection, changes: &Changes<'_>) -> Result<(), StoreError> {
+    rare::write_before(connection, changes).await?;
+    write_common(connection, changes).await?;
+    rare::write_after(connection, changes).await
+}
+
+/// The parts run in this order: the counters and the keys, whose rows others may hold, then the checks, then the rest. The
+/// totals come last, because every commit of a lane writes the same rows of them.
+async fn write_common(connection: &mut PgConnection, changes: &Changes<'_>) -> Result<(), StoreError> {
+    sqlx::query!(
+        "-- commit::write
+        WITH reset_lock AS MATERIALIZED (
+            SELECT pg_advisory_xact_lock_shared($1) AS held
+        ), counters AS (
+            UPDATE usage_counters AS counter
+            SET outstanding = change.outstanding, settled = change.settled, reset = change.reset, version = $2
+            FROM reset_lock CROSS JOIN unnest($3::counter_change[]) AS change
+            WHERE counter.pair_id = change.pair_id AND counter.version = change.version
+            RETURNING 1
+        ), keys AS (
+            INSERT INTO idempotency_keys
+                (caller, key, method, path, request_hash, status, response, request_id, attempt_id, created_at, expires_at)
+            SELECT caller, key, method, path, request_hash, status, response, request_id, $2, $5, $6
+            FROM reset_lock CROSS JOIN unnest($4::new_idempotency_key[]) AS new_key
+            ON CONFLICT (key, caller) DO NOTHING
+            RETURNING 1
+        ), runs AS (
+            INSERT INTO event_runs (tenant_id, position, events, recorded_at, type, payloads)
+            SELECT tenant_id, coalesce(position, nextval('event_positions')), events, $5, type, payloads
+            FROM unnest($7::new_event_run[]) AS run
+        ), sums AS (
+            INSERT INTO totals AS total (tenant_id, service_id, shard, pairs_above_zero, outstanding, recorded, events)
+            SELECT tenant_id, service_id, $8, pairs_above_zero, outstanding, recorded, events
+            FROM unnest($9::totals_change[]) AS change
+            ON CONFLICT (tenant_id, service_id, shard) DO UPDATE
+            SET pairs_above_zero = total.pairs_above_zero + excluded.pairs_above_zero,
+                outstanding = total.outstanding + excluded.outstanding,
+                recorded = total.recorded + excluded.recorded,
+                events = total.events + excluded.events
+        ), caller_sums AS (
+            INSERT INTO caller_totals AS total (caller, shard, records, bytes)
+            SELECT caller, $8, records, bytes FROM unnest($10::caller_change[]) AS change
+            ON CONFLICT (caller, shard) DO UPDATE
+            SET records = total.records + excluded.records, bytes = total.bytes + excluded.bytes
+        )
+        SELECT CASE
+            WHEN (SELECT count(*) FROM counters) <> cardinality($3) THEN refuse_commit('OC001')
+            WHEN (SELECT count(*) FROM keys) <> cardinality($4) THEN refuse_commit('OC002')
+            WHEN EXISTS (
+                SELECT FROM unnest($11::text[], $12::bigint[]) AS decided (tenant_id, terms_revision)
+                LEFT JOIN LATERAL (
+                    SELECT terms_revision FROM tenants WHERE tenants.tenant_id = decided.tenant_id LIMIT 1
+                ) AS tenant ON true
+                WHERE tenant.terms_revision IS DISTINCT FROM decided.terms_revision
+            ) THEN refuse_commit('OC003')
+        END AS refused",
+        RESET_LOCK,
+        changes.attempt_id,
+        changes.counters.as_slice() as _,
+        changes.keys.as_slice() as _,
+        changes.now.to_date_time(),
+        changes.expires_at.to_date_time(),
+        changes.event_runs.as_slice() as _,
+        changes.shard,
+        changes.totals.as_slice() as _,
+        changes.callers.as_slice() as _,
+        changes.terms.iter().map(|(tenant, _)| tenant.as_str()).collect::<Vec<_>>() as _,
+        &changes.terms.iter().map(|(_, revision)| *revision).collect::<Vec<_>>(),
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(())
+}
