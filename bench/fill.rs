@@ -49,7 +49,7 @@ pub async fn tenants(service: &Service, extent: Extent) -> Result<Vec<String>> {
     for _ in 0..TENANTS {
         let api_key = service.new_tenant().await?;
         let usage = json!({ "agent": format!("agent-{pairs_per_tenant}"), "serviceId": "svc", "requests": 3 });
-        service.record(&api_key, "seed", usage).await?;
+        service.record(&api_key, "k-seed-of-copies", usage).await?;
         api_keys.push(api_key);
     }
     Ok(api_keys)
@@ -66,10 +66,15 @@ pub async fn rows(connection: &mut PgConnection, extent: Extent) -> Result<()> {
     let age = format!("interval '24 hours' / {}", 1.0 - extent.expired);
     let moment = format!("now() + {age} * (n::float8 / {rows} - 1)");
     let expiry = format!("{moment} + interval '24 hours'");
-    let key = "'k-' || n::bigint * 618033989 % 1000000000000 || '-f0'";
+    // As long as the key of the row that is copied, because bytes are counted.
+    let key = "'k-' || lpad((n::bigint * 618033989 % 1000000000000)::text, 14, '0')";
     let columns = [("key", key), ("created_at", &moment), ("expires_at", &expiry)];
     copy(connection, "idempotency_keys", rows, &columns).await?;
-    copy(connection, "events", rows, &[("recorded_at", &moment)]).await?;
+    // In older versions `events` is a table, whose positions are drawn by themselves.
+    let runs = "SELECT coalesce(to_regclass('event_runs'), to_regclass('events'))::text";
+    let events: String = sqlx::query_scalar(runs).fetch_one(&mut *connection).await?;
+    let columns = [("recorded_at", moment.as_str()), ("position", "nextval('event_positions')")];
+    copy(connection, &events, rows, &columns).await?;
     multiply_totals(connection, extent).await?;
     step("VACUUM ANALYZE", postgres::run(connection, "VACUUM ANALYZE")).await
 }
@@ -108,7 +113,7 @@ async fn copy(connection: &mut PgConnection, table: &str, count: u32, columns: &
 async fn multiply_totals(connection: &mut PgConnection, extent: Extent) -> Result<()> {
     let (pairs, rows) = (extent.pairs_per_tenant, extent.rows_per_tenant);
     let factor = format!(
-        "CASE WHEN column_name IN ('pairs', 'pairs_above_zero', 'agents', 'outstanding', 'lifetime') THEN {pairs}
+        "CASE WHEN column_name IN ('pairs', 'pairs_above_zero', 'agents', 'outstanding', 'lifetime', 'recorded') THEN {pairs}
               WHEN column_name IN ('events', 'replies', 'records', 'bytes') THEN {rows} END"
     );
     let statements = format!(
