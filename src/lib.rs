@@ -1,7 +1,7 @@
 //! AgentPay Billing: exactly-once metering and settlement on PostgreSQL.
 //!
-//! A write travels from [`api`] through [`command`] and [`store`] to COMMIT; a read from [`api`] to [`store`];
-//! [`jobs`] work in the background. [`domain`] holds the words they share. [`app`] puts them together.
+//! A write travels from [`api`] to [`commit`], which decides it with [`command`] and commits it with [`store`]; a read from
+//! [`api`] to [`store`]; [`jobs`] work in the background. [`domain`] holds the words they share. [`app`] puts them together.
 
 pub mod api;
 pub mod app;

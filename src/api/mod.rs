@@ -1,4 +1,4 @@
-//! Floor 3: HTTP, the only home of axum. Handlers parse and submit writes, and answer reads from the store.
+//! HTTP, the only home of axum. Handlers parse and submit writes, and answer reads from the store.
 
 mod activity;
 mod admin;

@@ -1,4 +1,4 @@
-//! Floor 0: the words all other floors share. Pure values: no async, no SQL, no HTTP, no clock, no dice.
+//! Values and rules that all other modules share: no async, no SQL, no HTTP, no clock, no random numbers.
 
 pub mod caller;
 pub mod delivery;

@@ -1,4 +1,4 @@
-//! Floor 2, beside the commands: what happens in the background. A job is `run_once` and a pause, over and over; tests
+//! What happens in the background. A job is `run_once` and a pause, over and over; tests
 //! call `run_once` by hand.
 
 pub mod janitor;

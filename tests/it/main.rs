@@ -60,6 +60,7 @@ mod rights;
 mod secrets;
 mod services;
 mod setbacks;
+mod settle_many;
 mod settlements;
 mod start_errors;
 mod start_stop;
