@@ -26,6 +26,12 @@ impl Service {
         let mut command = Command::new(&bench.service);
         command.arg("serve").env_clear().env("DATABASE_URL", bench.server.url(database)).env("PORT", port.to_string());
         command.envs([("RATE_LIMIT", "off"), ("HOST", "127.0.0.1"), ("LOG_LEVEL", "info"), ("LOG_FORMAT", "json")]);
+        // One caller sends everything: within an hour more than it may have by default, and then it would be refused.
+        command.envs([
+            ("IDEMPOTENCY_MAX_ENTRIES_PER_CALLER", "1000000000"),
+            ("IDEMPOTENCY_MAX_BYTES_PER_CALLER", "1000000000000"),
+            ("IDEMPOTENCY_CACHE_MAX_ENTRIES", "1000000000"),
+        ]);
         command.envs(bench.settings(settings));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit()).kill_on_drop(true);
         let process = command.spawn()?;

@@ -1,6 +1,7 @@
 //! Builds every part from the settings, starts them, and stops them in order.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
@@ -19,6 +20,7 @@ use crate::api::starting::{self, CurrentRouter};
 use crate::api::state::{ApiParts, KnownKeys};
 use crate::clock::Clock;
 use crate::commit::Committer;
+use crate::full_callers::FullCallers;
 use crate::job_health::JobHealth;
 use crate::jobs::janitor::{Janitor, LastRun};
 use crate::jobs::watch_config::ConfigWatcher;
@@ -112,8 +114,9 @@ impl App {
         let pool = Pool::new(options.clone(), settings.pool_max as usize, settings.api.request_timeout);
         let health = JobHealth::new(clock.clone());
         let config_watcher = ConfigWatcher::new(options.clone(), live.clone(), health.clone(), clock.clone());
+        let full = FullCallers::default();
         let (committer, lanes) =
-            Committer::start(&settings.committer, options, clock.clone(), live.clone(), health.clone());
+            Committer::start(&settings.committer, options, clock.clone(), live.clone(), health.clone(), full.clone());
         let janitor = Janitor {
             settings: settings.janitor.clone(),
             pool: pool.clone(),
@@ -121,6 +124,8 @@ impl App {
             limits: live.clone(),
             last_run: LastRun::default(),
             health: health.clone(),
+            full: full.clone(),
+            cursors: Arc::default(),
         };
         let stop_jobs = CancellationToken::new();
         let mut jobs = JoinSet::new();
@@ -148,6 +153,7 @@ impl App {
             dispatcher: dispatcher.clone(),
             limiter: settings.api.rate_limit.then(RateLimiter::default),
             jobs: health,
+            full_callers: full,
             janitor_ran: janitor.last_run.clone(),
             oldest_expiry: OldestExpiry::default(),
             started: Instant::now(),

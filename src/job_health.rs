@@ -23,9 +23,10 @@ pub enum Job {
     Config,
     /// The janitor's steps.
     Expired,
-    CallerCap,
-    TotalCap,
+    Caps,
     Events,
+    /// Reads which callers get no new record.
+    FullCallers,
     /// The dispatcher's.
     WebhookExpand,
     WebhookLease,
@@ -39,9 +40,9 @@ impl Job {
     pub const ALL: [Self; 10] = [
         Self::Config,
         Self::Expired,
-        Self::CallerCap,
-        Self::TotalCap,
+        Self::Caps,
         Self::Events,
+        Self::FullCallers,
         Self::WebhookExpand,
         Self::WebhookLease,
         Self::WebhookRecord,
@@ -53,9 +54,9 @@ impl Job {
         match self {
             Self::Config => "config",
             Self::Expired => "janitor_expired",
-            Self::CallerCap => "janitor_caller_cap",
-            Self::TotalCap => "janitor_total_cap",
+            Self::Caps => "janitor_caps",
             Self::Events => "janitor_events",
+            Self::FullCallers => "full_callers",
             Self::WebhookExpand => "webhook_expand",
             Self::WebhookLease => "webhook_lease",
             Self::WebhookRecord => "webhook_record",
@@ -65,7 +66,7 @@ impl Job {
     }
 
     pub fn is_of_janitor(self) -> bool {
-        matches!(self, Self::Expired | Self::CallerCap | Self::TotalCap | Self::Events)
+        matches!(self, Self::Expired | Self::Caps | Self::Events)
     }
 }
 
@@ -166,15 +167,15 @@ mod tests {
     fn a_job_is_broken_when_it_has_failed_for_a_minute() {
         let clock = Clock::default();
         let health = JobHealth::new(clock.clone());
-        health.note(Job::CallerCap, &Err::<(), _>(StoreError::ReadOnly));
+        health.note(Job::Caps, &Err::<(), _>(StoreError::ReadOnly));
         clock.advance_ms(59_000);
-        health.note(Job::CallerCap, &Err::<(), _>(StoreError::TimedOut));
-        let state = health.state(Job::CallerCap);
+        health.note(Job::Caps, &Err::<(), _>(StoreError::TimedOut));
+        let state = health.state(Job::Caps);
         assert_eq!((state.failing_ms.is_some(), state.is_broken(), state.last_success_at), (true, false, None));
         clock.advance_ms(1000);
-        assert!(health.state(Job::CallerCap).is_broken() && !health.state(Job::Events).is_broken());
-        health.note(Job::CallerCap, &Ok(()));
-        let state = health.state(Job::CallerCap);
+        assert!(health.state(Job::Caps).is_broken() && !health.state(Job::Events).is_broken());
+        health.note(Job::Caps, &Ok(()));
+        let state = health.state(Job::Caps);
         assert!(state.failing_ms.is_none() && state.last_success_at.is_some() && state.last_error.is_some());
     }
 

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod command;
 pub mod commit;
 pub mod domain;
+pub mod full_callers;
 pub mod job_health;
 pub mod jobs;
 pub mod live_limits;

@@ -48,6 +48,7 @@ struct Families {
     job_failures: IntCounterVec,
     job_success: IntGaugeVec,
     clock_offset: Gauge,
+    full_callers: IntGauge,
 }
 
 impl Families {
@@ -183,6 +184,11 @@ impl Families {
                     ),
                     &["job"],
                 ),
+            ),
+            full_callers: gauge(
+                &registry,
+                "agentpay_idempotency_full_callers",
+                "Callers that get no new record, because they are over a cap and none of theirs may be evicted.",
             ),
             clock_offset: register(
                 &registry,
@@ -340,6 +346,7 @@ pub struct Gauges {
     pub jobs: Vec<(&'static str, i64)>,
     /// This machine's clock minus the database's.
     pub clock_offset_seconds: f64,
+    pub full_callers: usize,
     pub http_connections: usize,
     pub http_held_bytes: usize,
 }
@@ -363,6 +370,7 @@ pub fn render(gauges: Gauges, exact: &[Exact]) -> String {
         // Shown from the start, at zero.
         families.job_failures.with_label_values(&[job]);
     }
+    families.full_callers.set(gauges.full_callers as i64);
     families.clock_offset.set(gauges.clock_offset_seconds);
     families.http_connections.set(gauges.http_connections as i64);
     families.http_held_bytes.set(gauges.http_held_bytes as i64);

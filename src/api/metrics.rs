@@ -42,6 +42,7 @@ async fn render(state: &ApiState) -> Bytes {
         connections_idle: state.pool.idle_count(),
         connections_in_use: state.pool.in_use_count(),
         jobs: state.jobs.all().map(|(job, known)| (job.name(), seconds(known.last_success_at))).collect(),
+        full_callers: state.full_callers.count(),
         clock_offset_seconds: state.clock.offset().map_or(0.0, Offset::seconds),
         http_connections: state.admission.connections(),
         http_held_bytes: state.admission.held_bytes(),

@@ -216,8 +216,8 @@ pub(super) fn render(response: Response, method: &Method, path: &str, request_id
             rendered.headers_mut().insert(name, value.clone());
         }
     }
-    if refusal.is_worth_retrying() {
-        rendered.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    if let Some(seconds) = refusal.retry_after() {
+        rendered.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     // No body was read to its end, or no head can be trusted: the connection is of no further use.
     let ends = [
@@ -300,7 +300,7 @@ pub(super) fn log(response: &Response, method: &Method, path: &str, request_id: 
     let tenths = (began.elapsed().as_secs_f64() * 10_000.0).round();
     info!(requestId = request_id, %method, path, status, durationMs = tenths / 10.0, "request completed");
     if let Some(Failure(refusal)) = response.extensions().get::<Failure>()
-        && *refusal != Refusal::Starting
+        && !matches!(refusal, Refusal::Starting | Refusal::TooManyRecords)
         && matches!(refusal.status_and_code().1, "internal_error" | "service_unavailable")
     {
         error!(requestId = request_id, %method, path, error = %refusal, "request failed");

@@ -13,6 +13,7 @@ use tracing::{error, warn};
 use crate::clock::Clock;
 use crate::commit::Committer;
 use crate::domain::refusal::Refusal;
+use crate::full_callers::FullCallers;
 use crate::job_health::JobHealth;
 use crate::jobs::janitor::LastRun;
 use crate::jobs::watch_config::ConfigWatcher;
@@ -85,6 +86,7 @@ pub struct ApiParts {
     /// None if RATE_LIMIT is off.
     pub limiter: Option<RateLimiter>,
     pub jobs: JobHealth,
+    pub full_callers: FullCallers,
     /// When this process's janitor last ran.
     pub janitor_ran: LastRun,
     /// Of the record that waits longest for a janitor.

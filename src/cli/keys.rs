@@ -15,6 +15,7 @@ use crate::command::{Answer, Request, TransactionalCommand};
 use crate::commit::Committer;
 use crate::domain::caller::Tenant;
 use crate::domain::timestamp::StoredMoment;
+use crate::full_callers::FullCallers;
 use crate::job_health::JobHealth;
 use crate::live_limits::LiveLimits;
 use crate::settings::Settings;
@@ -121,8 +122,14 @@ impl KeyStore<'_> {
         };
         let live = LiveLimits::new(self.pool.run(Instant::now() + READ_LIMIT, read).await?);
         let health = JobHealth::new(clock.clone());
-        let (committer, mut lanes): (Committer, JoinSet<()>) =
-            Committer::start(&self.settings.committer, self.options.clone(), clock, live, health);
+        let (committer, mut lanes): (Committer, JoinSet<()>) = Committer::start(
+            &self.settings.committer,
+            self.options.clone(),
+            clock,
+            live,
+            health,
+            FullCallers::default(),
+        );
         let request = Request {
             tenant: Tenant::public(),
             keyed: None,

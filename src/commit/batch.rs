@@ -2,6 +2,8 @@
 //! lane does, after it returned. An optimistic attempt that changes nothing rare is one statement or two, and the last one
 //! commits by itself.
 
+use std::collections::HashSet;
+
 use rand::rngs::StdRng;
 use sqlx::PgConnection;
 
@@ -28,6 +30,8 @@ pub struct BatchAttempt<'a> {
     pub rng: &'a mut StdRng,
     pub state: &'a AttemptState,
     pub cache: &'a mut ReadCache,
+    /// Callers that get no new idempotency record.
+    pub full: &'a HashSet<String>,
 }
 
 /// What a batch comes to, before it is written.
@@ -54,7 +58,7 @@ impl BatchAttempt<'_> {
         // 1. Plan: what the batch has to know.
         let agents = self.agents_to_settle(transaction.connection(), jobs).await?;
         let pairs = plan::pairs(jobs, &agents);
-        let plan = Plan::of(jobs, &pairs);
+        let plan = Plan::of(jobs, &pairs, self.full);
 
         // 2. Complete: what is remembered, and at most one SELECT. A pessimistic attempt locks the counters first.
         let mut locked = None;
@@ -65,7 +69,7 @@ impl BatchAttempt<'_> {
         let mut known = self.cache.complete(transaction.connection(), &plan, &pairs, locked).await?;
 
         // 3. Deduplicate: what is new, a repeat, a conflict, or a duplicate within the batch.
-        let dedup = dedup::dedup(jobs, std::mem::take(&mut known.responses), now);
+        let dedup = dedup::dedup(jobs, std::mem::take(&mut known.responses), now, self.full);
         if !dedup.iter().any(Dedup::executes) {
             return Ok(Done { answers: answers_in_order(jobs, dedup, Vec::new()), ..Done::default() });
         }

@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::command::{Answer, BatchedCommand, Command, Request};
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
+use crate::full_callers::FullCallers;
 use crate::job_health::JobHealth;
 use crate::live_limits::LiveLimits;
 use crate::metrics;
@@ -72,6 +73,7 @@ pub struct Shared {
     pub statement_limit: Duration,
     pub deliveries: Arc<Notify>,
     pub health: JobHealth,
+    pub full: FullCallers,
 }
 
 /// A connection of a lane.
@@ -127,6 +129,7 @@ impl Committer {
         clock: Clock,
         limits: LiveLimits,
         health: JobHealth,
+        full: FullCallers,
     ) -> (Self, JoinSet<()>) {
         let deliveries = Arc::new(Notify::new());
         let shared = Arc::new(Shared {
@@ -140,6 +143,7 @@ impl Committer {
             statement_limit: settings.statement_limit,
             deliveries: deliveries.clone(),
             health,
+            full,
         });
         // The last one is the waiting room: for requests that the row lock of another transaction keeps from committing, and
         // for settlements of many pairs. There they hold up no lane.

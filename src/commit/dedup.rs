@@ -1,6 +1,6 @@
 //! Step 3 of a batch: is each request new, a repeat, a conflict, or a duplicate of one in the same batch?
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::command::{Answer, Keyed, Reply, Request};
 use crate::domain::refusal::Refusal;
@@ -32,8 +32,9 @@ impl Dedup {
     }
 }
 
-/// One for each job; `stored` has one entry for each keyed job, in order.
-pub fn dedup(jobs: &[Job], stored: Vec<Option<StoredResponse>>, now: Timestamp) -> Vec<Dedup> {
+/// One for each job; `stored` has one entry for each keyed job, in order. Callers that are `full` get no new record, so none
+/// of their requests with a new key is executed.
+pub fn dedup(jobs: &[Job], stored: Vec<Option<StoredResponse>>, now: Timestamp, full: &HashSet<String>) -> Vec<Dedup> {
     let mut leaders: HashMap<&CallerKey, usize> = HashMap::new();
     let mut stored = stored.into_iter();
     let mut decisions = Vec::with_capacity(jobs.len());
@@ -51,6 +52,7 @@ pub fn dedup(jobs: &[Job], stored: Vec<Option<StoredResponse>>, now: Timestamp) 
             _ if job.in_doubt.as_ref().is_some_and(|doubt| doubt.expires_at <= now) => {
                 Dedup::Answered(Answer::Refused(Refusal::OutcomeUnknown))
             }
+            _ if full.contains(&keyed.id.caller) => Dedup::Answered(Answer::Refused(Refusal::TooManyRecords)),
             expired => match leaders.get(&keyed.id) {
                 Some(leader) => Dedup::DuplicateOf(*leader),
                 None => {
@@ -166,27 +168,27 @@ mod tests {
 
     #[test]
     fn only_the_request_that_was_executed_gets_its_answer_as_the_first() {
-        let (now, expiry) = (Timestamp::from_ms(10), Timestamp::from_ms(20));
+        let (now, expiry, none) = (Timestamp::from_ms(10), Timestamp::from_ms(20), HashSet::new());
         let reply = Reply { status: 200, body: None };
         let fresh = Dedup::Answered(Answer::Fresh(reply.clone()));
         let replayed = Dedup::Answered(Answer::Replayed(reply));
         let conflict = Dedup::Answered(Answer::Refused(Refusal::KeyConflict));
         // The second was executed by the attempt in doubt; the third was its duplicate, and is not marked.
         let jobs = jobs(&[(2, None), (1, Some(ATTEMPT)), (1, None), (1, Some(8))], expiry);
-        let own = dedup(&jobs, vec![stored(ATTEMPT, expiry); 4], now);
+        let own = dedup(&jobs, vec![stored(ATTEMPT, expiry); 4], now, &none);
         assert_eq!(own, [conflict.clone(), fresh, replayed.clone(), replayed.clone()]);
-        let foreign = dedup(&jobs, vec![stored(9, expiry); 4], now);
+        let foreign = dedup(&jobs, vec![stored(9, expiry); 4], now, &none);
         assert_eq!(foreign, [conflict, replayed.clone(), replayed.clone(), replayed]);
     }
 
     #[test]
     fn a_commit_in_doubt_for_longer_than_its_record_lives_is_not_executed_again() {
-        let (now, expiry) = (Timestamp::from_ms(20), Timestamp::from_ms(20));
+        let (now, expiry, none) = (Timestamp::from_ms(20), Timestamp::from_ms(20), HashSet::new());
         let jobs = jobs(&[(1, Some(ATTEMPT))], expiry);
         let fresh = Dedup::Answered(Answer::Fresh(Reply { status: 200, body: None }));
-        assert_eq!(dedup(&jobs, vec![stored(ATTEMPT, expiry)], now), [fresh]);
+        assert_eq!(dedup(&jobs, vec![stored(ATTEMPT, expiry)], now, &none), [fresh]);
         let unknown = Dedup::Answered(Answer::Refused(Refusal::OutcomeUnknown));
-        assert_eq!(dedup(&jobs, vec![None], now), std::slice::from_ref(&unknown));
-        assert_eq!(dedup(&jobs, vec![stored(9, Timestamp::from_ms(5))], now), [unknown]);
+        assert_eq!(dedup(&jobs, vec![None], now, &none), std::slice::from_ref(&unknown));
+        assert_eq!(dedup(&jobs, vec![stored(9, Timestamp::from_ms(5))], now, &none), [unknown]);
     }
 }

@@ -269,15 +269,16 @@ impl Lane {
             },
         };
         let (rng, cache) = (&mut self.rng, &mut self.cache);
+        let full = &*shared.full.now();
         let began = std::time::Instant::now();
         let ended = {
             let run = async {
                 match group.jobs.as_slice() {
                     [job] if let Command::Transactional(command) = &job.request.command => {
                         let exclusive = job.is_exclusive().then(|| latest.saturating_duration_since(Instant::now()));
-                        TransactionAttempt { settings, rng, state, exclusive }.run(connection, job, command).await
+                        TransactionAttempt { settings, rng, state, exclusive, full }.run(connection, job, command).await
                     }
-                    jobs => BatchAttempt { settings, rng, state, cache }.run(connection, jobs).await,
+                    jobs => BatchAttempt { settings, rng, state, cache, full }.run(connection, jobs).await,
                 }
             };
             let mut run = pin!(run);

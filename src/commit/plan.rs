@@ -1,5 +1,7 @@
 //! Step 1 of a batch: what it has to know.
 
+use std::collections::HashSet;
+
 use crate::command::context::AgentsToSettle;
 use crate::command::{BatchedCommand, Command};
 use crate::domain::caller::Tenant;
@@ -40,7 +42,11 @@ pub fn pairs(jobs: &[Job], agents: &AgentsToSettle) -> Vec<CounterId> {
 }
 
 impl<'a> Plan<'a> {
-    pub fn of(jobs: &'a [Job], pairs: &'a [CounterId]) -> Self {
+    pub fn of(jobs: &'a [Job], pairs: &'a [CounterId], full: &HashSet<String>) -> Self {
+        // A caller that is full is refused unless its key is stored.
+        let is_uncertain = |job: &Job, id: &CallerKey| {
+            job.in_doubt.is_some() || job.progress.has_met_twin() || full.contains(&id.caller)
+        };
         let keyed = || jobs.iter().filter_map(|job| Some((job, job.request.keyed.as_ref()?)));
         let mut tenants: Vec<&Tenant> = jobs.iter().map(|job| &job.request.tenant).collect();
         tenants.sort_unstable();
@@ -51,7 +57,7 @@ impl<'a> Plan<'a> {
         services.dedup();
         Self {
             keys: keyed().map(|(_, keyed)| &keyed.id).collect(),
-            uncertain: keyed().map(|(job, _)| job.in_doubt.is_some() || job.progress.has_met_twin()).collect(),
+            uncertain: keyed().map(|(job, keyed)| is_uncertain(job, &keyed.id)).collect(),
             tenants,
             services,
         }

@@ -1,6 +1,7 @@
 //! One attempt to commit a command that runs in a transaction of its own, as a textbook has it: look up the key, run the
 //! statements, store the response, commit.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use rand::RngExt;
@@ -26,6 +27,8 @@ pub struct TransactionAttempt<'a> {
     pub state: &'a AttemptState,
     /// How long a command that shares the database with no other commit may take.
     pub exclusive: Option<Duration>,
+    /// Callers that get no new idempotency record.
+    pub full: &'a HashSet<String>,
 }
 
 impl TransactionAttempt<'_> {
@@ -60,7 +63,7 @@ impl TransactionAttempt<'_> {
             ..Wanted::default()
         };
         let known = commit::lookup(connection, &wanted).await?;
-        let dedup = dedup::dedup(jobs, known.responses, now).remove(0);
+        let dedup = dedup::dedup(jobs, known.responses, now, self.full).remove(0);
         if let Dedup::Answered(answer) = dedup {
             return Ok(Done { answers: vec![Some(answer)], ..Done::default() });
         }

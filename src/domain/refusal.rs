@@ -66,6 +66,8 @@ pub enum Refusal {
     KeyConflict,
     KeyInFlight,
     KeyUnknown,
+    /// The caller is over a cap, and nothing that it has may be evicted.
+    TooManyRecords,
     // Names and numbers.
     Agent,
     Service,
@@ -187,24 +189,24 @@ impl Refusal {
             TransferCoding => (501, "not_implemented"),
             WebhookFailed { .. } => (502, "webhook_failed"),
             Paused => (503, "service_paused"),
-            Starting | StoreUnavailable | QueueFull | OutcomeUnknown | TooManyConnections | TooManyBytesHeld => {
-                (503, "service_unavailable")
-            }
+            Starting | StoreUnavailable | QueueFull | OutcomeUnknown | TooManyConnections | TooManyBytesHeld
+            | TooManyRecords => (503, "service_unavailable"),
         }
     }
 
-    /// Whether `Retry-After: 1` goes with it: the same request may succeed soon.
-    pub fn is_worth_retrying(&self) -> bool {
-        matches!(
-            self,
+    /// `Retry-After` in seconds: the same request may succeed then.
+    pub fn retry_after(&self) -> Option<u16> {
+        match self {
             Self::KeyInFlight
-                | Self::Starting
-                | Self::StoreUnavailable
-                | Self::QueueFull
-                | Self::OutcomeUnknown
-                | Self::TooManyConnections
-                | Self::TooManyBytesHeld
-        )
+            | Self::Starting
+            | Self::StoreUnavailable
+            | Self::QueueFull
+            | Self::OutcomeUnknown
+            | Self::TooManyConnections
+            | Self::TooManyBytesHeld => Some(1),
+            Self::TooManyRecords => Some(60),
+            _ => None,
+        }
     }
 
     /// Whether the answer is kept under an idempotency key: the request was understood and decided.
@@ -286,6 +288,10 @@ impl fmt::Display for Refusal {
             KeyConflict => "Idempotency-Key was already used with a different request body or route",
             KeyInFlight => "a request with this Idempotency-Key is still being processed",
             KeyUnknown => "no request is recorded under this Idempotency-Key",
+            TooManyRecords => {
+                "too many idempotency records are stored for this caller; requests with a new Idempotency-Key are refused \
+                 until some may be deleted; nothing was changed"
+            }
             Agent => "agent must be a safe identifier",
             Service => "serviceId must be 1-128 chars using only letters, numbers, dot, underscore, or hyphen",
             AgentAndService => "agent and serviceId must be safe identifiers",

@@ -67,6 +67,11 @@ impl StoredMoment {
         Some(Self(ms.parse::<i64>().ok()?.saturating_mul(1000).saturating_add(us)))
     }
 
+    /// The last moment before this one.
+    pub fn before(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+
     /// The value as PostgreSQL's `timestamptz` takes it, saturating like [`Timestamp::to_date_time`].
     pub fn to_date_time(self) -> OffsetDateTime {
         let us = self.0.max(YEAR_ONE_MS * 1000);
@@ -78,6 +83,12 @@ impl fmt::Display for StoredMoment {
     fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (ms, us) = (self.0.div_euclid(1000), self.0.rem_euclid(1000));
         if us == 0 { write!(text, "{ms}") } else { write!(text, "{ms}.{us:03}") }
+    }
+}
+
+impl From<Timestamp> for StoredMoment {
+    fn from(moment: Timestamp) -> Self {
+        Self(moment.0.saturating_mul(1000))
     }
 }
 

@@ -1,9 +1,11 @@
-//! The janitor prunes idempotency records: the expired, then the oldest of callers over their cap, then the oldest of
-//! all over the total cap; and events beyond the log's length. It deletes in small transactions, one replica at a time,
-//! and leaves alone what a writer holds. Its cost follows what it deletes: the counts are kept, not recounted.
+//! The janitor prunes idempotency records: the expired, then the oldest of callers that have more than they may; and events
+//! beyond the log's length. It deletes in small transactions, one replica at a time, and leaves alone what a writer holds.
+//! It never evicts a record younger than an hour, which is a promise given: callers that have nothing else are full, and
+//! get no new records. Its cost follows what it deletes: the counts are maintained, not recounted.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sqlx::{Connection, PgConnection};
@@ -12,21 +14,29 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::clock::Clock;
-use crate::domain::timestamp::Timestamp;
+use crate::domain::timestamp::{StoredMoment, Timestamp};
+use crate::full_callers::FullCallers;
 use crate::live_limits::LiveLimits;
 use crate::metrics;
+use crate::store::caller_totals::{self, CallerTotal};
 use crate::store::pool::Pool;
 use crate::store::retention::{self, Removed};
-use crate::store::{StoreError, caller_totals, events, server, totals};
+use crate::store::{StoreError, events, full_callers, server, totals};
 
 use super::STEP_LIMIT;
+use super::eviction::{self, Cursors, Stretch, Surplus};
 use crate::job_health::{Job, JobHealth};
 
 /// Rows one transaction deletes at most, so that none is long.
 const ROWS_MAX: i64 = 1000;
-/// Owners over their cap that one step looks at.
+/// Callers over a cap that one run looks at, and that can be full.
+const CALLERS_MAX: i64 = 10_000;
+/// Tenants whose log is too long that one step looks at.
 const OWNERS_MAX: i64 = 100;
-/// How much longer the janitor rests after a step that pruned expired records than the step took, and at most. It still
+/// How old a live record is at least when it is evicted, unless records live shorter: clients retry for minutes, and
+/// within an hour nobody's retry is executed again.
+const PROMISE_MS: i64 = 3_600_000;
+/// How much longer the janitor rests after a step that pruned records than the step took, and at most. It still
 /// prunes faster than records are written.
 const RESTS_PER_STEP: u32 = 3;
 const REST_MAX: Duration = Duration::from_secs(1);
@@ -41,8 +51,11 @@ pub struct JanitorSettings {
     pub pause: Duration,
     /// Records in total.
     pub records_max: i64,
-    /// Records of one caller.
+    /// Records of one caller, and their bytes.
     pub records_of_caller_max: i64,
+    pub bytes_of_caller_max: i64,
+    /// Lifetime of a record.
+    pub ttl_ms: i64,
 }
 
 /// What one run removed.
@@ -51,12 +64,9 @@ pub struct Report {
     /// False if another replica's janitor was at work.
     pub was_alone: bool,
     pub expired: i64,
-    /// Records removed for their caller's cap, and those of them that had not expired.
+    /// Live records removed for a cap of their caller, and for the total cap.
     pub over_caller_cap: i64,
-    pub live_over_caller_cap: i64,
-    /// The same for the total cap.
     pub over_total_cap: i64,
-    pub live_over_total_cap: i64,
     pub events: i64,
 }
 
@@ -68,6 +78,8 @@ pub struct Janitor {
     pub limits: LiveLimits,
     pub last_run: LastRun,
     pub health: JobHealth,
+    pub full: FullCallers,
+    pub cursors: Arc<Mutex<Cursors>>,
 }
 
 /// When this process's janitor last looked; all clones tell the same.
@@ -87,10 +99,16 @@ impl LastRun {
 
 impl Janitor {
     pub async fn run(self, stop: CancellationToken) {
+        // Who was full before this process began is full now.
+        let _ = stop.run_until_cancelled(self.learn_full()).await;
         while super::pause(self.settings.pause, &stop).await {
             let mut report = Report::default();
             // A run may be cut or fail anywhere: each of its transactions is whole, and counted as soon as its end is heard.
-            let outcome = stop.run_until_cancelled(self.prune(&mut report)).await;
+            let run = async {
+                let _ = self.prune(&mut report).await;
+                let _ = self.learn_full().await;
+            };
+            let outcome = stop.run_until_cancelled(run).await;
             log(&report, &self.settings);
             if outcome.is_none() {
                 return;
@@ -101,7 +119,9 @@ impl Janitor {
     /// Prunes everything there is to prune. An error: a step failed; all others were done.
     pub async fn run_once(&self) -> Result<Report, StoreError> {
         let mut report = Report::default();
-        self.prune(&mut report).await.map(|()| report)
+        let pruned = self.prune(&mut report).await;
+        self.learn_full().await?;
+        pruned.map(|()| report)
     }
 
     /// A few steps of each task a round, so that the log and the counts do not wait for a million records that expired
@@ -123,34 +143,30 @@ impl Janitor {
     /// Says whether something is left. A task that fails keeps none of the others from its turn.
     async fn round(&self, report: &mut Report) -> Result<bool, StoreError> {
         let now = self.clock.now();
-        let expired = self.expired(now, report).await;
-        let tasks: &[Job] = match expired {
+        let expired = match self.expired(now, report).await {
             // Another janitor is at work, and knows.
             Ok(None) => return Ok(false),
-            // The expired go first: as long as some may be left, no cap takes a record that is still live.
-            Ok(Some(true)) => &[Job::Events],
-            Ok(Some(false)) | Err(_) => &[Job::CallerCap, Job::TotalCap, Job::Events],
+            Ok(Some(are_left)) => Ok(are_left),
+            Err(error) => Err(error),
         };
-        let mut outcome = expired.map(|are_left| are_left == Some(true));
-        for task in tasks {
-            let done = self.task(*task, report).await;
-            self.health.note(*task, &done);
-            outcome = match (outcome, done) {
-                (Ok(is_left), Ok(more)) => Ok(is_left | more),
-                (Err(error), _) | (Ok(_), Err(error)) => Err(error),
-            };
-        }
-        outcome
+        // The expired go first: as long as some may be left, no cap takes a record that is still live.
+        let caps = match expired {
+            Ok(true) => Ok(false),
+            _ => self.noted(Job::Caps, self.caps(now, report).await),
+        };
+        let events = self.noted(Job::Events, self.events(report).await);
+        Ok(expired? | caps? | events?)
     }
 
-    /// The steps of a task, as many as one round may take. Says whether there is more to do.
-    async fn task(&self, task: Job, report: &mut Report) -> Result<bool, StoreError> {
+    fn noted(&self, job: Job, done: Result<bool, StoreError>) -> Result<bool, StoreError> {
+        self.health.note(job, &done);
+        done
+    }
+
+    /// Shortens logs, by as many steps as one round may take. Says whether there is more to do.
+    async fn events(&self, report: &mut Report) -> Result<bool, StoreError> {
         for _ in 0..STEPS_MAX {
-            let step = async |connection: &mut PgConnection| match task {
-                Job::CallerCap => self.over_caller_cap(connection, report).await,
-                Job::TotalCap => self.over_total_cap(connection, report).await,
-                _ => self.old_events(connection, report).await,
-            };
+            let step = async |connection: &mut PgConnection| self.old_events(connection, report).await;
             if !self.pool.run(Instant::now() + STEP_LIMIT, step).await? {
                 return Ok(false);
             }
@@ -177,53 +193,110 @@ impl Janitor {
             if removed < ROWS_MAX {
                 return Ok(Some(false));
             }
-            // The requests of now come first.
-            tokio::time::sleep((RESTS_PER_STEP * began.elapsed()).min(REST_MAX)).await;
+            rest_after(began).await;
         }
         Ok(Some(true))
     }
 
-    /// False when nobody is over the cap, or nothing could be removed.
-    async fn over_caller_cap(&self, connection: &mut PgConnection, report: &mut Report) -> Result<bool, StoreError> {
-        let mut transaction = connection.begin().await?;
-        if !server::try_janitor_lock(&mut transaction).await? {
-            return Ok(false);
-        }
-        let cap = self.settings.records_of_caller_max;
-        let mut removed = Vec::new();
-        let mut room = ROWS_MAX;
-        for caller in caller_totals::over_cap(&mut transaction, cap, OWNERS_MAX).await? {
-            let surplus = (caller.records - cap).min(room);
-            removed.extend(retention::evict_oldest_of_caller(&mut transaction, &caller.caller, surplus).await?);
-            room -= surplus;
-            if room == 0 {
-                break;
+    /// Evicts what callers have more than they may, and notes who has nothing that may go. Says whether there is more to do.
+    async fn caps(&self, now: Timestamp, report: &mut Report) -> Result<bool, StoreError> {
+        let look = async |connection: &mut PgConnection| self.surpluses(connection).await;
+        let Some(mut surpluses) = self.pool.run(Instant::now() + STEP_LIMIT, look).await? else { return Ok(false) };
+        // Before `start` everything has expired, after `horizon` everything is too young.
+        let start = StoredMoment::from(now);
+        let horizon = StoredMoment::from(now.plus_ms(self.settings.ttl_ms - self.age_ms()));
+        self.cursors().tidy(start);
+        for _ in 0..STEPS_MAX {
+            let next = self.cursors().next(&surpluses, start, horizon);
+            let Some(stretch) = next else {
+                let full = eviction::with_surplus(&surpluses);
+                let note = async |connection: &mut PgConnection| note_full(connection, &full).await;
+                self.pool.run(Instant::now() + STEP_LIMIT, note).await?;
+                return Ok(false);
+            };
+            let began = Instant::now();
+            let step =
+                async |connection: &mut PgConnection| self.evict(connection, &stretch, &mut surpluses, report).await;
+            match self.pool.run(began + STEP_LIMIT, step).await {
+                Ok(true) => rest_after(began).await,
+                Ok(false) => return Ok(false),
+                Err(error) => {
+                    self.cursors().rewind(&stretch);
+                    return Err(error);
+                }
             }
         }
-        let (records, live) = note(&mut transaction, &removed).await?;
-        transaction.commit().await?;
-        report.over_caller_cap += records;
-        report.live_over_caller_cap += live;
-        Ok(records > 0)
+        Ok(true)
     }
 
-    /// False when the total is within the cap, or nothing could be removed.
-    async fn over_total_cap(&self, connection: &mut PgConnection, report: &mut Report) -> Result<bool, StoreError> {
+    /// What callers have more than they may. None if another janitor is at work.
+    async fn surpluses(&self, connection: &mut PgConnection) -> Result<Option<BTreeMap<String, Surplus>>, StoreError> {
+        let JanitorSettings { records_max, records_of_caller_max, bytes_of_caller_max, .. } = self.settings;
         let mut transaction = connection.begin().await?;
+        if !server::try_janitor_lock(&mut transaction).await? {
+            return Ok(None);
+        }
+        let is_over = caller_totals::records(&mut transaction).await? > records_max;
+        let level = if is_over { caller_totals::level(&mut transaction, records_max).await? } else { None };
+        let allowed = level.map_or(records_of_caller_max, |level| level.min(records_of_caller_max));
+        let over = caller_totals::over(&mut transaction, allowed, bytes_of_caller_max, CALLERS_MAX).await?;
+        transaction.commit().await?;
+        let surpluses = over.into_iter().map(|CallerTotal { caller, records, bytes }| {
+            let is_over_own = records > records_of_caller_max || bytes > bytes_of_caller_max;
+            let cap = if is_over_own { "caller" } else { "total" };
+            (caller, Surplus { records: records - allowed, bytes: bytes - bytes_of_caller_max, cap })
+        });
+        Ok(Some(surpluses.collect()))
+    }
+
+    /// One step of the walk. False if another janitor is at work.
+    async fn evict(
+        &self,
+        connection: &mut PgConnection,
+        stretch: &Stretch,
+        surpluses: &mut BTreeMap<String, Surplus>,
+        report: &mut Report,
+    ) -> Result<bool, StoreError> {
+        let age_ms = self.age_ms();
+        let mut transaction = server::begin_walk(connection).await?;
         if !server::try_janitor_lock(&mut transaction).await? {
             return Ok(false);
         }
-        let surplus = caller_totals::records(&mut transaction).await? - self.settings.records_max;
-        if surplus <= 0 {
+        let Stretch { from, until, callers } = stretch;
+        let walked = retention::walk(&mut transaction, *from, *until, callers, age_ms, ROWS_MAX).await?;
+        let places = self.cursors().choose(stretch, &walked, surpluses, ROWS_MAX as usize);
+        if places.is_empty() {
             transaction.commit().await?;
-            return Ok(false);
+            return Ok(true);
         }
-        let removed = retention::evict_oldest(&mut transaction, surplus.min(ROWS_MAX)).await?;
-        let (records, live) = note(&mut transaction, &removed).await?;
+        let removed = retention::evict(&mut transaction, &places, age_ms).await?;
+        note(&mut transaction, &removed).await?;
         transaction.commit().await?;
-        report.over_total_cap += records;
-        report.live_over_total_cap += live;
-        Ok(records > 0)
+        for Removed { caller, records, .. } in removed {
+            match surpluses.get(&caller).map(|surplus| surplus.cap) {
+                Some("caller") => report.over_caller_cap += records,
+                _ => report.over_total_cap += records,
+            }
+        }
+        Ok(true)
+    }
+
+    /// Takes over who is full, as every replica does, whoever prunes.
+    async fn learn_full(&self) -> Result<(), StoreError> {
+        let read = async |connection: &mut PgConnection| full_callers::list(connection, CALLERS_MAX).await;
+        let full = self.pool.run(Instant::now() + STEP_LIMIT, read).await;
+        self.health.note(Job::FullCallers, &full);
+        self.full.replace(full?.into_iter().collect());
+        Ok(())
+    }
+
+    /// How old a live record must be to be evicted.
+    fn age_ms(&self) -> i64 {
+        self.settings.ttl_ms.min(PROMISE_MS)
+    }
+
+    fn cursors(&self) -> MutexGuard<'_, Cursors> {
+        self.cursors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The tenants whose log is too long. False when there is none.
@@ -243,7 +316,6 @@ impl Janitor {
                 break;
             }
         }
-        caller_totals::forget_empty(&mut transaction, ROWS_MAX).await?;
         transaction.commit().await?;
         report.events += deleted;
         Ok(deleted > 0)
@@ -252,38 +324,63 @@ impl Janitor {
 
 /// One step. None if another janitor is at work, else how many records were removed.
 async fn expired(connection: &mut PgConnection) -> Result<Option<i64>, StoreError> {
-    let mut transaction = connection.begin().await?;
+    let mut transaction = server::begin_walk(connection).await?;
     if !server::try_janitor_lock(&mut transaction).await? {
         return Ok(None);
     }
     let removed = retention::prune_expired(&mut transaction, ROWS_MAX).await?;
-    let (records, _) = note(&mut transaction, &removed).await?;
+    let records = note(&mut transaction, &removed).await?;
     transaction.commit().await?;
     Ok(Some(records))
 }
 
-/// Corrects the counts by what was removed, in the same transaction. Returns the records removed, and the live of them.
-async fn note(connection: &mut PgConnection, removed: &[Removed]) -> Result<(i64, i64), StoreError> {
-    if removed.is_empty() {
-        return Ok((0, 0));
-    }
+/// The requests of now come first.
+async fn rest_after(began: Instant) {
+    tokio::time::sleep((RESTS_PER_STEP * began.elapsed()).min(REST_MAX)).await;
+}
+
+/// Corrects the totals by what was removed, in the same transaction and at its very end, because commits may wait for
+/// their rows. Returns how many records were removed.
+async fn note(connection: &mut PgConnection, removed: &[Removed]) -> Result<i64, StoreError> {
     caller_totals::subtract(connection, removed).await?;
-    Ok((removed.iter().map(|removed| removed.records).sum(), removed.iter().map(|removed| removed.live).sum()))
+    Ok(removed.iter().map(|removed| removed.records).sum())
+}
+
+/// Notes who is full, unless another janitor is at work, and forgets callers that have nothing left.
+async fn note_full(connection: &mut PgConnection, full: &[&str]) -> Result<(), StoreError> {
+    let mut transaction = connection.begin().await?;
+    if !server::try_janitor_lock(&mut transaction).await? {
+        return Ok(());
+    }
+    let (added, gone) = full_callers::replace(&mut transaction, full).await?;
+    caller_totals::forget_empty(&mut transaction, ROWS_MAX).await?;
+    transaction.commit().await?;
+    if added > 0 {
+        warn!(
+            added,
+            count = full.len(),
+            "callers over a cap have no records that may be evicted: they get no new ones"
+        );
+    } else if gone > 0 {
+        info!(gone, count = full.len(), "callers that were full get new records again");
+    }
+    Ok(())
 }
 
 fn log(report: &Report, settings: &JanitorSettings) {
     metrics::records_expired(report.expired.unsigned_abs());
-    metrics::records_evicted("caller", report.live_over_caller_cap.unsigned_abs());
-    metrics::records_evicted("total", report.live_over_total_cap.unsigned_abs());
+    let JanitorSettings { records_max, records_of_caller_max, bytes_of_caller_max, .. } = settings;
     let evicted = report.over_caller_cap + report.over_total_cap;
     if report.expired + evicted + report.events > 0 {
         info!(expired = report.expired, evicted, events = report.events, "the janitor pruned");
     }
-    if report.live_over_caller_cap > 0 {
-        let cap = settings.records_of_caller_max;
-        warn!(cap, count = report.live_over_caller_cap, "live idempotency records evicted");
+    if report.over_caller_cap > 0 {
+        metrics::records_evicted("caller", report.over_caller_cap.unsigned_abs());
+        let (records, bytes) = (records_of_caller_max, bytes_of_caller_max);
+        warn!(cap = records, bytes, count = report.over_caller_cap, "live idempotency records evicted");
     }
-    if report.live_over_total_cap > 0 {
-        warn!(cap = settings.records_max, count = report.live_over_total_cap, "live idempotency records evicted");
+    if report.over_total_cap > 0 {
+        metrics::records_evicted("total", report.over_total_cap.unsigned_abs());
+        warn!(cap = records_max, count = report.over_total_cap, "live idempotency records evicted");
     }
 }

@@ -1,6 +1,7 @@
 //! What happens in the background. A job is `run_once` and a pause, over and over; tests
 //! call `run_once` by hand.
 
+pub mod eviction;
 pub mod janitor;
 pub mod watch_config;
 pub mod webhooks;

@@ -130,6 +130,12 @@ impl Settings {
                     1_000_000,
                     1..=1_000_000_000_000,
                 )? as i64,
+                bytes_of_caller_max: env.int(
+                    "IDEMPOTENCY_MAX_BYTES_PER_CALLER",
+                    4 << 30,
+                    1_000_000..=1_000_000_000_000_000,
+                )? as i64,
+                ttl_ms: ttl_ms as i64,
             },
             webhook_proxy: webhook_proxy(&env)?,
             http_limits: http_limits(&env, trust_proxy)?,

@@ -1,66 +1,91 @@
-//! The table `caller_totals`: how many records each caller has, and how large they are. Commits add to it in
-//! `commit::write`.
+//! The table `caller_totals`: how many idempotency records each caller has, and of how many bytes. Commits add to one of a
+//! caller's rows in `commit::write`. The sum over them counts; a single row may be negative.
 
 use sqlx::PgConnection;
 
 use super::StoreError;
 use super::retention::Removed;
 
-/// A caller and its records.
+/// The row of each caller that the janitor subtracts from, so that no commit waits for it.
+const JANITOR_SHARD: i16 = -1;
+
+/// What a caller has.
 #[derive(Clone, Debug)]
-pub struct CallerTotals {
+pub struct CallerTotal {
     pub caller: String,
     pub records: i64,
     pub bytes: i64,
-}
-
-/// The callers with more than `records_max` records, the largest first, at most `callers_max` of them.
-pub async fn over_cap(
-    connection: &mut PgConnection,
-    records_max: i64,
-    callers_max: i64,
-) -> Result<Vec<CallerTotals>, StoreError> {
-    let callers = sqlx::query_as!(
-        CallerTotals,
-        r#"-- caller_totals::over_cap
-        SELECT caller, sum(records)::bigint AS "records!", sum(bytes)::bigint AS "bytes!"
-        FROM caller_totals GROUP BY caller HAVING sum(records) > $1::bigint
-        ORDER BY sum(records) DESC LIMIT $2"#,
-        records_max,
-        callers_max,
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(callers)
 }
 
 /// Records of all callers.
 pub async fn records(connection: &mut PgConnection) -> Result<i64, StoreError> {
     let records = sqlx::query_scalar!(
         r#"-- caller_totals::records
-        SELECT coalesce(sum(records), 0)::bigint AS "records!" FROM caller_totals"#,
-    )
-    .fetch_one(connection)
-    .await?;
-    Ok(records)
+        SELECT coalesce(sum(records), 0)::bigint AS "records!" FROM caller_totals"#
+    );
+    Ok(records.fetch_one(connection).await?)
 }
 
-/// Notes that records were removed.
+/// The most records that each caller may keep for all together to keep at most `records_max`: those with less keep all
+/// they have, and the others share what is left. None: all keep what they have.
+pub async fn level(connection: &mut PgConnection, records_max: i64) -> Result<Option<i64>, StoreError> {
+    let level = sqlx::query_scalar!(
+        r#"-- caller_totals::level
+        WITH counted AS (
+            SELECT sum(records) AS records FROM caller_totals GROUP BY caller HAVING sum(records) > 0
+        ), ranked AS (
+            SELECT records, sum(records) OVER smaller - records AS below,
+                   count(*) OVER () - row_number() OVER smaller + 1 AS sharers
+            FROM counted
+            WINDOW smaller AS (ORDER BY records ROWS UNBOUNDED PRECEDING)
+        )
+        SELECT floor(($1::bigint - below) / sharers)::bigint AS "level!" FROM ranked
+        WHERE floor(($1::bigint - below) / sharers) < records ORDER BY records LIMIT 1"#,
+        records_max,
+    );
+    Ok(level.fetch_optional(connection).await?)
+}
+
+/// The callers with more than `records_max` records or `bytes_max` bytes, those with the most records first, at most
+/// `callers_max`.
+pub async fn over(
+    connection: &mut PgConnection,
+    records_max: i64,
+    bytes_max: i64,
+    callers_max: i64,
+) -> Result<Vec<CallerTotal>, StoreError> {
+    let callers = sqlx::query_as!(
+        CallerTotal,
+        r#"-- caller_totals::over
+        SELECT caller, sum(records)::bigint AS "records!", sum(bytes)::bigint AS "bytes!"
+        FROM caller_totals GROUP BY caller HAVING sum(records) > $1::bigint OR sum(bytes) > $2::bigint
+        ORDER BY sum(records) DESC, caller LIMIT $3"#,
+        records_max,
+        bytes_max,
+        callers_max,
+    );
+    Ok(callers.fetch_all(connection).await?)
+}
+
+/// Takes off what was removed, in the transaction that removed it.
 pub async fn subtract(connection: &mut PgConnection, removed: &[Removed]) -> Result<(), StoreError> {
     if removed.is_empty() {
         return Ok(());
     }
+    let callers: Vec<&str> = removed.iter().map(|removed| removed.caller.as_str()).collect();
+    let records: Vec<i64> = removed.iter().map(|removed| removed.records).collect();
+    let bytes: Vec<i64> = removed.iter().map(|removed| removed.bytes).collect();
     sqlx::query!(
         "-- caller_totals::subtract
         INSERT INTO caller_totals AS total (caller, shard, records, bytes)
-        SELECT caller, 0, -records, -bytes
-        FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS removed (caller, records, bytes)
-        ORDER BY caller
+        SELECT caller, $1, -records, -bytes
+        FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS removed (caller, records, bytes) ORDER BY caller
         ON CONFLICT (caller, shard) DO UPDATE
         SET records = total.records + excluded.records, bytes = total.bytes + excluded.bytes",
-        removed.iter().map(|removed| removed.caller.as_str()).collect::<Vec<_>>() as _,
-        &removed.iter().map(|removed| removed.records).collect::<Vec<_>>(),
-        &removed.iter().map(|removed| removed.bytes).collect::<Vec<_>>(),
+        JANITOR_SHARD,
+        callers as _,
+        &records,
+        &bytes,
     )
     .execute(connection)
     .await?;

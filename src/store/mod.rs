@@ -11,6 +11,7 @@ pub mod deliveries;
 pub mod error;
 pub mod events;
 pub mod exports;
+pub mod full_callers;
 pub mod idempotency;
 pub mod kept;
 pub mod limits;

@@ -23,6 +23,7 @@ pub const TABLES: &[&str] = &[
     "idempotency_keys",
     "totals",
     "caller_totals",
+    "full_callers",
 ];
 
 /// How many rows were deleted per table.

@@ -4,18 +4,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sqlx::PgConnection;
 
-use crate::domain::timestamp::Timestamp;
+use crate::domain::timestamp::{StoredMoment, Timestamp};
 
 use super::StoreError;
 
-/// What one pruning removed of one caller's records.
+/// What was removed of one caller's records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Removed {
     pub caller: String,
     pub records: i64,
     pub bytes: i64,
-    /// Those of them that had not expired.
-    pub live: i64,
 }
 
 /// Removes at most `records_max` expired records, the longest expired first. Records that a writer holds are left alone.
@@ -24,14 +22,13 @@ pub async fn prune_expired(connection: &mut PgConnection, records_max: i64) -> R
         Removed,
         r#"-- retention::prune_expired
         WITH removed AS (
-            DELETE FROM idempotency_keys AS pruned
+            DELETE FROM idempotency_keys AS record
             WHERE ctid = ANY (ARRAY(
                 SELECT ctid FROM idempotency_keys WHERE expires_at <= now()
                 ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED))
-            RETURNING caller, idempotency_key_bytes(pruned) AS bytes
+            RETURNING caller, idempotency_key_bytes(record) AS bytes
         )
-        SELECT caller, count(*) AS "records!", sum(bytes)::bigint AS "bytes!",
-               0::bigint AS "live!" FROM removed GROUP BY caller"#,
+        SELECT caller, count(*) AS "records!", sum(bytes)::bigint AS "bytes!" FROM removed GROUP BY caller"#,
         records_max,
     )
     .fetch_all(connection)
@@ -39,47 +36,86 @@ pub async fn prune_expired(connection: &mut PgConnection, records_max: i64) -> R
     Ok(removed)
 }
 
-/// Removes the `records_max` oldest records of one caller.
-pub async fn evict_oldest_of_caller(
+/// A record that may be evicted.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    pub caller: String,
+    /// Where it lies, until the transaction ends.
+    pub place: String,
+    pub expires_at: StoredMoment,
+    pub bytes: i64,
+}
+
+/// A part of the records, in the order of their expiry.
+#[derive(Clone, Debug)]
+pub struct Walked {
+    /// All that expire until then were looked at.
+    pub end: StoredMoment,
+    pub candidates: Vec<Candidate>,
+}
+
+/// Looks at the records that expire after `from` and not after `until`: at `records_max` of them, and at all others that
+/// expire together with the last of those. Finds those of `callers` that are older than `age_ms`.
+pub async fn walk(
     connection: &mut PgConnection,
-    caller: &str,
+    from: StoredMoment,
+    until: StoredMoment,
+    callers: &[String],
+    age_ms: i64,
     records_max: i64,
-) -> Result<Vec<Removed>, StoreError> {
-    let removed = sqlx::query_as!(
-        Removed,
-        r#"-- retention::evict_oldest_of_caller
-        WITH removed AS (
-            DELETE FROM idempotency_keys AS pruned
-            WHERE ctid = ANY (ARRAY(
-                SELECT ctid FROM idempotency_keys WHERE caller = $1
-                ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED))
-            RETURNING caller, idempotency_key_bytes(pruned) AS bytes, expires_at > now() AS live
+) -> Result<Walked, StoreError> {
+    let walked = sqlx::query!(
+        r#"-- retention::walk
+        WITH walked AS MATERIALIZED (
+            SELECT caller, ctid::text AS place, created_at, expires_at, idempotency_key_bytes(record) AS bytes
+            FROM idempotency_keys AS record WHERE expires_at > $1 AND expires_at <= $2
+            ORDER BY expires_at FETCH FIRST $3 ROWS WITH TIES
+        ), found AS (
+            SELECT * FROM walked WHERE caller = ANY ($4) AND created_at <= now() - $5 * interval '1 ms'
         )
-        SELECT caller, count(*) AS "records!", sum(bytes)::bigint AS "bytes!",
-               count(*) FILTER (WHERE live) AS "live!" FROM removed GROUP BY caller"#,
-        caller,
+        SELECT (SELECT count(*) FROM walked) AS "walked!", (SELECT max(expires_at) FROM walked) AS walked_until,
+               coalesce(array_agg(caller::text ORDER BY expires_at, place), '{}') AS "callers!",
+               coalesce(array_agg(place ORDER BY expires_at, place), '{}') AS "places!",
+               coalesce(array_agg(expires_at ORDER BY expires_at, place), '{}') AS "expiries!",
+               coalesce(array_agg(bytes ORDER BY expires_at, place), '{}') AS "bytes!"
+        FROM found"#,
+        from.to_date_time(),
+        until.to_date_time(),
         records_max,
+        callers,
+        age_ms as f64,
     )
-    .fetch_all(connection)
+    .fetch_one(connection)
     .await?;
-    Ok(removed)
+    let end = walked.walked_until.filter(|_| walked.walked >= records_max).map_or(until, StoredMoment::from);
+    let found = walked.callers.into_iter().zip(walked.places).zip(walked.expiries).zip(walked.bytes);
+    let candidates = found.map(|(((caller, place), expires_at), bytes)| Candidate {
+        caller,
+        place,
+        expires_at: expires_at.into(),
+        bytes,
+    });
+    Ok(Walked { end, candidates: candidates.collect() })
 }
 
-/// Removes the `records_max` oldest records of all.
-pub async fn evict_oldest(connection: &mut PgConnection, records_max: i64) -> Result<Vec<Removed>, StoreError> {
+/// Removes records by their places, which [`walk`] found in the same transaction, if they are older than `age_ms`: so it
+/// removes no other record that took a place meanwhile. Those that a writer holds are left alone. (IS TRUE keeps the
+/// planner from finding them by any index.)
+pub async fn evict(connection: &mut PgConnection, places: &[String], age_ms: i64) -> Result<Vec<Removed>, StoreError> {
     let removed = sqlx::query_as!(
         Removed,
-        r#"-- retention::evict_oldest
+        r#"-- retention::evict
         WITH removed AS (
-            DELETE FROM idempotency_keys AS pruned
+            DELETE FROM idempotency_keys AS record
             WHERE ctid = ANY (ARRAY(
                 SELECT ctid FROM idempotency_keys
-                ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED))
-            RETURNING caller, idempotency_key_bytes(pruned) AS bytes, expires_at > now() AS live
+                WHERE ctid = ANY ($1::text[]::tid[]) AND (created_at <= now() - $2 * interval '1 ms') IS TRUE
+                FOR UPDATE SKIP LOCKED))
+            RETURNING caller, idempotency_key_bytes(record) AS bytes
         )
-        SELECT caller, count(*) AS "records!", sum(bytes)::bigint AS "bytes!",
-               count(*) FILTER (WHERE live) AS "live!" FROM removed GROUP BY caller"#,
-        records_max,
+        SELECT caller, count(*) AS "records!", sum(bytes)::bigint AS "bytes!" FROM removed GROUP BY caller"#,
+        places,
+        age_ms as f64,
     )
     .fetch_all(connection)
     .await?;

@@ -243,6 +243,12 @@ pub async fn begin_dispatch(connection: &mut PgConnection) -> Result<Transaction
     Ok(connection.begin_with(begin).await?)
 }
 
+/// Begins a transaction that walks a table in the order of an index, and stops where it has read enough. Left to itself the
+/// planner prefers to read and sort all there is of a small or unknown table.
+pub async fn begin_walk(connection: &mut PgConnection) -> Result<Transaction<'_, Postgres>, StoreError> {
+    Ok(connection.begin_with("BEGIN; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off").await?)
+}
+
 /// Begins a transaction that sees the database as of one moment.
 pub async fn begin_snapshot(connection: &mut PgConnection) -> Result<Transaction<'_, Postgres>, StoreError> {
     Ok(connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)

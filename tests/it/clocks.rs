@@ -64,7 +64,7 @@ async fn a_replica_25_hours_ahead_deletes_no_live_key() {
     assert!((offset_ms - 25 * HOUR_MS).abs() < HOUR_MS, "{offset_ms}");
     assert_eq!(check(&ahead, "clock").await["status"], "error");
     let jobs = check(&ahead, "jobs").await["detail"].clone();
-    for job in ["janitor_expired", "janitor_total_cap", "webhook_lease", "webhook_prune"] {
+    for job in ["janitor_expired", "janitor_caps", "webhook_lease", "webhook_prune"] {
         let error = jobs[job]["lastError"].as_str().unwrap_or_default().to_owned();
         assert!(
             error.starts_with("this machine's clock is ") && jobs[job]["lastSuccessAt"].is_null(),

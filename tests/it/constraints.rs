@@ -32,6 +32,7 @@ const GOOD: &str = "
         VALUES ('tnt_1', 'dlv_' || repeat('0', 32), 'wh_0000000000000001', now(), 1, 'usage.recorded', '{}', now());
     INSERT INTO webhook_queues (tenant_id, webhook_id, due_at) VALUES ('tnt_1', 'wh_0000000000000001', now());
     INSERT INTO caller_totals VALUES ('ip:192.0.2.1', 0, 1, 1);
+    INSERT INTO full_callers VALUES ('ip:192.0.2.1');
 ";
 
 /// A constraint, and statements that break it and nothing that is checked before it.
@@ -121,6 +122,7 @@ const CASES: &[(&str, &[&str])] = &[
     ("settlements_request_id_length", &["UPDATE settlements SET request_id = ''"]),
     ("event_runs_pkey", &["INSERT INTO event_runs SELECT * FROM event_runs"]),
     ("totals_pkey", &["INSERT INTO totals SELECT * FROM totals"]),
+    ("full_callers_pkey", &["INSERT INTO full_callers SELECT * FROM full_callers"]),
     ("caller_totals_pkey", &["INSERT INTO caller_totals SELECT * FROM caller_totals"]),
     ("runtime_config_pkey", &["INSERT INTO runtime_config DEFAULT VALUES"]),
     ("runtime_config_only_row", &["INSERT INTO runtime_config (only_row) VALUES (false)"]),

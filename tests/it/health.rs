@@ -10,9 +10,9 @@ const NAMES: [&str; 8] = ["database", "pool", "commitQueue", "janitor", "webhook
 const JOBS: [&str; 10] = [
     "config",
     "janitor_expired",
-    "janitor_caller_cap",
-    "janitor_total_cap",
+    "janitor_caps",
     "janitor_events",
+    "full_callers",
     "webhook_expand",
     "webhook_lease",
     "webhook_record",

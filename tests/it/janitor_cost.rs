@@ -15,12 +15,13 @@ use serde_json::Value;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, PgPool};
 
-use crate::support::{new_database, pool};
+use crate::support::{new_database, pool, store_records};
 
 const RECORDS: i64 = 1_000_000;
 /// Every hundredth record has expired; the oldest have.
 const EXPIRED: i64 = RECORDS / 100;
 const DELETED: i64 = 1000;
+const DAY_MS: i64 = 86_400_000;
 /// A row is found in an index, locked and deleted in the table: some buffers each, whatever the size of the table.
 const BUFFERS_PER_ROW_MAX: i64 = 6;
 
@@ -62,13 +63,11 @@ pub fn statement(name: &str) -> String {
 /// Runs a statement that deletes [`DELETED`] rows, undoes it, and gives the buffers it touched.
 async fn buffers(pool: &PgPool, name: &str) -> i64 {
     let mut transaction = pool.begin().await.expect("transaction");
+    // As `server::begin_walk` begins it.
+    let settings = "SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off";
+    sqlx::raw_sql(settings).execute(&mut *transaction).await.expect("settings");
     let explain = AssertSqlSafe(format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {}", statement(name)));
-    let query = sqlx::query_scalar::<_, Value>(explain);
-    let query = match name {
-        "retention::evict_oldest_of_caller" => query.bind("ip:192.0.2.1").bind(DELETED),
-        _ => query.bind(DELETED),
-    };
-    let plan = query.fetch_one(&mut *transaction).await.expect(name);
+    let plan = sqlx::query_scalar::<_, Value>(explain).bind(DELETED).fetch_one(&mut *transaction).await.expect(name);
     transaction.rollback().await.expect("rollback");
     let text = plan.to_string();
     assert!(!text.contains("Seq Scan"), "{name}: {text}");
@@ -93,6 +92,8 @@ struct Work {
     /// Rows read by scanning the table.
     scanned: i64,
     deleted: i64,
+    /// Read in its indexes.
+    entries: i64,
     /// Sessions of others, whose work may not be told yet.
     sessions: i64,
 }
@@ -101,6 +102,8 @@ async fn work(pool: &PgPool) -> Work {
     sqlx::query_as(
         "SELECT (heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read)::bigint AS buffers, \
                 seq_tup_read::bigint AS scanned, n_tup_del::bigint AS deleted, \
+                (SELECT sum(idx_tup_read)::bigint FROM pg_stat_user_indexes AS index \
+                 WHERE index.relid = 'idempotency_keys'::regclass) AS entries, \
                 (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
                  AND backend_type = 'client backend' AND pid <> pg_backend_pid()) AS sessions \
          FROM pg_statio_user_tables JOIN pg_stat_user_tables USING (relid) WHERE relid = 'idempotency_keys'::regclass",
@@ -125,7 +128,7 @@ async fn pruning_a_million_records_costs_what_it_deletes() {
     let pool = pool(&database);
     // Its work would be counted with the janitor's.
     sqlx::query("ALTER TABLE idempotency_keys SET (autovacuum_enabled = off)").execute(&pool).await.expect("alter");
-    let names = ["retention::prune_expired", "retention::evict_oldest_of_caller", "retention::evict_oldest"];
+    let names = ["retention::prune_expired"];
     let mut measured = Vec::new();
     load(&pool, 1, 2 * EXPIRED).await;
     for name in names {
@@ -146,30 +149,79 @@ async fn pruning_a_million_records_costs_what_it_deletes() {
     a_whole_run_does_no_more(&database).await;
 }
 
-async fn a_whole_run_does_no_more(database: &PgConnectOptions) {
-    let outside = PgPoolOptions::new().max_connections(1).connect_lazy_with(database.clone());
-    let before = work_once_alone(&outside).await;
+async fn janitor(outside: &PgPool, database: &PgConnectOptions, settings: JanitorSettings) -> Janitor {
     let limits = limits::read(&mut outside.acquire().await.expect("connection")).await.expect("limits");
-    let own = Pool::new(database.clone(), 1, Duration::from_secs(60));
     let clock = Clock::default();
-    let janitor = Janitor {
+    Janitor {
         last_run: Default::default(),
-        settings: JanitorSettings {
-            pause: Duration::from_secs(3600),
-            records_max: RECORDS - EXPIRED - 3000,
-            records_of_caller_max: (RECORDS - EXPIRED) / 2 - 1000,
-        },
-        pool: own.clone(),
+        settings,
+        pool: Pool::new(database.clone(), 1, Duration::from_secs(60)),
         health: JobHealth::new(clock.clone()),
         clock,
         limits: LiveLimits::new(limits),
+        full: Default::default(),
+        cursors: Default::default(),
+    }
+}
+
+async fn a_whole_run_does_no_more(database: &PgConnectOptions) {
+    let outside = PgPoolOptions::new().max_connections(1).connect_lazy_with(database.clone());
+    let before = work_once_alone(&outside).await;
+    let settings = JanitorSettings {
+        pause: Duration::from_secs(3600),
+        records_max: RECORDS - EXPIRED - 3000,
+        records_of_caller_max: (RECORDS - EXPIRED) / 2 - 1000,
+        bytes_of_caller_max: i64::MAX,
+        ttl_ms: DAY_MS,
     };
+    let janitor = janitor(&outside, database, settings).await;
     let report = janitor.run_once().await.expect("janitor");
-    assert_eq!((report.expired, report.over_caller_cap, report.over_total_cap), (EXPIRED, 2000, 1000));
-    own.close(Duration::from_secs(1)).await;
+    assert_eq!((report.expired, report.over_caller_cap, report.over_total_cap), (EXPIRED, 3000, 0));
+    janitor.pool.close(Duration::from_secs(1)).await;
     let after = work_once_alone(&outside).await;
     let (rows, buffers) = (EXPIRED + 3000, after.buffers - before.buffers);
     println!("buffers for a run that deletes {rows} rows: {buffers}");
     assert_eq!((after.deleted - before.deleted, after.scanned - before.scanned), (rows, 0));
     assert!(buffers < BUFFERS_PER_ROW_MAX * rows, "{buffers}");
+}
+
+/// A caller that stays at its cap: its walk goes on where it stopped, past the records of others that it has seen.
+#[tokio::test(flavor = "multi_thread")]
+async fn eviction_walks_nothing_twice() {
+    const HOUR_MS: i64 = 3_600_000;
+    let database = new_database().await;
+    let outside = PgPoolOptions::new().max_connections(1).connect_lazy_with(database.clone());
+    sqlx::query("ALTER TABLE idempotency_keys SET (autovacuum_enabled = off)").execute(&outside).await.expect("alter");
+    // The records of two callers alternate. One has too many.
+    for part in 0..20 {
+        for (caller, count) in [("ip:192.0.2.1", 1000), ("ip:192.0.2.2", 200)] {
+            store_records(&outside, caller, count, 4 * HOUR_MS - 1000 * part, 10).await;
+        }
+    }
+    let settings = JanitorSettings {
+        pause: Duration::from_secs(3600),
+        records_max: RECORDS,
+        records_of_caller_max: 5000,
+        bytes_of_caller_max: i64::MAX,
+        ttl_ms: DAY_MS,
+    };
+    let mut janitor = janitor(&outside, &database, settings).await;
+    let mut evict = async || {
+        let before = work_once_alone(&outside).await;
+        janitor.pool = Pool::new(database.clone(), 1, Duration::from_secs(60));
+        let report = janitor.run_once().await.expect("janitor");
+        janitor.pool.close(Duration::from_secs(1)).await;
+        (report.over_caller_cap, work_once_alone(&outside).await.entries - before.entries)
+    };
+    let (evicted, entries) = evict().await;
+    assert_eq!(evicted, 15_000);
+    // Fifteen thousand and the other one's among them, each for the walk and for its removal.
+    assert!(entries < 40_000, "{entries}");
+    store_records(&outside, "ip:192.0.2.1", 500, 3 * HOUR_MS, 10).await;
+    let (evicted, entries) = evict().await;
+    assert_eq!(evicted, 500);
+    assert!(entries < 3000, "{entries}");
+    // Who is within its caps is not walked for.
+    let (evicted, entries) = evict().await;
+    assert!(evicted == 0 && entries < 10, "{evicted} {entries}");
 }

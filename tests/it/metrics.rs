@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use crate::support::{Client, Process, new_database, usage, wait_until};
+use crate::support::{Client, Process, new_database, pool, store_records, usage, wait_until};
 
 const PATH: &str = "/api/v1/metrics";
 
@@ -63,6 +63,7 @@ async fn all_names_are_there_once_with_their_kinds() {
         ("job_last_success_timestamp_seconds", "gauge"),
         ("job_failures_total", "counter"),
         ("clock_offset_seconds", "gauge"),
+        ("idempotency_full_callers", "gauge"),
     ]
     .into();
     let found: BTreeMap<&str, &str> =
@@ -165,17 +166,12 @@ async fn requests_commits_and_replays_are_counted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_janitors_work_and_the_waits_for_twins_are_counted() {
     let database = new_database().await;
-    let settings = [
-        ("JANITOR_INTERVAL_MS", "10"),
-        ("IDEMPOTENCY_CACHE_TTL_MS", "1000"),
-        ("IDEMPOTENCY_MAX_ENTRIES_PER_CALLER", "2"),
-        ("ALLOW_ADMIN_RESET", "true"),
-    ];
+    let settings =
+        [("JANITOR_INTERVAL_MS", "10"), ("IDEMPOTENCY_MAX_ENTRIES_PER_CALLER", "2"), ("ALLOW_ADMIN_RESET", "true")];
     let process = Process::start_on(&database, &settings);
     let client = process.client();
-    for number in 0..5 {
-        client.key(&format!("k{number}")).post("/api/v1/usage", &usage("a", "s", 1)).await;
-    }
+    let pool = pool(&database);
+    store_records(&pool, "ip:127.0.0.1", 5, 7_200_000, 10).await;
     let twins: Vec<_> = (0..20)
         .map(|_| {
             let client = client.key("twin");
@@ -189,6 +185,8 @@ async fn the_janitors_work_and_the_waits_for_twins_are_counted() {
         scrape(&client).await.get(&format!("agentpay_{name}")).map_or(0, |value| value.parse().expect("a number"))
     };
     wait_until(async || figure("idempotency_evictions_total{cap=\"caller\"}").await >= 3).await;
+    let expire = "UPDATE idempotency_keys SET expires_at = now()";
+    sqlx::query(expire).execute(&pool).await.expect("expired records");
     wait_until(async || figure("idempotency_expired_total").await >= 1).await;
     wait_until(async || figure("idempotency_keys").await == 0).await;
     assert_eq!(figure("idempotency_replays_total").await, 19);

@@ -39,6 +39,7 @@ async fn a_value_that_is_not_accepted_is_named_with_what_is() {
         ("IDEMPOTENCY_CACHE_TTL_MS", "an integer between 1000-31536000000", &["0", "999", "31536000001", "1e3"]),
         ("IDEMPOTENCY_CACHE_MAX_ENTRIES", "an integer between 1-1000000000000", &["0", "1000000000001"]),
         ("IDEMPOTENCY_MAX_ENTRIES_PER_CALLER", "an integer between 1-1000000000000", &["0", "+5"]),
+        ("IDEMPOTENCY_MAX_BYTES_PER_CALLER", "an integer between 1000000-1000000000000000", &["0", "999999", "4G"]),
         ("JANITOR_INTERVAL_MS", "an integer between 10-3600000", &["9", "3600001"]),
         ("COMMIT_LANES", "an integer between 1-64", &["0", "65"]),
         ("COMMIT_BATCH_MAX", "an integer between 1-10000", &["0", "10001"]),

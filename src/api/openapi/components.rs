@@ -75,7 +75,7 @@ fn response(codes: &[&str], is_replayable: bool) -> Value {
     };
     let examples: Map<String, Value> = codes.iter().map(example).collect();
     let mut names = vec!["X-Request-Id", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"];
-    if codes.iter().any(|code| *code == "rate_limited" || sample(code).is_worth_retrying()) {
+    if codes.iter().any(|code| *code == "rate_limited" || sample(code).retry_after().is_some()) {
         names.push("Retry-After");
     }
     if is_replayable {

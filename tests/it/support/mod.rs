@@ -111,6 +111,8 @@ impl Service {
         .execute(&self.pool)
         .await
         .expect("older records");
+        // They pass over to where the janitor has been.
+        *self.janitor.cursors.lock().expect("cursors") = Default::default();
     }
 
     /// Waits until `count` connections of this service wait for a lock.
@@ -173,6 +175,33 @@ impl Service {
     pub async fn verify(&self) {
         verify(&self.pool).await;
     }
+}
+
+/// Stores `count` records of a caller without any request, which are `age_ms` old, a microsecond apart. Each has an
+/// answer of `bytes`.
+pub async fn store_records(pool: &PgPool, caller: &str, count: i64, age_ms: i64, bytes: i32) {
+    sqlx::query(
+        "WITH stored AS (
+             INSERT INTO idempotency_keys AS record
+                 (caller, key, method, path, request_hash, status, response, request_id, attempt_id, created_at, expires_at)
+             SELECT $1, gen_random_uuid()::text, 'POST', '/', sha256(''), 201, repeat('x', $4), 'r', 1,
+                    moment, moment + interval '1 day'
+             FROM generate_series(1, $2) AS number,
+                  LATERAL (SELECT now() - $3 * interval '1 ms' + number * interval '1 us' AS moment) AS age
+             RETURNING idempotency_key_bytes(record) AS bytes
+         )
+         INSERT INTO caller_totals AS total (caller, shard, records, bytes)
+         SELECT $1, 0, count(*), sum(bytes) FROM stored
+         ON CONFLICT (caller, shard) DO UPDATE
+         SET records = total.records + excluded.records, bytes = total.bytes + excluded.bytes",
+    )
+    .bind(caller)
+    .bind(count)
+    .bind(age_ms as f64)
+    .bind(bytes)
+    .execute(pool)
+    .await
+    .expect("records");
 }
 
 /// Connections straight to a database.

@@ -1,0 +1,27 @@
+//! The table `full_callers`: those who get no new idempotency record. The janitor writes it, every replica reads it.
+
+use sqlx::PgConnection;
+
+use super::StoreError;
+
+pub async fn list(connection: &mut PgConnection, callers_max: i64) -> Result<Vec<String>, StoreError> {
+    let callers = sqlx::query_scalar!("-- full_callers::list\nSELECT caller FROM full_callers LIMIT $1", callers_max);
+    Ok(callers.fetch_all(connection).await?)
+}
+
+/// Makes `callers` the ones that are full. Returns how many were not, and how many no longer are.
+pub async fn replace(connection: &mut PgConnection, callers: &[&str]) -> Result<(i64, i64), StoreError> {
+    let changed = sqlx::query!(
+        r#"-- full_callers::replace
+        WITH gone AS (
+            DELETE FROM full_callers WHERE caller <> ALL ($1::text[]) RETURNING caller
+        ), added AS (
+            INSERT INTO full_callers (caller) SELECT unnest($1::text[]) ON CONFLICT (caller) DO NOTHING RETURNING caller
+        )
+        SELECT (SELECT count(*) FROM added) AS "added!", (SELECT count(*) FROM gone) AS "gone!""#,
+        callers as _,
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok((changed.added, changed.gone))
+}
