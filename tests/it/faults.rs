@@ -76,20 +76,6 @@ async fn send_until_acknowledged(client: &Client, agent: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_killed_under_load_loses_and_doubles_nothing() {
-    let database = new_database().await;
-    let mut process = Process::start(&database, 0);
-    let (address, load) = (process.address, Load::start(process.address));
-    for round in 0..4 {
-        load.reach(100 + 37 * round).await;
-        drop(process);
-        process = Process::start(&database, address.port());
-    }
-    load.reach(50).await;
-    load.settle(&pool(&database)).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_crashes_under_load_is_found_again() {
     let dir = std::env::temp_dir().join(format!("agentpay-crash-{}", uuid::Uuid::new_v4()));
     // fsync stays on: this server really crashes, again and again.
@@ -121,25 +107,6 @@ async fn a_database_that_crashes_under_load_is_found_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn terminated_backends_lose_and_double_nothing() {
-    let database = new_database().await;
-    let service = Service::start_on(database, &[]).await;
-    let load = Load::start(service.address);
-    for _ in 0..20 {
-        load.reach(20).await;
-        sqlx::query(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-             WHERE datname = current_database() AND pid <> pg_backend_pid()",
-        )
-        .execute(&service.pool)
-        .await
-        .expect("terminate");
-    }
-    load.reach(20).await;
-    load.settle(&service.pool).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn sigterm_finishes_what_was_acknowledged_and_exits_with_0() {
     let database = new_database().await;
     let mut process = Process::start(&database, 0);
@@ -155,39 +122,6 @@ async fn sigterm_finishes_what_was_acknowledged_and_exits_with_0() {
     load.reach(20).await;
     load.settle(&pool(&database)).await;
     drop(next);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn opposite_orders_of_pairs_in_two_services_end_in_no_deadlock() {
-    let database = new_database().await;
-    let services = [Service::start_on(database.clone(), &[]).await, Service::start_on(database.clone(), &[]).await];
-    let tasks = (0..2_usize).map(|number| {
-        let client = services[number].client();
-        let mut items: Vec<_> = (0..50).map(|pair| usage(&format!("agent-{pair}"), "s", 1)).collect();
-        if number == 1 {
-            items.reverse();
-        }
-        tokio::spawn(async move {
-            for round in 0..40 {
-                let key = format!("{number}-{round}");
-                let answer = client.key(&key).post("/api/v1/usage/bulk", &serde_json::json!({ "items": items })).await;
-                assert_eq!(answer.status, 201, "{answer:?}");
-            }
-        })
-    });
-    let tasks: Vec<_> = tasks.collect();
-    for task in tasks {
-        task.await.expect("a client");
-    }
-    let counts: BTreeMap<i64, i64> =
-        sqlx::query_as("SELECT outstanding + settled + reset, count(*) FROM usage_counters GROUP BY 1")
-            .fetch_all(&services[0].pool)
-            .await
-            .expect("counts")
-            .into_iter()
-            .collect();
-    assert_eq!(counts, BTreeMap::from([(80, 50)]));
-    services[0].verify().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

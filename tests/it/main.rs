@@ -68,6 +68,5 @@ mod statement_limits;
 mod stats;
 mod support;
 mod tenancy;
-mod unknown;
 mod unknown_outcome;
 mod webhooks;
