@@ -27,6 +27,7 @@ mod egress;
 mod endurance;
 mod events;
 mod exports;
+mod failover;
 mod faults;
 mod gate;
 mod growth;

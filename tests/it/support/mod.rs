@@ -3,9 +3,11 @@
 mod client;
 mod container;
 mod data_dir;
+mod failover;
 mod foreign_clock;
 mod forwarder;
 mod logged;
+mod pooler;
 mod postgres;
 mod process;
 mod proxy;
@@ -31,9 +33,11 @@ use tokio_util::sync::CancellationToken;
 
 pub use client::{Answer, Client, usage};
 pub use data_dir::{DataDir, SlowPrograms, is_alive};
+pub use failover::LossyFailover;
 pub use foreign_clock::foreign_clock;
 pub use forwarder::Forwarder;
 pub use logged::Logged;
+pub use pooler::Pooler;
 pub use postgres::{empty_database, new_database, url};
 pub use process::{Process, binary, free_port, run};
 pub use proxy::{Moment, Proxy};
