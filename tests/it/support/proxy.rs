@@ -164,12 +164,13 @@ impl Proxy {
         to.write_all(&startup).await?;
         loop {
             let (kind, body) = read_message(&mut from).await?;
-            let commits = session.lock().unwrap_or_else(PoisonError::into_inner).request(kind, &body);
+            let commits = lock(session).request(kind, &body);
             if commits && self.take(&[Moment::BeforeCommit]).is_some() {
                 self.happened.notify_one();
                 return Ok(());
             }
-            let begins = kind == b'Q' && body.starts_with(b"BEGIN");
+            // Of a lane: jobs and reads have transactions, too.
+            let begins = kind == b'Q' && body.starts_with(b"BEGIN") && lock(session).writes();
             if kind == b'Q' && body.starts_with(b"ROLLBACK") {
                 self.plan().errors.push("ROLLBACK".to_owned());
             }
@@ -200,7 +201,7 @@ impl Proxy {
                 // An answer passes as a whole or not at all.
                 continue;
             }
-            let committed = session.lock().unwrap_or_else(PoisonError::into_inner).answer(kind, &body);
+            let committed = lock(session).answer(kind, &body);
             if committed && let Some(moment) = self.take(&[Moment::AfterCommit, Moment::AfterCommitSilent]) {
                 self.happened.notify_one();
                 if moment == Moment::AfterCommitSilent {
@@ -225,7 +226,16 @@ pub fn through(database: &PgConnectOptions, port: u16) -> PgConnectOptions {
     options.password(own.unwrap_or("test"))
 }
 
+fn lock(session: &Mutex<Session>) -> MutexGuard<'_, Session> {
+    session.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Session {
+    /// Whether it has prepared a statement that is worth interrupting.
+    fn writes(&self) -> bool {
+        self.statements.values().any(|writes| *writes)
+    }
+
     /// Follows a message of the client. Whether it would commit what was written.
     fn request(&mut self, kind: u8, body: &[u8]) -> bool {
         let mut fields = body.split(|byte| *byte == 0);
