@@ -415,6 +415,21 @@ fn the_service_does_what_a_small_model_does() {
     let cases = number("MODEL_CASES").unwrap_or(20);
     let seed = number("MODEL_SEED").unwrap_or_else(rand::random);
     println!("MODEL_SEED={seed} MODEL_CASES={cases} repeats this run");
+    let requests = AtomicUsize::new(0);
+    // A sequence waits more than it works.
+    let halves = [(seed, cases.div_ceil(2)), (seed.wrapping_add(1), cases / 2)];
+    std::thread::scope(|scope| {
+        let played = &requests;
+        let runs = halves.map(|(seed, cases)| scope.spawn(move || check(seed, cases, played)));
+        for run in runs {
+            run.join().expect("the model and the service agree");
+        }
+    });
+    println!("{} requests", requests.into_inner());
+}
+
+/// Plays `cases` sequences that follow from `seed`.
+fn check(seed: u64, cases: u64, requests: &AtomicUsize) {
     let config = Config {
         cases: cases.try_into().expect("a number of cases"),
         rng_seed: RngSeed::Fixed(seed),
@@ -422,15 +437,15 @@ fn the_service_does_what_a_small_model_does() {
         max_shrink_iters: 30,
         ..Config::default()
     };
-    let requests = AtomicUsize::new(0);
-    TestRunner::new(config)
-        .run(&(second(), proptest::collection::vec(step(), ROUNDS)), |(second, steps)| {
+    let played =
+        TestRunner::new(config).run(&(second(), proptest::collection::vec(step(), ROUNDS)), |(second, steps)| {
             // Its own runtime: with it everything of the case ends.
             let runtime = tokio::runtime::Runtime::new().expect("a runtime");
             requests.fetch_add(runtime.block_on(play(second, steps)), Ordering::Relaxed);
             runtime.shutdown_background();
             Ok(())
-        })
-        .expect("the model and the service agree");
-    println!("{} requests", requests.into_inner());
+        });
+    if let Err(error) = played {
+        panic!("{error}");
+    }
 }
