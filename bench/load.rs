@@ -68,7 +68,9 @@ impl Seen {
 
     pub fn fault(&self) -> Option<String> {
         let (refused, broken) = (self.refused, self.broken);
-        (refused + broken > 0).then(|| format!("{refused} refusals, {broken} requests without an answer"))
+        let is_valid = self.requests > 0 && refused + broken == 0;
+        (!is_valid)
+            .then(|| format!("{} answers, {refused} of them refusals; {broken} requests without one", self.requests))
     }
 }
 

@@ -109,7 +109,8 @@ impl Report {
                     Bound::AtLeast(bound) => (format!("≥ {bound}"), measured >= bound),
                     Bound::AtMost(bound) => (format!("≤ {bound}"), measured <= bound),
                 };
-                let met = if is_met { "yes" } else { "no" };
+                // A latency of zero was not measured.
+                let met = if is_met && *measured > 0.0 { "yes" } else { "no" };
                 for (cell, text) in cells.iter_mut().zip([text, shown(*measured), met.to_owned()]) {
                     cell.push(text);
                 }
