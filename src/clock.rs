@@ -162,6 +162,11 @@ fn report(known: Option<Offset>, measured: Offset) {
     }
 }
 
+/// This machine's time, for the log only: its other lines carry it, too.
+pub fn machine_now() -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(machine_us()) * 1000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}
+
 /// What this machine's clock shows, in microseconds since the Unix epoch. One set before 1970 shows 1970.
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]
 fn machine_us() -> i64 {

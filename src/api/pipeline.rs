@@ -10,7 +10,7 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use percent_encoding::percent_decode_str;
-use tracing::{error, info};
+use tracing::error;
 use uuid::Uuid;
 
 use crate::command::Reply;
@@ -19,6 +19,7 @@ use crate::domain::identifiers::without_keys;
 use crate::domain::limits::Limits;
 use crate::domain::refusal::Refusal;
 use crate::metrics;
+use crate::telemetry::{self, RequestLine};
 
 use super::admission::{Client, TooManyHeld};
 use super::caller::{authorise, identify};
@@ -297,8 +298,14 @@ fn error_type(refusal: &Refusal) -> Option<&'static str> {
 pub(super) fn log(response: &Response, method: &Method, path: &str, request_id: &str, began: Instant) {
     let status = response.status().as_u16();
     let path = without_keys(path);
-    let tenths = (began.elapsed().as_secs_f64() * 10_000.0).round();
-    info!(requestId = request_id, %method, path, status, durationMs = tenths / 10.0, "request completed");
+    let duration_tenths = u64::try_from((began.elapsed().as_micros() + 50) / 100).unwrap_or(u64::MAX);
+    telemetry::request_completed(RequestLine {
+        request_id,
+        method: method.as_str(),
+        path: &path,
+        status,
+        duration_tenths,
+    });
     if let Some(Failure(refusal)) = response.extensions().get::<Failure>()
         && !matches!(refusal, Refusal::Starting | Refusal::TooManyRecords)
         && matches!(refusal.status_and_code().1, "internal_error" | "service_unavailable")

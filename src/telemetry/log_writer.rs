@@ -64,17 +64,22 @@ impl LogWriter {
             let _ = flushed.recv_timeout(limit);
         }
     }
+
+    /// Takes one line.
+    pub fn write_line(&self, line: Vec<u8>) {
+        let bytes = line.len();
+        let queued_before = self.counts.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let fits = queued_before + bytes <= QUEUE_BYTES_MAX;
+        if !fits || self.queue.send(Message::Line(line)).is_err() {
+            self.counts.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.counts.drop_lines(1);
+        }
+    }
 }
 
 impl Write for &LogWriter {
-    /// Takes one line.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let queued_before = self.counts.queued_bytes.fetch_add(line.len(), Ordering::Relaxed);
-        let fits = queued_before + line.len() <= QUEUE_BYTES_MAX;
-        if !fits || self.queue.send(Message::Line(line.to_owned())).is_err() {
-            self.counts.queued_bytes.fetch_sub(line.len(), Ordering::Relaxed);
-            self.counts.drop_lines(1);
-        }
+        self.write_line(line.to_owned());
         Ok(line.len())
     }
 

@@ -1,21 +1,27 @@
 //! Logs: JSON lines, or lines for people on a terminal. Panics are log lines too.
 
 mod log_writer;
+mod request_line;
 
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tracing::error;
+use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
 
+use crate::clock;
 use crate::settings::Settings;
 
 use log_writer::LogWriter;
 pub use log_writer::write_patiently;
+pub use request_line::RequestLine;
 
 static LOG: OnceLock<LogWriter> = OnceLock::new();
+/// Whether the line per request is written as JSON.
+static REQUEST_LINES_AS_JSON: AtomicBool = AtomicBool::new(false);
 
 /// Sends the log of the service to standard output.
 pub fn start(settings: &Settings) -> io::Result<()> {
@@ -25,7 +31,25 @@ pub fn start(settings: &Settings) -> io::Result<()> {
         // The drivers below us stay at their own errors, so that no statement's data gets into the log.
         level => format!("error,agentpay_billing={level}"),
     };
-    install(level, settings.log_json, io::stdout().as_fd())
+    install(level, settings.log_json, io::stdout().as_fd())?;
+    let has_request_lines = matches!(settings.log_level.as_str(), "info" | "debug" | "trace");
+    REQUEST_LINES_AS_JSON.store(settings.log_json && has_request_lines, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Logs that a request was answered.
+pub fn request_completed(line: RequestLine<'_>) {
+    match LOG.get() {
+        Some(log) if REQUEST_LINES_AS_JSON.load(Ordering::Relaxed) => {
+            log.write_line(line.to_json(clock::machine_now()))
+        }
+        _ => {
+            let RequestLine { request_id, method, path, status, duration_tenths } = line;
+            let duration_ms = duration_tenths as f64 / 10.0;
+            info!(target: "agentpay_billing::api::pipeline", requestId = request_id, method, path, status,
+                durationMs = duration_ms, "request completed");
+        }
+    }
 }
 
 /// Sends what goes wrong in a command to standard error, for the person at the terminal.
