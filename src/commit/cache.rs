@@ -4,9 +4,11 @@
 //! without being written; how many pairs a tenant has above zero; and the absence of a key whose request leaves no record.
 
 use std::collections::HashSet;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 
-use quick_cache::unsync::Cache;
+use foldhash::fast::RandomState;
+use quick_cache::UnitWeighter;
+use quick_cache::unsync::{Cache as AnyCache, DefaultLifecycle};
 use sqlx::PgConnection;
 
 use crate::domain::caller::Tenant;
@@ -28,6 +30,13 @@ const KEYS_MIN: usize = 32_768;
 /// Batches that read everything at the start, and after one whose cached data was stale.
 const COOLDOWN_BATCHES: u32 = 64;
 
+/// Hashes with a seed of this process, as the standard library does, in a tenth of the time.
+type Cache<K, V> = AnyCache<K, V, UnitWeighter, RandomState>;
+
+fn new<K: Eq + std::hash::Hash, V>() -> Cache<K, V> {
+    Cache::with(ENTRIES_MAX, ENTRIES_MAX as u64, UnitWeighter, RandomState::default(), DefaultLifecycle::default())
+}
+
 pub struct ReadCache {
     /// As they were last read or written, all of them above zero.
     counters: Cache<CounterId, Counter>,
@@ -44,9 +53,9 @@ pub struct ReadCache {
 impl Default for ReadCache {
     fn default() -> Self {
         Self {
-            counters: Cache::new(ENTRIES_MAX),
-            services: Cache::new(ENTRIES_MAX),
-            tenants: Cache::new(ENTRIES_MAX),
+            counters: new(),
+            services: new(),
+            tenants: new(),
             keys: LatestKeys::default(),
             cooldown: COOLDOWN_BATCHES,
             used: false,
@@ -57,8 +66,8 @@ impl Default for ReadCache {
 /// Hashes of the latest keys, in two generations: when the young one is full, the old one is dropped.
 #[derive(Default)]
 struct LatestKeys {
-    young: HashSet<u64>,
-    old: HashSet<u64>,
+    young: HashSet<u64, RandomState>,
+    old: HashSet<u64, RandomState>,
     hasher: RandomState,
 }
 

@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use foldhash::fast::RandomState;
+
 use crate::command::{Answer, Keyed, Reply, Request};
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
@@ -35,7 +37,7 @@ impl Dedup {
 /// One for each job; `stored` has one entry for each keyed job, in order. Callers that are `full` get no new record, so none
 /// of their requests with a new key is executed.
 pub fn dedup(jobs: &[Job], stored: Vec<Option<StoredResponse>>, now: Timestamp, full: &HashSet<String>) -> Vec<Dedup> {
-    let mut leaders: HashMap<&CallerKey, usize> = HashMap::new();
+    let mut leaders: HashMap<&CallerKey, usize, RandomState> = HashMap::default();
     let mut stored = stored.into_iter();
     let mut decisions = Vec::with_capacity(jobs.len());
     for (index, job) in jobs.iter().enumerate() {

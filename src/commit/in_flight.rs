@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use foldhash::fast::RandomState;
+
 use crate::store::idempotency::CallerKey;
 
 /// Counts the requests under way per key.
 #[derive(Clone, Debug, Default)]
 pub struct InFlight {
-    requests: Arc<Mutex<HashMap<CallerKey, usize>>>,
+    requests: Arc<Mutex<HashMap<CallerKey, usize, RandomState>>>,
 }
 
 /// One request under way; it ends when this is dropped.

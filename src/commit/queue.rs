@@ -5,6 +5,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use foldhash::fast::RandomState;
 use tokio::sync::Notify;
 
 use crate::domain::caller::Tenant;
@@ -27,7 +28,7 @@ pub struct Queue {
 struct Waiting {
     lanes: Vec<Turns>,
     /// What each tenant has waiting, over all lanes; none for those with nothing.
-    loads: HashMap<Tenant, Load>,
+    loads: HashMap<Tenant, Load, RandomState>,
     total: Load,
 }
 
@@ -40,7 +41,7 @@ struct Load {
 /// What waits for one lane.
 #[derive(Debug, Default)]
 struct Turns {
-    jobs: HashMap<Tenant, VecDeque<Job>>,
+    jobs: HashMap<Tenant, VecDeque<Job>, RandomState>,
     /// The tenants with something waiting; the first one's turn is next.
     order: VecDeque<Tenant>,
     /// No more jobs will come.
@@ -70,7 +71,7 @@ impl Queue {
     pub fn new(lanes: usize, jobs_max: usize) -> Arc<Self> {
         let waiting = Waiting {
             lanes: (0..lanes).map(|_| Turns::default()).collect(),
-            loads: HashMap::new(),
+            loads: HashMap::default(),
             total: Load::default(),
         };
         let news = (0..lanes).map(|_| Notify::new()).collect();

@@ -54,10 +54,15 @@ async fn send(service: &Service, first: u64, count: u64) {
 const WRITE_PATH: [&str; 5] =
     ["commit::lookup", "commit::write", "commit::remove_expired", "usage::lock", "usage::first_services"];
 
+/// How a lane plans its statements: `server::set_up_for_commits`.
+const LANE_SETTINGS: &str =
+    "SET plan_cache_mode = force_generic_plan; SET enable_hashjoin = off; SET enable_mergejoin = off;
+                             SET enable_seqscan = off; SET jit = off";
+
 /// The general plan of each statement of the write path, as JSON. The texts are those the program was compiled with.
 async fn plans(service: &Service) -> Vec<(&'static str, serde_json::Value)> {
     let mut connection = service.pool.acquire().await.expect("connection").detach();
-    sqlx::raw_sql("SET plan_cache_mode = force_generic_plan").execute(&mut connection).await.expect("setting");
+    sqlx::raw_sql(LANE_SETTINGS).execute(&mut connection).await.expect("setting");
     let mut plans = Vec::new();
     for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.sqlx")).expect(".sqlx") {
         let text = std::fs::read_to_string(entry.expect("an entry").path()).expect("a statement");
