@@ -13,7 +13,8 @@ CREATE TABLE services (
     CONSTRAINT services_metadata_whole CHECK ((description IS NULL) = (owner IS NULL)),
     CONSTRAINT services_owner_length CHECK (length(owner) >= 1)
 );
-CREATE INDEX services_list ON services (tenant_id, list_position);
+-- Lists alone use this index, as agents_list.
+CREATE INDEX services_list ON services (tenant_id COLLATE "POSIX", list_position);
 COMMENT ON TABLE services IS 'One row per service that a tenant has registered, with its current price.';
 COMMENT ON COLUMN services.tenant_id IS 'The tenant that owns the service.';
 COMMENT ON COLUMN services.service_id IS 'The service''s id, chosen by the tenant.';

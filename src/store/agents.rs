@@ -16,8 +16,9 @@ pub async fn list(
     offset: i64,
 ) -> Result<Vec<AgentId>, StoreError> {
     let agents = sqlx::query_scalar!(
-        "-- agents::list
-        SELECT agent_id FROM agents WHERE tenant_id = $1 ORDER BY tenant_id, list_position, agent_id LIMIT $2 OFFSET $3",
+        r#"-- agents::list
+        SELECT agent_id FROM agents WHERE tenant_id COLLATE "POSIX" = $1
+        ORDER BY tenant_id COLLATE "POSIX", list_position, agent_id LIMIT $2 OFFSET $3"#,
         tenant.as_str(),
         limit,
         offset,

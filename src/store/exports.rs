@@ -45,10 +45,10 @@ pub async fn pairs_after(
     limit: i64,
 ) -> Result<Vec<Exported>, StoreError> {
     let rows = sqlx::query!(
-        "-- exports::pairs_after
+        r#"-- exports::pairs_after
         SELECT agent_id, service_id, outstanding, pair_id FROM usage_counters
-        WHERE tenant_id = $1 AND pair_id >= $2 AND (pair_id, agent_id, service_id) > ($2, $3, $4)
-        ORDER BY tenant_id, pair_id, agent_id, service_id LIMIT $5",
+        WHERE tenant_id COLLATE "POSIX" = $1 AND pair_id >= $2 AND (pair_id, agent_id, service_id) > ($2, $3, $4)
+        ORDER BY tenant_id COLLATE "POSIX", pair_id, agent_id, service_id LIMIT $5"#,
         tenant.as_str(),
         after.pair_id,
         after.agent,

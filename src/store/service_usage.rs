@@ -56,7 +56,7 @@ pub async fn agents(
                     + $name
                     + "\n"
                     + "SELECT agent_id, outstanding FROM usage_counters
-                       WHERE tenant_id = $1 AND service_id COLLATE \"POSIX\" = $2 AND outstanding > 0 ORDER BY "
+                       WHERE tenant_id COLLATE \"POSIX\" = $1 AND service_id COLLATE \"POSIX\" = $2 AND outstanding > 0 ORDER BY "
                     + $order + " LIMIT $3 OFFSET $4",
                 tenant.as_str(),
                 service_id.as_str(),

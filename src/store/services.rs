@@ -267,13 +267,13 @@ pub async fn list(
         r#"-- services::list
         SELECT service_id, price_stroops, disabled, description, owner, count(*) OVER () AS "count!"
         FROM services
-        WHERE tenant_id = $1
+        WHERE tenant_id COLLATE "POSIX" = $1
           AND ($2::text IS NULL OR starts_with(service_id, $2))
           AND ($3::text IS NULL OR position(lower($3) IN lower(service_id)) > 0)
           AND ($4::boolean IS NULL OR disabled = $4)
           AND ($5::bigint IS NULL OR price_stroops >= $5)
           AND ($6::bigint IS NULL OR price_stroops <= $6)
-        ORDER BY tenant_id, list_position, service_id
+        ORDER BY tenant_id COLLATE "POSIX", list_position, service_id
         LIMIT $7 OFFSET $8"#,
         tenant.as_str(),
         filter.prefix,
