@@ -23,3 +23,18 @@ BEGIN
     RAISE EXCEPTION USING ERRCODE = code, MESSAGE = 'the batch was decided on data that has changed; it is decided again';
 END $$;
 COMMENT ON FUNCTION refuse_commit IS 'Ends a commit that lost a race: OC001 a counter has another version, OC002 a key is stored already, OC003 the terms of a tenant changed. Expected under concurrency; the service tries again.';
+
+CREATE FUNCTION refuse_changed_terms(tenant_ids text[], revisions bigint[]) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (
+        SELECT FROM unnest(tenant_ids, revisions) AS decided (tenant_id, terms_revision)
+        LEFT JOIN LATERAL (
+            SELECT terms_revision FROM tenants WHERE tenants.tenant_id = decided.tenant_id LIMIT 1
+        ) AS tenant ON true
+        WHERE tenant.terms_revision IS DISTINCT FROM decided.terms_revision
+    ) THEN
+        RETURN refuse_commit('OC003');
+    END IF;
+    RETURN false;
+END $$;
+COMMENT ON FUNCTION refuse_changed_terms IS 'Ends a commit if one of the tenants has other terms than it was decided on. A function, because the statement that calls it may have waited for a reset: a function sees what is committed now.';

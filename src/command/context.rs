@@ -15,7 +15,7 @@ use crate::domain::refusal::Refusal;
 use crate::domain::service::Terms;
 use crate::domain::settlement::Settlement;
 use crate::domain::timestamp::Timestamp;
-use crate::store::StoreError;
+use crate::store::{StoreError, usage};
 
 use super::counters::BatchCounters;
 
@@ -104,21 +104,21 @@ impl Pricing {
     }
 }
 
-/// The services whose pairs an agent's settlement is about.
+/// The pairs that an agent's settlement is about.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AgentServices {
-    /// In the order of their first records.
-    pub services: Vec<ServiceId>,
+pub struct AgentPairs {
+    /// In the order of their first records, all as of one moment.
+    pub pairs: usage::AgentPairs,
     /// Whether more pairs are due than these.
     pub has_more: bool,
 }
 
 /// The agents that a batch settles.
 #[derive(Debug, Default)]
-pub struct AgentsToSettle(pub BTreeMap<(Tenant, AgentId), AgentServices>);
+pub struct AgentsToSettle(pub BTreeMap<(Tenant, AgentId), AgentPairs>);
 
 impl AgentsToSettle {
-    pub fn of(&self, tenant: &Tenant, agent: &AgentId) -> AgentServices {
+    pub fn of(&self, tenant: &Tenant, agent: &AgentId) -> AgentPairs {
         self.0.get(&(tenant.clone(), agent.clone())).cloned().unwrap_or_default()
     }
 }

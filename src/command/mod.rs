@@ -107,6 +107,9 @@ pub enum TransactionalCommand {
     },
 }
 
+/// What the settlement of an agent counts in a batch.
+const AGENT_ROWS: usize = 16;
+
 impl From<BatchedCommand> for Command {
     fn from(command: BatchedCommand) -> Self {
         Self::Batched(command)
@@ -124,6 +127,8 @@ impl Command {
     pub fn rows(&self) -> usize {
         match self {
             Self::Batched(BatchedCommand::RecordUsageBulk(items)) => items.len().max(1),
+            // Its pairs are not known yet. A batch looks up a bounded number of agents.
+            Self::Batched(BatchedCommand::SettleAgent(_)) => AGENT_ROWS,
             Self::Transactional(TransactionalCommand::RegisterServices(items)) => items.len().max(1),
             _ => 1,
         }
@@ -163,6 +168,26 @@ impl TransactionalCommand {
     /// Shares the database with no other commit.
     pub fn is_exclusive(&self) -> bool {
         matches!(self, Self::Reset { .. })
+    }
+
+    /// Whether it changes services or webhooks of the request's tenant, which is locked first then.
+    pub fn is_of_tenant(&self) -> bool {
+        match self {
+            Self::RegisterService(_)
+            | Self::RegisterServices(_)
+            | Self::ChangeService { .. }
+            | Self::DeleteService(_)
+            | Self::SetServiceEnabled { .. }
+            | Self::CreateWebhook { .. }
+            | Self::ChangeWebhook { .. }
+            | Self::DeleteWebhook { .. }
+            | Self::TestWebhook { .. } => true,
+            Self::CreateApiKey { .. }
+            | Self::RevokeApiKey { .. }
+            | Self::SetPaused(_)
+            | Self::ChangeLimits(_)
+            | Self::Reset { .. } => false,
+        }
     }
 
     /// Runs the command's statements in the transaction of `context`.

@@ -8,7 +8,7 @@ use crate::domain::event::Event;
 use crate::domain::identifiers;
 use crate::domain::refusal::Refusal;
 use crate::domain::webhook::{Change, Secret, Webhook, check_types};
-use crate::store::{deliveries, tenants, webhooks};
+use crate::store::{deliveries, webhooks};
 
 use super::Reply;
 use super::context::{Stop, TransactionContext, WebhookTest};
@@ -31,8 +31,6 @@ pub async fn create(
     url: &str,
     events: &[String],
 ) -> Result<Reply, Stop> {
-    // The lock makes the count exact: whoever else makes one for this tenant waits.
-    tenants::lock(context.connection, tenant).await?;
     if webhooks::count(context.connection, tenant).await? >= context.limits.webhook_store_max_keys {
         return Err(Refusal::WebhookCapacity.into());
     }

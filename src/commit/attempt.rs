@@ -87,9 +87,9 @@ pub enum AttemptError {
     /// A key was presumed to be new, and nothing that is written would tell if it is not. The batch runs again, and looks.
     #[error("a key was not looked up")]
     UnverifiedKey,
-    /// The job at this index settles more pairs than a batch may have.
+    /// The jobs at these indexes settle more pairs than a batch may have.
     #[error("more pairs than a batch may have")]
-    TooManyPairs(usize),
+    TooManyPairs(Vec<usize>),
 }
 
 /// How an attempt meets others that want the same rows.

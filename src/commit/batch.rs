@@ -7,12 +7,13 @@ use std::collections::HashSet;
 use rand::rngs::StdRng;
 use sqlx::PgConnection;
 
-use crate::command::context::{AgentServices, AgentsToSettle, BatchContext, Effects, Pricing};
+use crate::command::context::{AgentPairs, AgentsToSettle, BatchContext, Effects, Pricing};
 use crate::command::counters::BatchCounters;
 use crate::command::{Answer, BatchedCommand};
 use crate::domain::caller::Tenant;
-use crate::domain::names::ServiceId;
+use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::settlement::Settlement;
+use crate::store::agents as store_agents;
 use crate::store::commit::{self, Changes, Known};
 use crate::store::idempotency::CallerKey;
 use crate::store::server::CommitTransaction;
@@ -55,18 +56,20 @@ impl BatchAttempt<'_> {
 
     async fn run_in(&mut self, transaction: &mut CommitTransaction<'_>, jobs: &[Job]) -> Result<Done, AttemptError> {
         let Settings { now, locking, .. } = self.settings;
+        // A pessimistic attempt locks what it reads.
+        let is_pessimistic = locking != Locking::Optimistic;
+        if is_pessimistic {
+            transaction.begin(locking.lock_timeout(), None).await?;
+        }
+
         // 1. Plan: what the batch has to know.
-        let agents = self.agents_to_settle(transaction.connection(), jobs).await?;
+        let agents = self.agents_to_settle(transaction.connection(), jobs, is_pessimistic).await?;
         let pairs = plan::pairs(jobs, &agents);
         let plan = Plan::of(jobs, &pairs, self.full);
 
-        // 2. Complete: what is remembered, and at most one SELECT. A pessimistic attempt locks the counters first.
-        let mut locked = None;
-        if locking != Locking::Optimistic {
-            transaction.begin(locking.lock_timeout(), None).await?;
-            locked = Some(usage::lock(transaction.connection(), &pairs).await?);
-        }
-        let mut known = self.cache.complete(transaction.connection(), &plan, &pairs, locked).await?;
+        // 2. Complete: what is remembered, and at most one SELECT.
+        let locked = if is_pessimistic { Some(usage::lock(transaction.connection(), &pairs).await?) } else { None };
+        let mut known = self.cache.complete(transaction.connection(), &plan, &pairs, locked, &agents).await?;
 
         // 3. Deduplicate: what is new, a repeat, a conflict, or a duplicate within the batch.
         let dedup = dedup::dedup(jobs, std::mem::take(&mut known.responses), now, self.full);
@@ -124,26 +127,42 @@ impl BatchAttempt<'_> {
         &self,
         connection: &mut PgConnection,
         jobs: &[Job],
+        locks: bool,
     ) -> Result<AgentsToSettle, AttemptError> {
+        let settled = jobs.iter().enumerate().filter_map(|(index, job)| match job.batched() {
+            Some(BatchedCommand::SettleAgent(agent)) => Some((index, (&job.request.tenant, agent))),
+            _ => None,
+        });
+        let (indexes, wanted): (Vec<usize>, Vec<(&Tenant, &AgentId)>) = settled.unzip();
         let mut agents = AgentsToSettle::default();
-        let mut pairs_left = self.settings.pairs_max;
-        for (index, job) in jobs.iter().enumerate() {
-            let Some(BatchedCommand::SettleAgent(agent)) = job.batched() else { continue };
-            let tenant = &job.request.tenant;
-            if agents.0.contains_key(&(tenant.clone(), agent.clone())) {
-                continue;
-            }
-            let priced_only = self.settings.require_registered_services;
-            let of_agent = if self.settings.pairs_max < usage::SETTLED_MAX {
-                usage::services_of_agent(connection, tenant, agent, pairs_left).await?
-            } else {
-                Some(usage::services_to_settle(connection, tenant, agent, priced_only).await?)
-            };
-            let Some((services, has_more)) = of_agent else { return Err(AttemptError::TooManyPairs(index)) };
-            pairs_left = pairs_left.saturating_sub(services.len());
-            agents.0.insert((tenant.clone(), agent.clone()), AgentServices { services, has_more });
+        if wanted.is_empty() {
+            return Ok(agents);
         }
-        Ok(agents)
+        if locks {
+            // No pair is added to an agent that is locked.
+            store_agents::lock(connection, &wanted).await?;
+        }
+        if self.settings.pairs_max >= usage::SETTLED_MAX {
+            let priced_only = self.settings.require_registered_services;
+            for (tenant, agent) in wanted {
+                let (pairs, has_more) = usage::pairs_to_settle(connection, tenant, agent, priced_only).await?;
+                agents.0.insert((tenant.clone(), agent.clone()), AgentPairs { pairs, has_more });
+            }
+            return Ok(agents);
+        }
+        let mut pairs_left = self.settings.pairs_max;
+        let mut too_many = Vec::new();
+        let pairs = usage::pairs_of_agents(connection, &wanted, pairs_left).await?;
+        for ((index, (tenant, agent)), pairs) in indexes.into_iter().zip(wanted).zip(pairs) {
+            match pairs.filter(|pairs| pairs.len() <= pairs_left) {
+                Some(pairs) => {
+                    pairs_left -= pairs.len();
+                    agents.0.insert((tenant.clone(), agent.clone()), AgentPairs { pairs, has_more: false });
+                }
+                None => too_many.push(index),
+            }
+        }
+        if too_many.is_empty() { Ok(agents) } else { Err(AttemptError::TooManyPairs(too_many)) }
     }
 
     /// Applies the commands that execute: usage first, then settlements and resets, each as they came.

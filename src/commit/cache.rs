@@ -11,9 +11,11 @@ use quick_cache::UnitWeighter;
 use quick_cache::unsync::{Cache as AnyCache, DefaultLifecycle};
 use sqlx::PgConnection;
 
+use crate::command::context::AgentsToSettle;
 use crate::domain::caller::Tenant;
 use crate::domain::names::ServiceId;
 use crate::domain::service::Terms;
+use crate::domain::usage::Pair;
 use crate::store::StoreError;
 use crate::store::commit::{Known, TenantTerms, Wanted, lookup};
 use crate::store::idempotency::CallerKey;
@@ -112,9 +114,14 @@ impl ReadCache {
         plan: &Plan<'_>,
         pairs: &[CounterId],
         locked: Option<Vec<Option<Counter>>>,
+        agents: &AgentsToSettle,
     ) -> Result<Known, StoreError> {
         self.used = self.cooldown == 0;
-        let cached = self.lookup(plan, pairs, locked);
+        let is_locked = locked.is_some();
+        let mut cached = self.lookup(plan, pairs, locked);
+        if !is_locked {
+            cached.set_agents(pairs, agents);
+        }
         let missing = cached.missing(plan, pairs);
         let read = if missing.is_empty() { Known::default() } else { lookup(connection, &missing).await? };
         self.note_read(&missing, &read);
@@ -199,6 +206,18 @@ struct Cached {
 }
 
 impl Cached {
+    /// The pairs of an agent count as they were when all of them were read: one that is new since then came after them.
+    fn set_agents(&mut self, pairs: &[CounterId], agents: &AgentsToSettle) {
+        for ((tenant, agent), of_agent) in &agents.0 {
+            for (service_id, counter) in &of_agent.pairs {
+                let pair = Pair { agent: agent.clone(), service_id: service_id.clone() };
+                let id = CounterId { tenant: tenant.clone(), pair };
+                let index = pairs.binary_search(&id).expect("the pairs of the agents are among them");
+                self.counters[index] = Some(*counter);
+            }
+        }
+    }
+
     /// What still has to be read.
     fn missing<'a>(&self, plan: &Plan<'a>, pairs: &'a [CounterId]) -> Wanted<'a> {
         fn missing<T: Copy, M>(items: impl Iterator<Item = T>, found: &[Option<M>]) -> Vec<T> {

@@ -112,7 +112,9 @@ impl Lane {
             if jobs.is_empty() && !self.arrivals.wait().await {
                 return;
             }
-            self.arrivals.take(&mut jobs, self.shared.batch_max);
+            // In the lane of blocked requests one at a time, so that each waits for few others.
+            let rows_max = if self.waiting_room.is_some() { self.shared.batch_max } else { 1 };
+            self.arrivals.take(&mut jobs, rows_max);
             carried = self.commit(jobs).await;
         }
     }
@@ -148,12 +150,14 @@ impl Lane {
                     groups.push_front(group);
                     continue;
                 }
-                // It takes longer than others should wait.
-                AttemptError::TooManyPairs(index) => {
-                    let job = group.jobs.remove(index);
-                    match &self.waiting_room {
-                        Some(waiting_room) => waiting_room.put(job),
-                        None => carried.push(job),
+                // They take longer than others should wait.
+                AttemptError::TooManyPairs(indexes) => {
+                    for index in indexes.into_iter().rev() {
+                        let job = group.jobs.remove(index);
+                        match &self.waiting_room {
+                            Some(waiting_room) => waiting_room.put(job),
+                            None => carried.push(job),
+                        }
                     }
                     groups.push_front(group);
                     continue;
@@ -207,7 +211,8 @@ impl Lane {
                 }
                 FaultKind::LockTimeout if group.jobs.len() > 1 => prepend(&mut groups, group.apart()),
                 FaultKind::LockTimeout => {
-                    if phase == Phase::Write {
+                    // An optimistic attempt may wait for a counter here.
+                    if phase == Phase::Write && group.locking != Locking::Optimistic {
                         let keyed = group.jobs.iter().filter(|job| job.request.keyed.is_some());
                         keyed.for_each(|job| job.progress.meet_twin());
                     }

@@ -33,7 +33,7 @@ pub fn pairs(jobs: &[Job], agents: &AgentsToSettle) -> Vec<CounterId> {
     for ((tenant, agent), of_agent) in &agents.0 {
         let pair = |service_id: &ServiceId| Pair { agent: agent.clone(), service_id: service_id.clone() };
         let ids =
-            of_agent.services.iter().map(|service_id| CounterId { tenant: tenant.clone(), pair: pair(service_id) });
+            of_agent.pairs.iter().map(|(service_id, _)| CounterId { tenant: tenant.clone(), pair: pair(service_id) });
         pairs.extend(ids);
     }
     pairs.sort_unstable();

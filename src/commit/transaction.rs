@@ -57,6 +57,10 @@ impl TransactionAttempt<'_> {
         let tenant = &job.request.tenant;
         transaction.begin(locking.lock_timeout(), self.exclusive).await?;
         let connection = transaction.connection();
+        // What is looked up of the tenant then stays true, and its counts are exact.
+        if command.is_of_tenant() {
+            tenants::lock(connection, tenant).await?;
+        }
         let wanted = Wanted {
             keys: job.request.keyed.iter().map(|keyed| &keyed.id).collect(),
             tenants: vec![tenant],

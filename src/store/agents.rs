@@ -8,6 +8,29 @@ use crate::domain::names::{AgentId, ServiceId};
 
 use super::StoreError;
 
+/// Locks these agents until the transaction ends, in the order of their ids: no pair is added to them meanwhile.
+pub async fn lock(connection: &mut PgConnection, agents: &[(&Tenant, &AgentId)]) -> Result<(), StoreError> {
+    sqlx::query!(
+        r#"-- agents::lock
+        SELECT agent.is_locked AS "is_locked!"
+        FROM (
+            SELECT DISTINCT tenant_id, agent_id FROM unnest($1::text[], $2::text[]) AS named (tenant_id, agent_id)
+            ORDER BY tenant_id, agent_id
+        ) AS wanted
+        CROSS JOIN LATERAL (
+            SELECT true AS is_locked FROM agents
+            WHERE agents.tenant_id = wanted.tenant_id AND agents.agent_id = wanted.agent_id
+            LIMIT 1
+            FOR UPDATE
+        ) AS agent"#,
+        agents.iter().map(|(tenant, _)| tenant.as_str()).collect::<Vec<_>>() as _,
+        agents.iter().map(|(_, agent)| agent.as_str()).collect::<Vec<_>>() as _,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(())
+}
+
 /// Agents with any pair, in the order they were first seen, after leaving out `offset`.
 pub async fn list(
     connection: &mut PgConnection,

@@ -93,38 +93,57 @@ pub async fn lock(connection: &mut PgConnection, ids: &[CounterId]) -> Result<Ve
     Ok(counters)
 }
 
-/// The services of all pairs of an agent in the order of their first records, and that no more are due. None if there are
-/// more than `pairs_max`.
-pub async fn services_of_agent(
-    connection: &mut PgConnection,
-    tenant: &Tenant,
-    agent: &AgentId,
-    pairs_max: usize,
-) -> Result<Option<(Vec<ServiceId>, bool)>, StoreError> {
-    let services = first_services(connection, tenant, agent, pairs_max as i64 + 1).await?;
-    let fit = services.len() <= pairs_max;
-    Ok(fit.then(|| (services.into_iter().map(ServiceId::from_stored).collect(), false)))
-}
+/// The pairs of an agent that a settlement is about, all as of one moment.
+pub type AgentPairs = Vec<(ServiceId, Counter)>;
 
-async fn first_services(
+/// All pairs of each agent in the order of their first records. None for an agent with more than `pairs_max`. In the order
+/// of `agents`.
+pub async fn pairs_of_agents(
     connection: &mut PgConnection,
-    tenant: &Tenant,
-    agent: &AgentId,
-    limit: i64,
-) -> Result<Vec<String>, StoreError> {
-    let services = sqlx::query_scalar!(
-        "-- usage::first_services
-        SELECT service_id FROM (
-            SELECT service_id, pair_id FROM usage_counters WHERE tenant_id = $1 AND agent_id = $2 LIMIT $3
+    agents: &[(&Tenant, &AgentId)],
+    pairs_max: usize,
+) -> Result<Vec<Option<AgentPairs>>, StoreError> {
+    let rows = sqlx::query!(
+        r#"-- usage::pairs_of_agents
+        SELECT wanted.number AS "number!", used.services AS "services!", used.pair_ids AS "pair_ids!",
+               used.outstanding AS "outstanding!", used.settled AS "settled!", used.reset AS "reset!",
+               used.versions AS "versions!"
+        FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted (tenant_id, agent_id, number)
+        CROSS JOIN LATERAL (
+            SELECT count(*) AS pairs, coalesce(array_agg(service_id::text), '{}') AS services,
+                   coalesce(array_agg(pair_id), '{}') AS pair_ids, coalesce(array_agg(outstanding), '{}') AS outstanding,
+                   coalesce(array_agg(settled), '{}') AS settled, coalesce(array_agg(reset), '{}') AS reset,
+                   coalesce(array_agg(version), '{}') AS versions
+            FROM (
+                SELECT service_id, pair_id, outstanding, settled, reset, version FROM usage_counters
+                WHERE usage_counters.tenant_id = wanted.tenant_id AND usage_counters.agent_id = wanted.agent_id
+                LIMIT $3 + 1
+            ) AS first
         ) AS used
-        ORDER BY pair_id",
-        tenant.as_str(),
-        agent.as_str(),
-        limit,
+        WHERE used.pairs <= $3"#,
+        agents.iter().map(|(tenant, _)| tenant.as_str()).collect::<Vec<_>>() as _,
+        agents.iter().map(|(_, agent)| agent.as_str()).collect::<Vec<_>>() as _,
+        pairs_max as i64,
     )
     .fetch_all(connection)
     .await?;
-    Ok(services)
+    let mut pairs = vec![None; agents.len()];
+    for row in rows {
+        let of_agent = pairs.get_mut(row.number as usize - 1).ok_or_else(|| corrupt("number"))?;
+        let sums = row.outstanding.into_iter().zip(row.settled).zip(row.reset);
+        let counters = row.pair_ids.into_iter().zip(sums).zip(row.versions);
+        let counters = counters.map(|((pair_id, ((outstanding, settled), reset)), version)| Counter {
+            pair_id,
+            outstanding,
+            settled,
+            reset,
+            version,
+        });
+        let mut found: AgentPairs = row.services.into_iter().map(ServiceId::from_stored).zip(counters).collect();
+        found.sort_unstable_by_key(|(_, counter)| counter.pair_id);
+        *of_agent = Some(found);
+    }
+    Ok(pairs)
 }
 
 /// Most pairs that one call settles.
@@ -136,48 +155,61 @@ const SETTLED_BYTES_MAX: usize = 1_000_000;
 /// Bytes of an item of that answer without its name.
 const ITEM_BYTES: usize = 120;
 
-/// The services of an agent that a settlement is about, in the order of their first records, and whether more are due. All of
-/// them if one answer can list them; else those with something outstanding, of which `priced_only` leaves out the
-/// ones that are not registered.
-pub async fn services_to_settle(
+/// The pairs of an agent that a settlement is about, in the order of their first records, and whether more are due. All of
+/// them if one answer can list them; else those with something outstanding, of which `priced_only` leaves out the ones
+/// whose service is not registered.
+pub async fn pairs_to_settle(
     connection: &mut PgConnection,
     tenant: &Tenant,
     agent: &AgentId,
     priced_only: bool,
-) -> Result<(Vec<ServiceId>, bool), StoreError> {
-    let limit = SETTLED_MAX as i64 + 1;
-    let mut services = first_services(&mut *connection, tenant, agent, limit).await?;
-    let mut taken = fitting(&services);
-    if taken < services.len() {
-        services = sqlx::query_scalar!(
-            "-- usage::services_to_settle, due
-            SELECT service_id FROM usage_counters AS counter
-            WHERE tenant_id = $1 AND agent_id = $2 AND outstanding > 0
-              AND (NOT $4 OR EXISTS (SELECT FROM services WHERE services.tenant_id = counter.tenant_id
-                                                            AND services.service_id = counter.service_id))
-            ORDER BY pair_id LIMIT $3",
-            tenant.as_str(),
-            agent.as_str(),
-            limit,
-            priced_only,
-        )
-        .fetch_all(connection)
-        .await?;
-        taken = fitting(&services);
+) -> Result<(AgentPairs, bool), StoreError> {
+    let all = pairs_of_agents(&mut *connection, &[(tenant, agent)], SETTLED_MAX).await?.pop().flatten();
+    if let Some(all) = all.filter(|all| fitting(all) == all.len()) {
+        return Ok((all, false));
     }
-    let has_more = taken < services.len();
-    services.truncate(taken);
-    Ok((services.into_iter().map(ServiceId::from_stored).collect(), has_more))
+    let rows = sqlx::query!(
+        "-- usage::pairs_to_settle
+        SELECT counter.service_id, counter.pair_id, counter.outstanding, counter.settled, counter.reset, counter.version
+        FROM usage_counters AS counter
+        LEFT JOIN LATERAL (
+            SELECT true AS is_there FROM services
+            WHERE services.tenant_id = counter.tenant_id AND services.service_id = counter.service_id
+            LIMIT 1
+        ) AS price ON $4
+        WHERE counter.tenant_id = $1 AND counter.agent_id = $2 AND counter.outstanding > 0
+          AND (NOT $4 OR price.is_there)
+        ORDER BY counter.pair_id LIMIT $3",
+        tenant.as_str(),
+        agent.as_str(),
+        SETTLED_MAX as i64 + 1,
+        priced_only,
+    )
+    .fetch_all(connection)
+    .await?;
+    let mut due: AgentPairs = rows
+        .into_iter()
+        .map(|row| {
+            let (pair_id, version) = (row.pair_id, row.version);
+            let counter =
+                Counter { pair_id, outstanding: row.outstanding, settled: row.settled, reset: row.reset, version };
+            (ServiceId::from_stored(row.service_id), counter)
+        })
+        .collect();
+    let taken = fitting(&due);
+    let has_more = taken < due.len();
+    due.truncate(taken);
+    Ok((due, has_more))
 }
 
-/// How many of these services one answer can list.
-fn fitting(services: &[String]) -> usize {
+/// How many of these pairs one answer can list.
+fn fitting(pairs: &AgentPairs) -> usize {
     let mut bytes = 0;
-    let fits = |service_id: &&String| {
-        bytes += service_id.len() + ITEM_BYTES;
+    let fits = |(service_id, _): &&(ServiceId, Counter)| {
+        bytes += service_id.as_str().len() + ITEM_BYTES;
         bytes <= SETTLED_BYTES_MAX
     };
-    services.iter().take(SETTLED_MAX).take_while(fits).count()
+    pairs.iter().take(SETTLED_MAX).take_while(fits).count()
 }
 
 /// What settling a pair now would be about.

@@ -63,6 +63,7 @@ mod services;
 mod setbacks;
 mod settle_many;
 mod settlements;
+mod stale;
 mod start_errors;
 mod start_stop;
 mod statement_limits;

@@ -7,6 +7,7 @@ use uuid::Builder;
 
 use crate::command::Reply;
 use crate::command::context::{Stop, TransactionContext};
+use crate::domain::caller::Tenant;
 use crate::domain::limits::Limits;
 use crate::domain::timestamp::Timestamp;
 use crate::store::{limits, reset, server};
@@ -65,6 +66,8 @@ pub async fn apply(context: &mut TransactionContext<'_>, rate_buckets: u64) -> R
     let config = Limits::default();
     limits::write(context.connection, &config, false).await?;
     limits::note_keys(context.connection).await?;
+    // The only tenant that stays, without its services.
+    context.changed_terms.push(Tenant::public());
     let cleared = Cleared {
         usage: deleted.of("usage_counters"),
         services: deleted.of("services"),

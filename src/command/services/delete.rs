@@ -6,15 +6,13 @@ use crate::domain::caller::Tenant;
 use crate::domain::event::Event;
 use crate::domain::names::ServiceId;
 use crate::domain::refusal::Refusal;
-use crate::store::{services, tenants};
+use crate::store::services;
 
 pub async fn apply(
     context: &mut TransactionContext<'_>,
     tenant: &Tenant,
     service_id: &ServiceId,
 ) -> Result<Reply, Stop> {
-    // Under this lock nobody else makes or deletes services of the tenant, so a bulk registration can trust what it saw.
-    tenants::lock(context.connection, tenant).await?;
     if !services::delete(context.connection, tenant, service_id).await? {
         return Err(Refusal::ServiceNotRegistered(service_id.clone()).into());
     }

@@ -9,7 +9,7 @@ use crate::domain::caller::Tenant;
 use crate::domain::names::ServiceId;
 use crate::domain::refusal::Refusal;
 use crate::domain::service::{Metadata, Registration};
-use crate::store::{services, tenants, totals};
+use crate::store::{services, totals};
 
 #[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -27,8 +27,6 @@ pub async fn apply(
     tenant: &Tenant,
     registration: &Registration,
 ) -> Result<Reply, Stop> {
-    // The lock makes the count exact: others that register for this tenant wait.
-    tenants::lock(context.connection, tenant).await?;
     let status = if services::update(context.connection, tenant, registration).await? {
         200
     } else {

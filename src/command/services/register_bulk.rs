@@ -10,7 +10,7 @@ use crate::command::context::{Stop, TransactionContext};
 use crate::domain::caller::Tenant;
 use crate::domain::names::ServiceId;
 use crate::domain::service::PricedService;
-use crate::store::{services, tenants, totals};
+use crate::store::{services, totals};
 
 #[derive(JsonSchema, Serialize)]
 #[schemars(rename = "RegisteredServices")]
@@ -51,8 +51,6 @@ pub async fn apply(
     items: &[Option<PricedService>],
 ) -> Result<Reply, Stop> {
     let ids: Vec<&ServiceId> = items.iter().flatten().map(|item| &item.service_id).collect();
-    // Under this lock nobody else makes or deletes services of the tenant: what is found here stays true.
-    tenants::lock(context.connection, tenant).await?;
     let found: HashSet<ServiceId> = services::registered(context.connection, tenant, &ids).await?.into_iter().collect();
     let count = totals::services(context.connection, tenant).await?;
     let fates = decide(items, &found, context.limits.services_store_max_keys - count);

@@ -11,7 +11,7 @@ use crate::domain::refusal::Refusal;
 use crate::domain::settlement::Settlement;
 use crate::domain::usage::Pair;
 
-use crate::command::context::{AgentServices, BatchContext};
+use crate::command::context::{AgentPairs, BatchContext};
 use crate::command::{Reply, Request};
 
 /// The 200 of POST settle.
@@ -69,11 +69,11 @@ pub fn apply_to_agent(
     request: &Request,
     agent: &AgentId,
 ) -> Result<Reply, Refusal> {
-    let AgentServices { services, has_more } = context.agents.of(&request.tenant, agent);
+    let AgentPairs { pairs, has_more } = context.agents.of(&request.tenant, agent);
     // Usage of this batch counts as recorded before, all of it or none.
     let new = context.counters.new_services(&request.tenant, agent);
     let pair = |service_id: &ServiceId| Pair { agent: agent.clone(), service_id: service_id.clone() };
-    let pairs: Vec<Pair> = services.iter().chain(&new).map(pair).collect();
+    let pairs: Vec<Pair> = pairs.iter().map(|(service_id, _)| service_id).chain(&new).map(pair).collect();
     if pairs.is_empty() && !agent.is_valid() {
         return Err(Refusal::Agent);
     }

@@ -40,17 +40,24 @@ pub struct RareTotals<'a> {
 }
 
 /// What the common statement relies on: rows that must be gone, or be there, before it.
-pub async fn write_before(connection: &mut PgConnection, changes: &Changes<'_>) -> Result<(), StoreError> {
-    remove_expired(connection, changes).await?;
+pub async fn write_before<'a>(
+    connection: &mut PgConnection,
+    changes: &Changes<'a>,
+) -> Result<Vec<(&'a str, i64)>, StoreError> {
+    let removed = remove_expired(connection, changes).await?;
     if !changes.new_pairs.is_empty() {
         insert_agents(connection, changes).await?;
         insert_pairs(connection, changes).await?;
     }
-    Ok(())
+    Ok(removed)
 }
 
 /// The rest. The counters are locked by now, in the order of their numbers; the totals come last again.
-pub async fn write_after(connection: &mut PgConnection, changes: &Changes<'_>) -> Result<(), StoreError> {
+pub async fn write_after(
+    connection: &mut PgConnection,
+    changes: &Changes<'_>,
+    removed: &[(&str, i64)],
+) -> Result<(), StoreError> {
     if !changes.settlements.is_empty() {
         insert_settlements(connection, changes).await?;
     }
@@ -60,32 +67,56 @@ pub async fn write_after(connection: &mut PgConnection, changes: &Changes<'_>) -
     if !changes.rare_totals.is_empty() {
         add_totals(connection, changes).await?;
     }
+    if !removed.is_empty() {
+        subtract_expired(connection, changes.shard, removed).await?;
+    }
     Ok(())
 }
 
-/// Removes expired records under the keys of `changes`. One by one, which is rare enough: with a list the planner of an
-/// empty table would have a choice, as it would by the expiry without IS TRUE.
-async fn remove_expired(connection: &mut PgConnection, changes: &Changes<'_>) -> Result<(), StoreError> {
+/// Removes expired records under the keys of `changes`. Returns the bytes of each that was there, with its caller. One by
+/// one, which is rare enough: with a list the planner of an empty table would have a choice, as it would by the expiry
+/// without IS TRUE.
+async fn remove_expired<'a>(
+    connection: &mut PgConnection,
+    changes: &Changes<'a>,
+) -> Result<Vec<(&'a str, i64)>, StoreError> {
+    let mut removed = Vec::new();
     for id in &changes.expired {
-        sqlx::query!(
-            "-- commit::remove_expired
-            WITH removed AS (
-                DELETE FROM idempotency_keys AS expired
-                WHERE key = $1 AND caller = $2 AND (expires_at <= $3) IS TRUE
-                RETURNING caller, idempotency_key_bytes(expired) AS bytes
-            )
-            INSERT INTO caller_totals AS total (caller, shard, records, bytes)
-            SELECT caller, $4, -1, -bytes FROM removed
-            ON CONFLICT (caller, shard) DO UPDATE
-            SET records = total.records + excluded.records, bytes = total.bytes + excluded.bytes",
+        let bytes = sqlx::query_scalar!(
+            r#"-- commit::remove_expired
+            DELETE FROM idempotency_keys AS expired
+            WHERE key = $1 AND caller = $2 AND (expires_at <= $3) IS TRUE
+            RETURNING idempotency_key_bytes(expired) AS "bytes!""#,
             id.key,
             id.caller,
             changes.now.to_date_time(),
-            changes.shard,
         )
-        .execute(&mut *connection)
+        .fetch_optional(&mut *connection)
         .await?;
+        removed.extend(bytes.map(|bytes| (id.caller.as_str(), bytes)));
     }
+    Ok(removed)
+}
+
+/// Counts off what was removed.
+async fn subtract_expired(
+    connection: &mut PgConnection,
+    shard: i16,
+    removed: &[(&str, i64)],
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "-- commit::subtract_expired
+        INSERT INTO caller_totals AS total (caller, shard, records, bytes)
+        SELECT caller, $1, -count(*), -sum(bytes)
+        FROM unnest($2::text[], $3::bigint[]) AS removed (caller, bytes) GROUP BY caller ORDER BY caller
+        ON CONFLICT (caller, shard) DO UPDATE
+        SET records = total.records + excluded.records, bytes = total.bytes + excluded.bytes",
+        shard,
+        removed.iter().map(|(caller, _)| *caller).collect::<Vec<_>>() as _,
+        &removed.iter().map(|(_, bytes)| *bytes).collect::<Vec<_>>(),
+    )
+    .execute(connection)
+    .await?;
     Ok(())
 }
 

@@ -54,9 +54,9 @@ impl Changes<'_> {
 /// key is stored already, or the terms of a tenant changed: SQLSTATEs `OC001` to `OC003`. Unless the changes are
 /// [one statement](Changes::is_one_statement), for a transaction.
 pub async fn write(connection: &mut PgConnection, changes: &Changes<'_>) -> Result<(), StoreError> {
-    rare::write_before(connection, changes).await?;
+    let removed = rare::write_before(connection, changes).await?;
     write_common(connection, changes).await?;
-    rare::write_after(connection, changes).await
+    rare::write_after(connection, changes, &removed).await
 }
 
 /// The parts run in this order: the counters and the keys, whose rows others may hold, then the checks, then the rest. The
@@ -101,13 +101,7 @@ async fn write_common(connection: &mut PgConnection, changes: &Changes<'_>) -> R
         SELECT CASE
             WHEN (SELECT count(*) FROM counters) <> cardinality($3) THEN refuse_commit('OC001')
             WHEN (SELECT count(*) FROM keys) <> cardinality($4) THEN refuse_commit('OC002')
-            WHEN EXISTS (
-                SELECT FROM unnest($11::text[], $12::bigint[]) AS decided (tenant_id, terms_revision)
-                LEFT JOIN LATERAL (
-                    SELECT terms_revision FROM tenants WHERE tenants.tenant_id = decided.tenant_id LIMIT 1
-                ) AS tenant ON true
-                WHERE tenant.terms_revision IS DISTINCT FROM decided.terms_revision
-            ) THEN refuse_commit('OC003')
+            ELSE refuse_changed_terms($11::text[], $12)
         END AS refused",
         RESET_LOCK,
         changes.attempt_id,
