@@ -353,7 +353,7 @@ pub async fn list(
 /// What waits to be sent, of all tenants.
 #[derive(Clone, Copy, Debug)]
 pub struct Backlog {
-    /// Pending deliveries, and events whose deliveries are yet to be written. Of each at most [`COUNTED_MAX`] are counted.
+    /// Pending deliveries, and events whose deliveries are yet to be written. Of each at most 10 000 are counted.
     pub pending: i64,
     /// Since when the one that waits longest is due, of those that are counted.
     pub oldest_due_at: Option<Timestamp>,
