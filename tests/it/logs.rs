@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, Logged, free_port, new_database, url, usage, wait_until};
+use crate::support::{Client, Logged, free_port, new_database, url, wait_until};
 
 /// The lines, each with its event's fields beside its level and target.
 fn lines(log: &str) -> Vec<Value> {
@@ -85,16 +85,22 @@ async fn a_silent_service_says_nothing_and_a_quiet_one_only_what_is_wrong() {
 async fn records_that_are_evicted_before_they_expire_are_warned_of() {
     let (by_caller, by_total) = ("IDEMPOTENCY_MAX_ENTRIES_PER_CALLER", "IDEMPOTENCY_CACHE_MAX_ENTRIES");
     for cap in [by_caller, by_total] {
-        let database = url(&new_database().await);
-        let port = free_port();
-        let text = port.to_string();
+        let options = new_database().await;
+        // Old enough to be evicted.
+        let records = "WITH old AS (
+                 INSERT INTO idempotency_keys
+                 SELECT 'ip:192.0.2.1', 'k' || number, 'POST', '/', sha256(''), 201, '{}', 'r', 1, now() - interval '2 hours',
+                        now() + interval '1 hour'
+                 FROM generate_series(1, 3) AS number RETURNING caller, idempotency_key_bytes(idempotency_keys) AS bytes
+             )
+             INSERT INTO caller_totals (caller, shard, records, bytes)
+             SELECT caller, 0, count(*), sum(bytes) FROM old GROUP BY caller";
+        let pool = sqlx::PgPool::connect_with(options.clone()).await.expect("connect");
+        sqlx::query(records).execute(&pool).await.expect("records");
+        pool.close().await;
+        let (database, text) = (url(&options), free_port().to_string());
         let environment = [("DATABASE_URL", database.as_str()), ("PORT", &text), ("JANITOR_INTERVAL_MS", "10")];
         let mut service = Logged::start(&[&environment[..], &[(cap, "2")]].concat());
-        service.says("server started").await;
-        let client = Client::new(([127, 0, 0, 1], port).into());
-        for key in ["k1", "k2", "k3"] {
-            assert_eq!(client.key(key).post("/api/v1/usage", &usage("a", "s", 1)).await.status, 201);
-        }
         service.says("live idempotency records evicted").await;
         service.terminate();
         assert!(service.exit().await.success());

@@ -149,6 +149,8 @@ async fn rows_of(service: &Service, tenant: &str) -> Vec<(String, Value)> {
          JOIN information_schema.tables USING (table_schema, table_name)
          WHERE table_schema = 'public' AND table_type = 'BASE TABLE'
            AND column_name IN ('tenant_id', 'caller', 'owner') AND (table_name, column_name) <> ('services', 'owner')
+           -- Only of callers that are over a cap.
+           AND table_name <> 'full_callers'
          ORDER BY 1",
     )
     .fetch_all(&service.pool)
