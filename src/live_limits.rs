@@ -1,5 +1,5 @@
 //! What operators change while the service runs, as this process last read it: limits, pause flag, revisions. A job
-//! keeps it fresh; whoever needs it takes a copy.
+//! keeps it fresh; its readers take a copy.
 
 use std::sync::Arc;
 use std::time::Instant;

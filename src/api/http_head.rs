@@ -26,7 +26,7 @@ fn is_host(text: &[u8]) -> bool {
     let Ok(authority) = Authority::try_from(text) else { return false };
     let port = authority.as_str().strip_prefix(authority.host()).unwrap_or("@");
     let is_port = port.strip_prefix(':').is_none_or(|digits| digits.bytes().all(|digit| digit.is_ascii_digit()));
-    // A comma joins two: whoever stands before the service may go by the other one.
+    // A comma joins two values, and a proxy in front of the service may use the other one.
     !authority.host().is_empty() && !authority.as_str().contains(['@', ',']) && is_port
 }
 

@@ -1,4 +1,4 @@
-//! Without required keys, whoever can send a request may write. That is meant for one's own machine, where a browser
+//! Without required keys, every client that can send a request may write. That is meant for one's own machine, where a browser
 //! would lend itself to any page: requests from another site, or under a name that another party pointed at this
 //! machine, are recognised here.
 

@@ -25,7 +25,7 @@ const KEY_MEMORY: Duration = Duration::from_millis(900);
 /// Different keys of one query.
 const KEYS_OF_QUERY_MAX: usize = 256;
 /// Keys never seen that an address may still present, per window, when it has no quota left. A tenant may share the
-/// address of somebody who floods.
+/// address of a client that floods.
 const GUESSES_MAX: i64 = 10;
 
 type KeyHash = [u8; 32];

@@ -25,7 +25,7 @@ use super::openapi::description::{Content, Description, PAGE, flag, limit, price
 use super::query::{Pages, Slice};
 use super::state::ApiState;
 
-pub const REGISTER: Description = Description::of("Register a service, or price it anew")
+pub const REGISTER: Description = Description::of("Register a service or set its price")
     .body(bodies::registration, r#"{"serviceId":"weather","priceStroops":250}"#)
     .answer::<Registered<'static>>(201, r#"{"serviceId":"weather","priceStroops":250}"#)
     .answer::<Registered<'static>>(200, r#"{"serviceId":"weather","priceStroops":250}"#)

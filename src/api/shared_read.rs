@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 #[derive(Debug)]
 pub struct SharedRead<Q, A> {
     waiting: Mutex<Vec<(Q, oneshot::Sender<A>)>>,
-    /// Whoever has it reads for all who wait.
+    /// Its holder reads for all that wait.
     turn: tokio::sync::Mutex<()>,
     /// Most different questions of one read; the others wait for the one after it.
     questions_max: usize,

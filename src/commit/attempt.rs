@@ -149,7 +149,7 @@ pub struct Done {
     pub written: Vec<(CounterId, Counter)>,
 }
 
-/// Drawn anew by each attempt: two writes never share a version, and a record tells which attempt stored it.
+/// Drawn by each attempt: two writes never share a version, and a record tells which attempt stored it.
 pub fn draw_attempt_id(rng: &mut StdRng) -> i64 {
     rng.random_range(1..i64::MAX)
 }

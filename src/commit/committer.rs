@@ -1,5 +1,5 @@
 //! The way in: a request is put into the lane of what it locks, and waits there until it is committed or its deadline
-//! passes. Lanes run side by side; within one lane whoever arrives during a commit forms the next batch.
+//! passes. Lanes run side by side; within one lane, requests that arrive during a commit form the next batch.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;

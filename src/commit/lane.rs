@@ -400,7 +400,7 @@ fn deliver(jobs: Vec<Job>, answers: Vec<Option<Answer>>) -> Vec<Job> {
     left
 }
 
-/// Runs a group again that lost against somebody else, for a while. Returns what is left when that never ends.
+/// Runs a group again that lost a race, a bounded number of times. Returns what is left after that.
 fn again(groups: &mut VecDeque<Group>, mut group: Group) -> Vec<Job> {
     group.reruns += 1;
     if group.reruns <= RERUNS_MAX {

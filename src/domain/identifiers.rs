@@ -54,7 +54,7 @@ pub fn hash_of_key(presented: &[u8]) -> [u8; 32] {
     Sha256::digest(presented).into()
 }
 
-/// `text` with every API key in it cut down to its prefix, for logs: whoever means to name a key may send all of it.
+/// `text` with every API key in it cut down to its prefix, for logs: a client that means to name a key may send all of it.
 pub fn without_keys(text: &str) -> String {
     let mut parts = text.split("apk_");
     let mut shown = parts.next().unwrap_or_default().to_owned();

@@ -281,7 +281,7 @@ impl Janitor {
         Ok(true)
     }
 
-    /// Takes over who is full, as every replica does, whoever prunes.
+    /// Takes over who is full, as every replica does, whichever one prunes.
     async fn learn_full(&self) -> Result<(), StoreError> {
         let read = async |connection: &mut PgConnection| full_callers::list(connection, CALLERS_MAX).await;
         let full = self.pool.run(Instant::now() + STEP_LIMIT, read).await;

@@ -292,7 +292,7 @@ impl<'a> PidFile<'a> {
     fn parse(text: &'a str) -> Self {
         let line = |number: usize| text.lines().nth(number - 1).unwrap_or_default().trim();
         Self {
-            // Negative for a server that somebody uses alone, without a postmaster.
+            // Negative for a server in single-user mode, without a postmaster.
             process: line(1).trim_start_matches('-'),
             socket_dir: Some(line(5)).filter(|dir| !dir.is_empty()).map(Path::new),
             // A key and an id.

@@ -1,6 +1,6 @@
 //! The directories of the private PostgreSQL below DATA_DIR, and the lock that keeps a second service out.
 //! `<DATA_DIR>/lock` is the service's; `<DATA_DIR>/postgres` is the server's home (data, log, socket). Nothing lies anywhere
-//! else but a socket whose path would be too long: whoever has DATA_DIR has the data.
+//! else but a socket whose path would be too long: DATA_DIR holds all data.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
@@ -50,7 +50,7 @@ fn make_data_dir(data_dir: &Path, we_are_root: bool) -> io::Result<()> {
     let mode = if we_are_root { 0o711 } else { 0o700 };
     match DirBuilder::new().mode(mode).create(data_dir) {
         Ok(()) => fs::set_permissions(data_dir, fs::Permissions::from_mode(mode)),
-        // Somebody else was faster.
+        // Another process created it first.
         Err(error) if error.kind() == ErrorKind::AlreadyExists && data_dir.is_dir() => Ok(()),
         Err(error) => Err(error),
     }

@@ -36,7 +36,7 @@ pub async fn everything(
 
 /// Why an audit ended early.
 enum Ended {
-    /// Whoever gets the findings has got enough.
+    /// The receiver of the findings asked for no more.
     Enough,
     Failed(StoreError),
 }

@@ -85,7 +85,7 @@ async fn compare_with(migrator: &Migrator, connection: &mut PgConnection) -> Res
 }
 
 /// Applies all pending migrations, however long others keep the tables they change. Only one process does so at a time;
-/// the others wait and find nothing left. Whoever does not want to wait drops the future.
+/// the others wait and find nothing left. To stop waiting, drop the future.
 pub async fn apply(connection: &mut PgConnection) -> Result<(), MigrateError> {
     apply_from(&MIGRATOR, connection).await
 }

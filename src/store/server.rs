@@ -63,7 +63,7 @@ pub async fn check_writer(connection: &mut PgConnection) -> Result<(), StoreErro
 /// holds when this side has gone without a word, or keeps a transaction open.
 pub async fn connect(options: &PgConnectOptions, statement_timeout: Duration) -> Result<PgConnection, StoreError> {
     let mut connection = options.connect().await?;
-    // Statements that wait for a table somebody keeps, and compiling, which at ten million rows takes longer than a page.
+    // Bounds the wait for a locked table, and turns off JIT compilation, which at ten million rows takes longer than a page.
     let set =
         format!("SET lock_timeout = '2s'; SET jit = off; SET statement_timeout = {}", statement_timeout.as_millis());
     sqlx::raw_sql(AssertSqlSafe(set)).execute(&mut connection).await?;

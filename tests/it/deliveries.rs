@@ -7,16 +7,13 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentpay_billing::domain::caller::Tenant;
 use agentpay_billing::domain::event::event_id;
 use agentpay_billing::domain::timestamp::Timestamp;
 use agentpay_billing::domain::webhook::Secret;
 use agentpay_billing::jobs::webhooks::dispatcher::Dispatcher;
 use agentpay_billing::jobs::webhooks::outcome::Outcome;
 use agentpay_billing::jobs::webhooks::sender::{Egress, Failure, Names, Sender};
-use agentpay_billing::store::deliveries::Outgoing;
 use agentpay_billing::store::pool::Pool;
-use agentpay_billing::store::webhook_queues::QueueId;
 use agentpay_billing::store::webhooks::Target;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -421,15 +418,7 @@ async fn a_delivery_whose_service_was_killed_is_sent_again_with_the_same_id() {
 #[tokio::test]
 async fn addresses_are_judged_when_they_are_connected_to() {
     let receiver = Receiver::start().await;
-    let outgoing = Outgoing {
-        queue: QueueId { tenant: Tenant::public(), webhook: "wh_0123456789abcdef".to_owned() },
-        id: "dlv_0123456789abcdef0123456789abcdef".to_owned(),
-        recorded_at: Timestamp::from_ms(1_767_225_600_000),
-        position: 1,
-        event_type: "webhook.test".to_owned(),
-        payload: "{}".to_owned(),
-        attempts: 0,
-    };
+    let outgoing = crate::egress::outgoing();
     let send = async |host: &str, allow_private: bool| {
         // A name server of the attacker's: the name was fine at registration.
         let loopback: IpAddr = "127.0.0.1".parse().expect("an address");

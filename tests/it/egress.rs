@@ -30,10 +30,9 @@ async fn deliveries_go_through_the_proxy_that_is_set() {
     assert_eq!((received.header("host"), received.path.as_str()), ("receiver.invalid", "/hook"));
 }
 
-#[tokio::test]
-async fn a_proxy_is_asked_for_no_private_target() {
-    let proxy = Receiver::start().await;
-    let outgoing = Outgoing {
+/// A delivery to attempt that no database holds.
+pub fn outgoing() -> Outgoing {
+    Outgoing {
         queue: QueueId { tenant: Tenant::public(), webhook: "wh_0123456789abcdef".to_owned() },
         id: "dlv_0123456789abcdef0123456789abcdef".to_owned(),
         recorded_at: Timestamp::from_ms(1_767_225_600_000),
@@ -41,7 +40,13 @@ async fn a_proxy_is_asked_for_no_private_target() {
         event_type: "webhook.test".to_owned(),
         payload: "{}".to_owned(),
         attempts: 0,
-    };
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_is_asked_for_no_private_target() {
+    let proxy = Receiver::start().await;
+    let outgoing = outgoing();
     let send = async |host: &str, allow_private: bool| {
         let address = |text: &str| text.parse::<IpAddr>().expect("an address");
         let names = [("inside.example", address("10.0.0.1")), ("outside.example", address("93.184.215.14"))];

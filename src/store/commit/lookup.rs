@@ -34,7 +34,7 @@ impl Wanted<'_> {
 /// What the terms of a tenant are known by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TenantTerms {
-    /// Drawn anew whenever a service, a price, a flag or the presence of webhooks changes.
+    /// Drawn again whenever a service, a price, a flag or the presence of webhooks changes.
     pub revision: i64,
     pub has_webhooks: bool,
 }
@@ -56,7 +56,7 @@ pub struct Known {
 }
 
 /// Reads, without locking anything. The lists hide behind subqueries: if their lengths were known to the planner, it would
-/// consider a plan made for one row cheaper than the generic one, and plan every small batch anew.
+/// consider a plan made for one row cheaper than the generic one, and plan every small batch again.
 pub async fn lookup(connection: &mut PgConnection, wanted: &Wanted<'_>) -> Result<Known, StoreError> {
     let callers: Vec<&str> = wanted.keys.iter().map(|id| id.caller.as_str()).collect();
     let keys: Vec<&str> = wanted.keys.iter().map(|id| id.key.as_str()).collect();
