@@ -12,11 +12,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{error, info};
 
 use crate::api;
-use crate::api::admission::Admission;
-use crate::api::exports::ExportTurns;
-use crate::api::rate_limit::RateLimiter;
+use crate::api::handlers::exports::ExportTurns;
+use crate::api::http::admission::Admission;
+use crate::api::http::rate_limit::RateLimiter;
 use crate::api::reads::Reads;
-use crate::api::starting::{self, CurrentRouter};
+use crate::api::request::starting::{self, CurrentRouter};
 use crate::api::state::{ApiParts, KnownKeys};
 use crate::clock::Clock;
 use crate::commit::Committer;
@@ -59,7 +59,7 @@ impl Entrance {
         let router = CurrentRouter::new(starting::router(progress.clone(), &settings.api.cors_allowed_origins));
         let admission = Admission::new(settings.http_limits);
         let stop = CancellationToken::new();
-        let serving = api::server::serve(listener, router.clone(), admission.clone(), DRAIN_LIMIT, stop.clone());
+        let serving = api::http::server::serve(listener, router.clone(), admission.clone(), DRAIN_LIMIT, stop.clone());
         Ok(Self {
             address,
             router,

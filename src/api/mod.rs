@@ -1,54 +1,13 @@
 //! HTTP, the only home of axum. Handlers parse and submit writes, and answer reads from the store.
 
-mod activity;
-mod admin;
-pub mod admission;
-mod agents;
-mod api_keys;
-mod billing;
-mod bodies;
-mod body;
-mod caller;
-mod changelog;
-mod client_socket;
-mod compression;
-mod config;
-mod connection;
-pub mod cors;
-mod deep_health;
-mod docs;
-mod etag;
-mod events;
-mod exchange;
-pub mod exports;
-mod fields;
-pub mod forwarded;
-mod headers;
-mod health;
-mod http_head;
-pub mod http_limits;
-mod idempotency;
-mod keyless;
-mod known_keys;
-mod metrics;
+pub mod handlers;
+pub mod http;
 mod openapi;
-mod pipeline;
-mod query;
-pub mod rate_limit;
 pub mod reads;
-mod refused_head;
+pub mod request;
 pub mod routes;
-pub mod server;
-mod service_usage;
-mod services;
-mod settle;
-mod settlements;
 pub mod shared_read;
-pub mod starting;
 pub mod state;
-mod stats;
-mod usage;
-mod webhooks;
 
 use std::any::Any;
 
@@ -60,8 +19,8 @@ use tracing::error;
 
 use crate::domain::refusal::Refusal;
 
-use exchange::Failure;
-use exchange::Peer;
+use request::exchange::Failure;
+use request::exchange::Peer;
 use state::ApiState;
 
 /// All routes behind the pipeline. Paths come without their trailing slash.
@@ -70,7 +29,7 @@ pub fn router(state: ApiState) -> Router {
         .fallback(unmatched)
         .method_not_allowed_fallback(unmatched)
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(from_fn_with_state(state.clone(), pipeline::run))
+        .layer(from_fn_with_state(state.clone(), request::pipeline::run))
         .with_state(state)
 }
 

@@ -13,10 +13,10 @@ use crate::store::totals::{Due, ServiceSlice};
 use crate::store::usage::{CounterId, Quoted};
 use crate::store::{FaultKind, StoreError};
 
-use super::events::{Page, WantedHead};
-use super::shared_read::SharedRead;
-use super::state::{ApiState, read_refusal};
-use super::stats::Figures;
+use crate::api::handlers::events::{Page, WantedHead};
+use crate::api::handlers::stats::Figures;
+use crate::api::shared_read::SharedRead;
+use crate::api::state::{ApiState, read_refusal};
 
 /// A kind of read from the database.
 pub type Desk<Q, A> = SharedRead<Q, Result<A, Refusal>>;

@@ -6,11 +6,28 @@ use std::sync::LazyLock;
 use axum::Router;
 use axum::routing::{MethodRouter, delete, get, patch, post, put};
 
-use super::{
-    admin, agents, api_keys, billing, changelog, config, docs, events, exports, health, idempotency, metrics, openapi,
-    openapi::description::Description, service_usage, services, settle, settlements, state::ApiState, stats, usage,
-    webhooks,
-};
+use crate::api::handlers::admin;
+use crate::api::handlers::agents;
+use crate::api::handlers::api_keys;
+use crate::api::handlers::billing;
+use crate::api::handlers::changelog;
+use crate::api::handlers::config;
+use crate::api::handlers::docs;
+use crate::api::handlers::events;
+use crate::api::handlers::exports;
+use crate::api::handlers::health;
+use crate::api::handlers::idempotency;
+use crate::api::handlers::metrics;
+use crate::api::handlers::service_usage;
+use crate::api::handlers::services;
+use crate::api::handlers::settle;
+use crate::api::handlers::settlements;
+use crate::api::handlers::stats;
+use crate::api::handlers::usage;
+use crate::api::handlers::webhooks;
+use crate::api::openapi;
+use crate::api::openapi::description::Description;
+use crate::api::state::ApiState;
 
 /// Who may use a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

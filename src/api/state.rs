@@ -23,13 +23,13 @@ use crate::store::pool::Pool;
 use crate::store::retention::OldestExpiry;
 use crate::store::{FaultKind, StoreError};
 
-use super::admission::Admission;
-use super::exchange::Failure;
-use super::exports::ExportTurns;
-use super::forwarded::TrustedProxies;
-pub use super::known_keys::KnownKeys;
-use super::rate_limit::RateLimiter;
-use super::reads::Reads;
+use crate::api::handlers::exports::ExportTurns;
+use crate::api::http::admission::Admission;
+use crate::api::http::rate_limit::RateLimiter;
+use crate::api::reads::Reads;
+use crate::api::request::exchange::Failure;
+use crate::api::request::forwarded::TrustedProxies;
+pub use crate::api::request::known_keys::KnownKeys;
 
 /// The part of the settings that requests are judged by.
 #[derive(Clone, Debug)]

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 
-use crate::api::forwarded::{ForwardedHeader, TrustedProxies};
-use crate::api::http_limits::HttpLimits;
-use crate::api::{cors, state::ApiSettings};
+use crate::api::http::cors;
+use crate::api::http::limits::HttpLimits;
+use crate::api::request::forwarded::{ForwardedHeader, TrustedProxies};
+use crate::api::state::ApiSettings;
 use crate::commit::committer::{CommitterSettings, statement_limit};
 use crate::jobs::janitor::JanitorSettings;
 use crate::jobs::webhooks::sender::EgressProxy;

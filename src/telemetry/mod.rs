@@ -46,7 +46,7 @@ pub fn request_completed(line: RequestLine<'_>) {
         _ => {
             let RequestLine { request_id, method, path, status, duration_tenths } = line;
             let duration_ms = duration_tenths as f64 / 10.0;
-            info!(target: "agentpay_billing::api::pipeline", requestId = request_id, method, path, status,
+            info!(target: "agentpay_billing::api::request::pipeline", requestId = request_id, method, path, status,
                 durationMs = duration_ms, "request completed");
         }
     }

@@ -32,7 +32,7 @@ impl RequestLine<'_> {
         let (ms, tenth) = (self.duration_tenths / 10, self.duration_tenths % 10);
         let _ = write!(
             line,
-            r#","status":{},"durationMs":{ms}.{tenth}}},"target":"agentpay_billing::api::pipeline"}}"#,
+            r#","status":{},"durationMs":{ms}.{tenth}}},"target":"agentpay_billing::api::request::pipeline"}}"#,
             self.status
         );
         line.push(b'\n');
@@ -94,7 +94,7 @@ mod tests {
                     "status": 201,
                     "durationMs": 123.4
                 },
-                "target": "agentpay_billing::api::pipeline"
+                "target": "agentpay_billing::api::request::pipeline"
             })
         );
     }

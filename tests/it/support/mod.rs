@@ -20,7 +20,7 @@ use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use agentpay_billing::api::http_limits::HttpLimits;
+use agentpay_billing::api::http::limits::HttpLimits;
 use agentpay_billing::app::{App, Entrance};
 use agentpay_billing::clock::Clock;
 use agentpay_billing::jobs::janitor::Janitor;

@@ -1,0 +1,81 @@
+//! The operator's switches: pause, unpause, and the reset of everything.
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::command::TransactionalCommand;
+use crate::command::answers::Reset;
+use crate::domain::refusal::Refusal;
+use crate::metrics;
+
+use crate::api::openapi::description::Description;
+use crate::api::request::exchange::{Failure, Write, json};
+use crate::api::state::ApiState;
+
+#[derive(JsonSchema, Serialize)]
+struct Paused {
+    paused: bool,
+}
+
+pub const PAUSE: Description =
+    Description::of("Refuse writes, on every replica").answer::<Paused>(200, r#"{"paused":true}"#);
+
+pub async fn pause(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
+    set_paused(&state, request, true).await
+}
+
+pub const UNPAUSE: Description = Description::of("Take writes again").answer::<Paused>(200, r#"{"paused":false}"#);
+
+pub async fn unpause(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
+    set_paused(&state, request, false).await
+}
+
+async fn set_paused(state: &ApiState, request: Request, paused: bool) -> Result<Response, Failure> {
+    let write = Write::read(request, &[]).await?;
+    let deadline = write.exchange.deadline;
+    let response = write.submit(state, Ok(TransactionalCommand::SetPaused(paused))).await;
+    state.follow_config(deadline, response).await
+}
+
+pub const STATUS: Description =
+    Description::of("Whether writes are refused").answer::<Paused>(200, r#"{"paused":false}"#);
+
+pub async fn status(State(state): State<ApiState>) -> Result<Response, Failure> {
+    Ok(json(&Paused { paused: state.limits.is_paused() }))
+}
+
+const RESET_EXAMPLE: &str = r#"{"reset":true,"cleared":{"usage":1,"services":1,"servicesMetadata":0,"servicesDisabled":0,"apiKeys":0,"webhooks":0,"eventLog":1,
+    "rateBuckets":1,"paused":false,"config":{"rateLimitPerWindow":60,"rateLimitWindowMs":60000,"bulkMaxItems":100,"eventLogCap":10000,
+    "usageStoreMaxKeys":100000,"servicesStoreMaxKeys":10000,"webhookStoreMaxKeys":10000,"apiKeyStoreMaxKeys":10000}},
+    "paused":false,"config":{"rateLimitPerWindow":60,"rateLimitWindowMs":60000,"bulkMaxItems":100,"eventLogCap":10000,
+    "usageStoreMaxKeys":100000,"servicesStoreMaxKeys":10000,"webhookStoreMaxKeys":10000,"apiKeyStoreMaxKeys":10000},
+    "auditEvent":{"id":"6f1c1f0e-0000-4000-8000-000000000001","ts":1767225600000,"type":"admin.reset",
+    "payload":{"cleared":{"usage":1,"services":1,"servicesMetadata":0,"servicesDisabled":0,"apiKeys":0,"webhooks":0,"eventLog":1,
+    "rateBuckets":1,"paused":false,"config":{"rateLimitPerWindow":60,"rateLimitWindowMs":60000,"bulkMaxItems":100,"eventLogCap":10000,
+    "usageStoreMaxKeys":100000,"servicesStoreMaxKeys":10000,"webhookStoreMaxKeys":10000,"apiKeyStoreMaxKeys":10000}}}}}"#;
+
+pub const RESET: Description = Description::of("Delete everything, where ALLOW_ADMIN_RESET is on")
+    .answer::<Reset>(200, RESET_EXAMPLE)
+    .refuses(&["not_found"]);
+
+pub async fn reset(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
+    let write = Write::read(request, &[]).await?;
+    if !state.settings.allow_admin_reset {
+        return Err(Failure(Refusal::AdminResetDisabled));
+    }
+    let window_ms = state.limits.now().rate_limit_window_ms.unsigned_abs();
+    let now_ms = state.clock.elapsed_ms();
+    let rate_buckets = state.limiter.as_ref().map_or(0, |limiter| limiter.callers(now_ms, window_ms));
+    let deadline = write.exchange.deadline;
+    let response = write.submit(&state, Ok(TransactionalCommand::Reset { rate_buckets })).await;
+    let response = state.follow_config(deadline, response).await;
+    if response.is_ok() {
+        if let Some(limiter) = &state.limiter {
+            limiter.restart();
+        }
+        metrics::restart();
+    }
+    response
+}

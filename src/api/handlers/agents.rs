@@ -1,0 +1,104 @@
+//! Agents: who has used anything, and what is outstanding of them.
+
+use axum::extract::State;
+use axum::response::Response;
+use schemars::JsonSchema;
+use serde::Serialize;
+use sqlx::PgConnection;
+
+use crate::domain::money::Count;
+use crate::domain::names::{AgentId, ServiceId};
+use crate::domain::refusal::Refusal;
+use crate::store::{agents, totals};
+
+use crate::api::openapi::description::{Description, PAGE, limit};
+use crate::api::request::exchange::{Exchange, Failure, Read, json};
+use crate::api::request::query::{Pages, Slice};
+use crate::api::state::ApiState;
+
+#[derive(JsonSchema, Serialize)]
+#[schemars(rename = "AgentList")]
+struct List {
+    agents: Vec<AgentId>,
+    #[serde(flatten)]
+    pages: Option<Pages>,
+}
+
+pub const LIST: Description = Description::of("Agents with any pair, first seen first")
+    .query(&[limit(100, 1000), PAGE])
+    .answer::<List>(200, r#"{"agents":["agent-1"]}"#);
+
+pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    let tenant = &exchange.identity.tenant;
+    let slice = Slice::read(&exchange.query, 100, 1000);
+    let read = async |connection: &mut PgConnection| {
+        let agents = agents::list(connection, tenant, slice.limit, slice.offset()).await?;
+        let count = if slice.page.is_some() {
+            totals::of_each(connection, &[tenant.as_str()]).await?.pop().unwrap_or_default().agents
+        } else {
+            0
+        };
+        Ok((agents, count))
+    };
+    let (agents, count) = state.read(exchange.deadline, read).await?;
+    Ok(json(&List { agents, pages: slice.pages(count) }))
+}
+
+#[derive(JsonSchema, Serialize)]
+#[schemars(rename = "AgentTotal")]
+struct Total<'a> {
+    agent: &'a AgentId,
+    total: Count,
+}
+
+pub const TOTAL: Description = Description::of("What is outstanding of an agent")
+    .answer::<Total<'static>>(200, r#"{"agent":"agent-1","total":3}"#);
+
+pub async fn total(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    let agent = path_agent(&exchange)?;
+    let tenant = &exchange.identity.tenant;
+    let read = async |connection: &mut PgConnection| agents::outstanding(connection, tenant, &agent).await;
+    let total = state.read(exchange.deadline, read).await?;
+    Ok(json(&Total { agent: &agent, total }))
+}
+
+#[derive(JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "AgentUsageItem")]
+struct Item {
+    service_id: ServiceId,
+    total: Count,
+}
+
+#[derive(JsonSchema, Serialize)]
+#[schemars(rename = "AgentUsage")]
+struct Usage<'a> {
+    agent: &'a AgentId,
+    items: Vec<Item>,
+    #[serde(flatten)]
+    pages: Option<Pages>,
+}
+
+pub const USAGE: Description = Description::of("What is outstanding of an agent, by service")
+    .query(&[limit(100, 1000), PAGE])
+    .answer::<Usage<'static>>(200, r#"{"agent":"agent-1","items":[{"serviceId":"weather","total":3}]}"#);
+
+pub async fn usage(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    let agent = path_agent(&exchange)?;
+    let tenant = &exchange.identity.tenant;
+    let slice = Slice::read(&exchange.query, 100, 1000);
+    let read = async |connection: &mut PgConnection| {
+        let pairs = agents::pairs(connection, tenant, &agent, slice.limit_if_paged(), slice.offset()).await?;
+        let count = if slice.page.is_some() { agents::count_pairs(connection, tenant, &agent).await? } else { 0 };
+        Ok((pairs, count))
+    };
+    let (pairs, count) = state.read(exchange.deadline, read).await?;
+    slice.check_length(pairs.len())?;
+    let items = pairs.into_iter().map(|(service_id, total)| Item { service_id, total }).collect();
+    Ok(json(&Usage { agent: &agent, items, pages: slice.pages(count) }))
+}
+
+/// The agent a path names. Its refusal speaks of both ids, as that of all reads of usage does.
+fn path_agent(exchange: &Exchange) -> Result<AgentId, Refusal> {
+    AgentId::parse_existing(exchange.parameter("agent")).ok_or(Refusal::AgentAndService)
+}

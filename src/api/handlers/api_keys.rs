@@ -1,0 +1,133 @@
+//! API keys: the operator's routes.
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, header};
+use axum::response::Response;
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value;
+use sqlx::PgConnection;
+
+use crate::command::TransactionalCommand;
+use crate::command::answers::CreatedApiKey;
+use crate::domain::refusal::Refusal;
+use crate::domain::timestamp::{StoredMoment, Timestamp};
+use crate::store::api_keys::{self, ApiKeyRow, Start};
+
+use crate::api::openapi::bodies;
+use crate::api::openapi::description::{CURSOR, Description, OFFSET, limit};
+use crate::api::request::exchange::{Failure, Read, Write, check_query, json};
+use crate::api::request::fields;
+use crate::api::request::query::encode_cursor;
+use crate::api::state::ApiState;
+
+/// Longest label and longest tenant id, in UTF-16 code units.
+const TEXT_MAX: usize = 64;
+
+pub const CREATE: Description = Description::of("Make an API key; it is shown this once")
+    .body(bodies::api_key, r#"{"label":"billing"}"#)
+    .answer::<CreatedApiKey<'static>>(
+        201,
+        r#"{"key":"apk_0123456789abcdef0123456789abcdef","label":"billing",
+        "tenantId":"tnt_0123456789abcdef0123456789abcdef"}"#,
+    )
+    .refuses(&["not_found", "store_capacity_exceeded"]);
+
+pub async fn create(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
+    let write = Write::read(request, &[]).await?;
+    let command = parse_creation(&write.body);
+    let mut response = write.submit(&state, command).await?;
+    state.known_keys.forget();
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+pub const REVOKE: Description = Description::of("Revoke an API key").empty().refuses(&["not_found"]);
+
+pub async fn revoke(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
+    let write = Write::read(request, &[]).await?;
+    let prefix = write.exchange.parameter("prefix").to_owned();
+    let is_plain = prefix.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let command = if is_plain && (1..=64).contains(&prefix.len()) {
+        Ok(TransactionalCommand::RevokeApiKey { prefix })
+    } else {
+        Err(Refusal::Prefix)
+    };
+    let response = write.submit(&state, command).await;
+    // Whatever came of it: looking keys up again is always right.
+    state.known_keys.forget();
+    response
+}
+
+#[derive(JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "ApiKey")]
+struct Item {
+    prefix: String,
+    label: String,
+    created_at: Timestamp,
+    tenant_id: String,
+}
+
+#[derive(JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "ApiKeyList")]
+struct List {
+    items: Vec<Item>,
+    total: i64,
+    next_cursor: Option<String>,
+}
+
+pub const LIST: Description =
+    Description::of("Live API keys, oldest first").query(&[limit(1000, 1000), OFFSET, CURSOR]).answer::<List>(
+        200,
+        r#"{"items":[{"prefix":"apk_01234567","label":"billing","createdAt":1767225600000,
+        "tenantId":"tnt_0123456789abcdef0123456789abcdef"}],"total":1,"nextCursor":null}"#,
+    );
+
+pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    check_query(&exchange, &["limit", "offset", "cursor"])?;
+    let query = &exchange.query;
+    let limit = query.bounded("limit", 1000, 1, 1000);
+    let start = match query.cursor()? {
+        Some(cursor) => parse_cursor(&cursor).ok_or(Refusal::CursorMalformed)?,
+        None => Start::Offset(query.bounded("offset", 0, 0, 1 << 40)),
+    };
+    let read = async |connection: &mut PgConnection| {
+        let rows = api_keys::list(connection, &start, limit + 1).await?;
+        Ok((rows, api_keys::count(connection).await?))
+    };
+    let (mut rows, total) = state.read(exchange.deadline, read).await?;
+    let has_more = rows.len() as i64 > limit;
+    rows.truncate(limit as usize);
+    let next_cursor = rows
+        .last()
+        .filter(|_| has_more)
+        .map(|last| encode_cursor(&format!("{}:{}", StoredMoment::from(last.created_at), last.prefix)));
+    let items = rows.into_iter().map(Item::from).collect();
+    Ok(json(&List { items, total, next_cursor }))
+}
+
+impl From<ApiKeyRow> for Item {
+    fn from(row: ApiKeyRow) -> Self {
+        Self { prefix: row.prefix, label: row.label, created_at: row.created_at.into(), tenant_id: row.tenant_id }
+    }
+}
+
+fn parse_cursor(cursor: &str) -> Option<Start> {
+    let (created_at, prefix) = cursor.split_once(':')?;
+    let created_at = StoredMoment::parse(created_at)?;
+    (!prefix.is_empty()).then(|| Start::After { created_at, prefix: prefix.to_owned() })
+}
+
+fn parse_creation(body: &Value) -> Result<TransactionalCommand, Refusal> {
+    fields::check(body, &["label", "tenantId"])?;
+    let is_short = |text: &&str| (1..=TEXT_MAX).contains(&fields::length(text));
+    let label = body.get("label").and_then(Value::as_str).filter(is_short).filter(|label| !label.trim().is_empty());
+    let label = label.ok_or(Refusal::Label)?.to_owned();
+    let tenant_id = match body.get("tenantId") {
+        None => None,
+        Some(value) => Some(value.as_str().filter(is_short).ok_or(Refusal::TenantId)?.to_owned()),
+    };
+    Ok(TransactionalCommand::CreateApiKey { label, tenant_id })
+}

@@ -1,0 +1,71 @@
+//! Billing quotes: what settling would cost now, for one pair or for all of a tenant.
+
+use axum::extract::State;
+use axum::response::Response;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::domain::money::{Count, Stroops};
+use crate::domain::names::{AgentId, ServiceId};
+use crate::domain::refusal::Refusal;
+use crate::domain::usage::Pair;
+use crate::store::totals;
+use crate::store::usage::{self, CounterId};
+
+use crate::api::openapi::description::Description;
+use crate::api::request::exchange::{Failure, Read, json};
+use crate::api::state::ApiState;
+
+#[derive(JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "Quote")]
+struct Quote<'a> {
+    agent: &'a AgentId,
+    service_id: &'a ServiceId,
+    requests: Count,
+    price_stroops: i64,
+    billed_stroops: Stroops,
+}
+
+pub const QUOTE: Description = Description::of("What settling a pair would cost now")
+    .answer::<Quote<'static>>(
+        200,
+        r#"{"agent":"agent-1","serviceId":"weather","requests":3,"priceStroops":250,"billedStroops":750}"#,
+    )
+    .refuses(&["not_found"]);
+
+pub async fn quote(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    let pair = crate::api::handlers::usage::path_pair(&exchange)?;
+    let id = CounterId { tenant: exchange.identity.tenant.clone(), pair };
+    let quote = state.ask(&state.reads.quotes, id.clone(), exchange.deadline, usage::quotes).await?;
+    let Pair { agent, service_id } = &id.pair;
+    let price_stroops = quote.price_stroops.ok_or_else(|| Refusal::ServiceNotRegistered(service_id.clone()))?;
+    Ok(json(&Quote {
+        agent,
+        service_id,
+        requests: Count(quote.outstanding),
+        price_stroops,
+        billed_stroops: Stroops::bill(quote.outstanding, price_stroops),
+    }))
+}
+
+#[derive(JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "BillingTotal")]
+struct Total {
+    total_stroops: Stroops,
+    disabled_stroops: Stroops,
+    unpriced_requests: Count,
+}
+
+pub const TOTAL: Description = Description::of("What settling everything would cost now")
+    .answer::<Total>(200, r#"{"totalStroops":750,"disabledStroops":0,"unpricedRequests":0}"#);
+
+pub async fn total(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    let due = state.ask(&state.reads.due, exchange.identity.tenant.clone(), exchange.deadline, totals::due).await?;
+    Ok(json(&Total {
+        total_stroops: due.total_stroops,
+        disabled_stroops: due.disabled_stroops,
+        unpriced_requests: Count(due.unpriced_requests),
+    }))
+}

@@ -1,0 +1,94 @@
+//! The limits of the running system, as operators see and change them.
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::command::TransactionalCommand;
+use crate::domain::limits::{LIMITS, Limit, Limits};
+use crate::domain::refusal::Refusal;
+use crate::domain::usage::integer;
+
+use crate::api::openapi::bodies;
+use crate::api::openapi::description::{CURSOR, Description, limit};
+use crate::api::request::exchange::{Failure, Read, Write, check_query, json};
+use crate::api::request::query;
+use crate::api::state::ApiState;
+
+#[derive(JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "ConfigPage")]
+struct Config {
+    config: Limits,
+    items: Vec<Item>,
+    total: usize,
+    next_cursor: Option<String>,
+}
+
+#[derive(JsonSchema, Serialize)]
+#[schemars(rename = "ConfigItem")]
+struct Item {
+    key: &'static str,
+    value: i64,
+}
+
+pub const SHOW: Description =
+    Description::of("Read the limits in force").query(&[limit(4, 4), CURSOR]).answer::<Config>(
+        200,
+        r#"{"config":{"rateLimitPerWindow":60,"rateLimitWindowMs":60000,"bulkMaxItems":100,"eventLogCap":10000,
+        "usageStoreMaxKeys":100000,"servicesStoreMaxKeys":10000,"webhookStoreMaxKeys":10000,"apiKeyStoreMaxKeys":10000},
+        "items":[{"key":"apiKeyStoreMaxKeys","value":10000}],"total":8,"nextCursor":"YXBpS2V5U3RvcmVNYXhLZXlz"}"#,
+    );
+
+pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    check_query(&exchange, &["limit", "cursor"])?;
+    let limit = exchange.query.bounded("limit", 4, 1, 4) as usize;
+    let mut sorted = LIMITS;
+    sorted.sort_unstable_by_key(|limit| limit.key);
+    let names = sorted.map(|limit| limit.key);
+    let page = query::page_of_names(&names, exchange.query.cursor()?.as_deref(), limit)?;
+    let mut config = state.limits.now();
+    let items = sorted[page.range].iter().map(|limit| Item { key: limit.key, value: *(limit.of)(&mut config) });
+    Ok(json(&Config { items: items.collect(), config, total: LIMITS.len(), next_cursor: page.next_cursor }))
+}
+
+#[derive(JsonSchema, Serialize)]
+#[schemars(rename = "ChangedConfig")]
+struct Changed {
+    config: Limits,
+}
+
+pub const CHANGE: Description = Description::of("Change limits, all of them or none")
+    .optional_body(bodies::limits)
+    .answer::<Changed>(
+        200,
+        r#"{"config":{"rateLimitPerWindow":60,"rateLimitWindowMs":60000,"bulkMaxItems":100,"eventLogCap":10000,
+        "usageStoreMaxKeys":100000,"servicesStoreMaxKeys":10000,"webhookStoreMaxKeys":10000,"apiKeyStoreMaxKeys":10000}}"#,
+    );
+
+pub async fn change(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
+    let write = Write::read(request, &[]).await?;
+    let command = parse(&write.body).map(TransactionalCommand::ChangeLimits);
+    let deadline = write.exchange.deadline;
+    let response = write.submit(&state, command).await;
+    state.follow_config(deadline, response).await
+}
+
+/// Unknown keys first, all of them; then values, in the order of emission.
+fn parse(body: &Value) -> Result<Vec<(Limit, i64)>, Refusal> {
+    let members = body.as_object().ok_or(Refusal::BodyNotObject)?;
+    let is_unknown = |key: &&String| !LIMITS.iter().any(|limit| limit.key == **key);
+    let unknown: Vec<String> = members.keys().filter(is_unknown).cloned().collect();
+    if !unknown.is_empty() {
+        return Err(Refusal::ConfigKeys(unknown));
+    }
+    let mut changes = Vec::new();
+    for limit in LIMITS {
+        let Some(value) = members.get(limit.key) else { continue };
+        let value = integer(value).filter(|value| (1..=limit.max).contains(value));
+        changes.push((limit, value.ok_or(Refusal::ConfigValue { key: limit.key, max: limit.max })?));
+    }
+    Ok(changes)
+}

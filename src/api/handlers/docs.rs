@@ -1,0 +1,217 @@
+//! The API's document as a page for people, rendered once from the document itself. Nothing comes from elsewhere: no
+//! script at all, and one style sheet of our own.
+
+use std::sync::LazyLock;
+
+use axum::body::Body;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use maud::{DOCTYPE, Markup, html};
+use serde_json::Value;
+
+use crate::api::openapi::DOCUMENT;
+
+/// That of every response, but for styles of our own.
+const CSP: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+);
+
+const STYLE: &str = include_str!("docs.css");
+
+static PAGE: LazyLock<Bytes> = LazyLock::new(|| page(&DOCUMENT).into_string().into());
+
+pub async fn page_of_all() -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")),
+        (header::CONTENT_SECURITY_POLICY, CSP),
+    ];
+    (headers, Body::from(PAGE.clone())).into_response()
+}
+
+pub async fn style() -> Response {
+    ([(header::CONTENT_TYPE, "text/css; charset=utf-8")], STYLE).into_response()
+}
+
+/// An operation as the page shows it.
+struct Operation<'a> {
+    method: &'a str,
+    path: &'a str,
+    content: &'a Value,
+}
+
+impl Operation<'_> {
+    fn id(&self) -> &str {
+        text(&self.content["operationId"])
+    }
+}
+
+fn page(document: &Value) -> Markup {
+    let groups = groups(document);
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title { (text(&document["info"]["title"])) }
+                link rel="stylesheet" href="/docs/style.css";
+            }
+            body {
+                nav { (contents(&groups)) }
+                main {
+                    h1 { (text(&document["info"]["title"])) " " small { (text(&document["info"]["version"])) } }
+                    p { (prose(text(&document["info"]["description"]))) }
+                    p { "The same for machines: " a href="/api/v1/openapi.json" { "openapi.json" } "." }
+                    @for (tag, operations) in &groups {
+                        h2 id=(tag) { (tag) }
+                        @for operation in operations { (section(document, operation)) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Operations by tag; tags and operations in the document's order.
+fn groups(document: &Value) -> Vec<(&str, Vec<Operation<'_>>)> {
+    let mut groups: Vec<(&str, Vec<Operation<'_>>)> = Vec::new();
+    for (path, operations) in document["paths"].as_object().into_iter().flatten() {
+        for (method, content) in operations.as_object().into_iter().flatten() {
+            let tag = text(&content["tags"][0]);
+            let operation = Operation { method, path, content };
+            match groups.iter_mut().find(|(own, _)| *own == tag) {
+                Some((_, operations)) => operations.push(operation),
+                None => groups.push((tag, vec![operation])),
+            }
+        }
+    }
+    groups
+}
+
+fn contents(groups: &[(&str, Vec<Operation<'_>>)]) -> Markup {
+    html! {
+        @for (tag, operations) in groups {
+            a.tag href={ "#" (tag) } { (tag) }
+            ul {
+                @for operation in operations {
+                    li { a href={ "#" (operation.id()) } { (text(&operation.content["summary"])) } }
+                }
+            }
+        }
+    }
+}
+
+fn section(document: &Value, operation: &Operation<'_>) -> Markup {
+    let content = operation.content;
+    let parameters = content["parameters"].as_array().map_or([].as_slice(), Vec::as_slice);
+    let body = &content["requestBody"]["content"]["application/json"];
+    let responses = content["responses"].as_object().into_iter().flatten();
+    let (refusals, answers): (Vec<_>, Vec<_>) = responses.partition(|(_, response)| response.get("$ref").is_some());
+    html! {
+        section id=(operation.id()) {
+            h3 { (text(&content["summary"])) }
+            p.route { span.method { (operation.method.to_uppercase()) } " " code { (operation.path) } }
+            @if content["security"][0].get("adminKey").is_some() { p.note { "For the operator." } }
+            @if !parameters.is_empty() {
+                table {
+                    @for parameter in parameters { (parameter_row(resolve(document, parameter))) }
+                }
+            }
+            @if let Some(properties) = body["schema"]["properties"].as_object() {
+                h4 { "Body" }
+                table {
+                    @for (name, schema) in properties {
+                        (member_row(name, schema, is_required(&body["schema"], name)))
+                    }
+                }
+                @if body["example"].is_object() { pre { (body["example"]) } }
+            }
+            h4 { "Answers" }
+            table {
+                @for (status, response) in answers { (answer_row(status, response)) }
+            }
+            p.refusals {
+                @for (status, response) in refusals {
+                    span { (status) " " (prose(text(&resolve(document, response)["description"]))) } " "
+                }
+            }
+        }
+    }
+}
+
+fn is_required(schema: &Value, name: &str) -> bool {
+    schema["required"].as_array().is_some_and(|names| names.iter().any(|own| own == name))
+}
+
+fn parameter_row(parameter: &Value) -> Markup {
+    html! {
+        tr {
+            td { code { (text(&parameter["name"])) } }
+            td.note { (text(&parameter["in"])) }
+            td { (text(&parameter["description"])) " " span.note { (bounds(&parameter["schema"])) } }
+        }
+    }
+}
+
+fn member_row(name: &str, schema: &Value, required: bool) -> Markup {
+    html! {
+        tr {
+            td { code { (name) } }
+            td.note { @if required { "required" } }
+            td { (prose(text(&schema["description"]))) " " span.note { (bounds(schema)) } }
+        }
+    }
+}
+
+fn answer_row(status: &str, response: &Value) -> Markup {
+    let example = response["content"].as_object().and_then(|content| content.values().next()?.get("example"));
+    html! {
+        tr {
+            td { code { (status) } }
+            td {
+                (prose(text(&response["description"])))
+                @match example {
+                    Some(Value::String(example)) => pre { (example) },
+                    Some(example) => pre { (example) },
+                    None => {},
+                }
+            }
+        }
+    }
+}
+
+/// Type and bounds of a schema in a few words.
+fn bounds(schema: &Value) -> String {
+    let mut words = vec![text(&schema["type"]).to_owned()];
+    let range = |low: &str, high: &str| match (schema.get(low), schema.get(high)) {
+        (Some(low), Some(high)) => Some(format!("{low} to {high}")),
+        (None, Some(high)) => Some(format!("up to {high}")),
+        (Some(low), None) => Some(format!("from {low}")),
+        (None, None) => None,
+    };
+    words.extend(range("minimum", "maximum"));
+    words.extend(range("minLength", "maxLength").map(|range| range + " characters"));
+    words.extend(range("minItems", "maxItems").map(|range| range + " items"));
+    words.extend(schema.get("default").map(|default| format!("default {default}")));
+    words.join(", ")
+}
+
+/// Text with `code` in backquotes.
+fn prose(text: &str) -> Markup {
+    html! {
+        @for (index, part) in text.split('`').enumerate() {
+            @if index % 2 == 1 { code { (part) } } @else { (part) }
+        }
+    }
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// What a `$ref` points to.
+fn resolve<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
+    let pointer = value["$ref"].as_str().map(|reference| reference.trim_start_matches('#'));
+    pointer.and_then(|pointer| document.pointer(pointer)).unwrap_or(value)
+}

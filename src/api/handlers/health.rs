@@ -1,0 +1,170 @@
+//! Whether the service lives, whether it can serve, and which version it is.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::response::Response;
+use schemars::JsonSchema;
+use serde::Serialize;
+use sqlx::PgConnection;
+use tokio::time::Instant;
+
+use crate::command::Reply;
+use crate::job_health::Job;
+use crate::store::migrations::{self, Difference};
+use crate::store::{FaultKind, StoreError, server};
+
+use crate::api::handlers::deep_health::{self, Check, Memory, Status};
+use crate::api::openapi::description::{CURSOR, Description, limit};
+use crate::api::request::exchange::{Failure, Read, check_query, json, respond};
+use crate::api::request::query;
+use crate::api::state::ApiState;
+
+/// How long the database may take to answer a readiness probe.
+const PROBE_LIMIT: Duration = Duration::from_secs(3);
+
+#[derive(JsonSchema, Serialize)]
+struct Alive {
+    status: &'static str,
+    service: &'static str,
+}
+
+pub const ALIVE: Description = Description::of("Whether the process lives")
+    .answer::<Alive>(200, r#"{"status":"ok","service":"agentpay-backend"}"#);
+
+pub async fn alive(Read(exchange): Read) -> Result<Response, Failure> {
+    check_query(&exchange, &[])?;
+    Ok(alive_response())
+}
+
+pub fn alive_response() -> Response {
+    json(&Alive { status: "ok", service: "agentpay-backend" })
+}
+
+#[derive(JsonSchema, Serialize)]
+#[schemars(rename = "Readiness")]
+struct Ready {
+    ready: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    /// What has failed for a minute: background jobs, or commits. Requests are served all the same.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    failing: Vec<&'static str>,
+}
+
+pub const READY: Description = Description::of("Whether the service can serve")
+    .answer::<Ready>(200, r#"{"ready":true}"#)
+    .answer::<Ready>(503, r#"{"ready":false,"reason":"the database does not answer"}"#);
+
+pub async fn ready(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    check_query(&exchange, &[])?;
+    let reason = reason_against(&state, exchange.deadline).await;
+    let broken = state.jobs.all().filter(|(job, known)| *job != Job::Config && known.is_broken());
+    let failing = broken.map(|(job, _)| job.name()).collect();
+    let status = if reason.is_none() { 200 } else { 503 };
+    Ok(respond(Reply::json(status, &Ready { ready: reason.is_none(), reason, failing })))
+}
+
+/// Why the service cannot serve; none if it can.
+async fn reason_against(state: &ApiState, deadline: std::time::Instant) -> Option<String> {
+    if state.draining.is_cancelled() {
+        return Some("a shutdown has begun".to_owned());
+    }
+    let look = async |_| vec![look_at_database(state).await];
+    let reason = state.reads.readiness.ask((), deadline.into(), look).await;
+    let commits = state.jobs.state(Job::Commit);
+    match reason.unwrap_or_else(|| Some("the database does not answer".to_owned())) {
+        // Then a pause or a revoked key may have been missed.
+        None if state.jobs.state(Job::Config).is_broken() => {
+            Some("the configuration could not be read for a minute".to_owned())
+        }
+        // Not so for what single requests break, which would take all others' service away.
+        None if commits.is_broken() && commits.last_fault == Some(FaultKind::Unavailable) => {
+            Some("nothing could be written for a minute".to_owned())
+        }
+        reason => reason,
+    }
+}
+
+/// What keeps the database from being used.
+async fn look_at_database(state: &ApiState) -> Option<String> {
+    let look = async |connection: &mut PgConnection| {
+        server::check_writer(connection).await?;
+        let missing = migrations::missing_tables(connection).await?;
+        if !missing.is_empty() {
+            return Ok(Some(format!("the database lacks tables: {}", missing.join(", "))));
+        }
+        // Migrations of a newer program are no reason: during an upgrade its older replicas go on serving.
+        let Difference { pending, .. } = migrations::compare(connection).await?;
+        Ok((!pending.is_empty()).then(|| format!("pending migrations: {}", pending.join(", "))))
+    };
+    match state.pool.run(Instant::now() + PROBE_LIMIT, look).await {
+        Ok(reason) => reason,
+        Err(StoreError::ReadOnly) => Some("the database is read-only".to_owned()),
+        Err(StoreError::PoolExhausted) => Some("no connection to the database is free".to_owned()),
+        Err(error) if error.kind() == FaultKind::Unavailable && !error.is_refusal() => {
+            Some("the database does not answer".to_owned())
+        }
+        Err(error) => Some(error.cause()),
+    }
+}
+
+#[derive(JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "DeepHealth")]
+struct Deep<'a> {
+    status: &'static str,
+    uptime_seconds: u64,
+    memory: Memory,
+    pid: u32,
+    node: &'static str,
+    checks: &'a [Check],
+    checks_total: usize,
+    next_checks_cursor: Option<String>,
+}
+
+pub const DEEP: Description = Description::of("Every part, with what operators look at first")
+    .query(&[limit(10, 50), CURSOR])
+    .answer::<Deep<'static>>(
+        200,
+        r#"{"status":"ok","uptimeSeconds":60,"memory":{"rssMb":30,"heapUsedMb":30},"pid":1,
+        "node":"agentpay-billing 0.1.0","checks":[{"name":"database","status":"ok","detail":{"latencyMs":1}}],
+        "checksTotal":8,"nextChecksCursor":"ZGF0YWJhc2U"}"#,
+    );
+
+pub async fn deep(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    check_query(&exchange, &["limit", "cursor"])?;
+    let limit = exchange.query.bounded("limit", 10, 1, 50) as usize;
+    let page = query::page_of_names(&deep_health::NAMES, exchange.query.cursor()?.as_deref(), limit)?;
+    let report = deep_health::report(&state).await;
+    let has_error = report.checks.iter().any(|check| check.status == Status::Error);
+    Ok(json(&Deep {
+        status: if has_error {
+            "error"
+        } else if report.is_paused {
+            "paused"
+        } else {
+            "ok"
+        },
+        uptime_seconds: state.started.elapsed().as_secs(),
+        memory: report.memory,
+        pid: std::process::id(),
+        node: concat!("agentpay-billing ", env!("CARGO_PKG_VERSION")),
+        checks: &report.checks[page.range],
+        checks_total: deep_health::NAMES.len(),
+        next_checks_cursor: page.next_cursor,
+    }))
+}
+
+#[derive(JsonSchema, Serialize)]
+struct Version {
+    version: &'static str,
+}
+
+pub const VERSION: Description =
+    Description::of("The version that runs").answer::<Version>(200, r#"{"version":"0.1.0"}"#);
+
+pub async fn version() -> Response {
+    json(&Version { version: env!("CARGO_PKG_VERSION") })
+}

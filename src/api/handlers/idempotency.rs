@@ -1,0 +1,55 @@
+//! What became of an idempotency key.
+
+use axum::extract::State;
+use axum::response::Response;
+use schemars::JsonSchema;
+use serde::Serialize;
+use sqlx::PgConnection;
+
+use crate::domain::names::IdempotencyKey;
+use crate::domain::refusal::Refusal;
+use crate::domain::timestamp::Timestamp;
+use crate::store::idempotency;
+
+use crate::api::openapi::description::Description;
+use crate::api::request::exchange::{Failure, Read, check_query, json};
+use crate::api::state::ApiState;
+
+#[derive(JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "IdempotencyRecord")]
+struct Found<'a> {
+    key: &'a str,
+    method: &'a str,
+    path: &'a str,
+    status: i16,
+    created_at: Timestamp,
+    expires_at: Timestamp,
+    request_id: &'a str,
+}
+
+pub const FIND: Description = Description::of("What became of a key")
+    .answer::<Found<'static>>(
+        200,
+        r#"{"key":"order-1","method":"POST","path":"/api/v1/usage","status":201,"createdAt":1767225600000,
+        "expiresAt":1767312000000,"requestId":"r-1"}"#,
+    )
+    .refuses(&["not_found", "invalid_idempotency_key"]);
+
+pub async fn find(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    check_query(&exchange, &[])?;
+    let key = IdempotencyKey::literal(exchange.parameter("key")).map_err(|_| Refusal::KeySyntax)?;
+    let id = exchange.caller_key(key.as_str().to_owned());
+    let now = state.clock.now();
+    let read = async |connection: &mut PgConnection| idempotency::find(connection, &id, now).await;
+    let record = state.read(exchange.deadline, read).await?.ok_or(Refusal::KeyUnknown)?;
+    Ok(json(&Found {
+        key: key.as_str(),
+        method: &record.method,
+        path: &record.path,
+        status: record.status,
+        created_at: record.created_at.into(),
+        expires_at: record.expires_at.into(),
+        request_id: &record.request_id,
+    }))
+}

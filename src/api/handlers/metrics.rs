@@ -1,0 +1,94 @@
+//! The metrics, for Prometheus to scrape.
+
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use sqlx::PgConnection;
+use tokio::time::Instant;
+
+use crate::clock::Offset;
+use crate::domain::refusal::Refusal;
+use crate::domain::timestamp::Timestamp;
+use crate::metrics::{self, Exact, Gauges};
+use crate::store::kept::{self, Figures};
+
+use crate::api::handlers::deep_health::janitor_lag_seconds;
+use crate::api::openapi::description::{Content, Description};
+use crate::api::request::exchange::{Failure, Read, check_query};
+use crate::api::state::ApiState;
+
+/// How long the database may take; what it would have told is then left out.
+const FIGURES_LIMIT: Duration = Duration::from_secs(2);
+
+pub const SHOW: Description = Description::of("Metrics for Prometheus").content(
+    200,
+    Content::Text("text/plain"),
+    "# HELP agentpay_paused 1 while writes are refused.\n# TYPE agentpay_paused gauge\nagentpay_paused 0\n",
+);
+
+pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    check_query(&exchange, &[])?;
+    let text = state.reads.metrics.ask((), exchange.deadline.into(), async |_| vec![render(&state).await]).await;
+    let text = text.ok_or(Refusal::StoreUnavailable)?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
+}
+
+async fn render(state: &ApiState) -> Bytes {
+    let gauges = Gauges {
+        queue_depth: state.committer.queue_depth(),
+        connections_idle: state.pool.idle_count(),
+        connections_in_use: state.pool.in_use_count(),
+        jobs: state.jobs.all().map(|(job, known)| (job.name(), seconds(known.last_success_at))).collect(),
+        full_callers: state.full_callers.count(),
+        clock_offset_seconds: state.clock.offset().map_or(0.0, Offset::seconds),
+        http_connections: state.admission.connections(),
+        http_held_bytes: state.admission.held_bytes(),
+    };
+    let now = state.clock.now();
+    let read = async |connection: &mut PgConnection| kept::figures(connection, &state.oldest_expiry, now).await;
+    let figures = state.pool.run(Instant::now() + FIGURES_LIMIT, read).await.ok();
+    let exact = figures.map_or_else(Vec::new, |figures| families(state, &figures));
+    metrics::render(gauges, &exact).into()
+}
+
+/// 0 for never.
+fn seconds(moment: Option<Timestamp>) -> i64 {
+    moment.map_or(0, |moment| moment.as_ms() / 1000)
+}
+
+/// What speaks for the whole database.
+fn families(state: &ApiState, figures: &Figures) -> Vec<Exact> {
+    let lag_seconds = janitor_lag_seconds(state, figures.oldest_expiry);
+    let totals = &figures.totals;
+    let gauge = |name, help, value| Exact { name, kind: "gauge", help, value };
+    let counter = |name, help, value| Exact { name, kind: "counter", help, value };
+    vec![
+        gauge("agentpay_services_total", "Registered services.", totals.services.to_string()),
+        gauge("agentpay_api_keys_total", "Live API keys.", totals.api_keys.to_string()),
+        gauge("agentpay_webhooks_total", "Registered webhooks.", totals.webhooks.to_string()),
+        gauge("agentpay_usage_keys_total", "Pairs of agent and service, zero included.", totals.pairs.to_string()),
+        gauge(
+            "agentpay_usage_requests_total",
+            "Requests recorded and not yet settled or reset.",
+            totals.outstanding.to_string(),
+        ),
+        gauge("agentpay_paused", "1 while writes are refused.", u8::from(figures.paused).to_string()),
+        counter("agentpay_requests_recorded_total", "Requests ever recorded.", totals.recorded.to_string()),
+        counter("agentpay_settled_stroops_total", "Amount settled, in stroops.", totals.settled_stroops.to_string()),
+        counter("agentpay_settlements_total", "Settlements made.", totals.settlements.to_string()),
+        gauge("agentpay_idempotency_keys", "Stored idempotency records.", figures.records.to_string()),
+        gauge(
+            "agentpay_janitor_lag_seconds",
+            "Time since the expiry of the oldest record that is not yet pruned, or since a step of the janitor fails.",
+            lag_seconds.to_string(),
+        ),
+        gauge(
+            "agentpay_webhook_backlog",
+            "Deliveries to webhooks that wait for an attempt.",
+            figures.webhook_backlog.to_string(),
+        ),
+    ]
+}

@@ -1,0 +1,22 @@
+//! One file for each group of routes. A handler parses, submits or asks, and renders.
+
+pub(crate) mod admin;
+pub(crate) mod agents;
+pub(crate) mod api_keys;
+pub(crate) mod billing;
+pub(crate) mod changelog;
+pub(crate) mod config;
+pub(crate) mod deep_health;
+pub(crate) mod docs;
+pub(crate) mod events;
+pub(crate) mod exports;
+pub(crate) mod health;
+pub(crate) mod idempotency;
+pub(crate) mod metrics;
+pub(crate) mod service_usage;
+pub(crate) mod services;
+pub(crate) mod settle;
+pub(crate) mod settlements;
+pub(crate) mod stats;
+pub(crate) mod usage;
+pub(crate) mod webhooks;

@@ -1,0 +1,96 @@
+//! What is outstanding of one service, in sum and by agent. Such a service need not be registered.
+
+use axum::extract::State;
+use axum::response::Response;
+use schemars::JsonSchema;
+use serde::Serialize;
+use sqlx::PgConnection;
+
+use crate::domain::money::Count;
+use crate::domain::names::{AgentId, ServiceId};
+use crate::store::service_usage::{self, Order};
+
+use crate::api::handlers::services::path_service;
+use crate::api::openapi::description::{Description, PAGE, limit};
+use crate::api::request::exchange::{Exchange, Failure, Read, json};
+use crate::api::request::query::{Pages, Slice};
+use crate::api::state::ApiState;
+
+#[derive(JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "ServiceUsage")]
+struct Sums<'a> {
+    service_id: &'a ServiceId,
+    total: Count,
+    agents: i64,
+}
+
+pub const SUMS: Description = Description::of("What is outstanding of a service")
+    .answer::<Sums<'static>>(200, r#"{"serviceId":"weather","total":3,"agents":1}"#);
+
+pub async fn sums(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    let service_id = path_service(&exchange)?;
+    let tenant = &exchange.identity.tenant;
+    let read = async |connection: &mut PgConnection| service_usage::sums(connection, tenant, &service_id).await;
+    let sums = state.read(exchange.deadline, read).await?;
+    Ok(json(&Sums { service_id: &service_id, total: sums.outstanding, agents: sums.agents }))
+}
+
+#[derive(JsonSchema, Serialize)]
+#[schemars(rename = "ServiceAgent")]
+struct Item {
+    agent: AgentId,
+    total: Count,
+}
+
+#[derive(JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "ServiceAgents")]
+struct Agents<'a> {
+    service_id: &'a ServiceId,
+    items: Vec<Item>,
+    #[serde(flatten)]
+    pages: Option<Pages>,
+}
+
+pub const AGENTS: Description = Description::of("Agents with something outstanding, first seen first")
+    .query(&[limit(100, 1000), PAGE])
+    .answer::<Agents<'static>>(200, r#"{"serviceId":"weather","items":[{"agent":"agent-1","total":3}]}"#);
+
+pub async fn agents(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    let slice = Slice::read(&exchange.query, 100, 1000);
+    show(&state, &exchange, Order::FirstSeen, slice, slice.limit_if_paged()).await
+}
+
+pub const TOP_AGENTS: Description =
+    Description::of("Agents with the most outstanding")
+        .query(&[limit(10, 100), PAGE])
+        .answer::<Agents<'static>>(200, r#"{"serviceId":"weather","items":[{"agent":"agent-1","total":3}]}"#);
+
+pub async fn top_agents(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    let slice = Slice::read(&exchange.query, 10, 100);
+    show(&state, &exchange, Order::Total, slice, slice.limit).await
+}
+
+async fn show(
+    state: &ApiState,
+    exchange: &Exchange,
+    order: Order,
+    slice: Slice,
+    limit: i64,
+) -> Result<Response, Failure> {
+    let service_id = path_service(exchange)?;
+    let tenant = &exchange.identity.tenant;
+    let read = async |connection: &mut PgConnection| {
+        let agents = service_usage::agents(connection, tenant, &service_id, order, limit, slice.offset()).await?;
+        let count = match slice.page {
+            Some(_) => service_usage::sums(connection, tenant, &service_id).await?.agents,
+            None => 0,
+        };
+        Ok((agents, count))
+    };
+    let (agents, count) = state.read(exchange.deadline, read).await?;
+    slice.check_length(agents.len())?;
+    let items = agents.into_iter().map(|(agent, total)| Item { agent, total }).collect();
+    Ok(json(&Agents { service_id: &service_id, items, pages: slice.pages(count) }))
+}

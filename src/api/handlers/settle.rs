@@ -1,0 +1,48 @@
+//! Settling one pair, or all pairs of an agent.
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+use serde_json::Value;
+
+use crate::command::BatchedCommand;
+use crate::command::answers::{AgentSettled, Settled};
+use crate::domain::names::{AgentId, ServiceId};
+use crate::domain::refusal::Refusal;
+use crate::domain::usage::Pair;
+
+use crate::api::openapi::bodies;
+use crate::api::openapi::description::Description;
+use crate::api::request::exchange::{Failure, Write};
+use crate::api::state::ApiState;
+
+pub const SETTLE: Description = Description::of("Bill what a pair has outstanding")
+    .body(bodies::pair, r#"{"agent":"agent-1","serviceId":"weather"}"#)
+    .answer::<Settled<'static>>(
+        200,
+        r#"{"agent":"agent-1","serviceId":"weather","requests":3,"priceStroops":250,"billedStroops":750}"#,
+    )
+    .refuses(&["not_found"]);
+
+pub async fn settle(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
+    let write = Write::read(request, &[]).await?;
+    let text = |name: &str| write.body.get(name).and_then(Value::as_str);
+    let agent = text("agent").and_then(AgentId::parse_existing);
+    let service_id = text("serviceId").and_then(ServiceId::parse_existing);
+    let pair = agent.zip(service_id).map(|(agent, service_id)| Pair { agent, service_id });
+    let command = pair.map(BatchedCommand::Settle).ok_or(Refusal::AgentAndService);
+    write.submit(&state, command).await
+}
+
+pub const SETTLE_AGENT: Description = Description::of("Bill all pairs of an agent")
+    .body(bodies::one_agent, r#"{"agent":"agent-1"}"#)
+    .answer::<AgentSettled<'static>>(
+        200,
+        r#"{"agent":"agent-1","items":[{"serviceId":"weather","requests":3,"priceStroops":250,"billedStroops":750}],
+        "totalBilledStroops":750}"#,
+    );
+
+pub async fn settle_agent(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
+    let write = Write::read(request, &[]).await?;
+    let agent = write.body.get("agent").and_then(Value::as_str).and_then(AgentId::parse_existing);
+    write.submit(&state, agent.map(BatchedCommand::SettleAgent).ok_or(Refusal::Agent)).await
+}

@@ -1,0 +1,99 @@
+//! The ledger: settlements, newest first.
+
+use axum::extract::State;
+use axum::response::Response;
+use schemars::JsonSchema;
+use serde::Serialize;
+use sqlx::PgConnection;
+
+use crate::domain::money::SAFE_MAX;
+use crate::domain::names::{AgentId, ServiceId};
+use crate::domain::refusal::Refusal;
+use crate::domain::settlement::Settlement;
+use crate::domain::timestamp::{StoredMoment, Timestamp};
+use crate::store::settlements::{self, Filter, Place};
+
+use crate::api::openapi::description::{CURSOR, Description, SINCE, identifier, limit};
+use crate::api::request::exchange::{Failure, Read, check_query, json};
+use crate::api::request::query::encode_cursor;
+use crate::api::state::ApiState;
+
+#[derive(JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "SettlementList")]
+struct List {
+    items: Vec<Settlement>,
+    next_cursor: Option<String>,
+}
+
+pub const LIST: Description = Description::of("The ledger: settlements, newest first")
+    .query(&[
+        identifier("agent", "Of this agent only."),
+        identifier("serviceId", "Of this service only."),
+        SINCE,
+        limit(100, 1000),
+        CURSOR,
+    ])
+    .answer::<List>(
+        200,
+        r#"{"items":[{"id":"stl_0123456789abcdef0123456789abcdef","agent":"agent-1","serviceId":"weather","requests":3,
+        "priceStroops":250,"billedStroops":750,"settledAt":1767225600000,"idempotencyKey":"bill-1","requestId":"r-1"}],
+        "nextCursor":null}"#,
+    );
+
+pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    check_query(&exchange, &["agent", "serviceId", "since", "limit", "cursor"])?;
+    let query = &exchange.query;
+    let text = |name: &str| query.text(name).filter(|text| !text.is_empty());
+    let since = query.bounded("since", 0, 0, SAFE_MAX as i64);
+    let filter = Filter {
+        agent: text("agent").map(|text| AgentId::parse_existing(text).ok_or(Refusal::Agent)).transpose()?,
+        service_id: text("serviceId")
+            .map(|text| ServiceId::parse_existing(text).ok_or(Refusal::Service))
+            .transpose()?,
+        since: Some(Timestamp::from_ms(since)),
+    };
+    let limit = query.bounded("limit", 100, 1, 1000);
+    let before = match query.cursor()? {
+        Some(cursor) => Some(parse_cursor(&cursor).ok_or(Refusal::CursorMalformed)?),
+        None => None,
+    };
+    let tenant = &exchange.identity.tenant;
+    let read = async |connection: &mut PgConnection| {
+        settlements::list(connection, tenant, &filter, before.clone(), limit + 1).await
+    };
+    let mut rows = state.read(exchange.deadline, read).await?;
+    let has_more = rows.len() as i64 > limit;
+    rows.truncate(limit as usize);
+    let next_cursor = rows
+        .last()
+        .filter(|_| has_more)
+        .map(|(place, _)| encode_cursor(&format!("{}:{}:{}", place.settled_at, place.list_position, place.id)));
+    let items = rows.into_iter().map(|(_, settlement)| settlement).collect();
+    Ok(json(&List { items, next_cursor }))
+}
+
+pub const SHOW: Description = Description::of("Read a settlement")
+    .answer::<Settlement>(
+        200,
+        r#"{"id":"stl_0123456789abcdef0123456789abcdef","agent":"agent-1","serviceId":"weather","requests":3,
+        "priceStroops":250,"billedStroops":750,"settledAt":1767225600000,"idempotencyKey":"bill-1","requestId":"r-1"}"#,
+    )
+    .refuses(&["not_found"]);
+
+pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    check_query(&exchange, &[])?;
+    let id = exchange.parameter("id");
+    let tenant = &exchange.identity.tenant;
+    let read = async |connection: &mut PgConnection| settlements::find(connection, tenant, id).await;
+    let settlement = state.read(exchange.deadline, read).await?;
+    Ok(json(&settlement.ok_or_else(|| Refusal::SettlementNotFound(id.to_owned()))?))
+}
+
+fn parse_cursor(cursor: &str) -> Option<Place> {
+    let (settled_at, rest) = cursor.split_once(':')?;
+    // Cursors of an earlier version end here.
+    let (list_position, id) = rest.split_once(':').unwrap_or((rest, ""));
+    let (settled_at, list_position) = (StoredMoment::parse(settled_at)?, list_position.parse().ok()?);
+    Some(Place { settled_at, list_position, id: id.to_owned() })
+}

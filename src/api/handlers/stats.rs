@@ -1,0 +1,145 @@
+//! Statistics: kept totals of the caller's tenant, or of all tenants for the operator.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use schemars::JsonSchema;
+use serde::Serialize;
+use sqlx::PgConnection;
+
+use crate::command::Reply;
+use crate::domain::caller::Tenant;
+use crate::domain::money::Count;
+use crate::domain::refusal::Refusal;
+use crate::store::StoreError;
+use crate::store::totals::{self, ServiceLine, ServiceSlice, Totals};
+
+use crate::api::openapi::description::{CURSOR, Description, limit};
+use crate::api::request::etag::Tagged;
+use crate::api::request::exchange::{Failure, Read, check_query};
+use crate::api::request::query::encode_cursor;
+use crate::api::state::ApiState;
+
+#[derive(JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Stats {
+    total_services: i64,
+    total_api_keys: i64,
+    total_webhooks: i64,
+    usage_keys: i64,
+    total_requests: Count,
+    lifetime_requests: Count,
+    unique_agents: i64,
+    /// Always text, because it grows for ever.
+    #[schemars(regex(pattern = "^[0-9]+$"))]
+    settled_stroops_total: String,
+    settlements_total: i64,
+    paused: bool,
+    services_breakdown: Vec<Line>,
+    services_breakdown_total: i64,
+    next_services_breakdown_cursor: Option<String>,
+}
+
+#[derive(JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "StatsLine")]
+struct Line {
+    tenant_id: String,
+    service_id: String,
+    price_stroops: i64,
+    requests_outstanding: Count,
+}
+
+pub const SHOW: Description = Description::of("Totals of the tenant; of all tenants for the operator")
+    .query(&[limit(50, 500), CURSOR])
+    .answer::<Stats>(
+        200,
+        r#"{"totalServices":1,"totalApiKeys":0,"totalWebhooks":0,"usageKeys":1,"totalRequests":3,"lifetimeRequests":10,
+        "uniqueAgents":1,"settledStroopsTotal":"1750","settlementsTotal":1,"paused":false,"servicesBreakdown":
+        [{"tenantId":"public","serviceId":"weather","priceStroops":250,"requestsOutstanding":3}],
+        "servicesBreakdownTotal":1,"nextServicesBreakdownCursor":null}"#,
+    )
+    .conditional();
+
+pub async fn show(
+    State(state): State<ApiState>,
+    headers: HeaderMap,
+    Read(exchange): Read,
+) -> Result<Response, Failure> {
+    check_query(&exchange, &["limit", "cursor"])?;
+    let limit = exchange.query.bounded("limit", 50, 1, 500);
+    let cursor = exchange.query.cursor()?;
+    let after = match &cursor {
+        Some(cursor) => {
+            cursor.split_once("::").filter(|(tenant, _)| !tenant.is_empty()).ok_or(Refusal::CursorMalformed)?
+        }
+        None => ("", ""),
+    };
+    let identity = &exchange.identity;
+    let tenant = (!identity.is_operator).then(|| identity.tenant.clone());
+    let slice = ServiceSlice { tenant, after: (after.0.to_owned(), after.1.to_owned()), limit: limit + 1 };
+    let figures = state.ask(&state.reads.stats, slice.clone(), exchange.deadline, read).await?;
+    let Figures { totals, lines } = &*figures;
+    let has_more = lines.len() as i64 > limit;
+    let lines = &lines[..lines.len().min(limit as usize)];
+    let last = lines.last().filter(|_| has_more);
+    let stats = Stats {
+        total_services: totals.services,
+        total_api_keys: totals.api_keys,
+        total_webhooks: totals.webhooks,
+        usage_keys: totals.pairs,
+        total_requests: Count(totals.outstanding),
+        lifetime_requests: Count(totals.recorded),
+        unique_agents: totals.agents,
+        settled_stroops_total: totals.settled_stroops.to_string(),
+        settlements_total: totals.settlements,
+        paused: state.limits.is_paused(),
+        next_services_breakdown_cursor: last
+            .map(|line| encode_cursor(&format!("{}::{}", line.tenant_id, line.service_id))),
+        services_breakdown_total: totals.services,
+        services_breakdown: lines.iter().map(Line::from).collect(),
+    };
+    let view = format!("{} {limit} {cursor:?}", owner(&slice));
+    Ok(Tagged::new(Reply::json(200, &stats), &view).answer(&headers))
+}
+
+/// What the statistics are made of.
+#[derive(Debug)]
+pub struct Figures {
+    totals: Totals,
+    lines: Vec<ServiceLine>,
+}
+
+async fn read(connection: &mut PgConnection, slices: &[ServiceSlice]) -> Result<Vec<Arc<Figures>>, StoreError> {
+    let tenants: Vec<&str> = slices.iter().filter_map(|slice| slice.tenant.as_ref()).map(Tenant::as_str).collect();
+    let mut of_tenants = totals::of_each(connection, &tenants).await?.into_iter();
+    let mut of_all = None;
+    let mut totals = Vec::with_capacity(slices.len());
+    for slice in slices {
+        totals.push(match (&slice.tenant, of_all) {
+            (Some(_), _) => of_tenants.next().unwrap_or_default(),
+            (None, Some(known)) => known,
+            (None, None) => *of_all.insert(totals::of_all(connection).await?),
+        });
+    }
+    let lines = totals::service_lines(connection, slices).await?;
+    Ok(totals.into_iter().zip(lines).map(|(totals, lines)| Arc::new(Figures { totals, lines })).collect())
+}
+
+/// Whose totals go with the services of `slice`, for the ETag. No tenant has the id `*`.
+fn owner(slice: &ServiceSlice) -> &str {
+    slice.tenant.as_ref().map_or("*", Tenant::as_str)
+}
+
+impl From<&ServiceLine> for Line {
+    fn from(line: &ServiceLine) -> Self {
+        Self {
+            tenant_id: line.tenant_id.clone(),
+            service_id: line.service_id.clone(),
+            price_stroops: line.price_stroops,
+            requests_outstanding: Count(line.outstanding),
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Usage: recording it, one record or many, and reading what is outstanding.
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::command::BatchedCommand;
+use crate::command::answers::{BulkRecorded, Cleared, Recorded};
+use crate::domain::money::Count;
+use crate::domain::names::{AgentId, ServiceId};
+use crate::domain::refusal::Refusal;
+use crate::domain::usage::{Pair, REQUESTS_MAX, UsageRecord, integer};
+use crate::store::usage::{self, CounterId};
+
+use crate::api::openapi::bodies;
+use crate::api::openapi::description::Description;
+use crate::api::request::exchange::{Exchange, Failure, Read, Write, json};
+use crate::api::state::ApiState;
+
+pub const RECORD: Description = Description::of("Record usage of a pair")
+    .body(bodies::usage_record, r#"{"agent":"agent-1","serviceId":"weather","requests":3}"#)
+    .answer::<Recorded<'static>>(201, r#"{"agent":"agent-1","serviceId":"weather","total":3}"#)
+    .refuses(&["not_found", "service_disabled", "store_capacity_exceeded"]);
+
+pub async fn record(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
+    let write = Write::read(request, &[]).await?;
+    let command = parse_record(&write.body).map(BatchedCommand::RecordUsage);
+    write.submit(&state, command).await
+}
+
+pub const RECORD_BULK: Description = Description::of("Record many, each for itself")
+    .body(bodies::usage_records, r#"{"items":[{"agent":"agent-1","serviceId":"weather","requests":3}]}"#)
+    .answer::<BulkRecorded>(
+        201,
+        r#"{"results":[{"index":0,"ok":true,"total":3},{"index":1,"ok":false,"error":"invalid_item"}]}"#,
+    );
+
+pub async fn record_bulk(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
+    let write = Write::read(request, &[]).await?;
+    let command = parse_items(&write.body, state.limits.now().bulk_max_items).map(BatchedCommand::RecordUsageBulk);
+    write.submit(&state, command).await
+}
+
+#[derive(JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "OutstandingUsage")]
+struct Outstanding<'a> {
+    agent: &'a AgentId,
+    service_id: &'a ServiceId,
+    total: Count,
+}
+
+pub const OUTSTANDING: Description = Description::of("What is outstanding of a pair")
+    .answer::<Outstanding<'static>>(200, r#"{"agent":"agent-1","serviceId":"weather","total":3}"#);
+
+pub async fn outstanding(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    let pair = path_pair(&exchange)?;
+    let id = CounterId { tenant: exchange.identity.tenant.clone(), pair };
+    let quote = state.ask(&state.reads.quotes, id.clone(), exchange.deadline, usage::quotes).await?;
+    let Pair { agent, service_id } = &id.pair;
+    Ok(json(&Outstanding { agent, service_id, total: Count(quote.outstanding) }))
+}
+
+pub const RESET: Description = Description::of("Clear what is outstanding, without billing it")
+    .answer::<Cleared<'static>>(200, r#"{"agent":"agent-1","serviceId":"weather","clearedTotal":3}"#)
+    .refuses(&["not_found"]);
+
+pub async fn reset(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
+    let write = Write::read(request, &[]).await?;
+    let command = path_pair(&write.exchange).map(BatchedCommand::ResetUsage);
+    write.submit(&state, command).await
+}
+
+/// The pair a path names.
+pub fn path_pair(exchange: &Exchange) -> Result<Pair, Refusal> {
+    let agent = AgentId::parse_existing(exchange.parameter("agent"));
+    let service_id = ServiceId::parse_existing(exchange.parameter("serviceId"));
+    agent.zip(service_id).map(|(agent, service_id)| Pair { agent, service_id }).ok_or(Refusal::AgentAndService)
+}
+
+fn parse_record(body: &Value) -> Result<UsageRecord, Refusal> {
+    let text = |name: &str| body.get(name).and_then(Value::as_str);
+    let agent = text("agent").and_then(AgentId::parse).ok_or(Refusal::Agent)?;
+    let service_id = text("serviceId").and_then(ServiceId::parse).ok_or(Refusal::Service)?;
+    let requests = body.get("requests").and_then(integer).filter(|requests| (1..=REQUESTS_MAX).contains(requests));
+    Ok(UsageRecord { pair: Pair { agent, service_id }, requests: requests.ok_or(Refusal::Requests)? })
+}
+
+fn parse_items(body: &Value, bulk_max_items: i64) -> Result<Vec<Option<UsageRecord>>, Refusal> {
+    crate::api::request::fields::check(body, &["items"])?;
+    match body.get("items").and_then(Value::as_array) {
+        Some(items) if (1..=bulk_max_items).contains(&(items.len() as i64)) => {
+            Ok(items.iter().map(|item| parse_record(item).ok()).collect())
+        }
+        _ => Err(Refusal::UsageItems { bulk_max_items }),
+    }
+}

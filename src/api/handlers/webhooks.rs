@@ -1,0 +1,264 @@
+//! Webhooks: making, listing, changing, deleting and testing them, and what became of their deliveries.
+
+use std::time::{Duration, Instant};
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, header};
+use axum::response::Response;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sqlx::PgConnection;
+
+use crate::command::answers::CreatedWebhook;
+use crate::command::{Answer, TransactionalCommand};
+use crate::domain::caller::Tenant;
+use crate::domain::delivery::Delivery;
+use crate::domain::refusal::Refusal;
+use crate::domain::timestamp::{StoredMoment, Timestamp};
+use crate::domain::webhook::{Change, KNOWN_TYPES, Webhook, check_types, check_url};
+use crate::jobs::webhooks::sender;
+use crate::store::{deliveries, webhooks};
+
+use crate::api::openapi::bodies;
+use crate::api::openapi::description::{CURSOR, Description, limit};
+use crate::api::request::exchange::{Failure, Read, Write, check_query, json};
+use crate::api::request::fields;
+use crate::api::request::query::encode_cursor;
+use crate::api::state::{ApiState, read_refusal};
+
+/// What a test leaves of its request's time for noting how it went.
+const NOTING: Duration = Duration::from_millis(500);
+
+pub const CREATE: Description = Description::of("Register a webhook; its secret is shown this once")
+    .body(bodies::webhook, r#"{"url":"https://example.com/hook","events":["usage.settled"]}"#)
+    .answer::<CreatedWebhook<'static>>(
+        201,
+        r#"{"id":"wh_0123456789abcdef","url":"https://example.com/hook","events":["usage.settled"],
+        "secret":"whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}"#,
+    )
+    .refuses(&["store_capacity_exceeded"]);
+
+pub async fn create(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
+    let write = Write::read(request, &[]).await?;
+    let command = parse_creation(&write.body, state.settings.webhook_allow_private);
+    let mut response = write.submit(&state, command).await?;
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+pub const CHANGE: Description = Description::of("Change a webhook, and enable it again")
+    .body(bodies::webhook_change, r#"{"events":["usage.settled"]}"#)
+    .answer::<Webhook>(
+        200,
+        r#"{"id":"wh_0123456789abcdef","url":"https://example.com/hook","events":["usage.settled"],
+        "createdAt":1767225600000}"#,
+    )
+    .refuses(&["not_found"]);
+
+pub async fn change(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
+    let write = Write::read(request, &[]).await?;
+    let id = write.exchange.parameter("id").to_owned();
+    let change = parse_change(&write.body, state.settings.webhook_allow_private);
+    write.submit(&state, change.map(|change| TransactionalCommand::ChangeWebhook { id, change })).await
+}
+
+pub const DELETE: Description =
+    Description::of("Delete a webhook, and what it was still to get").empty().refuses(&["not_found"]);
+
+pub async fn delete(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
+    let write = Write::read(request, &[]).await?;
+    let id = write.exchange.parameter("id").to_owned();
+    write.submit(&state, Ok(TransactionalCommand::DeleteWebhook { id })).await
+}
+
+#[derive(Deserialize)]
+struct Recorded {
+    delivery: String,
+}
+
+#[derive(JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "TestedWebhook")]
+struct Tested<'a> {
+    id: &'a str,
+    delivered_at: Timestamp,
+    simulated: bool,
+    status: u16,
+}
+
+pub const TEST: Description = Description::of("Send a webhook one test event now")
+    .answer::<Tested<'static>>(
+        200,
+        r#"{"id":"wh_0123456789abcdef","deliveredAt":1767225600000,"simulated":false,"status":204}"#,
+    )
+    .refuses(&["not_found", "webhook_failed"]);
+
+pub async fn test(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
+    let write = Write::read(request, &[]).await?;
+    let exchange = write.exchange.clone();
+    let id = exchange.parameter("id");
+    let recorded = match write.execute(&state, Ok(TransactionalCommand::TestWebhook { id: id.to_owned() })).await? {
+        Answer::Fresh(reply) | Answer::Replayed(reply) => reply.body.unwrap_or_default(),
+        Answer::Refused(refusal) => return Err(Failure(refusal)),
+    };
+    let Recorded { delivery } = serde_json::from_slice(&recorded).map_err(|_| Refusal::Internal)?;
+    let limit = exchange.deadline.saturating_duration_since(Instant::now()).saturating_sub(NOTING);
+    match attempt(&state, exchange.identity.tenant.clone(), id.to_owned(), delivery, limit).await? {
+        None => Err(Refusal::WebhookNotFound(id.to_owned()).into()),
+        Some(Ok(status)) => Ok(json(&Tested { id, delivered_at: state.clock.now(), simulated: false, status })),
+        Some(Err(failure)) => Err(Refusal::WebhookFailed { id: id.to_owned(), reason: failure.to_string() }.into()),
+    }
+}
+
+/// In a task of its own, so that a client that hangs up does not keep the end from being noted.
+async fn attempt(
+    state: &ApiState,
+    tenant: Tenant,
+    webhook: String,
+    delivery: String,
+    limit: Duration,
+) -> Result<Option<Result<u16, sender::Failure>>, Refusal> {
+    let dispatcher = state.dispatcher.clone();
+    let attempt = tokio::spawn(async move { dispatcher.attempt_test(&tenant, &webhook, &delivery, limit).await });
+    let attempted = attempt.await.map_err(|_| Refusal::Internal)?;
+    // The test itself is committed, but nobody can tell how it went.
+    attempted.map_err(|error| match read_refusal(&error) {
+        Refusal::StoreUnavailable => Refusal::OutcomeUnknown,
+        other => other,
+    })
+}
+
+#[derive(JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "WebhookList")]
+struct List {
+    items: Vec<Webhook>,
+    total: i64,
+    next_cursor: Option<String>,
+}
+
+pub const LIST: Description =
+    Description::of("Webhooks, oldest first").query(&[limit(50, 500), CURSOR]).answer::<List>(
+        200,
+        r#"{"items":[{"id":"wh_0123456789abcdef","url":"https://example.com/hook","events":["usage.settled"],
+        "createdAt":1767225600000}],"total":1,"nextCursor":null}"#,
+    );
+
+pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    check_query(&exchange, &["limit", "cursor"])?;
+    let limit = exchange.query.bounded("limit", 50, 1, 500);
+    let after = match exchange.query.cursor()? {
+        Some(cursor) => Some(parse_cursor(&cursor).ok_or(Refusal::CursorMalformed)?),
+        None => None,
+    };
+    let tenant = &exchange.identity.tenant;
+    let read = async |connection: &mut PgConnection| {
+        let rows = webhooks::list(connection, tenant, after.as_ref(), limit + 1).await?;
+        Ok((rows, webhooks::count(connection, tenant).await?))
+    };
+    let (mut rows, total) = state.read(exchange.deadline, read).await?;
+    let has_more = rows.len() as i64 > limit;
+    rows.truncate(limit as usize);
+    let next_cursor =
+        rows.last().filter(|_| has_more).map(|(place, _)| encode_cursor(&format!("{}:{}", place.created_at, place.id)));
+    let items = rows.into_iter().map(|(_, webhook)| webhook).collect();
+    Ok(json(&List { items, total, next_cursor }))
+}
+
+pub const SHOW: Description = Description::of("Read a webhook")
+    .answer::<Webhook>(
+        200,
+        r#"{"id":"wh_0123456789abcdef","url":"https://example.com/hook","events":["usage.settled"],
+        "createdAt":1767225600000}"#,
+    )
+    .refuses(&["not_found"]);
+
+pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    let id = exchange.parameter("id");
+    let tenant = &exchange.identity.tenant;
+    let read = async |connection: &mut PgConnection| webhooks::find(connection, tenant, id).await;
+    let webhook = state.read(exchange.deadline, read).await?;
+    Ok(json(&webhook.ok_or_else(|| Refusal::WebhookNotFound(id.to_owned()))?))
+}
+
+#[derive(JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "DeliveryList")]
+struct Deliveries {
+    items: Vec<Delivery>,
+    next_cursor: Option<String>,
+}
+
+pub const LIST_DELIVERIES: Description = Description::of("Deliveries to a webhook, newest first")
+    .query(&[limit(50, 500), CURSOR])
+    .answer::<Deliveries>(
+        200,
+        r#"{"items":[{"id":"dlv_0123456789abcdef0123456789abcdef","eventId":"019b76da-a800-8000-8000-000000000001",
+        "type":"usage.settled","status":"pending","attempts":0,"createdAt":1767225600000,"lastAttemptAt":null,
+        "nextAttemptAt":1767225600000,"responseStatus":null,"error":null}],"nextCursor":null}"#,
+    )
+    .refuses(&["not_found"]);
+
+pub async fn list_deliveries(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+    check_query(&exchange, &["limit", "cursor"])?;
+    let limit = exchange.query.bounded("limit", 50, 1, 500);
+    let before = match exchange.query.cursor()? {
+        Some(cursor) => cursor.parse().map_err(|_| Refusal::CursorMalformed)?,
+        None => i64::MAX,
+    };
+    let (tenant, id) = (&exchange.identity.tenant, exchange.parameter("id"));
+    let read = async |connection: &mut PgConnection| match webhooks::find(connection, tenant, id).await? {
+        Some(_) => deliveries::list(connection, tenant, id, before, limit + 1).await.map(Some),
+        None => Ok(None),
+    };
+    let rows = state.read(exchange.deadline, read).await?;
+    let mut rows = rows.ok_or_else(|| Refusal::WebhookNotFound(id.to_owned()))?;
+    let has_more = rows.len() as i64 > limit;
+    rows.truncate(limit as usize);
+    let next_cursor = rows.last().filter(|_| has_more).map(|(position, _)| encode_cursor(&position.to_string()));
+    let items = rows.into_iter().map(|(_, delivery)| delivery).collect();
+    Ok(json(&Deliveries { items, next_cursor }))
+}
+
+fn parse_cursor(cursor: &str) -> Option<webhooks::Place> {
+    let (created_at, id) = cursor.split_once(':')?;
+    let created_at = StoredMoment::parse(created_at)?;
+    (!id.is_empty()).then(|| webhooks::Place { created_at, id: id.to_owned() })
+}
+
+fn parse_creation(body: &Value, allow_private: bool) -> Result<TransactionalCommand, Refusal> {
+    fields::check(body, &["url", "events"])?;
+    let url = parse_url(body.get("url"), allow_private)?;
+    let events = parse_events(body.get("events"))?;
+    check_types(&events)?;
+    Ok(TransactionalCommand::CreateWebhook { url, events })
+}
+
+/// The names of the types are judged later: after the webhook was found.
+fn parse_change(body: &Value, allow_private: bool) -> Result<Change, Refusal> {
+    fields::check(body, &["url", "events"])?;
+    let url = body.get("url").map(|url| parse_url(Some(url), allow_private)).transpose()?;
+    let events = body.get("events").map(|events| parse_events(Some(events))).transpose()?;
+    Ok(Change { url, events })
+}
+
+fn parse_url(value: Option<&Value>, allow_private: bool) -> Result<String, Refusal> {
+    let url = value.and_then(Value::as_str).ok_or(Refusal::WebhookUrl)?;
+    check_url(url, allow_private)?;
+    Ok(url.to_owned())
+}
+
+/// Each name once, in the order sent.
+fn parse_events(value: Option<&Value>) -> Result<Vec<String>, Refusal> {
+    let names = value.and_then(Value::as_array).filter(|names| !names.is_empty()).ok_or(Refusal::WebhookEvents)?;
+    let mut distinct: Vec<String> = Vec::new();
+    for name in names {
+        let name = name.as_str().ok_or(Refusal::WebhookEvents)?;
+        // One more than there are known ones: the first unknown is among them.
+        if distinct.len() <= KNOWN_TYPES.len() && !distinct.iter().any(|own| own == name) {
+            distinct.push(name.to_owned());
+        }
+    }
+    Ok(distinct)
+}

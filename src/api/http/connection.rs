@@ -1,0 +1,138 @@
+//! One connection of a client, from its first byte to its last. `activity` says until when it may do what it does.
+
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::task::Poll;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::HttpBody;
+use axum::extract::Request;
+use axum::http::header::{CONNECTION, CONTENT_LENGTH, EXPECT};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use axum::response::Response;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use crate::domain::refusal::Refusal;
+
+use crate::api::Peer;
+use crate::api::http::activity::{Activity, State};
+use crate::api::http::admission::{Client, ConnectionPermit};
+use crate::api::http::bodies::{AnswerBody, RequestBody};
+use crate::api::http::client_socket::ClientSocket;
+use crate::api::http::limits::HttpLimits;
+use crate::api::http::server;
+use crate::api::request::starting::CurrentRouter;
+
+/// How long hyper may take to close a connection that has nothing to do.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+
+/// A body that was not read and is no longer than this has mostly arrived with its head. hyper takes it off the
+/// connection, which then can go on.
+const UNREAD_BYTES_MAX: u64 = 16 << 10;
+
+/// Serves one connection until either side ends it. At `stop` it ends as soon as no request is under way.
+pub async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    permit: ConnectionPermit,
+    router: CurrentRouter,
+    limits: HttpLimits,
+    stop: CancellationToken,
+) {
+    let activity = Activity::new();
+    let service = service_fn(|request: hyper::Request<Incoming>| {
+        exchange(request, router.get(), peer, permit.client(), activity.clone())
+    });
+    let socket = TokioIo::new(ClientSocket::new(stream, activity.clone(), limits));
+    let mut http = http1::Builder::new();
+    // Its own timer would count the time between two requests into the head. It reads at most 100 headers.
+    http.timer(TokioTimer::new()).header_read_timeout(None);
+    http.max_header_size(limits.head_bytes_max).max_buf_size(limits.head_bytes_max);
+    let mut connection = http.serve_connection(socket, service);
+    let mut stopped = pin!(stop.cancelled());
+    let mut timer = pin!(sleep_until(Instant::now() + limits.keepalive_timeout));
+    let mut drains_since = None;
+    let mut closes_at: Option<Instant> = None;
+    let refusal = poll_fn(|context| {
+        loop {
+            // An error means that the client broke the connection, or that its answer broke off: the socket knows.
+            if let Poll::Ready(ended) = Pin::new(&mut connection).poll(context) {
+                let is_http_2 = ended.is_err_and(|error| error.is_parse_version_h2());
+                return Poll::Ready(is_http_2.then_some(Refusal::MalformedHead));
+            }
+            if drains_since.is_none() && stopped.as_mut().poll(context).is_ready() {
+                drains_since = Some(Instant::now());
+                Pin::new(&mut connection).graceful_shutdown();
+                continue;
+            }
+            let Some(due) = closes_at.or_else(|| activity.due(&limits, drains_since)) else { return Poll::Pending };
+            if timer.is_elapsed() || timer.deadline() > due {
+                timer.as_mut().reset(due);
+            }
+            if timer.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+            if due > Instant::now() {
+                continue;
+            }
+            let state = activity.state();
+            if closes_at.is_some() || !matches!(state, State::Idle { .. }) {
+                let is_late = matches!(state, State::Head { .. }) && drains_since.is_none();
+                return Poll::Ready(is_late.then_some(Refusal::HeadTimeout));
+            }
+            closes_at = Some(Instant::now() + CLOSE_LIMIT);
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+    })
+    .await;
+    // hyper says nothing to a head that does not end, nor to one of HTTP/2.
+    if let Some(refusal) = refusal {
+        let mut socket = connection.into_parts().io.into_inner();
+        let _ = timeout(CLOSE_LIMIT, socket.refuse(refusal)).await;
+    }
+}
+
+/// One request and its answer.
+async fn exchange(
+    request: hyper::Request<Incoming>,
+    router: Router,
+    peer: SocketAddr,
+    client: Client,
+    activity: Activity,
+) -> Result<Response<AnswerBody>, std::convert::Infallible> {
+    activity.request_began(request.body().is_end_stream());
+    let is_head = request.method() == Method::HEAD;
+    let takes_rest = is_short(request.headers());
+    let request = request.map(|body| RequestBody::of(body, &activity));
+    let mut response: Response = router.oneshot(prepare(request, peer, client)).await?;
+    if !activity.is_request_complete() && !takes_rest {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    let is_last = response.headers().get(CONNECTION).is_some_and(|value| value == "close");
+    let is_left_out = is_head || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let size = if is_left_out { Some(0) } else { response.body().size_hint().exact() };
+    activity.answer_began(size, is_last);
+    Ok(AnswerBody::of(response, is_left_out, activity))
+}
+
+fn prepare(mut request: Request, peer: SocketAddr, client: Client) -> Request {
+    server::take_off_slash(&mut request);
+    request.extensions_mut().insert(Peer(peer));
+    request.extensions_mut().insert(client);
+    request
+}
+
+/// Whether the body of a request that is answered early can be taken off the connection.
+fn is_short(headers: &HeaderMap) -> bool {
+    let length: Option<u64> = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    !headers.contains_key(EXPECT) && length.is_some_and(|length| length <= UNREAD_BYTES_MAX)
+}

@@ -1,0 +1,61 @@
+//! Answers to what never became a request: a head that hyper cannot read, a connection that is one too many. They have the
+//! envelope and the headers of every answer, and a request id, under which the log has them.
+
+use std::time::{Duration, Instant};
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use bytes::Bytes;
+use tracing::info;
+use uuid::Uuid;
+
+use crate::domain::refusal::Refusal;
+use crate::metrics;
+
+use crate::api::http::headers;
+
+/// The answer in place of the one that hyper wrote, of which it takes status and date.
+pub fn answer(written: &[u8]) -> Bytes {
+    let refusal = match written.get(9..12) {
+        Some(b"431") => Refusal::HeadTooLarge,
+        Some(b"414") => Refusal::TargetTooLong,
+        _ => Refusal::MalformedHead,
+    };
+    let date = written.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"date: "));
+    let date = date.and_then(|date| HeaderValue::from_bytes(date.trim_ascii_end()).ok());
+    write(&refusal, date.map(|date| (header::DATE, date)))
+}
+
+/// The answer to a head that hyper gave up without one.
+pub fn unanswered(refusal: Refusal) -> Bytes {
+    write(&refusal, None)
+}
+
+/// The answer to a connection of which nothing was read.
+pub fn refusal(refusal: Refusal) -> Bytes {
+    write(&refusal, Some((header::RETRY_AFTER, HeaderValue::from_static("1"))))
+}
+
+fn write(refusal: &Refusal, more: Option<(HeaderName, HeaderValue)>) -> Bytes {
+    let (status, _) = refusal.status_and_code();
+    let request_id = Uuid::new_v4().to_string();
+    let body = refusal.to_body("", "", &request_id);
+    let mut fields = HeaderMap::new();
+    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+    fields.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    fields.extend(more);
+    headers::add(&mut fields, &Method::GET, "", &request_id, Instant::now());
+    let reason = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or_default();
+    let mut answer = format!("HTTP/1.1 {status} {reason}\r\n").into_bytes();
+    for (name, value) in &fields {
+        answer.extend_from_slice(name.as_str().as_bytes());
+        answer.extend_from_slice(b": ");
+        answer.extend_from_slice(value.as_bytes());
+        answer.extend_from_slice(b"\r\n");
+    }
+    answer.extend_from_slice(b"\r\n");
+    answer.extend_from_slice(&body);
+    metrics::http_request("OTHER", "unmatched", &status.to_string(), Duration::ZERO);
+    info!(requestId = request_id, status, error = %refusal, "connection refused");
+    answer.into()
+}

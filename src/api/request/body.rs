@@ -1,0 +1,198 @@
+//! Reads request bodies: media type, encoding, size, decompression, JSON, U+0000, in this order.
+
+use std::io::Read;
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, header};
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde_json::Value;
+use tokio::sync::Semaphore;
+
+use crate::domain::refusal::Refusal;
+
+use crate::api::http::admission::{Client, TooManyHeld};
+
+/// Longest body, after decompression.
+const BYTES_MAX: usize = 102_400;
+/// Longest compressed body that is looked into: what cannot be compressed grows a little.
+const COMPRESSED_BYTES_MAX: usize = 2 * BYTES_MAX;
+/// How a brotli stream with a large window begins, an extension whose first bits RFC 7932 calls invalid.
+const LARGE_WINDOW: u8 = 0b001_0001;
+const LARGE_WINDOW_MASK: u8 = 0b111_1111;
+/// Decoders at one time: each may fill a window of 16 MiB, and take a processor for a while.
+static DECODERS: Semaphore = Semaphore::const_new(4);
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+/// Deepest nesting of JSON.
+const DEPTH_MAX: usize = 128;
+
+/// The JSON of a body, `{}` if there is none.
+pub async fn read(
+    headers: &HeaderMap,
+    body: Body,
+    deadline: Instant,
+    client: Option<&Client>,
+) -> Result<Value, Refusal> {
+    let empty = Value::Object(serde_json::Map::new());
+    let length = headers.get(header::CONTENT_LENGTH).map(|value| value.as_bytes());
+    let is_chunked = headers.contains_key(header::TRANSFER_ENCODING);
+    if !is_chunked && length.is_none_or(|length| length.iter().all(|digit| *digit == b'0')) {
+        return Ok(empty);
+    }
+    check_media_type(headers)?;
+    let encoding = encoding(headers)?;
+    let declared: Option<usize> = length.and_then(|length| std::str::from_utf8(length).ok()?.parse().ok());
+    let bytes_max = if matches!(encoding, Encoding::Identity) { BYTES_MAX } else { COMPRESSED_BYTES_MAX };
+    if declared.is_some_and(|length| length > bytes_max) {
+        return Err(Refusal::BodyTooLarge);
+    }
+    // Until it is parsed: a slow client decides how long that takes.
+    let held = client.map(|client| client.hold(declared.unwrap_or(bytes_max))).transpose();
+    let _held = held.map_err(|TooManyHeld| Refusal::TooManyBytesHeld)?;
+    let collected = Limited::new(body, bytes_max).collect();
+    let bytes = match tokio::time::timeout_at(deadline.into(), collected).await {
+        Err(_) => return Err(Refusal::BodyTimeout),
+        Ok(Ok(collected)) => collected.to_bytes(),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(Refusal::BodyTooLarge),
+        // The client hung up or broke its own framing.
+        Ok(Err(_)) => return Err(Refusal::MalformedJson),
+    };
+    if bytes.is_empty() {
+        return Ok(empty);
+    }
+    if matches!(encoding, Encoding::Identity) {
+        return parse(&bytes);
+    }
+    let decompressed = tokio::time::timeout_at(deadline.into(), decompress_apart(encoding, bytes)).await;
+    parse(&decompressed.unwrap_or(Err(Refusal::BodyTimeout))?)
+}
+
+#[derive(Clone, Copy)]
+enum Encoding {
+    Identity,
+    Gzip,
+    Deflate,
+    Brotli,
+}
+
+fn check_media_type(headers: &HeaderMap) -> Result<(), Refusal> {
+    let media: Option<mime::Mime> =
+        headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()?.parse().ok());
+    let media = media.filter(|media| media.essence_str() == "application/json").ok_or(Refusal::MediaType)?;
+    match media.get_param(mime::CHARSET) {
+        Some(charset) if !["utf-8", "utf8"].iter().any(|utf_8| charset.as_str().eq_ignore_ascii_case(utf_8)) => {
+            Err(Refusal::Charset)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn encoding(headers: &HeaderMap) -> Result<Encoding, Refusal> {
+    let mut values = headers.get_all(header::CONTENT_ENCODING).iter();
+    let Some(value) = values.next() else { return Ok(Encoding::Identity) };
+    if values.next().is_some() {
+        return Err(Refusal::Encoding);
+    }
+    match value.to_str().unwrap_or("?").trim().to_ascii_lowercase().as_str() {
+        "" | "identity" => Ok(Encoding::Identity),
+        "gzip" => Ok(Encoding::Gzip),
+        "deflate" => Ok(Encoding::Deflate),
+        "br" => Ok(Encoding::Brotli),
+        _ => Err(Refusal::Encoding),
+    }
+}
+
+/// On a thread of its own: a few bytes can keep a decoder busy for as long as thousands of requests take, and those must
+/// not wait for it.
+async fn decompress_apart(encoding: Encoding, bytes: Bytes) -> Result<Vec<u8>, Refusal> {
+    let turn = Semaphore::acquire(&DECODERS).await.map_err(|_| Refusal::Internal)?;
+    let decompress = move || {
+        let _turn = turn;
+        decompress(encoding, &bytes)
+    };
+    tokio::task::spawn_blocking(decompress).await.unwrap_or(Err(Refusal::Internal))
+}
+
+fn decompress(encoding: Encoding, bytes: &[u8]) -> Result<Vec<u8>, Refusal> {
+    match encoding {
+        Encoding::Identity => Ok(bytes.to_vec()),
+        Encoding::Gzip => read_bounded(flate2::read::MultiGzDecoder::new(bytes)),
+        // RFC 9110 means the zlib format; some clients send a bare deflate stream.
+        Encoding::Deflate if bytes[0] & 15 == 8 => read_bounded(flate2::read::ZlibDecoder::new(bytes)),
+        Encoding::Deflate => read_bounded(flate2::read::DeflateDecoder::new(bytes)),
+        // A window of up to 1 GiB would be allocated as a whole. RFC 7932 ends at 16 MiB.
+        Encoding::Brotli if bytes[0] & LARGE_WINDOW_MASK == LARGE_WINDOW => Err(Refusal::Decompression),
+        Encoding::Brotli => read_bounded(brotli_decompressor::Decompressor::new(bytes, 4096)),
+    }
+}
+
+fn read_bounded(reader: impl Read) -> Result<Vec<u8>, Refusal> {
+    let mut text = Vec::new();
+    reader.take(BYTES_MAX as u64 + 1).read_to_end(&mut text).map_err(|_| Refusal::Decompression)?;
+    if text.len() > BYTES_MAX { Err(Refusal::BodyTooLarge) } else { Ok(text) }
+}
+
+fn parse(text: &[u8]) -> Result<Value, Refusal> {
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
+    if depth(text) > DEPTH_MAX {
+        return Err(Refusal::MalformedJson);
+    }
+    // The depth is bounded above; serde_json's own limit is one level lower.
+    let mut reader = serde_json::Deserializer::from_slice(text);
+    reader.disable_recursion_limit();
+    let value = <Value as serde::Deserialize>::deserialize(&mut reader).map_err(|_| Refusal::MalformedJson)?;
+    reader.end().map_err(|_| Refusal::MalformedJson)?;
+    if !value.is_object() && !value.is_array() {
+        return Err(Refusal::MalformedJson);
+    }
+    if has_nul(&value) { Err(Refusal::NulCharacter) } else { Ok(value) }
+}
+
+/// How deep brackets are nested, whether they match or not.
+fn depth(text: &[u8]) -> usize {
+    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
+    for byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+fn has_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(items) => items.iter().any(has_nul),
+        Value::Object(members) => members.iter().any(|(name, value)| name.contains('\0') || has_nul(value)),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_json_objects_and_arrays_within_bounds_are_read() {
+        assert!(parse(br#"{"a":[1,2.5e3,"x"]}"#).is_ok());
+        assert!(parse(b"\xef\xbb\xbf{}").is_ok() && parse(b"\xef\xbb\xbf\xef\xbb\xbf{}").is_err());
+        for text in ["", " ", "1", "\"a\"", "null", "{", "{}x", "[1e999]", r#"["\ud800"]"#, "{'a':1}"] {
+            assert_eq!(parse(text.as_bytes()), Err(Refusal::MalformedJson), "{text}");
+        }
+        assert_eq!(parse(b"[\"\xff\"]"), Err(Refusal::MalformedJson));
+        let nested = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(parse(nested(128).as_bytes()).is_ok());
+        assert_eq!(parse(nested(129).as_bytes()), Err(Refusal::MalformedJson));
+        assert_eq!(parse(br#"{"a":"\u0000"}"#), Err(Refusal::NulCharacter));
+        assert_eq!(parse(br#"{"\u0000":1}"#), Err(Refusal::NulCharacter));
+    }
+}

@@ -1,0 +1,131 @@
+//! Without required keys, every client that can send a request may write. That is meant for one's own machine, where a browser
+//! would lend itself to any page: requests from another site, or under a name that another party pointed at this
+//! machine, are recognised here.
+
+use std::net::IpAddr;
+
+use axum::http::header::{HOST, ORIGIN};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderValue, Uri};
+
+use crate::api::http::cors::normalise;
+
+/// Whether the request comes from another site, or is sent to another name than that of this machine. Origins in
+/// `allowed` are no other sites.
+pub fn is_foreign(uri: &Uri, headers: &HeaderMap, allowed: &[String]) -> bool {
+    let is_named = |host: &HeaderValue| host.to_str().ok().and_then(|host| host.parse().ok()).is_some_and(is_loopback);
+    if !headers.get_all(HOST).iter().all(is_named) || !uri.authority().cloned().is_none_or(is_loopback) {
+        return true;
+    }
+    let mut origins = headers.get_all(ORIGIN).iter().peekable();
+    let has_origin = origins.peek().is_some();
+    let is_known = origins.all(|origin| {
+        let origin = origin.to_str().ok().and_then(normalise);
+        origin.is_some_and(|origin| is_own(&origin, headers) || allowed.contains(&origin))
+    });
+    // A browser sends it with every request; an origin only where it matters, and then it tells more.
+    let is_cross_site = headers.get_all("sec-fetch-site").iter().any(|site| site == "cross-site");
+    !is_known || (is_cross_site && !has_origin)
+}
+
+/// Whether `origin`, normalised, is where this very request was sent.
+fn is_own(origin: &str, headers: &HeaderMap) -> bool {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    let scheme = origin.split_once("://").map(|(scheme, _)| scheme);
+    scheme.zip(host).is_some_and(|(scheme, host)| normalise(&format!("{scheme}://{host}")).as_deref() == Some(origin))
+}
+
+/// `localhost`, a name below it, or a loopback address.
+fn is_loopback(authority: Authority) -> bool {
+    let host = authority.host().to_ascii_lowercase();
+    let name = host.strip_suffix('.').unwrap_or(&host);
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    let is_address = address.is_ok_and(|address| address.to_canonical().is_loopback());
+    !authority.as_str().contains('@') && (is_address || name == "localhost" || name.ends_with(".localhost"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn foreign(target: &str, lines: &[(&'static str, &str)]) -> bool {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(*name, value.parse().expect("a value"));
+        }
+        is_foreign(&target.parse().expect("a target"), &headers, &["https://app.example".to_owned()])
+    }
+
+    #[test]
+    fn only_names_and_addresses_of_the_loopback_are_this_machine() {
+        for host in [
+            "localhost",
+            "LOCALHOST:3001",
+            "localhost.",
+            "app.localhost:80",
+            "127.0.0.1:3001",
+            "127.8.9.1",
+            "[::1]:3001",
+            "[::ffff:127.0.0.1]",
+        ] {
+            assert!(!foreign("/", &[("host", host)]), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "localhost.evil.example",
+            "evil-localhost",
+            "192.168.1.5:3001",
+            "0.0.0.0",
+            "[::]",
+            "[2001:db8::1]",
+            "127.0.0.1.evil.example",
+            "evil@localhost",
+            "billing",
+            "",
+            "a b",
+        ] {
+            assert!(foreign("/", &[("host", host)]), "{host}");
+        }
+        assert!(foreign("/", &[("host", "localhost"), ("host", "evil.example")]));
+        assert!(foreign("http://evil.example/", &[("host", "localhost")]));
+        // HTTP/1.0, which no browser speaks.
+        assert!(!foreign("/", &[]));
+    }
+
+    #[test]
+    fn an_origin_is_another_site_unless_it_is_where_the_request_goes_or_is_allowed() {
+        let with = |origin: &str| foreign("/", &[("host", "localhost:3001"), ("origin", origin)]);
+        for origin in ["http://localhost:3001", "HTTP://LOCALHOST:3001", "https://app.example"] {
+            assert!(!with(origin), "{origin}");
+        }
+        for origin in [
+            "https://evil.example",
+            "null",
+            "",
+            "http://localhost",
+            "http://localhost:8080",
+            "http://127.0.0.1:3001",
+            "http://app.example",
+            "file://",
+            "chrome-extension://abc",
+        ] {
+            assert!(with(origin), "{origin}");
+        }
+        assert!(!foreign("/", &[("host", "localhost"), ("origin", "http://localhost:80")]));
+        let two = [("host", "localhost"), ("origin", "http://localhost"), ("origin", "http://evil.example")];
+        assert!(foreign("/", &two));
+    }
+
+    #[test]
+    fn a_browser_that_names_another_site_is_believed() {
+        let with = |site: &str, origin: &[(&'static str, &str)]| {
+            foreign("/", &[&[("host", "localhost"), ("sec-fetch-site", site)], origin].concat())
+        };
+        assert!(with("cross-site", &[]));
+        assert!(with("cross-site", &[("origin", "https://evil.example")]));
+        assert!(!with("cross-site", &[("origin", "https://app.example")]));
+        for site in ["same-origin", "same-site", "none"] {
+            assert!(!with(site, &[]), "{site}");
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! API keys and their tenants, as they were looked up within the last second. A key that was never recognised is looked
+//! up only while its address has quota left, or a few guesses more, so that made-up keys do not cost queries for ever.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use quick_cache::sync::Cache;
+use tokio::time::Instant;
+
+use crate::domain::caller::{Caller, Tenant};
+use crate::domain::limits::Limits;
+use crate::domain::refusal::Refusal;
+use crate::store::api_keys;
+
+use crate::api::http::rate_limit::RateLimiter;
+use crate::api::reads::Desk;
+use crate::api::shared_read::SharedRead;
+use crate::api::state::ApiState;
+
+/// Keys whose tenant is remembered. Unknown ones push out no known ones.
+const RECOGNISED_MAX: usize = 10_000;
+const UNKNOWN_MAX: usize = 1000;
+/// For how long: revocation reaches every replica within a second.
+const KEY_MEMORY: Duration = Duration::from_millis(900);
+/// Different keys of one query.
+const KEYS_OF_QUERY_MAX: usize = 256;
+/// Keys never seen that an address may still present, per window, when it has no quota left. A tenant may share the
+/// address of a client that floods.
+const GUESSES_MAX: i64 = 10;
+
+type KeyHash = [u8; 32];
+
+/// What became of a presented key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Presented {
+    Recognised(Tenant),
+    Unknown,
+    /// Its address asks too much for it to be looked up.
+    NotLookedUp,
+}
+
+/// What was looked up before keys were made or revoked, here or elsewhere, does not count.
+pub struct KnownKeys {
+    recognised: Cache<KeyHash, Known<Tenant>>,
+    unknown: Cache<KeyHash, Known<()>>,
+    /// Of keys that were recognised before. Keys never seen wait for queries of their own.
+    refreshes: Desk<KeyHash, Option<Tenant>>,
+    lookups: Desk<KeyHash, Option<Tenant>>,
+    /// Keys that were looked up though their address had no quota left.
+    guesses: RateLimiter,
+    changes: AtomicU64,
+}
+
+#[derive(Clone)]
+struct Known<T> {
+    looked_up: Instant,
+    /// Changes made through this process, and the revision of all processes' changes, at that time.
+    version: (u64, i64),
+    what: T,
+}
+
+impl<T> Known<T> {
+    fn is_fresh(&self, now: Instant, version: (u64, i64)) -> bool {
+        self.version == version && now - self.looked_up < KEY_MEMORY
+    }
+}
+
+impl Default for KnownKeys {
+    fn default() -> Self {
+        Self {
+            recognised: Cache::new(RECOGNISED_MAX),
+            unknown: Cache::new(UNKNOWN_MAX),
+            refreshes: SharedRead::new(KEYS_OF_QUERY_MAX),
+            lookups: SharedRead::new(KEYS_OF_QUERY_MAX),
+            guesses: RateLimiter::default(),
+            changes: AtomicU64::new(0),
+        }
+    }
+}
+
+impl KnownKeys {
+    /// Keys were made or revoked here: look them all up again.
+    pub fn forget(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+impl ApiState {
+    /// The tenant of the key with this hash, which a client at `address` presented.
+    pub async fn look_up_key(
+        &self,
+        hash: KeyHash,
+        address: &Caller,
+        deadline: std::time::Instant,
+    ) -> Result<Presented, Refusal> {
+        let keys = &self.known_keys;
+        // All of them from before the lookup.
+        let (now, version) = (Instant::now(), (keys.changes.load(Ordering::Acquire), self.limits.keys_revision()));
+        let recognised = keys.recognised.get(&hash);
+        if let Some(known) = recognised.as_ref().filter(|known| known.is_fresh(now, version)) {
+            return Ok(Presented::Recognised(known.what.clone()));
+        }
+        if keys.unknown.get(&hash).is_some_and(|known| known.is_fresh(now, version)) {
+            return Ok(Presented::Unknown);
+        }
+        if recognised.is_none() && !self.may_guess(address) {
+            return Ok(Presented::NotLookedUp);
+        }
+        let desk = if recognised.is_some() { &keys.refreshes } else { &keys.lookups };
+        // Boxed, or every request would carry the size of a lookup, which few need.
+        let tenant = Box::pin(self.ask(desk, hash, deadline, api_keys::tenants_of)).await?;
+        match tenant {
+            Some(tenant) => {
+                keys.recognised.insert(hash, Known { looked_up: now, version, what: tenant.clone() });
+                Ok(Presented::Recognised(tenant))
+            }
+            None => {
+                keys.recognised.remove(&hash);
+                keys.unknown.insert(hash, Known { looked_up: now, version, what: () });
+                Ok(Presented::Unknown)
+            }
+        }
+    }
+
+    fn may_guess(&self, address: &Caller) -> bool {
+        let Some(limiter) = &self.limiter else { return true };
+        let (now_ms, limits) = (self.clock.elapsed_ms(), self.limits.now());
+        if limiter.has_quota(address, now_ms, &limits) {
+            return true;
+        }
+        let limits = Limits { rate_limit_per_window: GUESSES_MAX, ..limits };
+        self.known_keys.guesses.hit(address, now_ms, &limits).allowed
+    }
+}

@@ -1,0 +1,35 @@
+//! The HTTP interface, route by route and rule by rule.
+
+mod admin;
+mod agents;
+mod api_keys;
+mod billing;
+mod bodies;
+mod browser;
+mod callers;
+mod compression;
+mod config;
+mod connections;
+mod cors;
+mod docs_page;
+mod events;
+mod exports;
+mod health;
+mod http;
+mod http_guard;
+mod http_rules;
+mod identifiers;
+mod key_lookups;
+mod keyless;
+mod openapi;
+mod pause;
+mod rate_limit;
+mod reads;
+mod refusals;
+mod registered_services;
+mod rights;
+mod services;
+mod settlements;
+mod stats;
+mod tenancy;
+mod webhooks;

@@ -1,0 +1,13 @@
+//! The process as operators meet it: start, stop, crashes, commands, logs, metrics and documents.
+
+mod command_line;
+mod commands;
+mod compatibility;
+mod crashes;
+mod documents;
+mod logs;
+mod metrics;
+mod readme;
+mod secrets;
+mod start_errors;
+mod start_stop;
