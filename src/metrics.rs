@@ -1,4 +1,4 @@
-//! What this process counts, in the contract's names: every floor may call the functions here, and each costs a fraction
+//! What this process counts (HTTP contract, section 17.2). Every layer may call the functions here: each costs a fraction
 //! of a microsecond. The exporter is the crate `prometheus`; only figures of the database, which must be exact digits,
 //! are written here.
 

@@ -1,18 +1,25 @@
 //! The architecture as a test: what may stand where. It reads the sources, and needs no database.
 
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use agentpay_billing::api::routes::{Auth, ROUTES, Route, braced};
 
 fn sources(dir: &Path) -> Vec<(PathBuf, String)> {
+    texts(dir, &["rs"])
+}
+
+/// The files under `dir` whose names end in one of `extensions`.
+fn texts(dir: &Path, extensions: &[&str]) -> Vec<(PathBuf, String)> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir).expect("a directory") {
         let path = entry.expect("an entry").path();
         if path.is_dir() {
-            files.extend(sources(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let text = fs::read_to_string(&path).expect("a source");
+            files.extend(texts(&path, extensions));
+        } else if path.extension().and_then(OsStr::to_str).is_some_and(|extension| extensions.contains(&extension)) {
+            let text = fs::read_to_string(&path).expect("a text");
             files.push((path, text));
         }
     }
@@ -137,4 +144,133 @@ fn the_table_of_the_api_is_the_table_of_routes() {
     let document = fs::read_to_string(root().join("docs/api.md")).expect("docs/api.md");
     let rows: Vec<&str> = document.lines().filter(|line| line.contains("| `/")).collect();
     assert_eq!(rows, ROUTES.iter().map(documented).collect::<Vec<_>>());
+}
+
+fn http_contract() -> String {
+    fs::read_to_string(root().join("docs/http-contract.md")).expect("docs/http-contract.md")
+}
+
+/// The headings of a page, without its code blocks.
+fn headings(page: &str) -> Vec<&str> {
+    let mut is_code = false;
+    let mut headings = Vec::new();
+    for line in page.lines() {
+        is_code ^= line.starts_with("```");
+        if !is_code && let Some(heading) = line.strip_prefix('#') {
+            headings.push(heading.trim_start_matches('#').trim());
+        }
+    }
+    headings
+}
+
+/// The anchors of a page, as GitHub derives them from its headings.
+fn anchors(page: &str) -> BTreeSet<String> {
+    let kept = |character: &char| character.is_alphanumeric() || matches!(character, ' ' | '-' | '_');
+    let anchor = |heading: &&str| heading.to_lowercase().chars().filter(kept).collect::<String>().replace(' ', "-");
+    headings(page).iter().map(anchor).collect()
+}
+
+/// The targets of the links of a page, without its code blocks and code spans.
+fn links(page: &str) -> Vec<&str> {
+    let prose = page.split("```").step_by(2).flat_map(|prose| prose.split('`').step_by(2));
+    prose.flat_map(|prose| prose.split("](").skip(1)).filter_map(|rest| Some(rest.split_once(')')?.0)).collect()
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let mut pages = texts(&root().join("docs"), &["md"]);
+    for name in ["README.md", "CHANGELOG.md"] {
+        pages.push((root().join(name), fs::read_to_string(root().join(name)).expect(name)));
+    }
+    let mut checked = 0;
+    for (path, page) in &pages {
+        for link in links(page).into_iter().filter(|link| !link.contains("://")) {
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() { path.clone() } else { path.parent().expect("a directory").join(file) };
+            assert!(target.exists(), "{} links to {link}", path.display());
+            if !anchor.is_empty() {
+                let target = fs::read_to_string(&target).expect("a page");
+                assert!(anchors(&target).contains(anchor), "{} links to {link}", path.display());
+            }
+            checked += 1;
+        }
+    }
+    assert!(checked > 0);
+}
+
+/// The sections that `line` names after "HTTP contract, section", as in "sections 2.1, 2.5 and 4" or "sections 2 to 4".
+fn cited_sections(line: &str) -> Vec<&str> {
+    let mut sections = Vec::new();
+    for citation in line.split("HTTP contract, section").skip(1) {
+        let mut rest = citation.strip_prefix('s').unwrap_or(citation);
+        while let Some(numbered) = [" and ", " to ", ", ", " "].iter().find_map(|before| rest.strip_prefix(before)) {
+            let end = numbered.find(|character: char| !character.is_ascii_digit() && character != '.');
+            let (section, after) = numbered.split_at(end.unwrap_or(numbered.len()));
+            if !section.starts_with(|character: char| character.is_ascii_digit()) {
+                break;
+            }
+            sections.push(section.trim_end_matches('.'));
+            rest = after;
+        }
+    }
+    sections
+}
+
+#[test]
+fn citations_of_the_http_contract_name_its_sections() {
+    assert_eq!(
+        cited_sections("HTTP contract, sections 2.1, 2.5 and 4; HTTP contract, section 6.1."),
+        ["2.1", "2.5", "4", "6.1"]
+    );
+    let page = http_contract();
+    let sections: BTreeSet<&str> =
+        headings(&page).iter().filter_map(|heading| Some(heading.split_once(' ')?.0.trim_end_matches('.'))).collect();
+    let anchors = anchors(&page);
+    for dir in ["src", "tests", "bench", "docs"] {
+        for (path, text) in texts(&root().join(dir), &["rs", "md", "py", "toml", "sql"]) {
+            if path.ends_with("tests/tidy.rs") {
+                continue;
+            }
+            let is_program = path.extension().is_none_or(|extension| extension != "md");
+            for line in text.lines().filter(|line| line.to_lowercase().contains("contract")) {
+                let cited = cited_sections(line);
+                let unknown: Vec<&&str> = cited.iter().filter(|section| !sections.contains(**section)).collect();
+                assert!(unknown.is_empty(), "{}: no such section: {line}", path.display());
+                let linked = line.split_once("http-contract.md#").map(|(_, rest)| rest);
+                let anchor = linked.and_then(|rest| rest.split([')', '`', ' ']).next());
+                assert!(anchor.is_none_or(|anchor| anchors.contains(anchor)), "{}: {line}", path.display());
+                let is_comment = line.trim_start().starts_with("//") || line.trim_start().starts_with('#');
+                let says_where = !cited.is_empty() || line.contains("http-contract.md");
+                assert!(!is_program || !is_comment || says_where, "{} cites no section: {line}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn the_http_contract_has_every_error_and_every_metric() {
+    let page = http_contract();
+    let refusals = fs::read_to_string(root().join("src/domain/refusal.rs")).expect("src/domain/refusal.rs");
+    let (mut codes, mut messages, mut metrics) = (0, 0, 0);
+    for line in refusals.lines().filter_map(|line| Some(line.trim().split_once("=> ")?.1)) {
+        if let Some((status, code)) = line.strip_prefix('(').and_then(|line| line.split_once(", \"")) {
+            let code = code.trim_end_matches("\"),");
+            assert!(page.contains(&format!("| {status} | `{code}` |")), "{status} {code}");
+            codes += 1;
+        } else if let Some(message) = line.strip_prefix('"').and_then(|line| line.strip_suffix("\",")) {
+            assert!(page.contains(&format!("`{message}`")), "{message}");
+            messages += 1;
+        }
+    }
+    for (_, source) in sources(&root().join("src")) {
+        for name in source.split("\"agentpay_").skip(1).filter_map(|rest| Some(rest.split_once('"')?.0)) {
+            let is_name = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+            // A channel of PostgreSQL.
+            if is_name && name != "controls" {
+                assert!(page.contains(&format!("`agentpay_{name}`")), "agentpay_{name}");
+                metrics += 1;
+            }
+        }
+    }
+    assert!(codes > 20 && messages > 50 && metrics > 30, "{codes} {messages} {metrics}");
 }

@@ -1,4 +1,4 @@
-//! The table of routes: every operation of the contract with what the pipeline has to know of it.
+//! The table of routes: every operation of the API with what the pipeline has to know of it.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -44,7 +44,7 @@ pub enum Auth {
 #[derive(Clone, Copy, Debug)]
 pub struct Route {
     pub method: &'static str,
-    /// With `:name` for a path parameter, as the contract writes it; part of every fingerprint.
+    /// With `:name` for a path parameter; part of every fingerprint (HTTP contract, section 6.2).
     pub pattern: &'static str,
     pub auth: Auth,
     /// Honours `Idempotency-Key`.
@@ -133,7 +133,7 @@ const fn operator(
     Route::new(method, pattern, Auth::Operator, handler, description)
 }
 
-/// In the order of the contract's table.
+/// In the order of the table in docs/api.md.
 pub const ROUTES: &[Route] = &[
     operator("POST", "/api/v1/admin/pause", || post(admin::pause), admin::PAUSE).unlimited(),
     operator("POST", "/api/v1/admin/unpause", || post(admin::unpause), admin::UNPAUSE).unlimited(),
@@ -279,7 +279,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn allow_lists_methods_in_the_contracts_order() {
+    fn allow_lists_methods_in_a_fixed_order() {
         assert_eq!(allow("/api/v1/services"), "GET, HEAD, POST, OPTIONS");
         assert_eq!(allow("/api/v1/api-keys/{prefix}"), "DELETE, OPTIONS");
         assert_eq!(allow("/api/v1/services/bulk"), "GET, HEAD, POST, DELETE, OPTIONS");

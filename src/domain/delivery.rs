@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_body_has_its_members_in_the_contracts_order() {
+    fn a_body_has_its_members_in_a_fixed_order() {
         let id = Uuid::parse_str("6f1c1f0e-0000-4000-8000-000000000001").expect("an id");
         let data = r#"{"id":"wh_0123456789abcdef","url":"https://example.com/hook"}"#;
         let body = body(id, "webhook.test", Timestamp::from_ms(1_767_225_600_007), data).expect("JSON");

@@ -7,7 +7,7 @@ use super::money::{Count, Stroops};
 use super::names::{AgentId, ServiceId};
 use super::timestamp::Timestamp;
 
-/// One event's facts. The JSON of a variant is the event's payload, members in the contract's order.
+/// One event's facts. The JSON of a variant is the event's payload (HTTP contract, section 14).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Event {
@@ -82,7 +82,7 @@ impl Event {
         serde_json::to_string(self).expect("an event is plain data")
     }
 
-    /// The contract's name of the event's type.
+    /// The name of the event's type in JSON.
     pub fn type_name(&self) -> &'static str {
         match self {
             Self::UsageRecorded { .. } => "usage.recorded",

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 pub struct Fingerprint(pub [u8; 32]);
 
 impl Fingerprint {
-    /// `route` is the contract's pattern, such as `/api/v1/services/:serviceId/disable`;
+    /// `route` is the pattern of the route, such as `/api/v1/services/:serviceId/disable`;
     /// `parameters` its decoded path parameters; `body` the parsed body, `{}` if there is none.
     pub fn of(method: &str, route: &str, parameters: &[(&str, &str)], body: &Value) -> Self {
         let mut text = Vec::with_capacity(256);
@@ -91,8 +91,9 @@ mod tests {
         fingerprint.0.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
+    /// HTTP contract, section 21.1.
     #[test]
-    fn the_vectors_of_the_contract() {
+    fn fingerprints_are_those_of_the_test_vectors() {
         let body = serde_json::from_str(r#"{"serviceId":"svc-1","requests":5.0,"agent":"agent-1"}"#);
         assert_eq!(
             hex(Fingerprint::of("POST", "/api/v1/usage", &[], &body.expect("JSON"))),

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-/// Limits of the table `limits`. Counts unless the name ends in a unit. The JSON is the contract's config, in its order.
+/// Limits of the table `limits`. Counts unless the name ends in a unit. The JSON is `config` (HTTP contract, section 15.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Limits {
@@ -40,7 +40,7 @@ pub struct Limit {
     pub of: fn(&mut Limits) -> &mut i64,
 }
 
-/// In the contract's order of emission.
+/// In the order in which they are shown and checked.
 pub const LIMITS: [Limit; 8] = [
     Limit { key: "rateLimitPerWindow", max: 1_000_000, of: |limits| &mut limits.rate_limit_per_window },
     Limit { key: "rateLimitWindowMs", max: 86_400_000, of: |limits| &mut limits.rate_limit_window_ms },

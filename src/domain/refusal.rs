@@ -1,5 +1,5 @@
 //! Every reason to say no: its status, code and message, in one place.
-//! A refusal is an answer and part of the contract; a fault of ours is not one.
+//! A refusal is an answer (HTTP contract, sections 5.2 and 5.3); a fault of ours is not one.
 
 use std::fmt;
 
@@ -124,7 +124,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// HTTP status and the contract's code.
+    /// HTTP status and error code (HTTP contract, section 5.2).
     pub fn status_and_code(&self) -> (u16, &'static str) {
         use Refusal::*;
         match self {
@@ -343,7 +343,7 @@ impl fmt::Display for Echo<'_> {
 /// Most unknown keys of a configuration that a refusal lists.
 const UNKNOWN_KEYS_MAX: usize = 16;
 
-/// The contract's error envelope.
+/// The error body (HTTP contract, section 5.1).
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Envelope<'a> {

@@ -115,8 +115,9 @@ impl fmt::Debug for Secret {
 mod tests {
     use super::*;
 
+    /// HTTP contract, section 21.4.
     #[test]
-    fn signatures_are_those_of_the_contracts_vector() {
+    fn signatures_are_those_of_the_test_vector() {
         let secret = Secret::from_stored(*b"0123456789abcdef0123456789abcdef");
         assert_eq!(secret.reveal(), "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=");
         let body = concat!(

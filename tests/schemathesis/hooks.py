@@ -1,5 +1,5 @@
 """The document says what clients should send. Where it says `x-lenient`, anything else is taken too, so it is valid.
-And some checks do not know what the contract says of some paths."""
+And some checks do not know the rules for paths (HTTP contract, section 2.1)."""
 
 import schemathesis
 from schemathesis.checks import CHECKS

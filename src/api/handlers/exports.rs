@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_guarded_and_quoted_as_in_the_contract() {
+    fn fields_that_a_spreadsheet_would_run_or_split_are_guarded_and_quoted() {
         for (field, shown) in [
             ("plain", "plain"),
             ("-x", "'-x"),

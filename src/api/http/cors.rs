@@ -1,5 +1,5 @@
 //! CORS. Not by tower-http's layer, which answers preflights with 200, sends the allowed methods and headers with
-//! preflights only, and compares origins as text: the contract wants 204, all headers on every response, and
+//! preflights only, and compares origins as text: HTTP contract, section 4.2 asks for 204, all headers on every response, and
 //! normalised origins.
 
 use axum::http::Uri;

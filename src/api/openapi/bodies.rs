@@ -1,5 +1,5 @@
 //! Schemas of request bodies. Bodies are judged by hand, member by member, because the order of the checks and the
-//! words of each refusal are part of the contract; the bounds here are the constants that are judged by.
+//! words of each refusal are normative (HTTP contract, section 5.3); the bounds here are the constants that are judged by.
 
 use serde_json::{Map, Value, json};
 

@@ -35,7 +35,7 @@ pub fn sample(code: &str) -> Refusal {
         }
         "service_paused" => Refusal::Paused,
         "service_unavailable" => Refusal::StoreUnavailable,
-        _ => unreachable!("a code of the contract: {code}"),
+        _ => unreachable!("an error code: {code}"),
     }
 }
 

@@ -13,7 +13,7 @@ pub fn check(body: &Value, known: &[&str]) -> Result<(), Refusal> {
     }
 }
 
-/// Length in UTF-16 code units, as the contract counts.
+/// Length in UTF-16 code units (HTTP contract, section 1.2).
 pub fn length(text: &str) -> usize {
     text.encode_utf16().count()
 }

@@ -1,5 +1,5 @@
-//! What every request passes, in the contract's order: request id, CORS, identity, authorisation, pause, rate limit,
-//! outcome of the match, and then its handler, which reads body, query and key. Every response leaves through here.
+//! The steps of every request, in order (HTTP contract, section 2.2): request id, CORS, identity, authorisation, pause,
+//! rate limit, outcome of the match, and then its handler, which reads body, query and key. Every response leaves here.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,4 +1,4 @@
-//! Query parameters and cursors. Values are read leniently, as the contract's table of kinds says.
+//! Query parameters and cursors. Values are read leniently (HTTP contract, section 2.8).
 
 use std::ops::Range;
 

@@ -1,4 +1,4 @@
-//! Contract section 13, admin reset.
+//! HTTP contract, section 15.2: reset.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Contract section 14: reads of agents, with their exact bodies.
+//! HTTP contract, section 10.5: reads of agents, with their exact bodies.
 
 use serde_json::json;
 

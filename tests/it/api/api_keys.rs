@@ -1,4 +1,4 @@
-//! Contract section 16: API keys, and their list of section 11.2.
+//! HTTP contract, sections 12 and 9.1: API keys and their list.
 
 use serde_json::{Value, json};
 
@@ -44,7 +44,7 @@ async fn a_key_founds_a_tenant_or_joins_one_and_is_shown_once() {
 }
 
 #[tokio::test]
-async fn checks_come_in_the_contracts_order() {
+async fn checks_come_in_order() {
     let service = Service::start(&[]).await;
     let client = service.client();
     let long = "x".repeat(65);

@@ -1,4 +1,4 @@
-//! Contract section 14: usage, settlement and the ledger.
+//! HTTP contract, section 10: usage, settlement and the ledger.
 
 use serde_json::json;
 

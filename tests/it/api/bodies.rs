@@ -1,4 +1,4 @@
-//! Contract section 5: what may be sent as a body, and the exact refusal of everything else.
+//! HTTP contract, section 2.6: what may be sent as a body, and the exact refusal of everything else.
 
 use std::io::Write;
 

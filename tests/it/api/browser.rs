@@ -1,4 +1,4 @@
-//! Browser clients (contract section 10.2), seen with a real browser: headless Chromium opens a page of one origin,
+//! Browser clients (HTTP contract, section 4.2), seen with a real browser: headless Chromium opens a page of one origin,
 //! whose script talks to the service on another and writes into the page what it could do and read.
 
 use std::path::{Path, PathBuf};
@@ -110,7 +110,7 @@ async fn a_page_of_an_allowed_origin_writes_retries_and_reads_its_limits() {
         }
     }
     assert_eq!(found["first"]["headers"]["x-request-id"], "from-the-page");
-    // What the contract does not expose stays hidden.
+    // What is not exposed stays hidden.
     assert_eq!(found["first"]["headers"]["server-timing"], Value::Null);
     for method in ["PUT", "PATCH", "DELETE"] {
         assert_eq!(found[method]["status"], 404, "{method}: {found:#}");

@@ -1,4 +1,4 @@
-//! Contract section 10.3, compression.
+//! HTTP contract, section 4.4: compression.
 
 use std::io::Read;
 

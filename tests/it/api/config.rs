@@ -1,4 +1,4 @@
-//! Contract section 13, config, with the cursors of section 26.
+//! HTTP contract, sections 15.3 and 21.3: config and its cursors.
 
 use crate::support::Service;
 

@@ -1,4 +1,4 @@
-//! Contract section 10.2, and `Vary` of section 10.3.
+//! HTTP contract, sections 4.2 and 4.3: CORS and `Vary`.
 
 use crate::support::{Answer, Client, Service};
 

@@ -1,4 +1,4 @@
-//! Contract section 18: the event log and its summary, with their exact bodies.
+//! HTTP contract, section 14: the event log and its summary, with their exact bodies.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -167,7 +167,7 @@ async fn since_and_type_filter_items_total_and_cursor() {
 }
 
 #[tokio::test]
-async fn cursors_and_parameters_are_judged_as_the_contract_says() {
+async fn cursors_and_parameters_are_judged_by_their_form_and_their_place() {
     let service = Service::start(&[]).await;
     let client = service.client();
     record(&client, 1..=2).await;

@@ -1,4 +1,4 @@
-//! Contract sections 14 and 19: the exports, and the changelog.
+//! HTTP contract, sections 10.6 and 16.4: the exports, and the changelog.
 
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

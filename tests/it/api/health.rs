@@ -1,4 +1,4 @@
-//! Contract section 19, deep health; and what metrics and health say while the database is away.
+//! HTTP contract, section 16.3: deep health; and what metrics and health say while the database is away.
 
 use agentpay_billing::local_postgres::LocalPostgres;
 use serde_json::{Value, json};

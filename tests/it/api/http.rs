@@ -1,4 +1,4 @@
-//! Contract sections 1, 4, 5, 6 and 10: routes, request ids, bodies and headers, where no area of its own shows them.
+//! HTTP contract, sections 2, 4 and 5: routes, request ids, bodies and headers, where no area of its own shows them.
 
 use std::io::Write;
 
@@ -24,7 +24,7 @@ async fn raw(service: &Service, request: &str) -> String {
 }
 
 #[tokio::test]
-async fn every_response_has_the_headers_of_the_contract() {
+async fn every_kind_of_response_has_its_headers() {
     let service = Service::start(&[]).await;
     let client = service.client();
     let none =
@@ -340,7 +340,7 @@ async fn an_error_of_ours_says_nothing_but_where_it_happened() {
 }
 
 #[tokio::test]
-async fn members_stand_in_the_contracts_order_also_in_refusals() {
+async fn members_stand_in_order_also_in_refusals() {
     let service = Service::start(&[]).await;
     let client = service.client().with("x-request-id", "r");
     let body = client.send("PATCH", "/api/v1/config", Some(r#"{"b":1,"a":2}"#)).await;

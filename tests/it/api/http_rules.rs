@@ -1,4 +1,4 @@
-//! Contract sections 1, 2, 4 and 10: paths, methods, the order of the pipeline, and the headers of every response.
+//! HTTP contract, sections 2 and 4: paths, methods, the order of the pipeline, and the headers of every response.
 
 use serde_json::json;
 
@@ -6,7 +6,7 @@ use crate::support::{Client, Head, Service, Socket, usage};
 
 const USAGE: &str = "/api/v1/usage";
 
-/// The headers of contract section 10.1 whose value never changes.
+/// The headers whose value never changes (HTTP contract, section 4.1).
 const FIXED: [(&str, &str); 6] = [
     ("x-content-type-options", "nosniff"),
     ("x-frame-options", "DENY"),

@@ -1,4 +1,4 @@
-//! Contract section 28: `.` and `..` are no ids, but what is stored under them can be read, settled and removed.
+//! HTTP contract, section 1.3: `.` and `..` are no ids, but what is stored under them can be read, settled and removed.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! The table of the contract, the table that mounts the routes and the OpenAPI document are one and the same set.
+//! The table that mounts the routes and the OpenAPI document have the same operations (HTTP contract, section 2.1).
 
 use std::collections::BTreeSet;
 
@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 
 use crate::support::Service;
 
-/// The contract's table: method, path, statuses of success, auth, and what applies of idem, rl, pause and strict (an
+/// Each operation: method, path, statuses of success, auth, and what applies of idem, rl, pause and strict (an
 /// unknown query parameter is 400).
-const CONTRACT: &str = "
+const OPERATIONS: &str = "
 POST /api/v1/admin/pause 200 operator
 POST /api/v1/admin/unpause 200 operator
 GET /api/v1/admin/status 200 open
@@ -69,7 +69,7 @@ GET /api/v1/idempotency/:key 200 open rl strict
 ";
 
 fn rows() -> Vec<Vec<&'static str>> {
-    let rows: Vec<Vec<&str>> = CONTRACT.trim().lines().map(|line| line.split(' ').collect()).collect();
+    let rows: Vec<Vec<&str>> = OPERATIONS.trim().lines().map(|line| line.split(' ').collect()).collect();
     assert_eq!(rows.len(), 56);
     rows
 }
@@ -97,13 +97,13 @@ fn told(route: &Route) -> Vec<&'static str> {
 }
 
 #[test]
-fn the_mounted_routes_are_the_contracts_table() {
+fn the_mounted_routes_are_these_operations() {
     let mounted: Vec<Vec<&str>> = ROUTES.iter().map(told).collect();
-    let mut contract = rows();
-    for row in &mut contract {
+    let mut expected = rows();
+    for row in &mut expected {
         row.remove(2);
     }
-    assert_eq!(mounted, contract);
+    assert_eq!(mounted, expected);
     let alone: Vec<&str> = ROUTES.iter().filter(|route| route.works_alone).map(|route| route.pattern).collect();
     assert_eq!(
         alone,
@@ -145,7 +145,7 @@ fn names<'a>(document: &'a Value, operation: &'a Value, place: &str) -> BTreeSet
 }
 
 #[tokio::test]
-async fn the_document_has_the_contracts_operations_and_no_other() {
+async fn the_document_has_these_operations_and_no_other() {
     let document = document().await;
     assert_eq!((&document["openapi"], &document["info"]["title"]), (&json!("3.1.0"), &json!("AgentPay Backend")));
     let mut described = BTreeSet::new();

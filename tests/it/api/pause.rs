@@ -1,4 +1,4 @@
-//! Contract section 8, and that a pause, a limit and a revocation reach every replica within a second.
+//! HTTP contract, section 7, and that a pause, a limit and a revocation reach every replica within a second.
 
 use agentpay_billing::clock::Clock;
 use agentpay_billing::domain::limits::Controls;

@@ -1,4 +1,4 @@
-//! Contract section 9, and section 2's order of steps: which error wins.
+//! HTTP contract, sections 8 and 2.2: quota, and which error wins.
 
 use serde_json::json;
 
@@ -169,7 +169,7 @@ async fn switched_off_nothing_is_counted_or_said() {
     }
 }
 
-/// Contract section 2: each request has every fault from its step on; the first step wins.
+/// HTTP contract, section 2.2: each request has every fault from its step on; the first step wins.
 #[tokio::test]
 async fn the_first_step_of_the_pipeline_wins() {
     let environment = [ON, &[("REQUIRE_API_KEY", "true"), ("ADMIN_API_KEY", "admin")]].concat();

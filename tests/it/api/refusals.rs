@@ -1,4 +1,4 @@
-//! Contract section 6.2: what each field, cursor, id and cap is refused with, word for word.
+//! HTTP contract, section 5.3: what each field, cursor, id and cap is refused with, word for word.
 
 use std::collections::BTreeMap;
 

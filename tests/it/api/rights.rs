@@ -1,4 +1,4 @@
-//! Contract section 3.2: every route by every kind of caller, with and without required keys. A route of the table
+//! HTTP contract, section 3.2: every route by every kind of caller, with and without required keys. A route of the table
 //! without a row here fails the test.
 
 use agentpay_billing::api::routes::ROUTES;
@@ -120,7 +120,7 @@ async fn kinds(service: &Service, mode: usize) -> Vec<Kind> {
 }
 
 #[tokio::test]
-async fn every_route_is_open_to_those_of_the_contract_and_nobody_else() {
+async fn every_route_is_open_to_those_who_may_use_it_and_nobody_else() {
     for (mode, environment) in MODES.into_iter().enumerate() {
         let required = mode == 0;
         let service = Service::start(environment).await;

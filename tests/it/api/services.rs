@@ -1,4 +1,4 @@
-//! Contract section 15: services, row by row, with their exact bodies.
+//! HTTP contract, section 11: services, row by row, with their exact bodies.
 
 use serde_json::{Value, json};
 
@@ -108,7 +108,7 @@ async fn an_id_that_breaks_the_rule_is_refused_before_anything_else() {
 }
 
 #[tokio::test]
-async fn checks_of_a_change_come_in_the_contracts_order() {
+async fn checks_of_a_change_come_in_order() {
     let service = Service::start(&[]).await;
     let client = service.client();
     register(&client, "s", 1).await;
@@ -156,7 +156,7 @@ async fn checks_of_a_change_come_in_the_contracts_order() {
 }
 
 #[tokio::test]
-async fn checks_of_a_registration_come_in_the_contracts_order() {
+async fn checks_of_a_registration_come_in_order() {
     let service = Service::start(&[]).await;
     let client = service.client();
     for (body, message) in [

@@ -1,4 +1,4 @@
-//! Contract section 14, the ledger: GET settlements and GET settlements/:id.
+//! HTTP contract, section 10.4: GET settlements and GET settlements/:id.
 
 use serde_json::{Value, json};
 

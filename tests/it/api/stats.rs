@@ -1,4 +1,4 @@
-//! Contract section 20, GET stats.
+//! HTTP contract, section 17.1: GET stats.
 
 use serde_json::{Value, json};
 
@@ -156,7 +156,7 @@ async fn the_breakdown_is_paged_by_cursors_that_are_positions() {
     };
     let ids = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>();
     assert_eq!(page("").await, (ids(&["Z", "svc-a", "svc-b", "svc-c"]), None));
-    // The contract's vector.
+    // HTTP contract, section 21.3.
     let next = Some("cHVibGljOjpzdmMtYQ".to_owned());
     assert_eq!(page("?limit=2").await, (ids(&["Z", "svc-a"]), next));
     assert_eq!(page("?limit=2&cursor=cHVibGljOjpzdmMtYQ").await, (ids(&["svc-b", "svc-c"]), None));

@@ -1,4 +1,4 @@
-//! Contract section 17, the routes: each check in its order, each message in its words.
+//! HTTP contract, section 13.1: each check in its order, each message in its words.
 
 use serde_json::{Value, json};
 
@@ -72,7 +72,7 @@ async fn a_webhook_is_made_with_a_secret_that_is_shown_once() {
 }
 
 #[tokio::test]
-async fn creation_checks_in_the_contracts_order() {
+async fn creation_checks_in_order() {
     let service = Service::start(&[]).await;
     let client = service.client();
     let url = (400, "url must be an http(s) URL up to 2048 chars");
@@ -137,7 +137,7 @@ async fn a_tenants_webhooks_are_capped_exactly() {
 }
 
 #[tokio::test]
-async fn a_change_checks_in_the_contracts_order_and_is_all_or_nothing() {
+async fn a_change_checks_in_order_and_is_all_or_nothing() {
     let service = Service::start(&[]).await;
     let client = service.client();
     let made = make(&client, "https://example.com/a", &["usage.recorded"]).await;
@@ -205,7 +205,7 @@ async fn webhooks_are_listed_by_creation_with_cursors_that_are_positions() {
     ] {
         assert_eq!(refusal(&client.get(&format!("{WEBHOOKS}?{query}")).await), (400, message.to_owned()));
     }
-    // The contract's vector: after 1767225600000, wh_0123456789abcdef.
+    // HTTP contract, section 21.3: after 1767225600000, wh_0123456789abcdef.
     let vector = page(format!("{WEBHOOKS}?cursor=MTc2NzIyNTYwMDAwMDp3aF8wMTIzNDU2Nzg5YWJjZGVm")).await;
     assert_eq!(vector["items"].as_array().map(Vec::len), Some(4));
 }

@@ -1,4 +1,4 @@
-//! Contract section 24 for usage, and the answers to what waits too long.
+//! HTTP contract, section 15.4 for usage, and the answers to what waits too long.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Contract section 7: one execution per key, whatever is sent how often.
+//! HTTP contract, section 6: one execution per key, whatever is sent how often.
 
 use serde_json::json;
 

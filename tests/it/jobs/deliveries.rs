@@ -1,4 +1,4 @@
-//! Contract section 17, deliveries: real HTTP to a real receiver, verified by a library that is not ours.
+//! HTTP contract, sections 13.2 to 13.4: real HTTP to a real receiver, verified by a library that is not ours.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
@@ -72,7 +72,7 @@ async fn run_next(service: &Service, hook: &Hook) {
 }
 
 #[tokio::test]
-async fn an_event_arrives_signed_as_the_contract_says() {
+async fn an_event_arrives_signed() {
     let service = Service::start(PRIVATE).await;
     let (client, receiver) = (service.client(), Receiver::start().await);
     let hook = Hook::make(&client, &receiver, &["usage.recorded"]).await;

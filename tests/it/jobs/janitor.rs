@@ -1,4 +1,4 @@
-//! Contract section 7.3, caps: expired records first, then the oldest, each cap for itself.
+//! HTTP contract, section 6.5: expired records first, then the oldest, each cap for itself.
 
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ async fn keyed(service: &Service, address: &str, key: &str) -> Answer {
     service.client().with("x-forwarded-for", address).key(key).post(USAGE, &usage("a", "s", 1)).await
 }
 
-/// A refusal of a caller that is full, as the contract has it.
+/// The refusal of a caller that is full (HTTP contract, section 6.5).
 fn assert_full(answer: &Answer) {
     let message = "too many idempotency records are stored for this caller; requests with a new Idempotency-Key are refused \
                    until some may be deleted; nothing was changed";

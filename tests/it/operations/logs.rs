@@ -1,4 +1,4 @@
-//! Contract section 22: what the log says.
+//! HTTP contract, section 19.3: what the log says.
 
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ fn lines(log: &str) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_are_logged_as_json_lines_with_the_contracts_fields() {
+async fn requests_are_logged_as_json_lines() {
     let database = url(&new_database().await);
     let port = free_port();
     let text = port.to_string();

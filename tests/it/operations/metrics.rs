@@ -1,4 +1,4 @@
-//! Contract section 20, metrics. In processes of their own: the figures are the process's.
+//! HTTP contract, section 17.2: metrics. In processes of their own: the figures are the process's.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Contract section 22: a start that cannot succeed is one line on stderr and exit code 1, and keeps its secrets.
+//! HTTP contract, section 19.1: a start that cannot succeed is one line on stderr and exit code 1, and keeps its secrets.
 
 use std::process::Output;
 
