@@ -1,7 +1,15 @@
--- Text that identifies something is compared by code unit (COLLATE "C"): the HTTP contract orders it that way, and the
--- service locks rows in the order in which the database sorts them. An identifier's length is part of its type.
--- Constraints that a single statement per request would check on every write are left to the service, which enforces
--- them before it writes; `agentpay-billing verify` finds rows that break them.
+-- The files are in the order in which the schema is understood: tenants and their keys, services, usage, settlements,
+-- events, webhooks, idempotency, maintained totals, configuration, the types of the commit statement, views.
+--
+-- Identifiers are compared by code unit (COLLATE "C"). The HTTP contract orders them that way, and the service locks
+-- rows in the order in which the database sorts them. Their length is part of their type.
+--
+-- Times are timestamptz: moments, which psql shows in the session's time zone. The service writes whole milliseconds,
+-- and its API shows milliseconds since 1970-01-01 00:00 UTC. Amounts are stroops. The comment on a column that allows
+-- NULL says what NULL means.
+--
+-- A rule that every write would have to check is left to the service, which checks it before it writes.
+-- `agentpay-billing verify` finds rows that break it.
 
 CREATE TABLE tenants (
     tenant_id      varchar(64) COLLATE "C" NOT NULL,
@@ -10,10 +18,15 @@ CREATE TABLE tenants (
     CONSTRAINT tenants_pkey PRIMARY KEY (tenant_id),
     CONSTRAINT tenants_tenant_id_length CHECK (length(tenant_id) >= 1)
 );
-COMMENT ON TABLE tenants IS 'One row per customer account. Everything that is billed belongs to exactly one tenant.';
-COMMENT ON COLUMN tenants.tenant_id IS 'Opaque id: tnt_ and 32 hexadecimal digits, or public for requests without a recognised key.';
+COMMENT ON TABLE tenants IS 'Customer accounts. Everything that is billed belongs to exactly one tenant.';
+COMMENT ON COLUMN tenants.tenant_id IS
+    'Id of the tenant: tnt_ and 32 hexadecimal digits, or public for requests without a recognised API key.';
 COMMENT ON COLUMN tenants.created_at IS 'When the tenant was created.';
-COMMENT ON COLUMN tenants.terms_revision IS 'Drawn at random whenever one of the tenant''s services, its price or its flag changes, or its first webhook is created or its last deleted. A commit that was decided on another revision is rolled back and decided again. Change it whenever you change these by hand.';
+COMMENT ON COLUMN tenants.terms_revision IS
+    'Random number that stands for the tenant''s terms: its services, their prices and flags, and whether it has '
+    'webhooks. Each change of them draws a new number. A commit that was decided on another number is rolled back '
+    'and decided again. Set it to another value whenever you change terms by hand.';
+COMMENT ON INDEX tenants_pkey IS 'Finds a tenant by its id.';
 INSERT INTO tenants (tenant_id) VALUES ('public');
 
 CREATE TABLE api_keys (
@@ -31,9 +44,13 @@ CREATE TABLE api_keys (
     CONSTRAINT api_keys_label_length CHECK (length(label) >= 1)
 );
 CREATE INDEX api_keys_list ON api_keys (created_at, prefix);
-COMMENT ON TABLE api_keys IS 'One row per live API key. The key itself is never stored; revoking it deletes the row.';
+COMMENT ON TABLE api_keys IS 'Live API keys. The key itself is never stored. Revoking a key deletes its row.';
 COMMENT ON COLUMN api_keys.tenant_id IS 'The tenant that requests with this key belong to.';
-COMMENT ON COLUMN api_keys.prefix IS 'First 12 characters of the key: its public name in lists and for revocation.';
+COMMENT ON COLUMN api_keys.prefix IS 'First 12 characters of the key. Lists show them, and a key is revoked by them.';
 COMMENT ON COLUMN api_keys.key_hash IS 'SHA-256 of the whole key.';
-COMMENT ON COLUMN api_keys.label IS 'The operator''s description of the key.';
+COMMENT ON COLUMN api_keys.label IS 'Description of the key, given by the operator.';
 COMMENT ON COLUMN api_keys.created_at IS 'When the key was created.';
+COMMENT ON INDEX api_keys_pkey IS 'Finds the keys of a tenant.';
+COMMENT ON INDEX api_keys_prefix_key IS 'Finds the key to revoke. No two keys have the same prefix.';
+COMMENT ON INDEX api_keys_key_hash_key IS 'Finds the tenant of a request. No two rows are the same key.';
+COMMENT ON INDEX api_keys_list IS 'Lists keys in the order of their creation.';

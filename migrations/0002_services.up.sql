@@ -13,14 +13,22 @@ CREATE TABLE services (
     CONSTRAINT services_metadata_whole CHECK ((description IS NULL) = (owner IS NULL)),
     CONSTRAINT services_owner_length CHECK (length(owner) >= 1)
 );
--- Lists alone use this index, as agents_list.
+-- The collation keeps this index for lists: see agents_list.
 CREATE INDEX services_list ON services (tenant_id COLLATE "POSIX", list_position);
-COMMENT ON TABLE services IS 'One row per service that a tenant has registered, with its current price.';
+COMMENT ON TABLE services IS
+    'Registered services of each tenant with their current prices. No foreign key to tenants: the tenant of a '
+    'request is read from api_keys, which has one.';
 COMMENT ON COLUMN services.tenant_id IS 'The tenant that owns the service.';
-COMMENT ON COLUMN services.service_id IS 'The service''s id, chosen by the tenant.';
-COMMENT ON COLUMN services.price_stroops IS 'Current price of one request in stroops. A settlement uses the price at its time.';
-COMMENT ON COLUMN services.disabled IS 'True refuses new usage. What is outstanding can still be settled.';
-COMMENT ON COLUMN services.description IS 'Optional text for people; present together with owner or not at all.';
-COMMENT ON COLUMN services.owner IS 'Optional owner for people; present together with description or not at all.';
+COMMENT ON COLUMN services.service_id IS 'Id of the service, chosen by the tenant.';
+COMMENT ON COLUMN services.price_stroops IS
+    'Current price of one request in stroops. A settlement uses the price at its time.';
+COMMENT ON COLUMN services.disabled IS 'True: new usage is refused. Outstanding requests can still be settled.';
+COMMENT ON COLUMN services.description IS
+    'Description for people. NULL: the service has no metadata, so owner is NULL too.';
+COMMENT ON COLUMN services.owner IS 'Owner, for people. NULL: the service has no metadata, so description is NULL too.';
 COMMENT ON COLUMN services.created_at IS 'When the service was registered. Updates keep it.';
-COMMENT ON COLUMN services.list_position IS 'Lists show services in this order, the order of creation.';
+COMMENT ON COLUMN services.list_position IS
+    'Ascending number. Lists show services in this order, the order of their registration.';
+COMMENT ON INDEX services_pkey IS 'Finds a service by tenant and id.';
+COMMENT ON INDEX services_list IS
+    'Lists the services of a tenant. Used only by queries that ask for the collation "POSIX".';

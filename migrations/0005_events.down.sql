@@ -1,3 +1,2 @@
-DROP VIEW events;
 DROP TABLE event_runs;
 DROP SEQUENCE event_positions;

@@ -1,3 +1,3 @@
-DROP VIEW recent_responses, idempotency_overview;
+DROP TABLE full_callers, caller_totals;
 DROP FUNCTION idempotency_key_bytes;
-DROP TABLE caller_totals, idempotency_keys;
+DROP TABLE idempotency_keys;

@@ -1,5 +1,5 @@
--- What operators change while the service runs. The two revisions tell replicas, which read this row several times a
--- second, what to take over and what to forget.
+-- What operators change while the service runs. Replicas read this row several times a second, and see by the two
+-- revisions what has changed.
 CREATE TABLE runtime_config (
     only_row                boolean NOT NULL DEFAULT true,
     rate_limit_per_window   bigint NOT NULL DEFAULT 60,
@@ -24,17 +24,22 @@ CREATE TABLE runtime_config (
     CONSTRAINT runtime_config_webhook_store_max_keys_range CHECK (webhook_store_max_keys BETWEEN 1 AND 10000),
     CONSTRAINT runtime_config_api_key_store_max_keys_range CHECK (api_key_store_max_keys BETWEEN 1 AND 10000)
 );
-COMMENT ON TABLE runtime_config IS 'One row: the limits of the running system and whether it is paused. Every replica applies a change within a second.';
-COMMENT ON COLUMN runtime_config.only_row IS 'Always true: there is one row.';
-COMMENT ON COLUMN runtime_config.rate_limit_per_window IS 'Requests that a caller may make per window.';
-COMMENT ON COLUMN runtime_config.rate_limit_window_ms IS 'Length of that window in milliseconds.';
-COMMENT ON COLUMN runtime_config.bulk_max_items IS 'Most items of one bulk request.';
-COMMENT ON COLUMN runtime_config.event_log_cap IS 'Newest events of a tenant that stay visible; older ones are deleted.';
-COMMENT ON COLUMN runtime_config.usage_store_max_keys IS 'Most pairs above zero of a tenant.';
-COMMENT ON COLUMN runtime_config.services_store_max_keys IS 'Most services of a tenant.';
-COMMENT ON COLUMN runtime_config.webhook_store_max_keys IS 'Most webhooks of a tenant.';
-COMMENT ON COLUMN runtime_config.api_key_store_max_keys IS 'Most live API keys, over all tenants.';
-COMMENT ON COLUMN runtime_config.paused IS 'True while writes are refused.';
-COMMENT ON COLUMN runtime_config.revision IS 'Grows with every change of this row, so that a replica never goes back to an older state.';
-COMMENT ON COLUMN runtime_config.keys_revision IS 'Grows with every API key created or revoked. Replicas then look all keys up again.';
+COMMENT ON TABLE runtime_config IS
+    'One row: the limits of the running system and the pause flag. Every replica applies a change within a second.';
+COMMENT ON COLUMN runtime_config.only_row IS 'Always true. The primary key allows no second row.';
+COMMENT ON COLUMN runtime_config.rate_limit_per_window IS 'Requests that a caller may make in each window.';
+COMMENT ON COLUMN runtime_config.rate_limit_window_ms IS 'Length of the window in milliseconds.';
+COMMENT ON COLUMN runtime_config.bulk_max_items IS 'Maximum number of items in a bulk request.';
+COMMENT ON COLUMN runtime_config.event_log_cap IS
+    'Number of events that a tenant can read. The newest are kept, and the janitor deletes older ones.';
+COMMENT ON COLUMN runtime_config.usage_store_max_keys IS
+    'Maximum number of pairs of a tenant with outstanding requests.';
+COMMENT ON COLUMN runtime_config.services_store_max_keys IS 'Maximum number of services of a tenant.';
+COMMENT ON COLUMN runtime_config.webhook_store_max_keys IS 'Maximum number of webhooks of a tenant.';
+COMMENT ON COLUMN runtime_config.api_key_store_max_keys IS 'Maximum number of live API keys of all tenants together.';
+COMMENT ON COLUMN runtime_config.paused IS 'True: writes are refused.';
+COMMENT ON COLUMN runtime_config.revision IS 'Increases with each change of this row.';
+COMMENT ON COLUMN runtime_config.keys_revision IS
+    'Increases when an API key is created or revoked. Replicas then look up all keys again.';
+COMMENT ON INDEX runtime_config_pkey IS 'Allows one row.';
 INSERT INTO runtime_config DEFAULT VALUES;

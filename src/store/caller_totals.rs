@@ -3,11 +3,11 @@
 
 use sqlx::PgConnection;
 
-use super::StoreError;
 use super::retention::Removed;
+use super::{StoreError, totals};
 
 /// The row of each caller that the janitor subtracts from, so that no commit waits for it.
-const JANITOR_SHARD: i16 = -1;
+const JANITOR_SHARD: i16 = totals::SHARDS;
 
 /// What a caller has.
 #[derive(Clone, Debug)]

@@ -313,12 +313,12 @@ pub async fn list(
             (SELECT position, NULL, recorded_at, type, 'pending', 0::smallint, NULL, recorded_at, NULL, NULL
              FROM webhooks AS target
              CROSS JOIN LATERAL (
-                 SELECT position, recorded_at, type, expanded_to FROM outbox
+                 SELECT position, recorded_at, type, last_webhook_id FROM outbox
                  WHERE outbox.tenant_id = $1 AND position < $3 AND position >= target.from_position
                  ORDER BY outbox.tenant_id DESC, position DESC LIMIT $5
              ) AS event
              WHERE target.tenant_id = $1 AND target.webhook_id = $2 AND target.disabled_at IS NULL
-                AND event.expanded_to < $2 AND (event.type = ANY (target.events) OR $6 = ANY (target.events)))
+                AND event.last_webhook_id < $2 AND (event.type = ANY (target.events) OR $6 = ANY (target.events)))
         ) AS delivery
         ORDER BY event_position DESC LIMIT $4"#,
         tenant.as_str(),

@@ -42,7 +42,7 @@ pub struct Unexpanded {
     pub recorded_at: Timestamp,
     pub event_type: String,
     /// The last webhook whose delivery is written, in the order of ids. Empty: none is.
-    pub expanded_to: String,
+    pub last_webhook_id: String,
 }
 
 /// Tenants after `after` that have events here, in the order of their ids, at most `tenants_max`. One index probe for each.
@@ -74,7 +74,7 @@ pub async fn take(
 ) -> Result<Vec<Unexpanded>, StoreError> {
     let rows = sqlx::query!(
         "-- outbox::take
-        SELECT position, recorded_at, type, expanded_to FROM outbox
+        SELECT position, recorded_at, type, last_webhook_id FROM outbox
         WHERE tenant_id = $1 ORDER BY tenant_id, position LIMIT $2
         FOR UPDATE SKIP LOCKED",
         tenant.as_str(),
@@ -86,7 +86,7 @@ pub async fn take(
         position: row.position,
         recorded_at: row.recorded_at.into(),
         event_type: row.r#type,
-        expanded_to: row.expanded_to,
+        last_webhook_id: row.last_webhook_id,
     });
     Ok(events.collect())
 }
@@ -113,7 +113,7 @@ pub async fn note_expanded(
 ) -> Result<(), StoreError> {
     sqlx::query!(
         "-- outbox::note_expanded
-        UPDATE outbox SET expanded_to = $3 WHERE tenant_id = $1 AND position = $2",
+        UPDATE outbox SET last_webhook_id = $3 WHERE tenant_id = $1 AND position = $2",
         tenant.as_str(),
         position,
         webhook,

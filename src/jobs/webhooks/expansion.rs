@@ -25,7 +25,7 @@ pub async fn expand(connection: &mut PgConnection, tenant: &Tenant, now: Timesta
     let events = outbox::take(&mut transaction, tenant, EVENTS_MAX).await?;
     let Some(first) = events.first() else { return Ok(false) };
     let subscribers =
-        webhooks::subscribers(&mut transaction, tenant, &first.expanded_to, DELIVERIES_MAX as i64).await?;
+        webhooks::subscribers(&mut transaction, tenant, &first.last_webhook_id, DELIVERIES_MAX as i64).await?;
     let Expansion { deliveries, done, partial } = plan(tenant, &events, &subscribers, DELIVERIES_MAX);
     if !deliveries.is_empty() {
         let added = deliveries::insert(&mut transaction, tenant, &deliveries, now).await?;
@@ -68,9 +68,10 @@ fn plan<'a>(
     let Some(first) = events.first() else { return expansion };
     let are_all = subscribers.len() < deliveries_max;
     // The others need the subscribers that this list leaves out.
-    let events = if are_all && first.expanded_to.is_empty() { events } else { &events[..1] };
+    let events = if are_all && first.last_webhook_id.is_empty() { events } else { &events[..1] };
     for event in events {
-        let own = subscribers.iter().filter(|subscriber| subscriber.id > event.expanded_to && takes(subscriber, event));
+        let own =
+            subscribers.iter().filter(|subscriber| subscriber.id > event.last_webhook_id && takes(subscriber, event));
         let own = own.map(|subscriber| NewDelivery {
             position: event.position,
             webhook: &subscriber.id,
@@ -99,12 +100,12 @@ fn takes(subscriber: &Subscriber, event: &Unexpanded) -> bool {
 mod tests {
     use super::*;
 
-    fn event(position: i64, event_type: &str, expanded_to: &str) -> Unexpanded {
+    fn event(position: i64, event_type: &str, last_webhook_id: &str) -> Unexpanded {
         Unexpanded {
             position,
             recorded_at: Timestamp::from_ms(position),
             event_type: event_type.to_owned(),
-            expanded_to: expanded_to.to_owned(),
+            last_webhook_id: last_webhook_id.to_owned(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The schema, the migrations, and a PostgreSQL that fails, moves or grows.
 
+mod comments;
 mod constraints;
 mod faults;
 mod growth;

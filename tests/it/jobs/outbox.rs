@@ -268,11 +268,11 @@ async fn an_event_for_many_webhooks_is_expanded_in_parts() {
     sqlx::raw_sql(refuse).execute(&service.pool).await.expect("a trigger");
     assert!(dispatcher.run_once().await.is_err());
     assert_eq!(service.number("SELECT count(*) FROM webhook_deliveries WHERE status = 'delivered'").await, 1000);
-    let expanded_to: String =
-        sqlx::query_scalar("SELECT expanded_to FROM outbox").fetch_one(&service.pool).await.expect("the event");
-    assert_eq!(expanded_to, format!("wh_{:016x}", 1000));
+    let last_webhook_id: String =
+        sqlx::query_scalar("SELECT last_webhook_id FROM outbox").fetch_one(&service.pool).await.expect("the event");
+    assert_eq!(last_webhook_id, format!("wh_{:016x}", 1000));
     // Who has the delivery, and who waits for it, has it listed once.
-    assert_eq!(deliveries(&client, &expanded_to).await.len(), 1);
+    assert_eq!(deliveries(&client, &last_webhook_id).await.len(), 1);
     let waiting = deliveries(&client, last).await;
     assert_eq!((waiting.len(), &waiting[0]["status"]), (1, &json!("pending")));
     sqlx::raw_sql("DROP TRIGGER refuse ON webhook_deliveries").execute(&service.pool).await.expect("no trigger");

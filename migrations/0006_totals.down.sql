@@ -1,2 +1,0 @@
-DROP VIEW billing_overview;
-DROP TABLE totals;

@@ -1,0 +1,1 @@
+DROP VIEW recent_responses, idempotency_overview, billing_overview, events;
