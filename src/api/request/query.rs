@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use percent_encoding::percent_decode_str;
 use schemars::JsonSchema;
 use serde::Serialize;
+use url::form_urlencoded;
 
 use crate::domain::refusal::Refusal;
 
@@ -21,14 +21,7 @@ pub struct Query(Vec<(String, String)>);
 
 impl Query {
     pub fn parse(text: &str) -> Self {
-        let decode = |text: &str| {
-            let text = text.replace('+', " ");
-            percent_decode_str(&text).decode_utf8_lossy().into_owned()
-        };
-        let pairs = text.split('&').filter(|pair| !pair.is_empty()).take(PAIRS_MAX);
-        Self(
-            pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(n, v)| (decode(n), decode(v))).collect(),
-        )
+        Self(form_urlencoded::parse(text.as_bytes()).into_owned().take(PAIRS_MAX).collect())
     }
 
     pub fn first_unknown(&self, known: &[&str]) -> Option<&str> {
@@ -169,6 +162,10 @@ mod tests {
         }
         assert_eq!(Query::parse("a=1&a=2").text("a"), None);
         assert_eq!(Query::parse("a=x+y%21").text("a"), Some("x y!"));
+        // A bad escape is text, and a byte that is not UTF-8 becomes U+FFFD.
+        assert_eq!(Query::parse("&&a=%zz%f&").text("a"), Some("%zz%f"));
+        assert_eq!(Query::parse("a=%ff=").text("a"), Some("\u{fffd}="));
+        assert_eq!(Query::parse("a").text("a"), Some(""));
         assert_eq!(Query::parse("p=1.5").integer("p"), None);
         assert_eq!(Query::parse("p=1e2").integer("p"), Some(100));
     }
