@@ -1,5 +1,6 @@
 //! Reads request bodies: media type, encoding, size, decompression, JSON, U+0000, in this order.
 
+use std::fmt;
 use std::io::Read;
 use std::time::Instant;
 
@@ -7,7 +8,9 @@ use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 
 use crate::domain::refusal::Refusal;
@@ -24,8 +27,6 @@ const LARGE_WINDOW_MASK: u8 = 0b111_1111;
 /// Decoders at one time: each may fill a window of 16 MiB, and take a processor for a while.
 static DECODERS: Semaphore = Semaphore::const_new(4);
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-/// Deepest nesting of JSON.
-const DEPTH_MAX: usize = 128;
 
 /// The JSON of a body, `{}` if there is none.
 pub async fn read(
@@ -135,37 +136,42 @@ fn read_bounded(reader: impl Read) -> Result<Vec<u8>, Refusal> {
 
 fn parse(text: &[u8]) -> Result<Value, Refusal> {
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
-    if depth(text) > DEPTH_MAX {
-        return Err(Refusal::MalformedJson);
-    }
-    // The depth is bounded above; serde_json's own limit is one level lower.
     let mut reader = serde_json::Deserializer::from_slice(text);
-    reader.disable_recursion_limit();
-    let value = <Value as serde::Deserialize>::deserialize(&mut reader).map_err(|_| Refusal::MalformedJson)?;
+    let value = reader.deserialize_any(Outermost).map_err(|_| Refusal::MalformedJson)?;
     reader.end().map_err(|_| Refusal::MalformedJson)?;
-    if !value.is_object() && !value.is_array() {
-        return Err(Refusal::MalformedJson);
-    }
     if has_nul(&value) { Err(Refusal::NulCharacter) } else { Ok(value) }
 }
 
-/// How deep brackets are nested, whether they match or not.
-fn depth(text: &[u8]) -> usize {
-    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
-    for byte in text {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            b'{' | b'[' if !in_string => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
-            _ => {}
-        }
+/// Reads an object or an array, and the values inside it one by one: serde_json reads 127 levels of nesting at a time,
+/// and bodies may have 128.
+struct Outermost;
+
+impl<'de> Visitor<'de> for Outermost {
+    type Value = Value;
+
+    fn expecting(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
+        text.write_str("an object or an array")
     }
-    deepest
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(item) = items.next_element()? {
+            values.push(inner(item)?);
+        }
+        Ok(Value::Array(values))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
+        let mut values = serde_json::Map::new();
+        while let Some((name, value)) = members.next_entry()? {
+            values.insert(name, inner(value)?);
+        }
+        Ok(Value::Object(values))
+    }
+}
+
+fn inner<E: Error>(text: &RawValue) -> Result<Value, E> {
+    serde_json::from_str(text.get()).map_err(E::custom)
 }
 
 fn has_nul(value: &Value) -> bool {
@@ -191,7 +197,13 @@ mod tests {
         assert_eq!(parse(b"[\"\xff\"]"), Err(Refusal::MalformedJson));
         let nested = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
         assert!(parse(nested(128).as_bytes()).is_ok());
-        assert_eq!(parse(nested(129).as_bytes()), Err(Refusal::MalformedJson));
+        for depth in [129, 50_000] {
+            assert_eq!(parse(nested(depth).as_bytes()), Err(Refusal::MalformedJson));
+        }
+        // Members keep their order, and of two with one name the last counts, where the first stood. Both are checked.
+        let members = parse(br#"{"b":1,"a":[{"d":1,"c":{}}],"b":-0}"#).expect("JSON");
+        assert_eq!(members.to_string(), r#"{"b":-0.0,"a":[{"d":1,"c":{}}]}"#);
+        assert_eq!(parse(br#"{"a":1e999,"a":1}"#), Err(Refusal::MalformedJson));
         assert_eq!(parse(br#"{"a":"\u0000"}"#), Err(Refusal::NulCharacter));
         assert_eq!(parse(br#"{"\u0000":1}"#), Err(Refusal::NulCharacter));
     }
