@@ -7,8 +7,7 @@ use std::collections::HashSet;
 use std::hash::BuildHasher;
 
 use foldhash::fast::RandomState;
-use quick_cache::UnitWeighter;
-use quick_cache::unsync::{Cache as AnyCache, DefaultLifecycle};
+use hashlink::LruCache;
 use sqlx::PgConnection;
 
 use crate::command::context::AgentsToSettle;
@@ -33,11 +32,7 @@ const KEYS_MIN: usize = 32_768;
 const COOLDOWN_BATCHES: u32 = 64;
 
 /// Hashes with a seed of this process, as the standard library does, in a tenth of the time.
-type Cache<K, V> = AnyCache<K, V, UnitWeighter, RandomState>;
-
-fn new<K: Eq + std::hash::Hash, V>() -> Cache<K, V> {
-    Cache::with(ENTRIES_MAX, ENTRIES_MAX as u64, UnitWeighter, RandomState::default(), DefaultLifecycle::default())
-}
+type Cache<K, V> = LruCache<K, V, RandomState>;
 
 pub struct ReadCache {
     /// As they were last read or written, all of them above zero.
@@ -55,9 +50,9 @@ pub struct ReadCache {
 impl Default for ReadCache {
     fn default() -> Self {
         Self {
-            counters: new(),
-            services: new(),
-            tenants: new(),
+            counters: LruCache::with_hasher(ENTRIES_MAX, RandomState::default()),
+            services: LruCache::with_hasher(ENTRIES_MAX, RandomState::default()),
+            tenants: LruCache::with_hasher(ENTRIES_MAX, RandomState::default()),
             keys: LatestKeys::default(),
             cooldown: COOLDOWN_BATCHES,
             used: false,
@@ -129,7 +124,7 @@ impl ReadCache {
         Ok(cached.with(&missing, read))
     }
 
-    fn lookup(&self, plan: &Plan<'_>, pairs: &[CounterId], locked: Option<Vec<Option<Counter>>>) -> Cached {
+    fn lookup(&mut self, plan: &Plan<'_>, pairs: &[CounterId], locked: Option<Vec<Option<Counter>>>) -> Cached {
         let counters = match locked {
             Some(locked) => locked,
             None if self.used => pairs.iter().map(|id| self.counters.get(id).copied()).collect(),
@@ -165,7 +160,7 @@ impl ReadCache {
             let a_key_was_stored = keys.filter(|(_, stored)| stored.is_some()).any(|(key, _)| !self.keys.contains(key));
             let mut counters = wanted.pairs.iter().zip(&read.counters);
             let a_counter_moved =
-                counters.any(|(id, counter)| self.counters.get(*id).is_some_and(|known| Some(*known) != *counter));
+                counters.any(|(id, counter)| self.counters.peek(*id).is_some_and(|known| Some(*known) != *counter));
             self.cooldown = if a_key_was_stored || a_counter_moved { COOLDOWN_BATCHES } else { self.cooldown - 1 };
         }
         for (id, counter) in wanted.pairs.iter().zip(&read.counters) {
@@ -180,7 +175,7 @@ impl ReadCache {
             self.tenants.insert((*tenant).clone(), *terms);
         }
         for ((tenant, service_id), terms) in wanted.services.iter().zip(&read.services) {
-            if let Some(known) = self.tenants.get(*tenant) {
+            if let Some(known) = self.tenants.peek(*tenant) {
                 self.services.insert(((*tenant).clone(), (*service_id).clone()), (known.revision, *terms));
             }
         }

@@ -1,10 +1,12 @@
 //! API keys and their tenants, as they were looked up within the last second. A key that was never recognised is looked
 //! up only while its address has quota left, or a few guesses more, so that made-up keys do not cost queries for ever.
+//! The caches that coalesce their misses do so for each key; here different keys that arrive together share one query.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use quick_cache::sync::Cache;
+use hashlink::LruCache;
 use tokio::time::Instant;
 
 use crate::domain::caller::{Caller, Tenant};
@@ -41,8 +43,8 @@ pub enum Presented {
 
 /// What was looked up before keys were made or revoked, here or elsewhere, does not count.
 pub struct KnownKeys {
-    recognised: Cache<KeyHash, Known<Tenant>>,
-    unknown: Cache<KeyHash, Known<()>>,
+    recognised: Cache<Tenant>,
+    unknown: Cache<()>,
     /// Of keys that were recognised before. Keys never seen wait for queries of their own.
     refreshes: Desk<KeyHash, Option<Tenant>>,
     lookups: Desk<KeyHash, Option<Tenant>>,
@@ -62,6 +64,22 @@ struct Known<T> {
 impl<T> Known<T> {
     fn is_fresh(&self, now: Instant, version: (u64, i64)) -> bool {
         self.version == version && now - self.looked_up < KEY_MEMORY
+    }
+}
+
+struct Cache<T>(Mutex<LruCache<KeyHash, Known<T>>>);
+
+impl<T: Clone> Cache<T> {
+    fn new(keys_max: usize) -> Self {
+        Self(Mutex::new(LruCache::new(keys_max)))
+    }
+
+    fn get(&self, hash: &KeyHash) -> Option<Known<T>> {
+        self.lock().get(hash).cloned()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LruCache<KeyHash, Known<T>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -111,12 +129,12 @@ impl ApiState {
         let tenant = Box::pin(self.ask(desk, hash, deadline, api_keys::tenants_of)).await?;
         match tenant {
             Some(tenant) => {
-                keys.recognised.insert(hash, Known { looked_up: now, version, what: tenant.clone() });
+                keys.recognised.lock().insert(hash, Known { looked_up: now, version, what: tenant.clone() });
                 Ok(Presented::Recognised(tenant))
             }
             None => {
-                keys.recognised.remove(&hash);
-                keys.unknown.insert(hash, Known { looked_up: now, version, what: () });
+                keys.recognised.lock().remove(&hash);
+                keys.unknown.lock().insert(hash, Known { looked_up: now, version, what: () });
                 Ok(Presented::Unknown)
             }
         }
