@@ -7,8 +7,6 @@ use std::sync::Arc;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::identifiers::in_hexadecimal;
-
 /// The account that everything billed belongs to. Opaque text of at most 64 characters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
@@ -73,7 +71,7 @@ impl ClientAddress {
         let is_plain = text.len() <= UNREADABLE_TEXT_MAX && text.iter().all(u8::is_ascii_graphic);
         Self::Unreadable(match std::str::from_utf8(text) {
             Ok(text) if is_plain && !text.starts_with(HASHED) => text.into(),
-            _ => in_hexadecimal(HASHED, &Sha256::digest(text)).into(),
+            _ => format!("{HASHED}{}", hex::encode(Sha256::digest(text))).into(),
         })
     }
 }

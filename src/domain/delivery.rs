@@ -5,11 +5,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
-use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::caller::Tenant;
-use super::identifiers::in_hexadecimal;
 use super::timestamp::Timestamp;
 
 const SECOND_MS: i64 = 1000;
@@ -39,7 +37,7 @@ pub const RETRY_AFTER_MAX_MS: i64 = 24 * HOUR_MS;
 /// drop repeats even when the database lost that the delivery was written, as a failover may.
 pub fn id(tenant: &Tenant, webhook: &str, recorded_at: Timestamp, position: i64) -> String {
     let named = format!("{tenant}\n{webhook}\n{}\n{position}", recorded_at.as_ms());
-    in_hexadecimal("dlv_", &Sha256::digest(named)[..16])
+    format!("dlv_{}", hex::encode(&Sha256::digest(named)[..16]))
 }
 
 /// When a delivery whose latest attempt ended at `now` is tried again, after `attempts` failures in all; none when it
@@ -81,15 +79,8 @@ struct Message<'a> {
 /// The body of every attempt: the event, with its payload as stored. None if the payload is no JSON.
 pub fn body(event_id: Uuid, event_type: &str, recorded_at: Timestamp, payload: &str) -> Option<Vec<u8>> {
     let data = serde_json::from_str(payload).ok()?;
-    serde_json::to_vec(&Message { id: event_id.to_string(), event_type, timestamp: rfc_3339(recorded_at), data }).ok()
-}
-
-/// In UTC, with milliseconds.
-fn rfc_3339(moment: Timestamp) -> String {
-    let moment: OffsetDateTime = moment.to_date_time();
-    let (year, month, day) = moment.to_calendar_date();
-    let (hour, minute, second, ms) = moment.to_hms_milli();
-    format!("{year:04}-{:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z", u8::from(month))
+    serde_json::to_vec(&Message { id: event_id.to_string(), event_type, timestamp: recorded_at.to_rfc_3339(), data })
+        .ok()
 }
 
 #[cfg(test)]

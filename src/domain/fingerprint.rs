@@ -87,30 +87,31 @@ mod tests {
         String::from_utf8(text).expect("UTF-8")
     }
 
-    fn hex(fingerprint: Fingerprint) -> String {
-        fingerprint.0.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-
     /// HTTP contract, section 21.1.
     #[test]
     fn fingerprints_are_those_of_the_test_vectors() {
         let body = serde_json::from_str(r#"{"serviceId":"svc-1","requests":5.0,"agent":"agent-1"}"#);
         assert_eq!(
-            hex(Fingerprint::of("POST", "/api/v1/usage", &[], &body.expect("JSON"))),
+            hex::encode(Fingerprint::of("POST", "/api/v1/usage", &[], &body.expect("JSON")).0),
             "b56d72d27c9cfe7056efd112b7060d998b99ddf4ff3a3db5002dab6376dc676a"
         );
         let empty = Value::Object(Map::new());
         assert_eq!(
-            hex(Fingerprint::of("POST", "/api/v1/services/:serviceId/disable", &[("serviceId", "svc-1")], &empty)),
+            hex::encode(
+                Fingerprint::of("POST", "/api/v1/services/:serviceId/disable", &[("serviceId", "svc-1")], &empty).0
+            ),
             "6070df2c799433d7bf70f463a9bc792a2232ce5868aaa7e1f744426a2791a819"
         );
         assert_eq!(
-            hex(Fingerprint::of(
-                "DELETE",
-                "/api/v1/usage/:agent/:serviceId",
-                &[("agent", "agent-1"), ("serviceId", "svc-1")],
-                &empty
-            )),
+            hex::encode(
+                Fingerprint::of(
+                    "DELETE",
+                    "/api/v1/usage/:agent/:serviceId",
+                    &[("agent", "agent-1"), ("serviceId", "svc-1")],
+                    &empty
+                )
+                .0
+            ),
             "d5a0fd1f38a99b96890027c88a7631b0fab5b9f7f2a8137df71b7ecc594d5326"
         );
     }

@@ -10,19 +10,7 @@ const PREFIX_DIGITS: usize = 8;
 pub fn draw(dice: &mut impl Rng, prefix: &str, bytes: usize) -> String {
     let mut drawn = vec![0; bytes];
     dice.fill_bytes(&mut drawn);
-    in_hexadecimal(prefix, &drawn)
-}
-
-/// `prefix` and `bytes` in lowercase hexadecimal.
-pub fn in_hexadecimal(prefix: &str, bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(prefix.len() + 2 * bytes.len());
-    text.push_str(prefix);
-    for byte in bytes {
-        for digit in [byte >> 4, byte & 15] {
-            text.push(char::from(b"0123456789abcdef"[usize::from(digit)]));
-        }
-    }
-    text
+    format!("{prefix}{}", hex::encode(drawn))
 }
 
 /// An API key as its owner holds it: `apk_` and 32 hexadecimal digits. Only [`ApiKey::hash`] is ever stored.

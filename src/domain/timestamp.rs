@@ -4,12 +4,18 @@ use std::fmt;
 
 use schemars::JsonSchema;
 use serde::Serialize;
+use time::format_description::StaticFormatDescription;
+use time::macros::format_description;
 use time::{Duration, OffsetDateTime};
 
 /// Milliseconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema, Serialize)]
 #[serde(transparent)]
 pub struct Timestamp(i64);
+
+/// RFC 3339 in UTC. `time` has it without milliseconds where they are zero; here all texts have the same length.
+const RFC_3339: StaticFormatDescription =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
 
 /// 0001-01-01T00:00:00Z.
 const YEAR_ONE_MS: i64 = -62_135_596_800_000;
@@ -37,6 +43,11 @@ impl Timestamp {
     pub fn to_date_time(self) -> OffsetDateTime {
         let ms = self.0.max(YEAR_ONE_MS);
         OffsetDateTime::UNIX_EPOCH.saturating_add(Duration::milliseconds(ms))
+    }
+
+    /// In UTC, with milliseconds.
+    pub fn to_rfc_3339(self) -> String {
+        self.to_date_time().format(RFC_3339).expect("a year has four digits")
     }
 }
 
@@ -101,6 +112,18 @@ impl From<OffsetDateTime> for StoredMoment {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_has_milliseconds_always() {
+        for (ms, text) in [
+            (1_767_225_600_007, "2026-01-01T00:00:00.007Z"),
+            (0, "1970-01-01T00:00:00.000Z"),
+            (i64::MIN, "0001-01-01T00:00:00.000Z"),
+            (i64::MAX, "9999-12-31T23:59:59.999Z"),
+        ] {
+            assert_eq!(Timestamp::from_ms(ms).to_rfc_3339(), text);
+        }
+    }
 
     #[test]
     fn a_stored_moment_is_whole_milliseconds_where_it_can_be() {

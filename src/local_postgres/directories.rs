@@ -133,8 +133,7 @@ fn claim_dir_in_public(dir: &Path, user: &ServerUser) -> io::Result<()> {
 
 /// Sixteen hexadecimal digits that tell one path from another.
 fn short_hash(path: &Path) -> String {
-    let digest = Sha256::digest(path.as_os_str().as_encoded_bytes());
-    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(&Sha256::digest(path.as_os_str().as_encoded_bytes())[..8])
 }
 
 fn not_writable(data_dir: &Path, error: io::Error) -> LocalPostgresError {

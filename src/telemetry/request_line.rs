@@ -5,6 +5,11 @@ use std::cell::RefCell;
 use std::io::Write;
 
 use time::OffsetDateTime;
+use time::format_description::StaticFormatDescription;
+use time::macros::format_description;
+
+/// RFC 3339 as far as the second.
+const RFC_3339_SECOND: StaticFormatDescription = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]");
 
 /// What the line tells.
 #[derive(Clone, Copy, Debug)]
@@ -53,10 +58,7 @@ fn write_timestamp(line: &mut Vec<u8>, now: OffsetDateTime) {
     SECOND.with_borrow_mut(|(second, text)| {
         if *second != now.unix_timestamp() {
             *second = now.unix_timestamp();
-            let (date, time) = (now.date(), now.time());
-            let (year, month, day) = (date.year(), u8::from(date.month()), date.day());
-            *text =
-                format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}", time.hour(), time.minute(), time.second());
+            *text = now.format(RFC_3339_SECOND).expect("a year has four digits");
         }
         line.extend(text.as_bytes());
     });

@@ -42,8 +42,7 @@ fn tag(body: &[u8], view: &str) -> String {
         .chain_update(view.as_bytes())
         .chain_update(body)
         .finalize();
-    let opaque: String = digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("W/\"{opaque}\"")
+    format!("W/\"{}\"", hex::encode(&digest[..16]))
 }
 
 /// Weak comparison (RFC 9110, section 8.8.3.2) with one field value: `*`, or a list of tags. Commas may stand in a tag.
