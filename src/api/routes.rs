@@ -201,8 +201,16 @@ pub const ROUTES: &[Route] = &[
 
 /// Pages for people: they pass the pipeline as routes do, but are no operations of the API.
 const PAGES: &[Route] = &[
-    read("/docs", || get(docs::page_of_all), Description::of("The API, to read")),
-    read("/docs/style.css", || get(docs::style), Description::of("How that looks")),
+    read(
+        "/docs",
+        || get(docs::page_of_all),
+        Description::of("showReference", "Show the API reference", "A page for people."),
+    ),
+    read(
+        "/docs/style.css",
+        || get(docs::style),
+        Description::of("showStyle", "Show the style of the reference", "A style sheet."),
+    ),
 ];
 
 fn all() -> impl Iterator<Item = &'static Route> {

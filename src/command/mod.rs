@@ -31,6 +31,7 @@ pub use reply::{Answer, Reply};
 pub mod answers {
     pub use super::admin::reset::Answer as Reset;
     pub use super::api_keys::Created as CreatedApiKey;
+    pub use super::services::change::{ServiceMetadata, ServicePrice};
     pub use super::services::register::Registered;
     pub use super::services::register_bulk::Results;
     pub use super::services::set_enabled::ServiceState;

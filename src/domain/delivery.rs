@@ -50,7 +50,7 @@ pub fn next_attempt_at(attempts: i16, now: Timestamp, retry_after_ms: i64, dice:
     Some(now.plus_ms(pause_ms.max(retry_after_ms)))
 }
 
-/// A delivery as lists show it.
+/// A delivery of one event to one webhook.
 #[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Delivery {

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-/// Limits of the table `limits`. Counts unless the name ends in a unit. The JSON is `config` (HTTP contract, section 15.3).
+/// The limits in force. They are counts unless the name ends in a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Limits {

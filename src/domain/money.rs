@@ -58,9 +58,9 @@ impl JsonSchema for Stroops {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
-            "description": "An amount of stroops: a number up to 2^53 - 1, decimal text above.",
-            "oneOf": [
-                { "type": "integer", "minimum": 0, "maximum": SAFE_MAX },
+            "description": "An amount of stroops: a number up to 2^53 - 1, a decimal string above.",
+            "anyOf": [
+                { "type": "integer", "format": "int64", "minimum": 0, "maximum": SAFE_MAX },
                 { "type": "string", "pattern": "^[0-9]+$" },
             ],
         })
@@ -84,8 +84,9 @@ impl JsonSchema for Count {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
-            "description": "A number of requests; it is exact inside, and shown as 2^53 - 1 at most.",
+            "description": "A number of requests. It is shown as 2^53 - 1 at most.",
             "type": "integer",
+            "format": "int64",
             "minimum": 0,
             "maximum": SAFE_MAX,
         })

@@ -38,7 +38,7 @@ pub enum ServiceEdit {
     Disabled(bool),
 }
 
-/// A registered service as lists and reads show it.
+/// A registered service.
 #[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Service {

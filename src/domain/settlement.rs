@@ -7,7 +7,7 @@ use super::money::{Count, Stroops};
 use super::names::{AgentId, ServiceId};
 use super::timestamp::Timestamp;
 
-/// One bill: a settlement that drained something. Its JSON is the item of the ledger routes.
+/// A settlement that billed at least one request.
 #[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Settlement {

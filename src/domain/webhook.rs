@@ -32,7 +32,7 @@ pub const KNOWN_TYPES: [&str; 8] = [
     EVERY_TYPE,
 ];
 
-/// A webhook as lists and reads show it: without its secret.
+/// A webhook without its secret.
 #[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Webhook {

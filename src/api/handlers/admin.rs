@@ -15,18 +15,24 @@ use crate::api::request::exchange::{Failure, Write, json};
 use crate::api::state::ApiState;
 
 #[derive(JsonSchema, Serialize)]
+#[schemars(rename = "PauseState")]
 struct Paused {
     paused: bool,
 }
 
-pub const PAUSE: Description =
-    Description::of("Refuse writes, on every replica").answer::<Paused>(200, r#"{"paused":true}"#);
+pub const PAUSE: Description = Description::of(
+    "pauseWrites",
+    "Pause writes",
+    "Refuses writes with `service_paused`, on every replica. Reads, configuration and the admin routes go on.",
+)
+.answer::<Paused>(200, r#"{"paused":true}"#);
 
 pub async fn pause(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     set_paused(&state, request, true).await
 }
 
-pub const UNPAUSE: Description = Description::of("Take writes again").answer::<Paused>(200, r#"{"paused":false}"#);
+pub const UNPAUSE: Description = Description::of("resumeWrites", "Resume writes", "Ends a pause, on every replica.")
+    .answer::<Paused>(200, r#"{"paused":false}"#);
 
 pub async fn unpause(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     set_paused(&state, request, false).await
@@ -40,7 +46,8 @@ async fn set_paused(state: &ApiState, request: Request, paused: bool) -> Result<
 }
 
 pub const STATUS: Description =
-    Description::of("Whether writes are refused").answer::<Paused>(200, r#"{"paused":false}"#);
+    Description::of("getPauseState", "Get the pause state", "Returns whether writes are refused.")
+        .answer::<Paused>(200, r#"{"paused":false}"#);
 
 pub async fn status(State(state): State<ApiState>) -> Result<Response, Failure> {
     Ok(json(&Paused { paused: state.limits.is_paused() }))
@@ -56,9 +63,14 @@ const RESET_EXAMPLE: &str = r#"{"reset":true,"cleared":{"usage":1,"services":1,"
     "rateBuckets":1,"paused":false,"config":{"rateLimitPerWindow":60,"rateLimitWindowMs":60000,"bulkMaxItems":100,"eventLogCap":10000,
     "usageStoreMaxKeys":100000,"servicesStoreMaxKeys":10000,"webhookStoreMaxKeys":10000,"apiKeyStoreMaxKeys":10000}}}}}"#;
 
-pub const RESET: Description = Description::of("Delete everything, where ALLOW_ADMIN_RESET is on")
-    .answer::<Reset>(200, RESET_EXAMPLE)
-    .refuses(&["not_found"]);
+pub const RESET: Description = Description::of(
+    "resetData",
+    "Reset all data",
+    "Deletes the data of all tenants and restores the default configuration. Answers 404 unless \
+         `ALLOW_ADMIN_RESET` is on.",
+)
+.answer::<Reset>(200, RESET_EXAMPLE)
+.refuses(&["not_found"]);
 
 pub async fn reset(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;

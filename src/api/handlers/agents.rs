@@ -24,9 +24,13 @@ struct List {
     pages: Option<Pages>,
 }
 
-pub const LIST: Description = Description::of("Agents with any pair, first seen first")
-    .query(&[limit(100, 1000), PAGE])
-    .answer::<List>(200, r#"{"agents":["agent-1"]}"#);
+pub const LIST: Description = Description::of(
+    "listAgents",
+    "List agents",
+    "Returns the agents that have any pair, including pairs with nothing outstanding, ordered by first use.",
+)
+.query(&[limit(100, 1000), PAGE])
+.answer::<List>(200, r#"{"agents":["agent-1"]}"#);
 
 pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let tenant = &exchange.identity.tenant;
@@ -51,8 +55,13 @@ struct Total<'a> {
     total: Count,
 }
 
-pub const TOTAL: Description = Description::of("What is outstanding of an agent")
-    .answer::<Total<'static>>(200, r#"{"agent":"agent-1","total":3}"#);
+pub const TOTAL: Description = Description::of(
+    "getAgentTotal",
+    "Get the outstanding total of an agent",
+    "Returns the requests that are recorded and neither settled nor reset, over all services. An unknown \
+         agent has 0.",
+)
+.answer::<Total<'static>>(200, r#"{"agent":"agent-1","total":3}"#);
 
 pub async fn total(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let agent = path_agent(&exchange)?;
@@ -79,9 +88,14 @@ struct Usage<'a> {
     pages: Option<Pages>,
 }
 
-pub const USAGE: Description = Description::of("What is outstanding of an agent, by service")
-    .query(&[limit(100, 1000), PAGE])
-    .answer::<Usage<'static>>(200, r#"{"agent":"agent-1","items":[{"serviceId":"weather","total":3}]}"#);
+pub const USAGE: Description = Description::of(
+    "listAgentUsage",
+    "List outstanding usage of an agent",
+    "Returns the outstanding requests of each service that the agent has used, including services with \
+         nothing outstanding. An unknown agent has no items.",
+)
+.query(&[limit(100, 1000), PAGE])
+.answer::<Usage<'static>>(200, r#"{"agent":"agent-1","items":[{"serviceId":"weather","total":3}]}"#);
 
 pub async fn usage(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let agent = path_agent(&exchange)?;

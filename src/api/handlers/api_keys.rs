@@ -24,14 +24,18 @@ use crate::api::state::ApiState;
 /// Longest label and longest tenant id, in UTF-16 code units.
 const TEXT_MAX: usize = 64;
 
-pub const CREATE: Description = Description::of("Make an API key; it is shown this once")
-    .body(bodies::api_key, r#"{"label":"billing"}"#)
-    .answer::<CreatedApiKey<'static>>(
-        201,
-        r#"{"key":"apk_0123456789abcdef0123456789abcdef","label":"billing",
+pub const CREATE: Description = Description::of(
+    "createApiKey",
+    "Create an API key",
+    "Returns the key, which is shown only in this answer. Without `tenantId` a new tenant is created.",
+)
+.body(bodies::API_KEY, r#"{"label":"billing"}"#)
+.answer::<CreatedApiKey<'static>>(
+    201,
+    r#"{"key":"apk_0123456789abcdef0123456789abcdef","label":"billing",
         "tenantId":"tnt_0123456789abcdef0123456789abcdef"}"#,
-    )
-    .refuses(&["not_found", "store_capacity_exceeded"]);
+)
+.refuses(&["not_found", "store_capacity_exceeded"]);
 
 pub async fn create(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
@@ -42,7 +46,13 @@ pub async fn create(State(state): State<ApiState>, request: Request) -> Result<R
     Ok(response)
 }
 
-pub const REVOKE: Description = Description::of("Revoke an API key").empty().refuses(&["not_found"]);
+pub const REVOKE: Description = Description::of(
+    "revokeApiKey",
+    "Revoke an API key",
+    "Deletes the key, so that requests with it are no longer recognised.",
+)
+.empty()
+.refuses(&["not_found"]);
 
 pub async fn revoke(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
@@ -78,12 +88,17 @@ struct List {
     next_cursor: Option<String>,
 }
 
-pub const LIST: Description =
-    Description::of("Live API keys, oldest first").query(&[limit(1000, 1000), OFFSET, CURSOR]).answer::<List>(
-        200,
-        r#"{"items":[{"prefix":"apk_01234567","label":"billing","createdAt":1767225600000,
+pub const LIST: Description = Description::of(
+    "listApiKeys",
+    "List API keys",
+    "Returns the live keys of all tenants by prefix, oldest first. The keys themselves are not stored.",
+)
+.query(&[limit(1000, 1000), OFFSET, CURSOR])
+.answer::<List>(
+    200,
+    r#"{"items":[{"prefix":"apk_01234567","label":"billing","createdAt":1767225600000,
         "tenantId":"tnt_0123456789abcdef0123456789abcdef"}],"total":1,"nextCursor":null}"#,
-    );
+);
 
 pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     check_query(&exchange, &["limit", "offset", "cursor"])?;

@@ -27,12 +27,16 @@ struct Quote<'a> {
     billed_stroops: Stroops,
 }
 
-pub const QUOTE: Description = Description::of("What settling a pair would cost now")
-    .answer::<Quote<'static>>(
-        200,
-        r#"{"agent":"agent-1","serviceId":"weather","requests":3,"priceStroops":250,"billedStroops":750}"#,
-    )
-    .refuses(&["not_found"]);
+pub const QUOTE: Description = Description::of(
+    "getQuote",
+    "Get a quote for a pair",
+    "Returns what settling the pair would bill at the current price. Nothing is changed.",
+)
+.answer::<Quote<'static>>(
+    200,
+    r#"{"agent":"agent-1","serviceId":"weather","requests":3,"priceStroops":250,"billedStroops":750}"#,
+)
+.refuses(&["not_found"]);
 
 pub async fn quote(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let pair = crate::api::handlers::usage::path_pair(&exchange)?;
@@ -58,8 +62,13 @@ struct Total {
     unpriced_requests: Count,
 }
 
-pub const TOTAL: Description = Description::of("What settling everything would cost now")
-    .answer::<Total>(200, r#"{"totalStroops":750,"disabledStroops":0,"unpricedRequests":0}"#);
+pub const TOTAL: Description = Description::of(
+    "getBillingTotal",
+    "Get the total due",
+    "Returns what settling all pairs of the tenant would bill at current prices. `totalStroops` includes \
+         `disabledStroops`. Requests of unregistered services count in `unpricedRequests` only.",
+)
+.answer::<Total>(200, r#"{"totalStroops":750,"disabledStroops":0,"unpricedRequests":0}"#);
 
 pub async fn total(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let due = state.ask(&state.reads.due, exchange.identity.tenant.clone(), exchange.deadline, totals::due).await?;

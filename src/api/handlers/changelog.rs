@@ -24,8 +24,12 @@ struct Changelog {
 static CHANGELOG: LazyLock<Changelog> =
     LazyLock::new(|| Changelog { entries: parse(include_str!("../../../CHANGELOG.md")) });
 
-pub const LIST: Description = Description::of("What changed, newest first")
-    .answer::<Changelog>(200, r#"{"entries":[{"version":"0.1.0","date":"2026-11-24","notes":["Usage."]}]}"#);
+pub const LIST: Description = Description::of(
+    "getChangelog",
+    "Get the changelog",
+    "Returns the released versions with their notes, newest first.",
+)
+.answer::<Changelog>(200, r#"{"entries":[{"version":"0.1.0","date":"2026-11-24","notes":["Usage."]}]}"#);
 
 pub async fn list() -> Response {
     json(&*CHANGELOG)

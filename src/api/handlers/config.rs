@@ -34,13 +34,18 @@ struct Item {
     value: i64,
 }
 
-pub const SHOW: Description =
-    Description::of("Read the limits in force").query(&[limit(4, 4), CURSOR]).answer::<Config>(
-        200,
-        r#"{"config":{"rateLimitPerWindow":60,"rateLimitWindowMs":60000,"bulkMaxItems":100,"eventLogCap":10000,
+pub const SHOW: Description = Description::of(
+    "getConfig",
+    "Get the runtime configuration",
+    "Returns all limits in `config`, and one page of them as `items`, ordered by name.",
+)
+.query(&[limit(4, 4), CURSOR])
+.answer::<Config>(
+    200,
+    r#"{"config":{"rateLimitPerWindow":60,"rateLimitWindowMs":60000,"bulkMaxItems":100,"eventLogCap":10000,
         "usageStoreMaxKeys":100000,"servicesStoreMaxKeys":10000,"webhookStoreMaxKeys":10000,"apiKeyStoreMaxKeys":10000},
         "items":[{"key":"apiKeyStoreMaxKeys","value":10000}],"total":8,"nextCursor":"YXBpS2V5U3RvcmVNYXhLZXlz"}"#,
-    );
+);
 
 pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     check_query(&exchange, &["limit", "cursor"])?;
@@ -60,8 +65,13 @@ struct Changed {
     config: Limits,
 }
 
-pub const CHANGE: Description = Description::of("Change limits, all of them or none")
-    .optional_body(bodies::limits)
+pub const CHANGE: Description = Description::of(
+    "updateConfig",
+    "Update the runtime configuration",
+    "Sets all limits that are sent, or none if one of them is refused. The change is stored and reaches the \
+         other replicas within a second.",
+)
+    .optional_body(bodies::CONFIG, r#"{"bulkMaxItems":200}"#)
     .answer::<Changed>(
         200,
         r#"{"config":{"rateLimitPerWindow":60,"rateLimitWindowMs":60000,"bulkMaxItems":100,"eventLogCap":10000,

@@ -37,12 +37,14 @@ pub enum Status {
 pub struct Check {
     name: &'static str,
     pub status: Status,
+    #[schemars(with = "serde_json::Map<String, Value>")]
     detail: Value,
 }
 
-/// Resident and heap memory in whole mebibytes. The allocator does not tell, so they are one.
+/// Resident and heap memory in whole mebibytes. The allocator does not report its own, so both are equal.
 #[derive(Clone, Copy, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "MemoryUse")]
 pub struct Memory {
     rss_mb: usize,
     heap_used_mb: usize,

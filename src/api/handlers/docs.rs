@@ -63,9 +63,10 @@ fn page(document: &Value) -> Markup {
                     h1 { (text(&document["info"]["title"])) " " small { (text(&document["info"]["version"])) } }
                     p { (prose(text(&document["info"]["description"]))) }
                     p { "The same for machines: " a href="/api/v1/openapi.json" { "openapi.json" } "." }
-                    @for (tag, operations) in &groups {
-                        h2 id=(tag) { (tag) }
-                        @for operation in operations { (section(document, operation)) }
+                    @for group in &groups {
+                        h2 id=(group.tag) { (group.tag) }
+                        p { (prose(group.description)) }
+                        @for operation in &group.operations { (section(document, operation)) }
                     }
                 }
             }
@@ -73,28 +74,37 @@ fn page(document: &Value) -> Markup {
     }
 }
 
-/// Operations by tag; tags and operations in the document's order.
-fn groups(document: &Value) -> Vec<(&str, Vec<Operation<'_>>)> {
-    let mut groups: Vec<(&str, Vec<Operation<'_>>)> = Vec::new();
+/// A tag of the document with its operations.
+struct Group<'a> {
+    tag: &'a str,
+    description: &'a str,
+    operations: Vec<Operation<'a>>,
+}
+
+/// In the order of the document.
+fn groups(document: &Value) -> Vec<Group<'_>> {
+    let mut groups: Vec<Group<'_>> = document["tags"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|tag| Group { tag: text(&tag["name"]), description: text(&tag["description"]), operations: Vec::new() })
+        .collect();
     for (path, operations) in document["paths"].as_object().into_iter().flatten() {
         for (method, content) in operations.as_object().into_iter().flatten() {
             let tag = text(&content["tags"][0]);
-            let operation = Operation { method, path, content };
-            match groups.iter_mut().find(|(own, _)| *own == tag) {
-                Some((_, operations)) => operations.push(operation),
-                None => groups.push((tag, vec![operation])),
-            }
+            let group = groups.iter_mut().find(|group| group.tag == tag);
+            group.expect("a tag of the document").operations.push(Operation { method, path, content });
         }
     }
     groups
 }
 
-fn contents(groups: &[(&str, Vec<Operation<'_>>)]) -> Markup {
+fn contents(groups: &[Group<'_>]) -> Markup {
     html! {
-        @for (tag, operations) in groups {
-            a.tag href={ "#" (tag) } { (tag) }
+        @for group in groups {
+            a.tag href={ "#" (group.tag) } { (group.tag) }
             ul {
-                @for operation in operations {
+                @for operation in &group.operations {
                     li { a href={ "#" (operation.id()) } { (text(&operation.content["summary"])) } }
                 }
             }
@@ -106,11 +116,14 @@ fn section(document: &Value, operation: &Operation<'_>) -> Markup {
     let content = operation.content;
     let parameters = content["parameters"].as_array().map_or([].as_slice(), Vec::as_slice);
     let body = &content["requestBody"]["content"]["application/json"];
+    let body_schema = resolve(document, &body["schema"]);
     let responses = content["responses"].as_object().into_iter().flatten();
-    let (refusals, answers): (Vec<_>, Vec<_>) = responses.partition(|(_, response)| response.get("$ref").is_some());
+    let answers = responses.filter(|(_, response)| response.get("$ref").is_none());
+    let errors = content["x-error-codes"].as_object().into_iter().flatten();
     html! {
         section id=(operation.id()) {
             h3 { (text(&content["summary"])) }
+            p { (prose(text(&content["description"]))) }
             p.route { span.method { (operation.method.to_uppercase()) } " " code { (operation.path) } }
             @if content["security"][0].get("adminKey").is_some() { p.note { "For the operator." } }
             @if !parameters.is_empty() {
@@ -118,11 +131,11 @@ fn section(document: &Value, operation: &Operation<'_>) -> Markup {
                     @for parameter in parameters { (parameter_row(resolve(document, parameter))) }
                 }
             }
-            @if let Some(properties) = body["schema"]["properties"].as_object() {
+            @if let Some(properties) = body_schema["properties"].as_object() {
                 h4 { "Body" }
                 table {
                     @for (name, schema) in properties {
-                        (member_row(name, schema, is_required(&body["schema"], name)))
+                        (member_row(name, schema, is_required(body_schema, name)))
                     }
                 }
                 @if body["example"].is_object() { pre { (body["example"]) } }
@@ -132,8 +145,12 @@ fn section(document: &Value, operation: &Operation<'_>) -> Markup {
                 @for (status, response) in answers { (answer_row(status, response)) }
             }
             p.refusals {
-                @for (status, response) in refusals {
-                    span { (status) " " (prose(text(&resolve(document, response)["description"]))) } " "
+                @for (status, codes) in errors {
+                    span {
+                        (status)
+                        @for code in codes.as_array().into_iter().flatten() { " " code { (text(code)) } }
+                    }
+                    " "
                 }
             }
         }

@@ -52,14 +52,19 @@ struct List<'a> {
     next_cursor: Option<String>,
 }
 
-pub const LIST: Description = Description::of("The newest events, oldest of them first")
-    .query(&[limit(LIMIT_DEFAULT, 100_000), SINCE, text("type", "Of this type only."), CURSOR])
-    .answer::<List<'static>>(
-        200,
-        r#"{"total":1,"items":[{"id":"019b76da-a800-8000-8000-000000000001","ts":1767225600000,"type":"usage.recorded",
+pub const LIST: Description = Description::of(
+    "listEvents",
+    "List events",
+    "Returns the newest matching events of the tenant, the oldest of them first. The cursor leads to older \
+         ones. Only the newest `eventLogCap` events are visible.",
+)
+.query(&[limit(LIMIT_DEFAULT, 100_000), SINCE, text("type", "Type of the events to return."), CURSOR])
+.answer::<List<'static>>(
+    200,
+    r#"{"total":1,"items":[{"id":"019b76da-a800-8000-8000-000000000001","ts":1767225600000,"type":"usage.recorded",
         "payload":{"agent":"agent-1","serviceId":"weather","requests":3,"total":3}}],"nextCursor":null}"#,
-    )
-    .conditional();
+)
+.conditional();
 
 pub async fn list(
     State(state): State<ApiState>,
@@ -173,8 +178,9 @@ struct Summary {
     total: i64,
 }
 
-pub const SUMMARY: Description = Description::of("Visible events, counted by type")
-    .answer::<Summary>(200, r#"{"counts":{"usage.recorded":1},"total":1}"#);
+pub const SUMMARY: Description =
+    Description::of("countEvents", "Count events by type", "Returns the number of visible events of each type.")
+        .answer::<Summary>(200, r#"{"counts":{"usage.recorded":1},"total":1}"#);
 
 pub async fn summary(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     check_query(&exchange, &[])?;

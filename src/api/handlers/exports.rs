@@ -44,7 +44,12 @@ const STATEMENT_LIMIT: Duration = Duration::from_secs(10);
 /// clean up no row version that it may see, and busy counters make many.
 const EXPORT_LIMIT: Duration = Duration::from_secs(900);
 
-pub const JSON: Description = Description::of("All pairs as a JSON file").content(
+pub const JSON: Description = Description::of(
+    "exportUsageJson",
+    "Export usage as JSON",
+    "Streams the outstanding requests of all pairs of the tenant from one snapshot, in order of creation.",
+)
+.content(
     200,
     Content::File(SchemaGenerator::subschema_for::<Document<'static>>, "usage.json"),
     r#"{"exportedAt":1767225600000,"items":[{"agent":"agent-1","serviceId":"weather","total":3}]}"#,
@@ -60,11 +65,13 @@ pub async fn json(State(state): State<ApiState>, Read(exchange): Read) -> Result
     Ok((headers, body).into_response())
 }
 
-pub const CSV: Description = Description::of("All pairs as a CSV file").content(
-    200,
-    Content::Text("text/csv"),
-    "agent,serviceId,total\nagent-1,weather,3\n",
-);
+pub const CSV: Description = Description::of(
+    "exportUsageCsv",
+    "Export usage as CSV",
+    "Streams the outstanding requests of all pairs of the tenant from one snapshot, in order of creation. A \
+         field that a spreadsheet could run as a formula is prefixed with `'`.",
+)
+.content(200, Content::Text("text/csv"), "agent,serviceId,total\nagent-1,weather,3\n");
 
 pub async fn csv(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let headers = [
@@ -232,7 +239,7 @@ struct Item<'a> {
     total: Count,
 }
 
-/// The JSON file as a whole; it is written in parts.
+/// The exported file.
 #[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "ExportedUsage")]

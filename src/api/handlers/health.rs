@@ -24,13 +24,18 @@ use crate::api::state::ApiState;
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
 
 #[derive(JsonSchema, Serialize)]
+#[schemars(rename = "Liveness")]
 struct Alive {
     status: &'static str,
     service: &'static str,
 }
 
-pub const ALIVE: Description = Description::of("Whether the process lives")
-    .answer::<Alive>(200, r#"{"status":"ok","service":"agentpay-backend"}"#);
+pub const ALIVE: Description = Description::of(
+    "checkLiveness",
+    "Check liveness",
+    "Answers 200 while the process runs, also when it is paused, draining or without its database.",
+)
+.answer::<Alive>(200, r#"{"status":"ok","service":"agentpay-backend"}"#);
 
 pub async fn alive(Read(exchange): Read) -> Result<Response, Failure> {
     check_query(&exchange, &[])?;
@@ -45,17 +50,22 @@ pub fn alive_response() -> Response {
 #[schemars(rename = "Readiness")]
 struct Ready {
     ready: bool,
-    /// Why not.
+    /// Why the service is not ready.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
-    /// What has failed for a minute: background jobs, or commits. Requests are served all the same.
+    /// Background jobs that have failed for a minute. Requests are still served.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     failing: Vec<&'static str>,
 }
 
-pub const READY: Description = Description::of("Whether the service can serve")
-    .answer::<Ready>(200, r#"{"ready":true}"#)
-    .answer::<Ready>(503, r#"{"ready":false,"reason":"the database does not answer"}"#);
+pub const READY: Description = Description::of(
+    "checkReadiness",
+    "Check readiness",
+    "Answers 200 when the database can be used and no shutdown has begun. Otherwise answers 503 with the \
+         reason.",
+)
+.answer::<Ready>(200, r#"{"ready":true}"#)
+.answer::<Ready>(503, r#"{"ready":false,"reason":"the database does not answer"}"#);
 
 pub async fn ready(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     check_query(&exchange, &[])?;
@@ -112,7 +122,7 @@ async fn look_at_database(state: &ApiState) -> Option<String> {
 
 #[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[schemars(rename = "DeepHealth")]
+#[schemars(rename = "HealthReport")]
 struct Deep<'a> {
     status: &'static str,
     uptime_seconds: u64,
@@ -124,14 +134,18 @@ struct Deep<'a> {
     next_checks_cursor: Option<String>,
 }
 
-pub const DEEP: Description = Description::of("Every part, with what operators look at first")
-    .query(&[limit(10, 50), CURSOR])
-    .answer::<Deep<'static>>(
-        200,
-        r#"{"status":"ok","uptimeSeconds":60,"memory":{"rssMb":30,"heapUsedMb":30},"pid":1,
+pub const DEEP: Description = Description::of(
+    "getHealthReport",
+    "Get the health report",
+    "Returns one check for each part of the service, and `error`, `paused` or `ok` for the whole.",
+)
+.query(&[limit(10, 50), CURSOR])
+.answer::<Deep<'static>>(
+    200,
+    r#"{"status":"ok","uptimeSeconds":60,"memory":{"rssMb":30,"heapUsedMb":30},"pid":1,
         "node":"agentpay-billing 0.1.0","checks":[{"name":"database","status":"ok","detail":{"latencyMs":1}}],
         "checksTotal":8,"nextChecksCursor":"ZGF0YWJhc2U"}"#,
-    );
+);
 
 pub async fn deep(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     check_query(&exchange, &["limit", "cursor"])?;
@@ -158,12 +172,14 @@ pub async fn deep(State(state): State<ApiState>, Read(exchange): Read) -> Result
 }
 
 #[derive(JsonSchema, Serialize)]
+#[schemars(rename = "ProgramVersion")]
 struct Version {
     version: &'static str,
 }
 
 pub const VERSION: Description =
-    Description::of("The version that runs").answer::<Version>(200, r#"{"version":"0.1.0"}"#);
+    Description::of("getVersion", "Get the version", "Returns the version of the program that answers.")
+        .answer::<Version>(200, r#"{"version":"0.1.0"}"#);
 
 pub async fn version() -> Response {
     json(&Version { version: env!("CARGO_PKG_VERSION") })

@@ -28,13 +28,18 @@ struct Found<'a> {
     request_id: &'a str,
 }
 
-pub const FIND: Description = Description::of("What became of a key")
-    .answer::<Found<'static>>(
-        200,
-        r#"{"key":"order-1","method":"POST","path":"/api/v1/usage","status":201,"createdAt":1767225600000,
+pub const FIND: Description = Description::of(
+    "getIdempotencyRecord",
+    "Get an idempotency record",
+    "Returns which request the caller's key was used with, its status, and when the record expires. The \
+         stored response itself is not shown: repeat the request to get it.",
+)
+.answer::<Found<'static>>(
+    200,
+    r#"{"key":"order-1","method":"POST","path":"/api/v1/usage","status":201,"createdAt":1767225600000,
         "expiresAt":1767312000000,"requestId":"r-1"}"#,
-    )
-    .refuses(&["not_found", "invalid_idempotency_key"]);
+)
+.refuses(&["not_found", "invalid_idempotency_key"]);
 
 pub async fn find(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     check_query(&exchange, &[])?;

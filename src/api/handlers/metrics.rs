@@ -23,7 +23,12 @@ use crate::api::state::ApiState;
 /// How long the database may take; what it would have told is then left out.
 const FIGURES_LIMIT: Duration = Duration::from_secs(2);
 
-pub const SHOW: Description = Description::of("Metrics for Prometheus").content(
+pub const SHOW: Description = Description::of(
+    "getMetrics",
+    "Get metrics",
+    "Returns the metrics of this replica and of the database in the Prometheus text format.",
+)
+.content(
     200,
     Content::Text("text/plain"),
     "# HELP agentpay_paused 1 while writes are refused.\n# TYPE agentpay_paused gauge\nagentpay_paused 0\n",

@@ -25,8 +25,13 @@ struct Sums<'a> {
     agents: i64,
 }
 
-pub const SUMS: Description = Description::of("What is outstanding of a service")
-    .answer::<Sums<'static>>(200, r#"{"serviceId":"weather","total":3,"agents":1}"#);
+pub const SUMS: Description = Description::of(
+    "getServiceUsage",
+    "Get outstanding usage of a service",
+    "Returns the outstanding requests of the service, and how many agents have any. The service need not be \
+         registered.",
+)
+.answer::<Sums<'static>>(200, r#"{"serviceId":"weather","total":3,"agents":1}"#);
 
 pub async fn sums(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let service_id = path_service(&exchange)?;
@@ -53,19 +58,26 @@ struct Agents<'a> {
     pages: Option<Pages>,
 }
 
-pub const AGENTS: Description = Description::of("Agents with something outstanding, first seen first")
-    .query(&[limit(100, 1000), PAGE])
-    .answer::<Agents<'static>>(200, r#"{"serviceId":"weather","items":[{"agent":"agent-1","total":3}]}"#);
+pub const AGENTS: Description = Description::of(
+    "listServiceAgents",
+    "List agents of a service",
+    "Returns the agents with outstanding requests, ordered by first use.",
+)
+.query(&[limit(100, 1000), PAGE])
+.answer::<Agents<'static>>(200, r#"{"serviceId":"weather","items":[{"agent":"agent-1","total":3}]}"#);
 
 pub async fn agents(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let slice = Slice::read(&exchange.query, 100, 1000);
     show(&state, &exchange, Order::FirstSeen, slice, slice.limit_if_paged()).await
 }
 
-pub const TOP_AGENTS: Description =
-    Description::of("Agents with the most outstanding")
-        .query(&[limit(10, 100), PAGE])
-        .answer::<Agents<'static>>(200, r#"{"serviceId":"weather","items":[{"agent":"agent-1","total":3}]}"#);
+pub const TOP_AGENTS: Description = Description::of(
+    "listTopAgents",
+    "List top agents of a service",
+    "Returns the agents with the most outstanding requests, ordered by total.",
+)
+.query(&[limit(10, 100), PAGE])
+.answer::<Agents<'static>>(200, r#"{"serviceId":"weather","items":[{"agent":"agent-1","total":3}]}"#);
 
 pub async fn top_agents(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let slice = Slice::read(&exchange.query, 10, 100);

@@ -3,12 +3,12 @@
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 use sqlx::PgConnection;
 
-use crate::command::answers::{Registered, Results, ServiceState};
+use crate::command::answers::{Registered, Results, ServiceMetadata, ServicePrice, ServiceState};
 use crate::command::{Reply, TransactionalCommand};
 use crate::domain::money::PRICE_MAX;
 use crate::domain::names::ServiceId;
@@ -18,18 +18,23 @@ use crate::domain::usage::integer;
 use crate::store::services;
 
 use crate::api::openapi::bodies;
-use crate::api::openapi::description::{Content, Description, PAGE, flag, limit, price, text};
+use crate::api::openapi::description::{Description, PAGE, flag, limit, price, text};
 use crate::api::request::etag::Tagged;
 use crate::api::request::exchange::{Exchange, Failure, Read, Write, json};
 use crate::api::request::fields;
 use crate::api::request::query::{Pages, Slice};
 use crate::api::state::ApiState;
 
-pub const REGISTER: Description = Description::of("Register a service or set its price")
-    .body(bodies::registration, r#"{"serviceId":"weather","priceStroops":250}"#)
-    .answer::<Registered<'static>>(201, r#"{"serviceId":"weather","priceStroops":250}"#)
-    .answer::<Registered<'static>>(200, r#"{"serviceId":"weather","priceStroops":250}"#)
-    .refuses(&["store_capacity_exceeded"]);
+pub const REGISTER: Description = Description::of(
+    "registerService",
+    "Register a service",
+    "Creates the service, or sets its price if it exists. Metadata that is not sent stays unchanged. Send \
+         `description` and `owner` together or not at all.",
+)
+.body(bodies::SERVICE, r#"{"serviceId":"weather","priceStroops":250}"#)
+.answer::<Registered<'static>>(201, r#"{"serviceId":"weather","priceStroops":250}"#)
+.answer::<Registered<'static>>(200, r#"{"serviceId":"weather","priceStroops":250}"#)
+.refuses(&["store_capacity_exceeded"]);
 
 pub async fn register(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
@@ -37,12 +42,16 @@ pub async fn register(State(state): State<ApiState>, request: Request) -> Result
     write.submit(&state, command).await
 }
 
-pub const REGISTER_BULK: Description = Description::of("Register many, each for itself")
-    .body(bodies::registrations, r#"{"items":[{"serviceId":"weather","priceStroops":250}]}"#)
-    .answer::<Results<'static>>(
-        201,
-        r#"{"results":[{"index":0,"ok":true,"serviceId":"weather","priceStroops":250,"created":true}]}"#,
-    );
+pub const REGISTER_BULK: Description = Description::of(
+    "registerServicesBulk",
+    "Register services in bulk",
+    "Creates or updates services. Each item is judged alone, and the results are in the order of the items.",
+)
+.body(bodies::SERVICES, r#"{"items":[{"serviceId":"weather","priceStroops":250}]}"#)
+.answer::<Results<'static>>(
+    201,
+    r#"{"results":[{"index":0,"ok":true,"serviceId":"weather","priceStroops":250,"created":true}]}"#,
+);
 
 pub async fn register_bulk(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
@@ -51,10 +60,14 @@ pub async fn register_bulk(State(state): State<ApiState>, request: Request) -> R
     write.submit(&state, command).await
 }
 
-pub const SET_PRICE: Description = Description::of("Change the price; it counts from the next settlement")
-    .body(bodies::new_price, r#"{"priceStroops":300}"#)
-    .content(200, Content::Json(priced), r#"{"serviceId":"weather","priceStroops":300}"#)
-    .refuses(&["not_found"]);
+pub const SET_PRICE: Description = Description::of(
+    "setServicePrice",
+    "Set the price of a service",
+    "The new price applies from the next settlement on, also to usage that is already recorded.",
+)
+.body(bodies::PRICE, r#"{"priceStroops":300}"#)
+.answer::<ServicePrice>(200, r#"{"serviceId":"weather","priceStroops":300}"#)
+.refuses(&["not_found"]);
 
 pub async fn set_price(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
@@ -62,10 +75,14 @@ pub async fn set_price(State(state): State<ApiState>, request: Request) -> Resul
     change(&state, write, edit).await
 }
 
-pub const SET_METADATA: Description = Description::of("Say what a service is and whose")
-    .body(bodies::metadata, r#"{"description":"Forecasts","owner":"ops"}"#)
-    .answer::<Described<'static>>(200, r#"{"serviceId":"weather","description":"Forecasts","owner":"ops"}"#)
-    .refuses(&["not_found"]);
+pub const SET_METADATA: Description = Description::of(
+    "setServiceMetadata",
+    "Set service metadata",
+    "Replaces the description and the owner of the service.",
+)
+.body(bodies::METADATA, r#"{"description":"Forecasts","owner":"ops"}"#)
+.answer::<ServiceMetadata<'static>>(200, r#"{"serviceId":"weather","description":"Forecasts","owner":"ops"}"#)
+.refuses(&["not_found"]);
 
 pub async fn set_metadata(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
@@ -73,10 +90,14 @@ pub async fn set_metadata(State(state): State<ApiState>, request: Request) -> Re
     change(&state, write, edit).await
 }
 
-pub const SET_DISABLED: Description = Description::of("Disable or enable a service, without an event")
-    .body(bodies::disabled, r#"{"disabled":true}"#)
-    .answer::<ServiceState<'static>>(200, r#"{"serviceId":"weather","disabled":true}"#)
-    .refuses(&["not_found"]);
+pub const SET_DISABLED: Description = Description::of(
+    "setServiceDisabled",
+    "Set whether a service is disabled",
+    "Disables or enables the service without an event.",
+)
+.body(bodies::DISABLED, r#"{"disabled":true}"#)
+.answer::<ServiceState<'static>>(200, r#"{"serviceId":"weather","disabled":true}"#)
+.refuses(&["not_found"]);
 
 pub async fn set_disabled(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
@@ -87,24 +108,19 @@ pub async fn set_disabled(State(state): State<ApiState>, request: Request) -> Re
     }
 }
 
-fn priced(generator: &mut SchemaGenerator) -> Schema {
-    json_schema!({
-        "type": "object",
-        "required": ["serviceId", "priceStroops"],
-        "properties": {
-            "serviceId": generator.subschema_for::<ServiceId>(),
-            "priceStroops": { "type": "integer", "minimum": 0, "maximum": PRICE_MAX },
-        },
-    })
-}
-
 async fn change(state: &ApiState, write: Write, edit: Result<ServiceEdit, Refusal>) -> Result<Response, Failure> {
     let command =
         path_service(&write.exchange).map(|service_id| TransactionalCommand::ChangeService { service_id, edit });
     write.submit(state, command).await
 }
 
-pub const REMOVE: Description = Description::of("Delete a service; its pairs stay").empty().refuses(&["not_found"]);
+pub const REMOVE: Description = Description::of(
+    "deleteService",
+    "Delete a service",
+    "Deletes the service with its metadata and its state. Its pairs and what is outstanding stay.",
+)
+.empty()
+.refuses(&["not_found"]);
 
 pub async fn remove(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
@@ -112,17 +128,26 @@ pub async fn remove(State(state): State<ApiState>, request: Request) -> Result<R
     write.submit(&state, command).await
 }
 
-pub const DISABLE: Description = Description::of("Take no usage of a service any more")
-    .answer::<ServiceState<'static>>(200, r#"{"serviceId":"weather","disabled":true}"#)
-    .refuses(&["not_found"]);
+pub const DISABLE: Description = Description::of(
+    "disableService",
+    "Disable a service",
+    "Refuses further usage of the service with `service_disabled`. Recorded usage can still be settled. \
+         Each call records an event.",
+)
+.answer::<ServiceState<'static>>(200, r#"{"serviceId":"weather","disabled":true}"#)
+.refuses(&["not_found"]);
 
 pub async fn disable(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     switch(&state, request, true).await
 }
 
-pub const ENABLE: Description = Description::of("Take usage of a service again")
-    .answer::<ServiceState<'static>>(200, r#"{"serviceId":"weather","disabled":false}"#)
-    .refuses(&["not_found"]);
+pub const ENABLE: Description = Description::of(
+    "enableService",
+    "Enable a service",
+    "Accepts usage of the service again. Each call records an event.",
+)
+.answer::<ServiceState<'static>>(200, r#"{"serviceId":"weather","disabled":false}"#)
+.refuses(&["not_found"]);
 
 pub async fn enable(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     switch(&state, request, false).await
@@ -135,12 +160,16 @@ async fn switch(state: &ApiState, request: Request, disabled: bool) -> Result<Re
     write.submit(state, command).await
 }
 
-pub const SHOW: Description = Description::of("Read a service")
-    .answer::<Service>(
-        200,
-        r#"{"serviceId":"weather","priceStroops":250,"disabled":false,"description":"Forecasts","owner":"ops"}"#,
-    )
-    .refuses(&["not_found"]);
+pub const SHOW: Description = Description::of(
+    "getService",
+    "Get a service",
+    "Returns the price, the state and, if set, the metadata of the service.",
+)
+.answer::<Service>(
+    200,
+    r#"{"serviceId":"weather","priceStroops":250,"disabled":false,"description":"Forecasts","owner":"ops"}"#,
+)
+.refuses(&["not_found"]);
 
 pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let service_id = path_service(&exchange)?;
@@ -148,25 +177,20 @@ pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result
     Ok(json(&service.ok_or(Refusal::ServiceNotRegistered(service_id))?))
 }
 
-#[derive(JsonSchema, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[schemars(rename = "ServiceMetadata")]
-struct Described<'a> {
-    service_id: &'a ServiceId,
-    #[serde(flatten)]
-    metadata: Metadata,
-}
-
-pub const METADATA: Description = Description::of("Read what a service is and whose")
-    .answer::<Described<'static>>(200, r#"{"serviceId":"weather","description":"Forecasts","owner":"ops"}"#)
-    .refuses(&["not_found"]);
+pub const METADATA: Description = Description::of(
+    "getServiceMetadata",
+    "Get service metadata",
+    "Returns the description and the owner. Answers 404 if the service has none.",
+)
+.answer::<ServiceMetadata<'static>>(200, r#"{"serviceId":"weather","description":"Forecasts","owner":"ops"}"#)
+.refuses(&["not_found"]);
 
 pub async fn metadata(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let service_id = path_service(&exchange)?;
     let service = find(&state, &exchange, &service_id).await?;
     let metadata = service.and_then(|service| service.metadata);
     let metadata = metadata.ok_or_else(|| Refusal::NoMetadata(service_id.clone()))?;
-    Ok(json(&Described { service_id: &service_id, metadata }))
+    Ok(json(&ServiceMetadata { service_id: &service_id, metadata: &metadata }))
 }
 
 #[derive(JsonSchema, Serialize)]
@@ -178,18 +202,22 @@ struct List {
     pages: Option<Pages>,
 }
 
-pub const LIST: Description = Description::of("Services, in order of creation")
-    .query(&[
-        text("prefix", "Ids that start like this."),
-        text("q", "Ids that contain this, in any case."),
-        flag("disabled", "Only disabled ones, or only the others."),
-        price("minPrice", "Priced at this or more."),
-        price("maxPrice", "Priced at this or less."),
-        limit(200, 1000),
-        PAGE,
-    ])
-    .answer::<List>(200, r#"{"services":[{"serviceId":"weather","priceStroops":250,"disabled":false}]}"#)
-    .conditional();
+pub const LIST: Description = Description::of(
+    "listServices",
+    "List services",
+    "Returns the services that match all filters, in order of creation.",
+)
+.query(&[
+    text("prefix", "Text that the id starts with."),
+    text("q", "Text that the id contains, in upper or lower case."),
+    flag("disabled", "State of the services to return."),
+    price("minPrice", "Lowest price to return."),
+    price("maxPrice", "Highest price to return."),
+    limit(200, 1000),
+    PAGE,
+])
+.answer::<List>(200, r#"{"services":[{"serviceId":"weather","priceStroops":250,"disabled":false}]}"#)
+.conditional();
 
 pub async fn list(
     State(state): State<ApiState>,

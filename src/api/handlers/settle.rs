@@ -15,13 +15,18 @@ use crate::api::openapi::description::Description;
 use crate::api::request::exchange::{Failure, Write};
 use crate::api::state::ApiState;
 
-pub const SETTLE: Description = Description::of("Bill what a pair has outstanding")
-    .body(bodies::pair, r#"{"agent":"agent-1","serviceId":"weather"}"#)
-    .answer::<Settled<'static>>(
-        200,
-        r#"{"agent":"agent-1","serviceId":"weather","requests":3,"priceStroops":250,"billedStroops":750}"#,
-    )
-    .refuses(&["not_found"]);
+pub const SETTLE: Description = Description::of(
+    "settlePair",
+    "Settle a pair",
+    "Bills the outstanding requests of the pair at the current price and sets its counter to zero. With \
+         nothing outstanding, 0 is billed and no settlement is stored.",
+)
+.body(bodies::PAIR, r#"{"agent":"agent-1","serviceId":"weather"}"#)
+.answer::<Settled<'static>>(
+    200,
+    r#"{"agent":"agent-1","serviceId":"weather","requests":3,"priceStroops":250,"billedStroops":750}"#,
+)
+.refuses(&["not_found"]);
 
 pub async fn settle(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
@@ -33,13 +38,18 @@ pub async fn settle(State(state): State<ApiState>, request: Request) -> Result<R
     write.submit(&state, command).await
 }
 
-pub const SETTLE_AGENT: Description = Description::of("Bill all pairs of an agent")
-    .body(bodies::one_agent, r#"{"agent":"agent-1"}"#)
-    .answer::<AgentSettled<'static>>(
-        200,
-        r#"{"agent":"agent-1","items":[{"serviceId":"weather","requests":3,"priceStroops":250,"billedStroops":750}],
+pub const SETTLE_AGENT: Description = Description::of(
+    "settleAgent",
+    "Settle all pairs of an agent",
+    "Bills the outstanding requests of every pair of the agent, up to 5000 pairs per call. While `hasMore` \
+         is true, call again with a new key.",
+)
+.body(bodies::AGENT, r#"{"agent":"agent-1"}"#)
+.answer::<AgentSettled<'static>>(
+    200,
+    r#"{"agent":"agent-1","items":[{"serviceId":"weather","requests":3,"priceStroops":250,"billedStroops":750}],
         "totalBilledStroops":750}"#,
-    );
+);
 
 pub async fn settle_agent(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;

@@ -26,20 +26,24 @@ struct List {
     next_cursor: Option<String>,
 }
 
-pub const LIST: Description = Description::of("The ledger: settlements, newest first")
-    .query(&[
-        identifier("agent", "Of this agent only."),
-        identifier("serviceId", "Of this service only."),
-        SINCE,
-        limit(100, 1000),
-        CURSOR,
-    ])
-    .answer::<List>(
-        200,
-        r#"{"items":[{"id":"stl_0123456789abcdef0123456789abcdef","agent":"agent-1","serviceId":"weather","requests":3,
+pub const LIST: Description = Description::of(
+    "listSettlements",
+    "List settlements",
+    "Returns the permanent record of settlements, newest first.",
+)
+.query(&[
+    identifier("agent", "Agent whose settlements to return."),
+    identifier("serviceId", "Service whose settlements to return."),
+    SINCE,
+    limit(100, 1000),
+    CURSOR,
+])
+.answer::<List>(
+    200,
+    r#"{"items":[{"id":"stl_0123456789abcdef0123456789abcdef","agent":"agent-1","serviceId":"weather","requests":3,
         "priceStroops":250,"billedStroops":750,"settledAt":1767225600000,"idempotencyKey":"bill-1","requestId":"r-1"}],
         "nextCursor":null}"#,
-    );
+);
 
 pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     check_query(&exchange, &["agent", "serviceId", "since", "limit", "cursor"])?;
@@ -73,13 +77,14 @@ pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result
     Ok(json(&List { items, next_cursor }))
 }
 
-pub const SHOW: Description = Description::of("Read a settlement")
-    .answer::<Settlement>(
-        200,
-        r#"{"id":"stl_0123456789abcdef0123456789abcdef","agent":"agent-1","serviceId":"weather","requests":3,
+pub const SHOW: Description =
+    Description::of("getSettlement", "Get a settlement", "Returns one settlement of the tenant.")
+        .answer::<Settlement>(
+            200,
+            r#"{"id":"stl_0123456789abcdef0123456789abcdef","agent":"agent-1","serviceId":"weather","requests":3,
         "priceStroops":250,"billedStroops":750,"settledAt":1767225600000,"idempotencyKey":"bill-1","requestId":"r-1"}"#,
-    )
-    .refuses(&["not_found"]);
+        )
+        .refuses(&["not_found"]);
 
 pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     check_query(&exchange, &[])?;

@@ -32,7 +32,7 @@ struct Stats {
     total_requests: Count,
     lifetime_requests: Count,
     unique_agents: i64,
-    /// Always text, because it grows for ever.
+    /// An amount of stroops, always as a decimal string.
     #[schemars(regex(pattern = "^[0-9]+$"))]
     settled_stroops_total: String,
     settlements_total: i64,
@@ -52,16 +52,21 @@ struct Line {
     requests_outstanding: Count,
 }
 
-pub const SHOW: Description = Description::of("Totals of the tenant; of all tenants for the operator")
-    .query(&[limit(50, 500), CURSOR])
-    .answer::<Stats>(
-        200,
-        r#"{"totalServices":1,"totalApiKeys":0,"totalWebhooks":0,"usageKeys":1,"totalRequests":3,"lifetimeRequests":10,
+pub const SHOW: Description = Description::of(
+    "getStats",
+    "Get statistics",
+    "Returns maintained totals of the tenant, or of all tenants for the operator, and one page of services \
+         with their outstanding requests.",
+)
+.query(&[limit(50, 500), CURSOR])
+.answer::<Stats>(
+    200,
+    r#"{"totalServices":1,"totalApiKeys":0,"totalWebhooks":0,"usageKeys":1,"totalRequests":3,"lifetimeRequests":10,
         "uniqueAgents":1,"settledStroopsTotal":"1750","settlementsTotal":1,"paused":false,"servicesBreakdown":
         [{"tenantId":"public","serviceId":"weather","priceStroops":250,"requestsOutstanding":3}],
         "servicesBreakdownTotal":1,"nextServicesBreakdownCursor":null}"#,
-    )
-    .conditional();
+)
+.conditional();
 
 pub async fn show(
     State(state): State<ApiState>,

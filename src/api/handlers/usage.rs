@@ -19,10 +19,15 @@ use crate::api::openapi::description::Description;
 use crate::api::request::exchange::{Exchange, Failure, Read, Write, json};
 use crate::api::state::ApiState;
 
-pub const RECORD: Description = Description::of("Record usage of a pair")
-    .body(bodies::usage_record, r#"{"agent":"agent-1","serviceId":"weather","requests":3}"#)
-    .answer::<Recorded<'static>>(201, r#"{"agent":"agent-1","serviceId":"weather","total":3}"#)
-    .refuses(&["not_found", "service_disabled", "store_capacity_exceeded"]);
+pub const RECORD: Description = Description::of(
+    "recordUsage",
+    "Record usage",
+    "Adds requests to the counter of the pair and returns what is outstanding. The service need not be \
+         registered unless `REQUIRE_REGISTERED_SERVICES` is true.",
+)
+.body(bodies::USAGE, r#"{"agent":"agent-1","serviceId":"weather","requests":3}"#)
+.answer::<Recorded<'static>>(201, r#"{"agent":"agent-1","serviceId":"weather","total":3}"#)
+.refuses(&["not_found", "service_disabled", "store_capacity_exceeded"]);
 
 pub async fn record(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
@@ -30,12 +35,17 @@ pub async fn record(State(state): State<ApiState>, request: Request) -> Result<R
     write.submit(&state, command).await
 }
 
-pub const RECORD_BULK: Description = Description::of("Record many, each for itself")
-    .body(bodies::usage_records, r#"{"items":[{"agent":"agent-1","serviceId":"weather","requests":3}]}"#)
-    .answer::<BulkRecorded>(
-        201,
-        r#"{"results":[{"index":0,"ok":true,"total":3},{"index":1,"ok":false,"error":"invalid_item"}]}"#,
-    );
+pub const RECORD_BULK: Description = Description::of(
+    "recordUsageBulk",
+    "Record usage in bulk",
+    "Each item is accepted or refused alone, and the results are in the order of the items. Later items see \
+         earlier ones.",
+)
+.body(bodies::USAGE_BULK, r#"{"items":[{"agent":"agent-1","serviceId":"weather","requests":3}]}"#)
+.answer::<BulkRecorded>(
+    201,
+    r#"{"results":[{"index":0,"ok":true,"total":3},{"index":1,"ok":false,"error":"invalid_item"}]}"#,
+);
 
 pub async fn record_bulk(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
@@ -45,15 +55,19 @@ pub async fn record_bulk(State(state): State<ApiState>, request: Request) -> Res
 
 #[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[schemars(rename = "OutstandingUsage")]
+#[schemars(rename = "PairUsage")]
 struct Outstanding<'a> {
     agent: &'a AgentId,
     service_id: &'a ServiceId,
     total: Count,
 }
 
-pub const OUTSTANDING: Description = Description::of("What is outstanding of a pair")
-    .answer::<Outstanding<'static>>(200, r#"{"agent":"agent-1","serviceId":"weather","total":3}"#);
+pub const OUTSTANDING: Description = Description::of(
+    "getPairUsage",
+    "Get outstanding usage of a pair",
+    "Returns the requests that are recorded and neither settled nor reset. An unknown pair has 0.",
+)
+.answer::<Outstanding<'static>>(200, r#"{"agent":"agent-1","serviceId":"weather","total":3}"#);
 
 pub async fn outstanding(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let pair = path_pair(&exchange)?;
@@ -63,9 +77,13 @@ pub async fn outstanding(State(state): State<ApiState>, Read(exchange): Read) ->
     Ok(json(&Outstanding { agent, service_id, total: Count(quote.outstanding) }))
 }
 
-pub const RESET: Description = Description::of("Clear what is outstanding, without billing it")
-    .answer::<Cleared<'static>>(200, r#"{"agent":"agent-1","serviceId":"weather","clearedTotal":3}"#)
-    .refuses(&["not_found"]);
+pub const RESET: Description = Description::of(
+    "resetPairUsage",
+    "Reset usage of a pair",
+    "Sets the counter of the pair to zero without billing it.",
+)
+.answer::<Cleared<'static>>(200, r#"{"agent":"agent-1","serviceId":"weather","clearedTotal":3}"#)
+.refuses(&["not_found"]);
 
 pub async fn reset(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;

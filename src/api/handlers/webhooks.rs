@@ -30,14 +30,18 @@ use crate::api::state::{ApiState, read_refusal};
 /// What a test leaves of its request's time for noting how it went.
 const NOTING: Duration = Duration::from_millis(500);
 
-pub const CREATE: Description = Description::of("Register a webhook; its secret is shown this once")
-    .body(bodies::webhook, r#"{"url":"https://example.com/hook","events":["usage.settled"]}"#)
-    .answer::<CreatedWebhook<'static>>(
-        201,
-        r#"{"id":"wh_0123456789abcdef","url":"https://example.com/hook","events":["usage.settled"],
+pub const CREATE: Description = Description::of(
+    "createWebhook",
+    "Create a webhook",
+    "Subscribes a URL to events of the tenant. The signing secret is shown only in this answer.",
+)
+.body(bodies::WEBHOOK, r#"{"url":"https://example.com/hook","events":["usage.settled"]}"#)
+.answer::<CreatedWebhook<'static>>(
+    201,
+    r#"{"id":"wh_0123456789abcdef","url":"https://example.com/hook","events":["usage.settled"],
         "secret":"whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}"#,
-    )
-    .refuses(&["store_capacity_exceeded"]);
+)
+.refuses(&["store_capacity_exceeded"]);
 
 pub async fn create(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
@@ -47,14 +51,18 @@ pub async fn create(State(state): State<ApiState>, request: Request) -> Result<R
     Ok(response)
 }
 
-pub const CHANGE: Description = Description::of("Change a webhook, and enable it again")
-    .body(bodies::webhook_change, r#"{"events":["usage.settled"]}"#)
-    .answer::<Webhook>(
-        200,
-        r#"{"id":"wh_0123456789abcdef","url":"https://example.com/hook","events":["usage.settled"],
+pub const CHANGE: Description = Description::of(
+    "updateWebhook",
+    "Update a webhook",
+    "Replaces the URL, the events or both. A webhook that was disabled after failures is enabled again.",
+)
+.body(bodies::WEBHOOK_CHANGE, r#"{"events":["usage.settled"]}"#)
+.answer::<Webhook>(
+    200,
+    r#"{"id":"wh_0123456789abcdef","url":"https://example.com/hook","events":["usage.settled"],
         "createdAt":1767225600000}"#,
-    )
-    .refuses(&["not_found"]);
+)
+.refuses(&["not_found"]);
 
 pub async fn change(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
@@ -64,7 +72,9 @@ pub async fn change(State(state): State<ApiState>, request: Request) -> Result<R
 }
 
 pub const DELETE: Description =
-    Description::of("Delete a webhook, and what it was still to get").empty().refuses(&["not_found"]);
+    Description::of("deleteWebhook", "Delete a webhook", "Deletes the webhook and drops its pending deliveries.")
+        .empty()
+        .refuses(&["not_found"]);
 
 pub async fn delete(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
@@ -87,12 +97,17 @@ struct Tested<'a> {
     status: u16,
 }
 
-pub const TEST: Description = Description::of("Send a webhook one test event now")
-    .answer::<Tested<'static>>(
-        200,
-        r#"{"id":"wh_0123456789abcdef","deliveredAt":1767225600000,"simulated":false,"status":204}"#,
-    )
-    .refuses(&["not_found", "webhook_failed"]);
+pub const TEST: Description = Description::of(
+    "testWebhook",
+    "Test a webhook",
+    "Records a `webhook.test` event and sends it to this webhook once, whatever events it subscribes to. \
+         Answers 502 if the receiver does not accept it.",
+)
+.answer::<Tested<'static>>(
+    200,
+    r#"{"id":"wh_0123456789abcdef","deliveredAt":1767225600000,"simulated":false,"status":204}"#,
+)
+.refuses(&["not_found", "webhook_failed"]);
 
 pub async fn test(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
     let write = Write::read(request, &[]).await?;
@@ -138,12 +153,17 @@ struct List {
     next_cursor: Option<String>,
 }
 
-pub const LIST: Description =
-    Description::of("Webhooks, oldest first").query(&[limit(50, 500), CURSOR]).answer::<List>(
-        200,
-        r#"{"items":[{"id":"wh_0123456789abcdef","url":"https://example.com/hook","events":["usage.settled"],
+pub const LIST: Description = Description::of(
+    "listWebhooks",
+    "List webhooks",
+    "Returns the webhooks of the tenant, oldest first. Secrets are not shown.",
+)
+.query(&[limit(50, 500), CURSOR])
+.answer::<List>(
+    200,
+    r#"{"items":[{"id":"wh_0123456789abcdef","url":"https://example.com/hook","events":["usage.settled"],
         "createdAt":1767225600000}],"total":1,"nextCursor":null}"#,
-    );
+);
 
 pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     check_query(&exchange, &["limit", "cursor"])?;
@@ -166,7 +186,7 @@ pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result
     Ok(json(&List { items, total, next_cursor }))
 }
 
-pub const SHOW: Description = Description::of("Read a webhook")
+pub const SHOW: Description = Description::of("getWebhook", "Get a webhook", "Returns one webhook without its secret.")
     .answer::<Webhook>(
         200,
         r#"{"id":"wh_0123456789abcdef","url":"https://example.com/hook","events":["usage.settled"],
@@ -190,15 +210,19 @@ struct Deliveries {
     next_cursor: Option<String>,
 }
 
-pub const LIST_DELIVERIES: Description = Description::of("Deliveries to a webhook, newest first")
-    .query(&[limit(50, 500), CURSOR])
-    .answer::<Deliveries>(
-        200,
-        r#"{"items":[{"id":"dlv_0123456789abcdef0123456789abcdef","eventId":"019b76da-a800-8000-8000-000000000001",
+pub const LIST_DELIVERIES: Description = Description::of(
+    "listWebhookDeliveries",
+    "List webhook deliveries",
+    "Returns the deliveries to the webhook, newest first. Finished ones are kept for seven days.",
+)
+.query(&[limit(50, 500), CURSOR])
+.answer::<Deliveries>(
+    200,
+    r#"{"items":[{"id":"dlv_0123456789abcdef0123456789abcdef","eventId":"019b76da-a800-8000-8000-000000000001",
         "type":"usage.settled","status":"pending","attempts":0,"createdAt":1767225600000,"lastAttemptAt":null,
         "nextAttemptAt":1767225600000,"responseStatus":null,"error":null}],"nextCursor":null}"#,
-    )
-    .refuses(&["not_found"]);
+)
+.refuses(&["not_found"]);
 
 pub async fn list_deliveries(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     check_query(&exchange, &["limit", "cursor"])?;

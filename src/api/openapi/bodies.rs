@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::description::integer;
 use crate::domain::limits::LIMITS;
 use crate::domain::money::PRICE_MAX;
 use crate::domain::names::{AGENT_ID_MAX, IDENTIFIER, SERVICE_ID_MAX};
@@ -13,24 +14,46 @@ use crate::domain::webhook::{KNOWN_TYPES, URL_MAX};
 /// Most items of a bulk request while `bulkMaxItems` has its default.
 const ITEMS_MAX: i64 = 100;
 
-fn agent() -> Value {
-    json!({ "type": "string", "minLength": 1, "maxLength": AGENT_ID_MAX, "pattern": IDENTIFIER })
+pub const USAGE: &str = "UsageInput";
+pub const USAGE_BULK: &str = "UsageBulkInput";
+pub const PAIR: &str = "SettlePairInput";
+pub const AGENT: &str = "SettleAgentInput";
+pub const SERVICE: &str = "ServiceInput";
+pub const SERVICES: &str = "ServiceBulkInput";
+pub const METADATA: &str = "ServiceMetadataInput";
+pub const PRICE: &str = "ServicePriceInput";
+pub const DISABLED: &str = "ServiceDisabledInput";
+pub const API_KEY: &str = "ApiKeyInput";
+pub const WEBHOOK: &str = "WebhookInput";
+pub const WEBHOOK_CHANGE: &str = "WebhookUpdate";
+pub const CONFIG: &str = "ConfigUpdate";
+
+const SERVICE_ITEM: &str = "ServiceBulkInputItem";
+const EVENT_TYPE: &str = "WebhookEventType";
+
+/// The named schemas of all bodies.
+pub fn schemas() -> Vec<(&'static str, Value)> {
+    vec![
+        (USAGE, usage()),
+        (USAGE_BULK, strict(&["items"], json!({ "items": items(USAGE) }))),
+        (PAIR, lenient(&["agent", "serviceId"], json!({ "agent": agent(), "serviceId": service_id() }))),
+        (AGENT, lenient(&["agent"], json!({ "agent": agent() }))),
+        (SERVICE, service()),
+        (SERVICES, lenient(&["items"], json!({ "items": items(SERVICE_ITEM) }))),
+        (SERVICE_ITEM, priced_service()),
+        (METADATA, lenient(&["description", "owner"], json!({ "description": description(), "owner": owner() }))),
+        (PRICE, lenient(&["priceStroops"], json!({ "priceStroops": price() }))),
+        (DISABLED, strict(&["disabled"], json!({ "disabled": { "type": "boolean" } }))),
+        (API_KEY, api_key()),
+        (WEBHOOK, strict(&["url", "events"], json!({ "url": url(), "events": events() }))),
+        (WEBHOOK_CHANGE, webhook_change()),
+        (EVENT_TYPE, json!({ "type": "string", "enum": KNOWN_TYPES, "description": "`*` stands for all types." })),
+        (CONFIG, config()),
+    ]
 }
 
-fn service_id() -> Value {
-    json!({ "type": "string", "minLength": 1, "maxLength": SERVICE_ID_MAX, "pattern": IDENTIFIER })
-}
-
-fn price() -> Value {
-    json!({ "type": "integer", "minimum": 0, "maximum": PRICE_MAX })
-}
-
-fn description() -> Value {
-    json!({ "type": "string", "maxLength": METADATA_TEXT_MAX })
-}
-
-fn owner() -> Value {
-    json!({ "type": "string", "minLength": 1, "maxLength": METADATA_TEXT_MAX })
+pub fn reference(name: &str) -> Value {
+    json!({ "$ref": format!("#/components/schemas/{name}") })
 }
 
 /// An object that ignores members it does not know.
@@ -44,39 +67,31 @@ fn strict(required: &[&str], properties: Value) -> Value {
     schema
 }
 
-fn items(item: Value) -> Value {
+fn items(item: &str) -> Value {
     json!({
         "type": "array",
         "minItems": 1,
         "maxItems": ITEMS_MAX,
-        "description": "Up to `bulkMaxItems`. An item that is not valid is refused in its place; the others count.",
-        "items": item,
+        "description": "Up to `bulkMaxItems`. An invalid item is refused alone.",
+        "items": reference(item),
         "x-lenient": true,
     })
 }
 
-pub fn usage_record() -> Value {
-    let requests = json!({ "type": "integer", "minimum": 1, "maximum": REQUESTS_MAX });
+fn usage() -> Value {
+    let requests = integer(1, REQUESTS_MAX);
     lenient(
         &["agent", "serviceId", "requests"],
         json!({ "agent": agent(), "serviceId": service_id(), "requests": requests }),
     )
 }
 
-pub fn usage_records() -> Value {
-    strict(&["items"], json!({ "items": items(usage_record()) }))
-}
-
-pub fn pair() -> Value {
-    lenient(&["agent", "serviceId"], json!({ "agent": agent(), "serviceId": service_id() }))
-}
-
-pub fn one_agent() -> Value {
-    lenient(&["agent"], json!({ "agent": agent() }))
+fn priced_service() -> Value {
+    lenient(&["serviceId", "priceStroops"], json!({ "serviceId": service_id(), "priceStroops": price() }))
 }
 
 /// Description and owner come together or not at all.
-pub fn registration() -> Value {
+fn service() -> Value {
     let mut schema = strict(
         &["serviceId", "priceStroops"],
         json!({ "serviceId": service_id(), "priceStroops": price(), "description": description(), "owner": owner() }),
@@ -85,32 +100,46 @@ pub fn registration() -> Value {
     schema
 }
 
-pub fn registrations() -> Value {
-    let item = lenient(&["serviceId", "priceStroops"], json!({ "serviceId": service_id(), "priceStroops": price() }));
-    lenient(&["items"], json!({ "items": items(item) }))
-}
-
-pub fn metadata() -> Value {
-    lenient(&["description", "owner"], json!({ "description": description(), "owner": owner() }))
-}
-
-pub fn new_price() -> Value {
-    lenient(&["priceStroops"], json!({ "priceStroops": price() }))
-}
-
-pub fn disabled() -> Value {
-    strict(&["disabled"], json!({ "disabled": { "type": "boolean" } }))
-}
-
-pub fn api_key() -> Value {
+fn api_key() -> Value {
     let label = json!({ "type": "string", "minLength": 1, "maxLength": 64, "pattern": "[^\\s]" });
     let tenant = json!({
         "type": "string",
         "minLength": 1,
         "maxLength": 64,
-        "description": "The tenant the key joins; without it a new tenant is made.",
+        "description": "Tenant that the key belongs to. Without it a new tenant is created.",
     });
     strict(&["label"], json!({ "label": label, "tenantId": tenant }))
+}
+
+fn webhook_change() -> Value {
+    let mut schema = strict(&[], json!({ "url": url(), "events": events() }));
+    schema["minProperties"] = json!(1);
+    schema
+}
+
+fn config() -> Value {
+    let bounds = LIMITS.iter().map(|limit| (limit.key.to_owned(), integer(1, limit.max)));
+    strict(&[], Value::Object(bounds.collect::<Map<_, _>>()))
+}
+
+fn agent() -> Value {
+    json!({ "type": "string", "minLength": 1, "maxLength": AGENT_ID_MAX, "pattern": IDENTIFIER })
+}
+
+fn service_id() -> Value {
+    json!({ "type": "string", "minLength": 1, "maxLength": SERVICE_ID_MAX, "pattern": IDENTIFIER })
+}
+
+fn price() -> Value {
+    integer(0, PRICE_MAX)
+}
+
+fn description() -> Value {
+    json!({ "type": "string", "maxLength": METADATA_TEXT_MAX })
+}
+
+fn owner() -> Value {
+    json!({ "type": "string", "minLength": 1, "maxLength": METADATA_TEXT_MAX })
 }
 
 fn url() -> Value {
@@ -118,7 +147,7 @@ fn url() -> Value {
         "type": "string",
         "maxLength": URL_MAX,
         "pattern": "^https?://.",
-        "description": "With a host that is neither private, loopback nor link-local.",
+        "description": "The host must not be private, loopback or link-local.",
     })
 }
 
@@ -126,24 +155,7 @@ fn events() -> Value {
     json!({
         "type": "array",
         "minItems": 1,
-        "items": { "type": "string", "enum": KNOWN_TYPES },
+        "items": reference(EVENT_TYPE),
         "description": "Repeated names count once.",
     })
-}
-
-pub fn webhook() -> Value {
-    strict(&["url", "events"], json!({ "url": url(), "events": events() }))
-}
-
-pub fn webhook_change() -> Value {
-    let mut schema = strict(&[], json!({ "url": url(), "events": events() }));
-    schema["minProperties"] = json!(1);
-    schema
-}
-
-pub fn limits() -> Value {
-    let bounds = LIMITS
-        .iter()
-        .map(|limit| (limit.key.to_owned(), json!({ "type": "integer", "minimum": 1, "maximum": limit.max })));
-    strict(&[], Value::Object(bounds.collect::<Map<_, _>>()))
 }

@@ -1,10 +1,12 @@
-//! What operations share in the document: headers, path parameters, security schemes, the error envelope, and the
-//! refusals by status. The example of a refusal is the body that it really has.
+//! What operations share in the document: headers, path parameters, security schemes, the error envelope, and one
+//! error answer per status. The example of an error is the body that it really has.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+use super::bodies::reference;
+use super::description::integer;
 use crate::domain::names::{AGENT_ID_MAX, SERVICE_ID_MAX, STORED_IDENTIFIER, ServiceId};
 use crate::domain::refusal::Refusal;
 
@@ -13,8 +15,33 @@ const KEY_HEADER: &str = r#"^([!#-~][!-~]{0,254}|"([!#-\[\]-~]|\\["\\]){0,255}")
 /// A key as it is, without quotes around it.
 const KEY_IN_PATH: &str = "^[!-~]{1,255}$";
 
+/// The codes that operations answer with.
+const CODES: [&str; 17] = [
+    "invalid_request",
+    "invalid_idempotency_key",
+    "unauthorized",
+    "forbidden",
+    "not_found",
+    "request_timeout",
+    "service_disabled",
+    "idempotency_conflict",
+    "idempotency_in_flight",
+    "payload_too_large",
+    "unsupported_media_type",
+    "rate_limited",
+    "store_capacity_exceeded",
+    "internal_error",
+    "webhook_failed",
+    "service_paused",
+    "service_unavailable",
+];
+
+/// Codes of requests that reach no operation.
+const OTHER_CODES: [&str; 4] =
+    ["method_not_allowed", "uri_too_long", "request_header_fields_too_large", "not_implemented"];
+
 /// A refusal of each code.
-pub fn sample(code: &str) -> Refusal {
+fn sample(code: &str) -> Refusal {
     match code {
         "invalid_request" => Refusal::AgentAndService,
         "invalid_idempotency_key" => Refusal::KeySyntax,
@@ -43,31 +70,47 @@ fn weather() -> ServiceId {
     ServiceId::parse("weather").expect("an identifier")
 }
 
-/// The shared responses, one for each set of codes that occurs.
-#[derive(Default)]
-pub struct Refusals(BTreeMap<String, Value>);
+/// The status that a code is answered with.
+pub fn status_of(code: &str) -> u16 {
+    sample(code).status_and_code().0
+}
 
-impl Refusals {
-    /// The name of the response with these codes; `replayable` if it may be the stored answer of a key.
-    pub fn name(&mut self, status: u16, codes: &[&str], replayable: bool) -> String {
-        let is_replayable = replayable && matches!(status, 400 | 404 | 409);
-        let words = codes.iter().map(|code| code.split('_').map(capitalised).collect::<String>());
-        let name = words.collect::<Vec<_>>().join("Or") + if is_replayable { "Replayable" } else { "" };
-        self.0.entry(name.clone()).or_insert_with(|| response(codes, is_replayable));
-        name
+/// The error answers, by name.
+pub fn error_responses() -> Value {
+    let mut by_status: BTreeMap<u16, Vec<&str>> = BTreeMap::new();
+    for code in CODES {
+        by_status.entry(status_of(code)).or_default().push(code);
     }
+    let named = by_status.into_iter().map(|(status, codes)| {
+        let (name, meaning) = error_answer(status);
+        (name.to_owned(), error_response(status, meaning, &codes))
+    });
+    Value::Object(named.collect())
+}
 
-    pub fn into_components(self) -> Value {
-        Value::Object(self.0.into_iter().collect())
+pub fn error_reference(status: u16) -> Value {
+    json!({ "$ref": format!("#/components/responses/{}", error_answer(status).0) })
+}
+
+fn error_answer(status: u16) -> (&'static str, &'static str) {
+    match status {
+        400 => ("BadRequest", "The request is invalid."),
+        401 => ("Unauthorized", "A valid key is required."),
+        403 => ("Forbidden", "The caller may not do this."),
+        404 => ("NotFound", "The resource does not exist."),
+        408 => ("RequestTimeout", "The request body did not arrive in time."),
+        409 => ("Conflict", "The request conflicts with the current state."),
+        413 => ("ContentTooLarge", "The request body is too large."),
+        415 => ("UnsupportedMediaType", "The request body is not JSON."),
+        429 => ("TooManyRequests", "A limit is reached."),
+        500 => ("InternalServerError", "The service failed."),
+        502 => ("BadGateway", "The receiver of the webhook failed."),
+        503 => ("ServiceUnavailable", "The service cannot serve the request now."),
+        _ => unreachable!("a status of a code: {status}"),
     }
 }
 
-fn capitalised(word: &str) -> String {
-    let (first, rest) = word.split_at(1);
-    first.to_uppercase() + rest
-}
-
-fn response(codes: &[&str], is_replayable: bool) -> Value {
+fn error_response(status: u16, meaning: &str, codes: &[&str]) -> Value {
     let example = |code: &&str| {
         let body = sample(code).to_body("POST", "/api/v1/usage", "6f1c1f0e-0000-4000-8000-000000000001");
         let body: Value = serde_json::from_slice(&body).expect("an envelope");
@@ -78,34 +121,40 @@ fn response(codes: &[&str], is_replayable: bool) -> Value {
     if codes.iter().any(|code| *code == "rate_limited" || sample(code).retry_after().is_some()) {
         names.push("Retry-After");
     }
-    if is_replayable {
+    // The answers that are stored with a key.
+    if matches!(status, 400 | 404 | 409) {
         names.push("Idempotency-Replayed");
     }
     let headers: Map<String, Value> = names.into_iter().map(|name| (name.to_owned(), header_reference(name))).collect();
-    let schema = json!({
-        "allOf": [{ "$ref": "#/components/schemas/Error" }, { "properties": { "error": { "enum": codes } } }],
-    });
     json!({
-        "description": format!("`{}`", codes.join("` or `")),
+        "description": format!("{meaning} Codes: `{}`.", codes.join("`, `")),
         "headers": headers,
-        "content": { "application/json": { "schema": schema, "examples": examples } },
+        "content": { "application/json": { "schema": reference("ApiError"), "examples": examples } },
     })
 }
 
-pub fn error() -> Value {
-    json!({
+/// The schemas of the error envelope.
+pub fn error_schemas() -> [(&'static str, Value); 2] {
+    let codes: Vec<&str> = CODES.into_iter().chain(OTHER_CODES).collect();
+    let error = json!({
         "type": "object",
-        "description": "Every refusal. Branch on `error`; `message` is for people.",
+        "description": "The body of every error.",
         "required": ["error", "message", "requestId"],
         "properties": {
-            "error": { "type": "string" },
-            "message": { "type": "string" },
-            "unknownKeys": { "type": "array", "items": { "type": "string" }, "description": "PATCH config only." },
-            "method": { "type": "string", "description": "500 only." },
-            "path": { "type": "string", "description": "500 only." },
+            "error": reference("ErrorCode"),
+            "message": { "type": "string", "description": "Explanation for people. The text may change." },
+            "unknownKeys": {
+                "type": "array",
+                "items": { "type": "string" },
+                "description": "Unknown members of a change of the configuration.",
+            },
+            "method": { "type": "string", "description": "Method of the request. Only on status 500." },
+            "path": { "type": "string", "description": "Path of the request. Only on status 500." },
             "requestId": { "type": "string", "minLength": 1, "maxLength": 200 },
         },
-    })
+    });
+    let code = json!({ "type": "string", "description": "Reason of an error, for programs.", "enum": codes });
+    [("ApiError", error), ("ErrorCode", code)]
 }
 
 pub fn header_reference(name: &str) -> Value {
@@ -113,26 +162,26 @@ pub fn header_reference(name: &str) -> Value {
 }
 
 pub fn headers() -> Value {
-    let seconds = json!({ "type": "integer", "minimum": 1 });
-    let count = json!({ "type": "integer", "minimum": 0 });
+    let seconds = integer(1, i32::MAX.into());
+    let count = integer(0, i32::MAX.into());
     let header = |description: &str, schema: &Value| json!({ "description": description, "schema": schema });
     json!({
         "X-Request-Id": {
             "required": true,
-            "description": "The one that was sent, else a new one.",
+            "description": "Id of the request: the one that was sent, or a new one.",
             "schema": { "type": "string", "minLength": 1, "maxLength": 200 },
         },
         "Idempotency-Replayed": header(
-            "On an answer that an earlier request got; never on a first answer.",
+            "Present if the answer is a stored one: the request was executed earlier with the same key.",
             &json!({ "type": "string", "const": "true" }),
         ),
-        "RateLimit-Limit": header("Requests per window; also as `X-RateLimit-Limit`.", &count),
-        "RateLimit-Remaining": header("Requests left; also as `X-RateLimit-Remaining`.", &count),
-        "RateLimit-Reset": header("Seconds until there is more; also as `X-RateLimit-Reset`.", &seconds),
-        "Retry-After": header("Seconds to wait; not on `store_capacity_exceeded` and `service_paused`.", &seconds),
+        "RateLimit-Limit": header("Requests per window. Also sent as `X-RateLimit-Limit`.", &count),
+        "RateLimit-Remaining": header("Requests left in the window. Also sent as `X-RateLimit-Remaining`.", &count),
+        "RateLimit-Reset": header("Seconds until more requests are allowed. Also sent as `X-RateLimit-Reset`.", &seconds),
+        "Retry-After": header("Seconds to wait before the next attempt. Not sent with `store_capacity_exceeded` and `service_paused`.", &seconds),
         "ETag": {
             "required": true,
-            "description": "For `If-None-Match`.",
+            "description": "Tag of this representation, for `If-None-Match`.",
             "schema": { "type": "string", "pattern": "^W/\"[0-9a-f]{32}\"$" },
         },
     })
@@ -144,8 +193,8 @@ pub fn parameters() -> Value {
             "name": "Idempotency-Key",
             "in": "header",
             "required": false,
-            "description": "1 to 255 visible ASCII characters, raw or as a quoted string. A new one for each thing to \
-                be done, the same one for each attempt at it.",
+            "description": "1 to 255 visible ASCII characters, raw or as a quoted string. Use a new key for each \
+                operation, and the same key for each attempt at it.",
             "schema": { "type": "string", "pattern": KEY_HEADER },
             "example": "order-1",
         },
@@ -153,7 +202,7 @@ pub fn parameters() -> Value {
             "name": "If-None-Match",
             "in": "header",
             "required": false,
-            "description": "ETags that are known; a hit is answered 304.",
+            "description": "Known entity tags. If one of them matches, the answer is 304.",
             "schema": { "type": "string" },
         },
     })
@@ -162,37 +211,39 @@ pub fn parameters() -> Value {
 pub fn security_schemes() -> Value {
     let key = |description: &str| json!({ "type": "apiKey", "in": "header", "name": "X-API-Key", "description": description });
     json!({
-        "apiKey": key("A tenant's key. Writes need one while `REQUIRE_API_KEY` is true; any request may have one."),
-        "adminKey": key("The operator's key, `ADMIN_API_KEY`. Where it is not set, requests without a key need none."),
+        "apiKey": key("Key of a tenant. Writes require it while `REQUIRE_API_KEY` is true."),
+        "adminKey": key("Key of the operator, `ADMIN_API_KEY`. Not required where that setting is absent."),
         "metricsToken": {
             "type": "http",
             "scheme": "bearer",
-            "description": "`METRICS_TOKEN`, for who scrapes metrics and may do nothing else.",
+            "description": "The token `METRICS_TOKEN`, which gives access to the metrics only.",
         },
     })
 }
 
-/// `pattern` tells whose id it is.
+/// `pattern` tells what kind of id it is.
 pub fn path_parameter(name: &str, pattern: &str) -> Value {
     let identifier =
         |max: usize| json!({ "type": "string", "minLength": 1, "maxLength": max, "pattern": STORED_IDENTIFIER });
     let (description, schema, example) = match name {
-        "agent" => ("Who uses.", identifier(AGENT_ID_MAX), "agent-1"),
-        "serviceId" => ("What is used.", identifier(SERVICE_ID_MAX), "weather"),
+        "agent" => ("Id of the agent that uses the service.", identifier(AGENT_ID_MAX), "agent-1"),
+        "serviceId" => ("Id of the service.", identifier(SERVICE_ID_MAX), "weather"),
         "prefix" => (
-            "The first 12 characters of the key.",
+            "First 12 characters of the API key.",
             json!({ "type": "string", "pattern": "^[A-Za-z0-9_]{1,64}$" }),
             "apk_01234567",
         ),
         "key" => (
-            "The key itself, without quotes around it.",
+            "Idempotency key, without quotes around it.",
             json!({ "type": "string", "pattern": KEY_IN_PATH }),
             "order-1",
         ),
-        _ if pattern.contains("settlements") => {
-            ("Id of a settlement.", json!({ "type": "string", "minLength": 1 }), "stl_0123456789abcdef0123456789abcdef")
-        }
-        _ => ("Id of a webhook.", json!({ "type": "string", "minLength": 1 }), "wh_0123456789abcdef"),
+        _ if pattern.contains("settlements") => (
+            "Id of the settlement.",
+            json!({ "type": "string", "minLength": 1 }),
+            "stl_0123456789abcdef0123456789abcdef",
+        ),
+        _ => ("Id of the webhook.", json!({ "type": "string", "minLength": 1 }), "wh_0123456789abcdef"),
     };
     json!({
         "name": name,

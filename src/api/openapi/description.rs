@@ -9,7 +9,11 @@ use crate::domain::money::SAFE_MAX;
 /// Rights, limits, keys and the refusals that follow from them are not described: they follow from the row.
 #[derive(Clone, Copy, Debug)]
 pub struct Description {
+    /// Verb and noun: the name of the method in generated clients.
+    pub operation_id: &'static str,
+    /// Verb and object, in the imperative.
     pub summary: &'static str,
+    pub details: &'static str,
     pub query: &'static [Parameter],
     pub body: Option<Body>,
     pub answers: [Option<Answer>; 2],
@@ -21,9 +25,10 @@ pub struct Description {
 
 #[derive(Clone, Copy, Debug)]
 pub struct Body {
-    pub schema: fn() -> Value,
-    /// None: the body may be left out.
-    pub example: Option<&'static str>,
+    /// Its name among [`bodies::schemas`](super::bodies::schemas).
+    pub schema: &'static str,
+    pub example: &'static str,
+    pub is_required: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -43,8 +48,17 @@ pub enum Content {
 }
 
 impl Description {
-    pub const fn of(summary: &'static str) -> Self {
-        Self { summary, query: &[], body: None, answers: [None, None], is_conditional: false, refusals: &[] }
+    pub const fn of(operation_id: &'static str, summary: &'static str, details: &'static str) -> Self {
+        Self {
+            operation_id,
+            summary,
+            details,
+            query: &[],
+            body: None,
+            answers: [None, None],
+            is_conditional: false,
+            refusals: &[],
+        }
     }
 
     pub const fn query(self, query: &'static [Parameter]) -> Self {
@@ -52,12 +66,12 @@ impl Description {
     }
 
     /// A body, and one that is accepted.
-    pub const fn body(self, schema: fn() -> Value, example: &'static str) -> Self {
-        Self { body: Some(Body { schema, example: Some(example) }), ..self }
+    pub const fn body(self, schema: &'static str, example: &'static str) -> Self {
+        Self { body: Some(Body { schema, example, is_required: true }), ..self }
     }
 
-    pub const fn optional_body(self, schema: fn() -> Value) -> Self {
-        Self { body: Some(Body { schema, example: None }), ..self }
+    pub const fn optional_body(self, schema: &'static str, example: &'static str) -> Self {
+        Self { body: Some(Body { schema, example, is_required: false }), ..self }
     }
 
     /// Answers with the JSON of a `T`.
@@ -112,30 +126,30 @@ enum Kind {
 
 pub const fn limit(default: i64, max: i64) -> Parameter {
     let kind = Kind::Bounded { default, min: 1, max };
-    Parameter { name: "limit", description: "Most items of the answer. Clamped; no number: the default.", kind }
+    Parameter { name: "limit", description: "Maximum number of items to return.", kind }
 }
 
 pub const PAGE: Parameter = Parameter {
     name: "page",
-    description: "Asks for a page, from 1; the answer then tells `page` and `pageCount`.",
+    description: "Page to return, from 1. The answer then has `page` and `pageCount`.",
     kind: Kind::Bounded { default: 1, min: 1, max: 1 << 40 },
 };
 
 pub const OFFSET: Parameter = Parameter {
     name: "offset",
-    description: "Items to skip, unless there is a cursor.",
+    description: "Number of items to skip. Ignored if `cursor` is given.",
     kind: Kind::Bounded { default: 0, min: 0, max: 1 << 40 },
 };
 
 pub const SINCE: Parameter = Parameter {
     name: "since",
-    description: "Nothing before this moment, in milliseconds since the Unix epoch.",
+    description: "Earliest moment to return, in milliseconds since the Unix epoch.",
     kind: Kind::Bounded { default: 0, min: 0, max: SAFE_MAX as i64 },
 };
 
 pub const CURSOR: Parameter = Parameter {
     name: "cursor",
-    description: "The cursor of the page before.",
+    description: "Next cursor of the previous page.",
     kind: Kind::Pattern("^[A-Za-z0-9_-]+$"),
 };
 
@@ -155,13 +169,21 @@ pub const fn flag(name: &'static str, description: &'static str) -> Parameter {
     Parameter { name, description, kind: Kind::Flag }
 }
 
+/// An integer schema with the narrowest format that holds its bounds.
+pub fn integer(min: i64, max: i64) -> Value {
+    let format = if max > i32::MAX.into() { "int64" } else { "int32" };
+    json!({ "type": "integer", "format": format, "minimum": min, "maximum": max })
+}
+
 impl Parameter {
     pub fn schema(&self) -> Value {
         match self.kind {
             Kind::Bounded { default, min, max } => {
-                json!({ "type": "integer", "minimum": min, "maximum": max, "default": default })
+                let mut schema = integer(min, max);
+                schema["default"] = default.into();
+                schema
             }
-            Kind::Integer => json!({ "type": "integer" }),
+            Kind::Integer => json!({ "type": "integer", "format": "int64" }),
             Kind::Text => json!({ "type": "string" }),
             Kind::Pattern(pattern) => json!({ "type": "string", "pattern": pattern }),
             Kind::Flag => json!({ "type": "boolean" }),

@@ -5,7 +5,10 @@ pub mod bodies;
 mod components;
 pub mod description;
 mod operation;
+#[cfg(test)]
+mod rules;
 
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use axum::body::Body;
@@ -13,18 +16,28 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use schemars::generate::SchemaSettings;
-use schemars::{Schema, SchemaGenerator, json_schema};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
 use super::routes::{ROUTES, braced};
-use components::Refusals;
-use description::{Content, Description};
+use description::Description;
 
-pub const SHOW: Description = Description::of("Read this document").content(
-    200,
-    Content::Json(|_: &mut SchemaGenerator| -> Schema { json_schema!({ "type": "object" }) }),
-    r#"{"openapi":"3.1.0"}"#,
-);
+/// Stands for this document in itself.
+struct OpenApiDocument;
+
+impl JsonSchema for OpenApiDocument {
+    fn schema_name() -> Cow<'static, str> {
+        "OpenApiDocument".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "object", "additionalProperties": {} })
+    }
+}
+
+pub const SHOW: Description =
+    Description::of("getOpenapiDocument", "Get the OpenAPI document", "Returns this document as JSON.")
+        .answer::<OpenApiDocument>(200, r#"{"openapi":"3.1.0"}"#);
 
 /// The document: made once, at the first look at it.
 pub static DOCUMENT: LazyLock<Value> = LazyLock::new(document);
@@ -35,24 +48,25 @@ pub async fn show() -> Response {
     ([(header::CONTENT_TYPE, "application/json; charset=utf-8")], Body::from(BYTES.clone())).into_response()
 }
 
-const ABOUT: &str = "Usage metering and settlement for machine-to-machine payments, exactly once: a write repeated with \
-    its `Idempotency-Key` is executed once, and every repetition gets the first answer. Amounts are stroops, moments are \
-    milliseconds since the Unix epoch. What a request sees and changes belongs to the tenant of its `X-API-Key`. \
-    Where it says `x-lenient`, values that break the schema are not refused: a query parameter is clamped or counts as \
-    absent, and an item of a bulk request is refused alone.";
+const ABOUT: &str = "Exactly-once usage metering and settlement for machine-to-machine payments. A write that is \
+    repeated with its `Idempotency-Key` is executed once, and every repetition gets the stored response. Amounts are \
+    whole stroops. Moments are milliseconds since the Unix epoch. A request reads and changes the data of one tenant, \
+    which its `X-API-Key` identifies. `x-lenient` marks values that are not refused when they break their schema: a query \
+    parameter is clamped or counts as absent, and an item of a bulk request is refused alone. `x-error-codes` lists the \
+    error codes of an operation by status.";
 
 fn document() -> Value {
     let mut generator = schemas();
-    let mut refusals = Refusals::default();
     let mut paths = Map::new();
     for route in ROUTES {
         let path = paths.entry(braced(route.pattern)).or_insert_with(|| json!({}));
-        path[route.method.to_lowercase()] = operation::of(route, &mut generator, &mut refusals);
+        path[route.method.to_lowercase()] = operation::of(route, &mut generator);
     }
     // All definitions that operations refer to, which only now are known.
     let mut schemas = generator.take_definitions(true);
     schemas.values_mut().for_each(tidy);
-    schemas.insert("Error".to_owned(), components::error());
+    let written = bodies::schemas().into_iter().chain(components::error_schemas());
+    schemas.extend(written.map(|(name, schema)| (name.to_owned(), schema)));
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -62,10 +76,11 @@ fn document() -> Value {
             "license": { "name": env!("CARGO_PKG_LICENSE"), "identifier": env!("CARGO_PKG_LICENSE") },
         },
         "servers": [{ "url": "/" }],
+        "tags": operation::tags(),
         "paths": paths,
         "components": {
             "schemas": schemas,
-            "responses": refusals.into_components(),
+            "responses": components::error_responses(),
             "headers": components::headers(),
             "parameters": components::parameters(),
             "securitySchemes": components::security_schemes(),
@@ -73,14 +88,24 @@ fn document() -> Value {
     })
 }
 
-/// Makes a derived schema say what clients have to know: members that are left out are never null, and the width of an
-/// integer in memory is none of theirs.
+/// Makes a derived schema say what clients have to know: members that are left out are never null, an integer has a
+/// format that typed clients know, and no schema is a boolean.
 fn tidy(schema: &mut Value) {
+    if *schema == Value::Bool(true) {
+        *schema = json!({});
+    }
     let Some(schema) = schema.as_object_mut() else { return };
-    if schema.get("format").and_then(Value::as_str).is_some_and(|format| format.contains("int")) {
-        schema.remove("format");
-        if schema.remove("maximum").is_some() {
+    if let Some(format) = schema.get("format").and_then(Value::as_str).filter(|format| format.contains("int")) {
+        let is_narrow = matches!(format, "uint8" | "int16" | "uint16" | "int32");
+        schema.insert("format".to_owned(), if is_narrow { "int32" } else { "int64" }.into());
+        // No narrow number is negative, whatever its width in memory allows.
+        if is_narrow {
             schema.insert("minimum".to_owned(), json!(0));
+        }
+    }
+    for name in ["items", "additionalProperties"] {
+        if let Some(inner) = schema.get_mut(name) {
+            tidy(inner);
         }
     }
     let required = schema.get("required").and_then(Value::as_array).cloned().unwrap_or_default();

@@ -6,14 +6,16 @@ use schemars::SchemaGenerator;
 use serde_json::{Map, Value, json};
 
 use super::super::routes::{Auth, Route};
-use super::components::{Refusals, header_reference, path_parameter, sample};
+use super::bodies::reference;
+use super::components::{error_reference, header_reference, path_parameter, status_of};
 use super::description::{Answer, Content, Parameter};
 
-pub fn of(route: &Route, generator: &mut SchemaGenerator, refusals: &mut Refusals) -> Value {
+pub fn of(route: &Route, generator: &mut SchemaGenerator) -> Value {
     let description = &route.description;
     let mut operation = json!({
-        "operationId": operation_id(route),
+        "operationId": description.operation_id,
         "summary": description.summary,
+        "description": description.details,
         "tags": [tag(route.pattern)],
         "security": security(route.auth),
     });
@@ -22,41 +24,38 @@ pub fn of(route: &Route, generator: &mut SchemaGenerator, refusals: &mut Refusal
         operation["parameters"] = parameters.into();
     }
     if let Some(body) = description.body {
-        let mut content = json!({ "schema": (body.schema)() });
-        if let Some(example) = body.example {
-            content["example"] = parsed(example);
-        }
-        operation["requestBody"] =
-            json!({ "required": body.example.is_some(), "content": { "application/json": content } });
+        let content = json!({ "schema": reference(body.schema), "example": parsed(body.example) });
+        operation["requestBody"] = json!({ "required": body.is_required, "content": { "application/json": content } });
     }
-    operation["responses"] = responses(route, generator, refusals);
+    let codes = codes(route);
+    operation["responses"] = responses(route, generator, codes.keys());
+    let codes = codes.into_iter().map(|(status, codes)| (status.to_string(), json!(codes)));
+    operation["x-error-codes"] = Value::Object(codes.collect());
     operation
 }
 
-/// `POST /api/v1/usage/bulk` is `postUsageBulk`.
-fn operation_id(route: &Route) -> String {
-    let words = route.pattern.strip_prefix("/api/v1").unwrap_or(route.pattern).split(['/', '.', '-']);
-    let words = words.filter(|word| !word.is_empty()).map(|word| match word.strip_prefix(':') {
-        Some(name) => format!("By{}", capitalised(name)),
-        None => capitalised(word),
-    });
-    route.method.to_lowercase() + &words.collect::<String>()
+/// The tags with their descriptions, in the order of presentation.
+pub fn tags() -> Value {
+    let tag = |(name, description): &(&str, &str)| json!({ "name": name, "description": description });
+    TAGS.iter().map(tag).collect()
 }
 
-fn capitalised(word: &str) -> String {
-    let (first, rest) = word.split_at(1);
-    first.to_uppercase() + rest
-}
-
-/// The group that people look for it in.
-fn tag(pattern: &str) -> &str {
-    match pattern.strip_prefix("/api/v1").unwrap_or(pattern).split('/').nth(1).unwrap_or_default() {
-        "settle" => "settlements",
-        "metrics" | "stats" => "figures",
-        "version" | "changelog" | "openapi.json" => "about",
-        segment => segment,
-    }
-}
+const TAGS: [(&str, &str); 14] = [
+    ("usage", "Record the requests that agents make, and read what is outstanding."),
+    ("settlements", "Bill outstanding usage, and read the permanent record of bills."),
+    ("billing", "Quote what a settlement would bill now."),
+    ("services", "Register services with their prices and metadata."),
+    ("agents", "Read outstanding usage by agent."),
+    ("idempotency", "Look up what a key was used for."),
+    ("events", "Read the event log of the tenant."),
+    ("webhooks", "Subscribe URLs to events, and follow the deliveries."),
+    ("api-keys", "Manage the keys of tenants. For the operator."),
+    ("config", "Read and change the runtime configuration."),
+    ("admin", "Pause writes and reset data. For the operator."),
+    ("statistics", "Totals for dashboards and metrics for Prometheus."),
+    ("health", "Liveness, readiness and a report on each part of the service."),
+    ("about", "The version, the changelog and this document."),
+];
 
 /// Keys are optional where the service does not require them.
 fn security(auth: Auth) -> Value {
@@ -64,6 +63,16 @@ fn security(auth: Auth) -> Value {
         Auth::Open | Auth::Tenant => json!([{ "apiKey": [] }, {}]),
         Auth::Operator => json!([{ "adminKey": [] }, {}]),
         Auth::Metrics => json!([{ "adminKey": [] }, { "metricsToken": [] }, {}]),
+    }
+}
+
+/// The tag of a route, by the first segment of its path.
+fn tag(pattern: &str) -> &str {
+    match pattern.strip_prefix("/api/v1").unwrap_or(pattern).split('/').nth(1).unwrap_or_default() {
+        "settle" => "settlements",
+        "metrics" | "stats" => "statistics",
+        "version" | "changelog" | "openapi.json" => "about",
+        segment => segment,
     }
 }
 
@@ -94,20 +103,23 @@ fn query_parameter(parameter: &Parameter) -> Value {
     described
 }
 
-fn responses(route: &Route, generator: &mut SchemaGenerator, refusals: &mut Refusals) -> Value {
+fn responses<'a>(
+    route: &Route,
+    generator: &mut SchemaGenerator,
+    error_statuses: impl Iterator<Item = &'a u16>,
+) -> Value {
     let mut responses = BTreeMap::new();
     for answer in route.description.answers.iter().flatten() {
         responses.insert(answer.status, response(route, answer, generator));
     }
     if route.description.is_conditional {
         let headers = headers(route, 304);
-        responses
-            .insert(304, json!({ "description": "Not modified: what `If-None-Match` names.", "headers": headers }));
+        responses.insert(
+            304,
+            json!({ "description": "Not modified: a tag of `If-None-Match` matches.", "headers": headers }),
+        );
     }
-    for (status, codes) in codes(route) {
-        let name = refusals.name(status, &codes, route.idempotent);
-        responses.insert(status, json!({ "$ref": format!("#/components/responses/{name}") }));
-    }
+    responses.extend(error_statuses.map(|status| (*status, error_reference(*status))));
     let named = responses.into_iter().map(|(status, response)| (status.to_string(), response));
     Value::Object(named.collect::<Map<_, _>>())
 }
@@ -138,17 +150,17 @@ fn response(route: &Route, answer: &Answer, generator: &mut SchemaGenerator) -> 
 fn disposition(name: &str) -> Value {
     json!({
         "required": true,
-        "description": "A file to keep.",
+        "description": "Suggested name of the file.",
         "schema": { "type": "string", "const": format!("attachment; filename={name}") },
     })
 }
 
 fn meaning(status: u16) -> &'static str {
     match status {
-        201 => "Done; something new.",
-        204 => "Done; nothing to show.",
-        503 => "Not now.",
-        _ => "Done.",
+        201 => "Created.",
+        204 => "Deleted.",
+        503 => "Not ready.",
+        _ => "Success.",
     }
 }
 
@@ -185,7 +197,7 @@ fn codes(route: &Route) -> BTreeMap<u16, Vec<&'static str>> {
     add(true, route.description.refusals);
     let mut by_status: BTreeMap<u16, Vec<&'static str>> = BTreeMap::new();
     for code in codes {
-        by_status.entry(sample(code).status_and_code().0).or_default().push(code);
+        by_status.entry(status_of(code)).or_default().push(code);
     }
     by_status
 }

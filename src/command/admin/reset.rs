@@ -12,7 +12,7 @@ use crate::domain::limits::Limits;
 use crate::domain::timestamp::Timestamp;
 use crate::store::{limits, reset, server};
 
-/// What there was before a reset.
+/// Counts of what a reset deleted, and the switches before it.
 #[derive(Clone, Copy, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "ClearedByReset")]
@@ -31,7 +31,7 @@ struct Cleared {
 
 #[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[schemars(rename = "Reset")]
+#[schemars(rename = "ResetResult")]
 pub struct Answer {
     reset: bool,
     cleared: Cleared,

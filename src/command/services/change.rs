@@ -1,25 +1,32 @@
 //! Changes a registered service: its price, its metadata, or whether it is disabled. None of these is an event.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::command::Reply;
 use crate::command::context::{Stop, TransactionContext};
+use crate::command::services::set_enabled::ServiceState;
 use crate::domain::caller::Tenant;
+use crate::domain::money::PRICE_MAX;
 use crate::domain::names::ServiceId;
 use crate::domain::refusal::Refusal;
 use crate::domain::service::{Metadata, ServiceEdit};
 use crate::store::services;
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Changed<'a> {
+pub struct ServicePrice<'a> {
     service_id: &'a ServiceId,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    price_stroops: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    disabled: Option<bool>,
+    #[schemars(range(min = 0, max = PRICE_MAX))]
+    price_stroops: i64,
+}
+
+#[derive(JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceMetadata<'a> {
+    pub service_id: &'a ServiceId,
     #[serde(flatten)]
-    metadata: Option<&'a Metadata>,
+    pub metadata: &'a Metadata,
 }
 
 /// `edit` is what the body asked for, or why it asked for nothing valid: that counts only if the service exists.
@@ -44,16 +51,9 @@ pub async fn apply(
     }
     let edit = edit.as_ref().map_err(Refusal::clone)?;
     context.changed_terms.push(tenant.clone());
-    Ok(Reply::json(200, &Changed::of(service_id, edit)))
-}
-
-impl<'a> Changed<'a> {
-    fn of(service_id: &'a ServiceId, edit: &'a ServiceEdit) -> Self {
-        let nothing = Self { service_id, price_stroops: None, disabled: None, metadata: None };
-        match edit {
-            ServiceEdit::Price(price) => Self { price_stroops: Some(*price), ..nothing },
-            ServiceEdit::Metadata(metadata) => Self { metadata: Some(metadata), ..nothing },
-            ServiceEdit::Disabled(disabled) => Self { disabled: Some(*disabled), ..nothing },
-        }
-    }
+    Ok(match edit {
+        ServiceEdit::Price(price) => Reply::json(200, &ServicePrice { service_id, price_stroops: *price }),
+        ServiceEdit::Metadata(metadata) => Reply::json(200, &ServiceMetadata { service_id, metadata }),
+        ServiceEdit::Disabled(disabled) => Reply::json(200, &ServiceState { service_id, disabled: *disabled }),
+    })
 }

@@ -13,10 +13,9 @@ use crate::store::services;
 
 #[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[schemars(rename = "ServiceStateService")]
 pub struct ServiceState<'a> {
-    service_id: &'a ServiceId,
-    disabled: bool,
+    pub(super) service_id: &'a ServiceId,
+    pub(super) disabled: bool,
 }
 
 pub async fn apply(

@@ -14,23 +14,25 @@ use crate::domain::usage::Pair;
 use crate::command::context::{AgentPairs, BatchContext};
 use crate::command::{Reply, Request};
 
-/// The 200 of POST settle.
+/// The settlement of one pair.
 #[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "SettledPair")]
 pub struct Settled<'a> {
     agent: &'a AgentId,
     #[serde(flatten)]
     item: SettledItem<'a>,
 }
 
-/// The 200 of POST settle/bulk.
+/// The settlement of all pairs of an agent.
 #[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "SettledAgent")]
 pub struct AgentSettled<'a> {
     agent: &'a AgentId,
     items: Vec<SettledItem<'a>>,
     total_billed_stroops: Stroops,
-    /// Only if more pairs are due: a call with a new key continues.
+    /// Present and true if more pairs are due. A call with a new key settles them.
     #[serde(skip_serializing_if = "is_false")]
     has_more: bool,
 }

@@ -12,7 +12,7 @@ use crate::domain::usage::UsageRecord;
 use crate::command::context::BatchContext;
 use crate::command::{Reply, Request};
 
-/// The 201 of POST usage.
+/// What is outstanding after a record.
 #[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "RecordedUsage")]
@@ -22,7 +22,7 @@ pub struct Recorded<'a> {
     total: Count,
 }
 
-/// The 201 of POST usage/bulk.
+/// One result for each item of a bulk record, in the order of the items.
 #[derive(JsonSchema, Serialize)]
 #[schemars(rename = "RecordedUsageBulk")]
 pub struct BulkRecorded {

@@ -12,7 +12,7 @@ use crate::domain::usage::Pair;
 use crate::command::context::BatchContext;
 use crate::command::{Reply, Request};
 
-/// The 200 of DELETE usage.
+/// What a reset cleared.
 #[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "ResetUsage")]
