@@ -12,10 +12,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{error, info};
 
 use crate::api;
-use crate::api::handlers::exports::ExportTurns;
 use crate::api::http::admission::Admission;
 use crate::api::http::rate_limit::RateLimiter;
-use crate::api::reads::Reads;
 use crate::api::request::starting::{self, CurrentRouter};
 use crate::api::state::{ApiParts, KnownKeys};
 use crate::clock::Clock;
@@ -28,6 +26,8 @@ use crate::jobs::webhooks::dispatcher::Dispatcher;
 use crate::jobs::webhooks::sender::{Egress, Names, Sender};
 use crate::live_limits::LiveLimits;
 use crate::progress::Progress;
+use crate::query::exports::ExportTurns;
+use crate::query::{PolledReads, Reader};
 use crate::settings::Settings;
 use crate::start::{StartError, look, prepare_schema, reach};
 use crate::store::pool::Pool;
@@ -141,7 +141,8 @@ impl App {
         jobs.spawn(config_watcher.clone().run(stop_jobs.clone()));
         let parts = ApiParts {
             settings: settings.api.clone(),
-            pool: pool.clone(),
+            reader: Reader::new(pool.clone(), settings.api.request_timeout),
+            polled: PolledReads::default(),
             committer,
             clock,
             limits: live.clone(),
@@ -157,7 +158,6 @@ impl App {
             janitor_ran: janitor.last_run.clone(),
             oldest_expiry: OldestExpiry::default(),
             started: Instant::now(),
-            reads: Reads::default(),
         };
         current_router.replace(api::router(parts.into()));
         info!(host = %address.ip(), port = address.port(), "server started");

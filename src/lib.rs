@@ -1,7 +1,7 @@
 //! AgentPay Billing: exactly-once metering and settlement on PostgreSQL.
 //!
 //! A write travels from [`api`] to [`commit`], which decides it with [`command`] and commits it with [`store`]; a read from
-//! [`api`] to [`store`]; [`jobs`] work in the background. [`domain`] holds the words they share. [`app`] puts them together.
+//! [`api`] to [`query`], which asks [`store`]; [`jobs`] work in the background. [`domain`] holds the words they share. [`app`] puts them together.
 
 pub mod api;
 pub mod app;
@@ -17,6 +17,7 @@ pub mod live_limits;
 pub mod local_postgres;
 pub mod metrics;
 pub mod progress;
+pub mod query;
 pub mod settings;
 pub mod shutdown;
 pub mod start;

@@ -3,10 +3,8 @@
 pub mod handlers;
 pub mod http;
 mod openapi;
-pub mod reads;
 pub mod request;
 pub mod routes;
-pub mod shared_read;
 pub mod state;
 
 use std::any::Any;

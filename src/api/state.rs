@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::response::Response;
-use sqlx::PgConnection;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::warn;
 
 use crate::clock::Clock;
 use crate::commit::Committer;
@@ -19,14 +18,13 @@ use crate::jobs::janitor::LastRun;
 use crate::jobs::watch_config::ConfigWatcher;
 use crate::jobs::webhooks::dispatcher::Dispatcher;
 use crate::live_limits::LiveLimits;
-use crate::store::pool::Pool;
+use crate::query::exports::ExportTurns;
+use crate::query::{PolledReads, Reader};
 use crate::store::retention::OldestExpiry;
-use crate::store::{FaultKind, StoreError};
 
-use crate::api::handlers::exports::ExportTurns;
 use crate::api::http::admission::Admission;
 use crate::api::http::rate_limit::RateLimiter;
-use crate::api::reads::Reads;
+use crate::api::request::etag::Tagged;
 use crate::api::request::exchange::Failure;
 use crate::api::request::forwarded::TrustedProxies;
 pub use crate::api::request::known_keys::KnownKeys;
@@ -70,7 +68,8 @@ impl From<ApiParts> for ApiState {
 
 pub struct ApiParts {
     pub settings: ApiSettings,
-    pub pool: Pool,
+    pub reader: Reader,
+    pub polled: PolledReads<Tagged>,
     pub committer: Committer,
     pub clock: Clock,
     pub limits: LiveLimits,
@@ -92,19 +91,9 @@ pub struct ApiParts {
     /// Of the record that waits longest for a janitor.
     pub oldest_expiry: OldestExpiry,
     pub started: Instant,
-    pub reads: Reads,
 }
 
 impl ApiState {
-    /// Reads from the database, until `deadline` at the latest.
-    pub async fn read<T>(
-        &self,
-        deadline: std::time::Instant,
-        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, StoreError>,
-    ) -> Result<T, Refusal> {
-        self.pool.run(deadline.into(), work).await.map_err(|error| read_refusal(&error))
-    }
-
     /// Takes over what a write through this process may have changed, before its answer is given: who is told that
     /// writes are refused can rely on it here. Whatever came of the write, what is in the database counts.
     pub async fn follow_config(
@@ -120,16 +109,5 @@ impl ApiState {
             }
         }
         response
-    }
-}
-
-/// What a read answers when the store failed.
-pub fn read_refusal(error: &StoreError) -> Refusal {
-    match error.kind() {
-        FaultKind::Rejected | FaultKind::Conflict(_) => {
-            error!(%error, "a read failed");
-            Refusal::Internal
-        }
-        _ => Refusal::StoreUnavailable,
     }
 }

@@ -4,16 +4,15 @@ use axum::extract::State;
 use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Serialize;
-use sqlx::PgConnection;
 
 use crate::domain::money::Count;
 use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::refusal::Refusal;
-use crate::store::{agents, totals};
+use crate::query::agents;
+use crate::query::page::Pages;
 
 use crate::api::openapi::description::{Description, PAGE, limit};
 use crate::api::request::exchange::{Exchange, Failure, Read, json};
-use crate::api::request::query::{Pages, Slice};
 use crate::api::state::ApiState;
 
 #[derive(JsonSchema, Serialize)]
@@ -33,18 +32,8 @@ pub const LIST: Description = Description::of(
 .answer::<List>(200, r#"{"agents":["agent-1"]}"#);
 
 pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
-    let tenant = &exchange.identity.tenant;
-    let slice = Slice::read(&exchange.query, 100, 1000);
-    let read = async |connection: &mut PgConnection| {
-        let agents = agents::list(connection, tenant, slice.limit, slice.offset()).await?;
-        let count = if slice.page.is_some() {
-            totals::of_each(connection, &[tenant.as_str()]).await?.pop().unwrap_or_default().agents
-        } else {
-            0
-        };
-        Ok((agents, count))
-    };
-    let (agents, count) = state.read(exchange.deadline, read).await?;
+    let slice = exchange.query.slice(100, 1000);
+    let (agents, count) = agents::list(&state.reader, &exchange.identity.tenant, slice, exchange.deadline).await?;
     Ok(json(&List { agents, pages: slice.pages(count) }))
 }
 
@@ -65,9 +54,7 @@ pub const TOTAL: Description = Description::of(
 
 pub async fn total(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let agent = path_agent(&exchange)?;
-    let tenant = &exchange.identity.tenant;
-    let read = async |connection: &mut PgConnection| agents::outstanding(connection, tenant, &agent).await;
-    let total = state.read(exchange.deadline, read).await?;
+    let total = agents::outstanding(&state.reader, &exchange.identity.tenant, &agent, exchange.deadline).await?;
     Ok(json(&Total { agent: &agent, total }))
 }
 
@@ -99,15 +86,9 @@ pub const USAGE: Description = Description::of(
 
 pub async fn usage(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let agent = path_agent(&exchange)?;
+    let slice = exchange.query.slice(100, 1000);
     let tenant = &exchange.identity.tenant;
-    let slice = Slice::read(&exchange.query, 100, 1000);
-    let read = async |connection: &mut PgConnection| {
-        let pairs = agents::pairs(connection, tenant, &agent, slice.limit_if_paged(), slice.offset()).await?;
-        let count = if slice.page.is_some() { agents::count_pairs(connection, tenant, &agent).await? } else { 0 };
-        Ok((pairs, count))
-    };
-    let (pairs, count) = state.read(exchange.deadline, read).await?;
-    slice.check_length(pairs.len())?;
+    let (pairs, count) = agents::pairs(&state.reader, tenant, &agent, slice, exchange.deadline).await?;
     let items = pairs.into_iter().map(|(service_id, total)| Item { service_id, total }).collect();
     Ok(json(&Usage { agent: &agent, items, pages: slice.pages(count) }))
 }

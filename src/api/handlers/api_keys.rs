@@ -6,13 +6,13 @@ use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
-use sqlx::PgConnection;
 
 use crate::command::TransactionalCommand;
 use crate::command::answers::CreatedApiKey;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::{StoredMoment, Timestamp};
-use crate::store::api_keys::{self, ApiKeyRow, Start};
+use crate::query::api_keys;
+use crate::store::api_keys::{ApiKeyRow, Start};
 
 use crate::api::openapi::bodies;
 use crate::api::openapi::description::{CURSOR, Description, OFFSET, limit};
@@ -108,18 +108,11 @@ pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result
         Some(cursor) => parse_cursor(&cursor).ok_or(Refusal::CursorMalformed)?,
         None => Start::Offset(query.bounded("offset", 0, 0, 1 << 40)),
     };
-    let read = async |connection: &mut PgConnection| {
-        let rows = api_keys::list(connection, &start, limit + 1).await?;
-        Ok((rows, api_keys::count(connection).await?))
-    };
-    let (mut rows, total) = state.read(exchange.deadline, read).await?;
-    let has_more = rows.len() as i64 > limit;
-    rows.truncate(limit as usize);
-    let next_cursor = rows
-        .last()
-        .filter(|_| has_more)
+    let (page, total) = api_keys::list(&state.reader, &start, limit, exchange.deadline).await?;
+    let next_cursor = page
+        .last_if_more()
         .map(|last| encode_cursor(&format!("{}:{}", StoredMoment::from(last.created_at), last.prefix)));
-    let items = rows.into_iter().map(Item::from).collect();
+    let items = page.rows.into_iter().map(Item::from).collect();
     Ok(json(&List { items, total, next_cursor }))
 }
 

@@ -9,8 +9,7 @@ use crate::domain::money::{Count, Stroops};
 use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::refusal::Refusal;
 use crate::domain::usage::Pair;
-use crate::store::totals;
-use crate::store::usage::{self, CounterId};
+use crate::store::usage::CounterId;
 
 use crate::api::openapi::description::Description;
 use crate::api::request::exchange::{Failure, Read, json};
@@ -41,7 +40,7 @@ pub const QUOTE: Description = Description::of(
 pub async fn quote(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let pair = crate::api::handlers::usage::path_pair(&exchange)?;
     let id = CounterId { tenant: exchange.identity.tenant.clone(), pair };
-    let quote = state.ask(&state.reads.quotes, id.clone(), exchange.deadline, usage::quotes).await?;
+    let quote = state.polled.quotes.load(&state.reader, id.clone(), exchange.deadline).await?;
     let Pair { agent, service_id } = &id.pair;
     let price_stroops = quote.price_stroops.ok_or_else(|| Refusal::ServiceNotRegistered(service_id.clone()))?;
     Ok(json(&Quote {
@@ -71,7 +70,7 @@ pub const TOTAL: Description = Description::of(
 .answer::<Total>(200, r#"{"totalStroops":750,"disabledStroops":0,"unpricedRequests":0}"#);
 
 pub async fn total(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
-    let due = state.ask(&state.reads.due, exchange.identity.tenant.clone(), exchange.deadline, totals::due).await?;
+    let due = state.polled.due.load(&state.reader, exchange.identity.tenant.clone(), exchange.deadline).await?;
     Ok(json(&Total {
         total_stroops: due.total_stroops,
         disabled_stroops: due.disabled_stroops,

@@ -1,22 +1,15 @@
 //! The deep health report: one check per part of the service, with what operators look at first.
 
-use std::time::Duration;
-
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
-use sqlx::PgConnection;
-use tokio::time::Instant;
 
 use crate::clock::Offset;
-use crate::domain::timestamp::Timestamp;
-use crate::store::deliveries::{self, Backlog};
-use crate::store::{StoreError, limits, server};
+use crate::query::health::{self, DatabaseReport};
+use crate::query::reader::Connections;
 
 use crate::api::state::ApiState;
 
-/// How long the database may take to answer everything.
-const DATABASE_LIMIT: Duration = Duration::from_secs(2);
 /// What is slow for a ping, and what is late for a job.
 const LATENCY_MAX_MS: u64 = 250;
 const LAG_MAX_SECONDS: i64 = 600;
@@ -57,41 +50,21 @@ pub struct Report {
     pub is_paused: bool,
 }
 
-/// What a database that answers tells.
-struct Told {
-    latency_ms: u64,
-    oldest_expiry: Option<Timestamp>,
-    webhooks: Backlog,
-    is_paused: bool,
-}
-
 pub async fn report(state: &ApiState) -> Report {
-    let began = Instant::now();
-    let ask = async |connection: &mut PgConnection| ask(state, connection, began).await;
-    let told = state.pool.run(began + DATABASE_LIMIT, ask).await.ok();
+    let database_report = health::report(&state.reader, &state.clock, &state.oldest_expiry).await;
+    let report = database_report.as_ref();
     let memory = memory();
     let checks = [
-        database(told.as_ref()),
+        database(report),
         pool(state),
         commit_queue(state),
-        janitor(state, told.as_ref()),
-        webhooks(state, told.as_ref()),
+        janitor(state, report),
+        webhooks(state, report),
         check("memory", Status::Ok, json!(memory)),
         jobs(state),
         clock(state),
     ];
-    Report { checks, memory, is_paused: told.map_or_else(|| state.limits.is_paused(), |told| told.is_paused) }
-}
-
-async fn ask(state: &ApiState, connection: &mut PgConnection, began: Instant) -> Result<Told, StoreError> {
-    server::ping(connection).await?;
-    let latency_ms = began.elapsed().as_millis() as u64;
-    Ok(Told {
-        latency_ms,
-        oldest_expiry: state.oldest_expiry.read(connection, state.clock.now()).await?,
-        webhooks: deliveries::backlog(connection).await?,
-        is_paused: limits::read(connection).await?.paused,
-    })
+    Report { checks, memory, is_paused: report.map_or_else(|| state.limits.is_paused(), |report| report.is_paused) }
 }
 
 fn check(name: &'static str, status: Status, detail: Value) -> Check {
@@ -102,14 +75,14 @@ fn warn_if(is_odd: bool) -> Status {
     if is_odd { Status::Warn } else { Status::Ok }
 }
 
-fn database(told: Option<&Told>) -> Check {
-    let latency_ms = told.map(|told| told.latency_ms);
+fn database(report: Option<&DatabaseReport>) -> Check {
+    let latency_ms = report.map(|report| report.latency_ms);
     let status = latency_ms.map_or(Status::Error, |latency_ms| warn_if(latency_ms > LATENCY_MAX_MS));
     check("database", status, json!({ "latencyMs": latency_ms }))
 }
 
 fn pool(state: &ApiState) -> Check {
-    let (in_use, idle, max) = (state.pool.in_use_count(), state.pool.idle_count(), state.pool.connections_max());
+    let Connections { in_use, idle, max } = state.reader.connections();
     check("pool", warn_if(in_use >= max), json!({ "inUse": in_use, "idle": idle, "max": max }))
 }
 
@@ -119,28 +92,16 @@ fn commit_queue(state: &ApiState) -> Check {
     check("commitQueue", status, json!({ "depth": depth, "cap": cap }))
 }
 
-/// Seconds since `moment`, never negative.
-fn seconds_since(state: &ApiState, moment: Timestamp) -> i64 {
-    ((state.clock.now().as_ms() - moment.as_ms()) / 1000).max(0)
-}
-
-/// For how long the janitor has left something undone: since the expiry of the oldest record that is still there, or
-/// since one of its steps fails.
-pub fn janitor_lag_seconds(state: &ApiState, oldest_expiry: Option<Timestamp>) -> i64 {
-    let failing = state.jobs.all().filter(|(job, _)| job.is_of_janitor()).filter_map(|(_, known)| known.failing_ms);
-    let failing_seconds = failing.max().map_or(0, |failing_ms| failing_ms / 1000) as i64;
-    oldest_expiry.map_or(0, |expiry| seconds_since(state, expiry)).max(failing_seconds)
-}
-
-fn janitor(state: &ApiState, told: Option<&Told>) -> Check {
-    let lag = told.map(|told| janitor_lag_seconds(state, told.oldest_expiry));
+fn janitor(state: &ApiState, report: Option<&DatabaseReport>) -> Check {
+    let lag = report.map(|report| health::janitor_lag_seconds(&state.jobs, report.oldest_expiry, state.clock.now()));
     let status = warn_if(lag.is_some_and(|lag| lag > LAG_MAX_SECONDS));
     check("janitor", status, json!({ "lagSeconds": lag, "lastRunAt": state.janitor_ran.get() }))
 }
 
-fn webhooks(state: &ApiState, told: Option<&Told>) -> Check {
-    let pending = told.map(|told| told.webhooks.pending);
-    let oldest = told.map(|told| told.webhooks.oldest_due_at.map_or(0, |due| seconds_since(state, due)));
+fn webhooks(state: &ApiState, report: Option<&DatabaseReport>) -> Check {
+    let pending = report.map(|report| report.webhooks.pending);
+    let oldest = report
+        .map(|report| report.webhooks.oldest_due_at.map_or(0, |due| health::seconds_since(due, state.clock.now())));
     let status = warn_if(oldest.is_some_and(|oldest| oldest > LAG_MAX_SECONDS));
     check("webhooks", status, json!({ "pending": pending, "oldestDueSeconds": oldest }))
 }

@@ -1,7 +1,6 @@
 //! The event log of a tenant: its newest `eventLogCap` events are visible, whatever else is still stored.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
 
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -9,18 +8,15 @@ use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::command::Reply;
-use crate::domain::caller::Tenant;
 use crate::domain::event::{event_id, place_of};
 use crate::domain::money::SAFE_MAX;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
-use crate::store::StoreError;
-use crate::store::events::{self, Filter, Recorded};
-use crate::store::{server, totals};
+use crate::query::events::{self, EventPage, Part};
+use crate::store::events::{Filter, Recorded};
 
 use crate::api::openapi::description::{CURSOR, Description, SINCE, limit, text};
 use crate::api::request::etag::Tagged;
@@ -81,94 +77,16 @@ pub async fn list(
     let before = cursor.as_deref().map(parse_cursor).transpose()?;
     let view = format!("{limit} {} {:?} {cursor:?}", since.as_ms(), filter.type_name);
 
-    let tenant = &exchange.identity.tenant;
-    if before.is_none() && filter.is_empty() && limit < events::HEAD_MAX {
-        let wanted = WantedHead { tenant: tenant.clone(), limit, cap };
-        let page = state.ask(&state.reads.events, wanted, exchange.deadline, heads).await?;
-        return Ok(page.tagged(&view).answer(&headers));
-    }
-    let read = async |connection: &mut PgConnection| part(connection, tenant, &filter, before, cap, limit).await;
-    let page = state.read(exchange.deadline, read).await?.ok_or(Refusal::CursorExpired)?;
-    Ok(page.tagged(&view).answer(&headers))
+    let part = Part { tenant: exchange.identity.tenant.clone(), filter, before, limit, cap };
+    let page = state.polled.events.load(&state.reader, part, exchange.deadline).await?.ok_or(Refusal::CursorExpired)?;
+    Ok(page.rendered.get_or_init(|| render(&page, &view)).clone().answer(&headers))
 }
 
-/// A page of the log.
-#[derive(Debug)]
-pub struct Page {
-    total: i64,
-    /// Newest first.
-    events: Vec<Recorded>,
-    has_older: bool,
-    /// Rendered once, for all who share the page.
-    tagged: OnceLock<Tagged>,
-}
-
-impl Page {
-    /// The first `limit` of `events`.
-    fn new(total: i64, mut events: Vec<Recorded>, limit: i64, has_older: bool) -> Self {
-        events.truncate(limit as usize);
-        Self { total, events, has_older, tagged: OnceLock::new() }
-    }
-
-    fn tagged(&self, view: &str) -> Tagged {
-        let render = || {
-            let oldest = self.events.last().filter(|_| self.has_older);
-            let next_cursor = oldest.map(|row| encode_cursor(&format!("{}:{}", row.recorded_at.as_ms(), row.id())));
-            let items = self.events.iter().rev().map(Item::from).collect();
-            Tagged::new(Reply::json(200, &List { total: self.total, items, next_cursor }), view)
-        };
-        self.tagged.get_or_init(render).clone()
-    }
-}
-
-/// Which newest events are wanted.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct WantedHead {
-    tenant: Tenant,
-    limit: i64,
-    /// How many are visible at most.
-    cap: i64,
-}
-
-async fn heads(connection: &mut PgConnection, wanted: &[WantedHead]) -> Result<Vec<Arc<Page>>, StoreError> {
-    let and_one_more: Vec<_> = wanted.iter().map(|head| (&head.tenant, head.limit + 1)).collect();
-    let found = events::heads(connection, &and_one_more).await?;
-    let pages = found.into_iter().zip(wanted).map(|(found, head)| {
-        let total = found.stored.min(head.cap);
-        // In a log at its cap the row behind the page may be one that is not visible; `total` knows.
-        let has_older = found.newest.len() as i64 > head.limit && total > head.limit;
-        Arc::new(Page::new(total, found.newest, head.limit, has_older))
-    });
-    Ok(pages.collect())
-}
-
-/// A page that is long, or not the head of the whole log: it has to know where the visible log begins. None if `before`
-/// is no event that is visible.
-async fn part(
-    connection: &mut PgConnection,
-    tenant: &Tenant,
-    filter: &Filter,
-    before: Option<(Timestamp, i64)>,
-    cap: i64,
-    limit: i64,
-) -> Result<Option<Page>, StoreError> {
-    // One snapshot, so that total, items and cursor speak of the same log.
-    let mut log = server::begin_snapshot(connection).await?;
-    let first = events::first_visible(&mut log, tenant, cap).await?;
-    if let Some(place) = before
-        && !events::is_visible(&mut log, tenant, filter, first, place).await?
-    {
-        return Ok(None);
-    }
-    let total = if filter.is_empty() {
-        totals::of_each(&mut log, &[tenant.as_str()]).await?.pop().unwrap_or_default().events.min(cap)
-    } else {
-        events::count_matching(&mut log, tenant, filter, first).await?
-    };
-    let before_position = before.map_or(i64::MAX, |(_, position)| position);
-    let events = events::newest(&mut log, tenant, filter, first, before_position, limit + 1).await?;
-    let has_older = events.len() as i64 > limit && (before.is_some() || total > limit);
-    Ok(Some(Page::new(total, events, limit, has_older)))
+fn render(page: &EventPage<Tagged>, view: &str) -> Tagged {
+    let oldest = page.events.last().filter(|_| page.has_older);
+    let next_cursor = oldest.map(|row| encode_cursor(&format!("{}:{}", row.recorded_at.as_ms(), row.id())));
+    let items = page.events.iter().rev().map(Item::from).collect();
+    Tagged::new(Reply::json(200, &List { total: page.total, items, next_cursor }), view)
 }
 
 #[derive(JsonSchema, Serialize)]
@@ -184,14 +102,9 @@ pub const SUMMARY: Description =
 
 pub async fn summary(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     check_query(&exchange, &[])?;
-    let tenant = &exchange.identity.tenant;
     let cap = state.limits.now().event_log_cap;
-    let read = async |connection: &mut PgConnection| {
-        let mut log = server::begin_snapshot(connection).await?;
-        let first = events::first_visible(&mut log, tenant, cap).await?;
-        events::count_by_type(&mut log, tenant, first).await
-    };
-    let counts: BTreeMap<String, i64> = state.read(exchange.deadline, read).await?.into_iter().collect();
+    let counts = events::count_by_type(&state.reader, &exchange.identity.tenant, cap, exchange.deadline).await?;
+    let counts: BTreeMap<String, i64> = counts.into_iter().collect();
     let total = counts.values().sum();
     Ok(json(&Summary { counts, total }))
 }

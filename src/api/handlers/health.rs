@@ -1,27 +1,19 @@
 //! Whether the service lives, whether it can serve, and which version it is.
 
-use std::time::Duration;
-
 use axum::extract::State;
 use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Serialize;
-use sqlx::PgConnection;
-use tokio::time::Instant;
 
 use crate::command::Reply;
 use crate::job_health::Job;
-use crate::store::migrations::{self, Difference};
-use crate::store::{FaultKind, StoreError, server};
+use crate::store::FaultKind;
 
 use crate::api::handlers::deep_health::{self, Check, Memory, Status};
 use crate::api::openapi::description::{CURSOR, Description, limit};
 use crate::api::request::exchange::{Failure, Read, check_query, json, respond};
 use crate::api::request::query;
 use crate::api::state::ApiState;
-
-/// How long the database may take to answer a readiness probe.
-const PROBE_LIMIT: Duration = Duration::from_secs(3);
 
 #[derive(JsonSchema, Serialize)]
 #[schemars(rename = "Liveness")]
@@ -81,10 +73,9 @@ async fn reason_against(state: &ApiState, deadline: std::time::Instant) -> Optio
     if state.draining.is_cancelled() {
         return Some("a shutdown has begun".to_owned());
     }
-    let look = async |_| vec![look_at_database(state).await];
-    let reason = state.reads.readiness.ask((), deadline.into(), look).await;
+    let reason = state.polled.readiness.reason_against(&state.reader, deadline).await;
     let commits = state.jobs.state(Job::Commit);
-    match reason.unwrap_or_else(|| Some("the database does not answer".to_owned())) {
+    match reason {
         // Then a pause or a revoked key may have been missed.
         None if state.jobs.state(Job::Config).is_broken() => {
             Some("the configuration could not be read for a minute".to_owned())
@@ -94,29 +85,6 @@ async fn reason_against(state: &ApiState, deadline: std::time::Instant) -> Optio
             Some("nothing could be written for a minute".to_owned())
         }
         reason => reason,
-    }
-}
-
-/// What keeps the database from being used.
-async fn look_at_database(state: &ApiState) -> Option<String> {
-    let look = async |connection: &mut PgConnection| {
-        server::check_writer(connection).await?;
-        let missing = migrations::missing_tables(connection).await?;
-        if !missing.is_empty() {
-            return Ok(Some(format!("the database lacks tables: {}", missing.join(", "))));
-        }
-        // Migrations of a newer program are no reason: during an upgrade its older replicas go on serving.
-        let Difference { pending, .. } = migrations::compare(connection).await?;
-        Ok((!pending.is_empty()).then(|| format!("pending migrations: {}", pending.join(", "))))
-    };
-    match state.pool.run(Instant::now() + PROBE_LIMIT, look).await {
-        Ok(reason) => reason,
-        Err(StoreError::ReadOnly) => Some("the database is read-only".to_owned()),
-        Err(StoreError::PoolExhausted) => Some("no connection to the database is free".to_owned()),
-        Err(error) if error.kind() == FaultKind::Unavailable && !error.is_refusal() => {
-            Some("the database does not answer".to_owned())
-        }
-        Err(error) => Some(error.cause()),
     }
 }
 

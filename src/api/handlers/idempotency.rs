@@ -4,12 +4,11 @@ use axum::extract::State;
 use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Serialize;
-use sqlx::PgConnection;
 
 use crate::domain::names::IdempotencyKey;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
-use crate::store::idempotency;
+use crate::query::idempotency;
 
 use crate::api::openapi::description::Description;
 use crate::api::request::exchange::{Failure, Read, check_query, json};
@@ -46,8 +45,7 @@ pub async fn find(State(state): State<ApiState>, Read(exchange): Read) -> Result
     let key = IdempotencyKey::literal(exchange.parameter("key")).map_err(|_| Refusal::KeySyntax)?;
     let id = exchange.caller_key(key.as_str().to_owned());
     let now = state.clock.now();
-    let read = async |connection: &mut PgConnection| idempotency::find(connection, &id, now).await;
-    let record = state.read(exchange.deadline, read).await?.ok_or(Refusal::KeyUnknown)?;
+    let record = idempotency::find(&state.reader, &id, now, exchange.deadline).await?.ok_or(Refusal::KeyUnknown)?;
     Ok(json(&Found {
         key: key.as_str(),
         method: &record.method,

@@ -1,27 +1,20 @@
 //! The metrics, for Prometheus to scrape.
 
-use std::time::Duration;
-
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use sqlx::PgConnection;
-use tokio::time::Instant;
 
 use crate::clock::Offset;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
 use crate::metrics::{self, Exact, Gauges};
-use crate::store::kept::{self, Figures};
+use crate::query::{gauges, health};
+use crate::store::kept::Figures;
 
-use crate::api::handlers::deep_health::janitor_lag_seconds;
 use crate::api::openapi::description::{Content, Description};
 use crate::api::request::exchange::{Failure, Read, check_query};
 use crate::api::state::ApiState;
-
-/// How long the database may take; what it would have told is then left out.
-const FIGURES_LIMIT: Duration = Duration::from_secs(2);
 
 pub const SHOW: Description = Description::of(
     "getMetrics",
@@ -36,25 +29,24 @@ pub const SHOW: Description = Description::of(
 
 pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     check_query(&exchange, &[])?;
-    let text = state.reads.metrics.ask((), exchange.deadline.into(), async |_| vec![render(&state).await]).await;
+    let text = state.polled.metrics.load((), exchange.deadline.into(), async |_| vec![render(&state).await]).await;
     let text = text.ok_or(Refusal::StoreUnavailable)?;
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }
 
 async fn render(state: &ApiState) -> Bytes {
+    let connections = state.reader.connections();
     let gauges = Gauges {
         queue_depth: state.committer.queue_depth(),
-        connections_idle: state.pool.idle_count(),
-        connections_in_use: state.pool.in_use_count(),
+        connections_idle: connections.idle,
+        connections_in_use: connections.in_use,
         jobs: state.jobs.all().map(|(job, known)| (job.name(), seconds(known.last_success_at))).collect(),
         full_callers: state.full_callers.count(),
         clock_offset_seconds: state.clock.offset().map_or(0.0, Offset::seconds),
         http_connections: state.admission.connections(),
         http_held_bytes: state.admission.held_bytes(),
     };
-    let now = state.clock.now();
-    let read = async |connection: &mut PgConnection| kept::figures(connection, &state.oldest_expiry, now).await;
-    let figures = state.pool.run(Instant::now() + FIGURES_LIMIT, read).await.ok();
+    let figures = gauges::read(&state.reader, &state.oldest_expiry, state.clock.now()).await;
     let exact = figures.map_or_else(Vec::new, |figures| families(state, &figures));
     metrics::render(gauges, &exact).into()
 }
@@ -66,7 +58,7 @@ fn seconds(moment: Option<Timestamp>) -> i64 {
 
 /// What speaks for the whole database.
 fn families(state: &ApiState, figures: &Figures) -> Vec<Exact> {
-    let lag_seconds = janitor_lag_seconds(state, figures.oldest_expiry);
+    let lag_seconds = health::janitor_lag_seconds(&state.jobs, figures.oldest_expiry, state.clock.now());
     let totals = &figures.totals;
     let gauge = |name, help, value| Exact { name, kind: "gauge", help, value };
     let counter = |name, help, value| Exact { name, kind: "counter", help, value };

@@ -4,16 +4,16 @@ use axum::extract::State;
 use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Serialize;
-use sqlx::PgConnection;
 
 use crate::domain::money::Count;
 use crate::domain::names::{AgentId, ServiceId};
-use crate::store::service_usage::{self, Order};
+use crate::query::page::{Pages, Slice};
+use crate::query::service_usage;
+use crate::store::service_usage::Order;
 
 use crate::api::handlers::services::path_service;
 use crate::api::openapi::description::{Description, PAGE, limit};
 use crate::api::request::exchange::{Exchange, Failure, Read, json};
-use crate::api::request::query::{Pages, Slice};
 use crate::api::state::ApiState;
 
 #[derive(JsonSchema, Serialize)]
@@ -36,8 +36,7 @@ pub const SUMS: Description = Description::of(
 pub async fn sums(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let service_id = path_service(&exchange)?;
     let tenant = &exchange.identity.tenant;
-    let read = async |connection: &mut PgConnection| service_usage::sums(connection, tenant, &service_id).await;
-    let sums = state.read(exchange.deadline, read).await?;
+    let sums = service_usage::sums(&state.reader, tenant, &service_id, exchange.deadline).await?;
     Ok(json(&Sums { service_id: &service_id, total: sums.outstanding, agents: sums.agents }))
 }
 
@@ -67,8 +66,7 @@ pub const AGENTS: Description = Description::of(
 .answer::<Agents<'static>>(200, r#"{"serviceId":"weather","items":[{"agent":"agent-1","total":3}]}"#);
 
 pub async fn agents(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
-    let slice = Slice::read(&exchange.query, 100, 1000);
-    show(&state, &exchange, Order::FirstSeen, slice, slice.limit_if_paged()).await
+    show(&state, &exchange, Order::FirstSeen, exchange.query.slice(100, 1000)).await
 }
 
 pub const TOP_AGENTS: Description = Description::of(
@@ -80,29 +78,14 @@ pub const TOP_AGENTS: Description = Description::of(
 .answer::<Agents<'static>>(200, r#"{"serviceId":"weather","items":[{"agent":"agent-1","total":3}]}"#);
 
 pub async fn top_agents(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
-    let slice = Slice::read(&exchange.query, 10, 100);
-    show(&state, &exchange, Order::Total, slice, slice.limit).await
+    show(&state, &exchange, Order::Total, exchange.query.slice(10, 100)).await
 }
 
-async fn show(
-    state: &ApiState,
-    exchange: &Exchange,
-    order: Order,
-    slice: Slice,
-    limit: i64,
-) -> Result<Response, Failure> {
+async fn show(state: &ApiState, exchange: &Exchange, order: Order, slice: Slice) -> Result<Response, Failure> {
     let service_id = path_service(exchange)?;
     let tenant = &exchange.identity.tenant;
-    let read = async |connection: &mut PgConnection| {
-        let agents = service_usage::agents(connection, tenant, &service_id, order, limit, slice.offset()).await?;
-        let count = match slice.page {
-            Some(_) => service_usage::sums(connection, tenant, &service_id).await?.agents,
-            None => 0,
-        };
-        Ok((agents, count))
-    };
-    let (agents, count) = state.read(exchange.deadline, read).await?;
-    slice.check_length(agents.len())?;
+    let (agents, count) =
+        service_usage::agents(&state.reader, tenant, &service_id, order, slice, exchange.deadline).await?;
     let items = agents.into_iter().map(|(agent, total)| Item { agent, total }).collect();
     Ok(json(&Agents { service_id: &service_id, items, pages: slice.pages(count) }))
 }

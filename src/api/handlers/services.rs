@@ -6,7 +6,6 @@ use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
-use sqlx::PgConnection;
 
 use crate::command::answers::{Registered, Results, ServiceMetadata, ServicePrice, ServiceState};
 use crate::command::{Reply, TransactionalCommand};
@@ -15,14 +14,15 @@ use crate::domain::names::ServiceId;
 use crate::domain::refusal::Refusal;
 use crate::domain::service::{METADATA_TEXT_MAX, Metadata, PricedService, Registration, Service, ServiceEdit};
 use crate::domain::usage::integer;
-use crate::store::services;
+use crate::query::page::Pages;
+use crate::query::services;
+use crate::store::services::Filter;
 
 use crate::api::openapi::bodies;
 use crate::api::openapi::description::{Description, PAGE, flag, limit, price, text};
 use crate::api::request::etag::Tagged;
 use crate::api::request::exchange::{Exchange, Failure, Read, Write, json};
 use crate::api::request::fields;
-use crate::api::request::query::{Pages, Slice};
 use crate::api::state::ApiState;
 
 pub const REGISTER: Description = Description::of(
@@ -173,7 +173,7 @@ pub const SHOW: Description = Description::of(
 
 pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let service_id = path_service(&exchange)?;
-    let service = find(&state, &exchange, &service_id).await?;
+    let service = services::find(&state.reader, &exchange.identity.tenant, &service_id, exchange.deadline).await?;
     Ok(json(&service.ok_or(Refusal::ServiceNotRegistered(service_id))?))
 }
 
@@ -187,7 +187,7 @@ pub const METADATA: Description = Description::of(
 
 pub async fn metadata(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let service_id = path_service(&exchange)?;
-    let service = find(&state, &exchange, &service_id).await?;
+    let service = services::find(&state.reader, &exchange.identity.tenant, &service_id, exchange.deadline).await?;
     let metadata = service.and_then(|service| service.metadata);
     let metadata = metadata.ok_or_else(|| Refusal::NoMetadata(service_id.clone()))?;
     Ok(json(&ServiceMetadata { service_id: &service_id, metadata: &metadata }))
@@ -226,26 +226,17 @@ pub async fn list(
 ) -> Result<Response, Failure> {
     let query = &exchange.query;
     let text = |name: &str| query.text(name).filter(|text| !text.is_empty()).map(str::to_owned);
-    let filter = services::Filter {
+    let filter = Filter {
         prefix: text("prefix"),
         contains: text("q"),
         disabled: query.flag("disabled"),
         price_min: query.integer("minPrice"),
         price_max: query.integer("maxPrice"),
     };
-    let slice = Slice::read(query, 200, 1000);
+    let slice = query.slice(200, 1000);
     let tenant = &exchange.identity.tenant;
-    let read = async |connection: &mut PgConnection| {
-        services::list(connection, tenant, &filter, slice.limit, slice.offset()).await
-    };
-    let (services, count) = state.read(exchange.deadline, read).await?;
+    let (services, count) = services::list(&state.reader, tenant, &filter, slice, exchange.deadline).await?;
     Ok(Tagged::new(Reply::json(200, &List { services, pages: slice.pages(count) }), "").answer(&headers))
-}
-
-async fn find(state: &ApiState, exchange: &Exchange, service_id: &ServiceId) -> Result<Option<Service>, Refusal> {
-    let tenant = &exchange.identity.tenant;
-    let read = async |connection: &mut PgConnection| services::find(connection, tenant, service_id).await;
-    state.read(exchange.deadline, read).await
 }
 
 /// The service a path names.

@@ -4,14 +4,14 @@ use axum::extract::State;
 use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Serialize;
-use sqlx::PgConnection;
 
 use crate::domain::money::SAFE_MAX;
 use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::refusal::Refusal;
 use crate::domain::settlement::Settlement;
 use crate::domain::timestamp::{StoredMoment, Timestamp};
-use crate::store::settlements::{self, Filter, Place};
+use crate::query::settlements;
+use crate::store::settlements::{Filter, Place};
 
 use crate::api::openapi::description::{CURSOR, Description, SINCE, identifier, limit};
 use crate::api::request::exchange::{Failure, Read, check_query, json};
@@ -63,17 +63,11 @@ pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result
         None => None,
     };
     let tenant = &exchange.identity.tenant;
-    let read = async |connection: &mut PgConnection| {
-        settlements::list(connection, tenant, &filter, before.clone(), limit + 1).await
-    };
-    let mut rows = state.read(exchange.deadline, read).await?;
-    let has_more = rows.len() as i64 > limit;
-    rows.truncate(limit as usize);
-    let next_cursor = rows
-        .last()
-        .filter(|_| has_more)
+    let page = settlements::list(&state.reader, tenant, &filter, before, limit, exchange.deadline).await?;
+    let next_cursor = page
+        .last_if_more()
         .map(|(place, _)| encode_cursor(&format!("{}:{}:{}", place.settled_at, place.list_position, place.id)));
-    let items = rows.into_iter().map(|(_, settlement)| settlement).collect();
+    let items = page.rows.into_iter().map(|(_, settlement)| settlement).collect();
     Ok(json(&List { items, next_cursor }))
 }
 
@@ -90,8 +84,7 @@ pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result
     check_query(&exchange, &[])?;
     let id = exchange.parameter("id");
     let tenant = &exchange.identity.tenant;
-    let read = async |connection: &mut PgConnection| settlements::find(connection, tenant, id).await;
-    let settlement = state.read(exchange.deadline, read).await?;
+    let settlement = settlements::find(&state.reader, tenant, id, exchange.deadline).await?;
     Ok(json(&settlement.ok_or_else(|| Refusal::SettlementNotFound(id.to_owned()))?))
 }
 

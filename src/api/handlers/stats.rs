@@ -1,20 +1,17 @@
 //! Statistics: kept totals of the caller's tenant, or of all tenants for the operator.
 
-use std::sync::Arc;
-
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Serialize;
-use sqlx::PgConnection;
 
 use crate::command::Reply;
 use crate::domain::caller::Tenant;
 use crate::domain::money::Count;
 use crate::domain::refusal::Refusal;
-use crate::store::StoreError;
-use crate::store::totals::{self, ServiceLine, ServiceSlice, Totals};
+use crate::query::stats::Figures;
+use crate::store::totals::{ServiceLine, ServiceSlice};
 
 use crate::api::openapi::description::{CURSOR, Description, limit};
 use crate::api::request::etag::Tagged;
@@ -85,7 +82,7 @@ pub async fn show(
     let identity = &exchange.identity;
     let tenant = (!identity.is_operator).then(|| identity.tenant.clone());
     let slice = ServiceSlice { tenant, after: (after.0.to_owned(), after.1.to_owned()), limit: limit + 1 };
-    let figures = state.ask(&state.reads.stats, slice.clone(), exchange.deadline, read).await?;
+    let figures = state.polled.stats.load(&state.reader, slice.clone(), exchange.deadline).await?;
     let Figures { totals, lines } = &*figures;
     let has_more = lines.len() as i64 > limit;
     let lines = &lines[..lines.len().min(limit as usize)];
@@ -108,29 +105,6 @@ pub async fn show(
     };
     let view = format!("{} {limit} {cursor:?}", owner(&slice));
     Ok(Tagged::new(Reply::json(200, &stats), &view).answer(&headers))
-}
-
-/// What the statistics are made of.
-#[derive(Debug)]
-pub struct Figures {
-    totals: Totals,
-    lines: Vec<ServiceLine>,
-}
-
-async fn read(connection: &mut PgConnection, slices: &[ServiceSlice]) -> Result<Vec<Arc<Figures>>, StoreError> {
-    let tenants: Vec<&str> = slices.iter().filter_map(|slice| slice.tenant.as_ref()).map(Tenant::as_str).collect();
-    let mut of_tenants = totals::of_each(connection, &tenants).await?.into_iter();
-    let mut of_all = None;
-    let mut totals = Vec::with_capacity(slices.len());
-    for slice in slices {
-        totals.push(match (&slice.tenant, of_all) {
-            (Some(_), _) => of_tenants.next().unwrap_or_default(),
-            (None, Some(known)) => known,
-            (None, None) => *of_all.insert(totals::of_all(connection).await?),
-        });
-    }
-    let lines = totals::service_lines(connection, slices).await?;
-    Ok(totals.into_iter().zip(lines).map(|(totals, lines)| Arc::new(Figures { totals, lines })).collect())
 }
 
 /// Whose totals go with the services of `slice`, for the ETag. No tenant has the id `*`.

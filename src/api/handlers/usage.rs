@@ -12,7 +12,7 @@ use crate::domain::money::Count;
 use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::refusal::Refusal;
 use crate::domain::usage::{Pair, REQUESTS_MAX, UsageRecord, integer};
-use crate::store::usage::{self, CounterId};
+use crate::store::usage::CounterId;
 
 use crate::api::openapi::bodies;
 use crate::api::openapi::description::Description;
@@ -72,7 +72,7 @@ pub const OUTSTANDING: Description = Description::of(
 pub async fn outstanding(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let pair = path_pair(&exchange)?;
     let id = CounterId { tenant: exchange.identity.tenant.clone(), pair };
-    let quote = state.ask(&state.reads.quotes, id.clone(), exchange.deadline, usage::quotes).await?;
+    let quote = state.polled.quotes.load(&state.reader, id.clone(), exchange.deadline).await?;
     let Pair { agent, service_id } = &id.pair;
     Ok(json(&Outstanding { agent, service_id, total: Count(quote.outstanding) }))
 }

@@ -8,7 +8,6 @@ use axum::response::Response;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sqlx::PgConnection;
 
 use crate::command::answers::CreatedWebhook;
 use crate::command::{Answer, TransactionalCommand};
@@ -18,14 +17,16 @@ use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::{StoredMoment, Timestamp};
 use crate::domain::webhook::{Change, KNOWN_TYPES, Webhook, check_types, check_url};
 use crate::jobs::webhooks::sender;
-use crate::store::{deliveries, webhooks};
+use crate::query::reader::read_refusal;
+use crate::query::webhooks;
+use crate::store::webhooks::Place;
 
 use crate::api::openapi::bodies;
 use crate::api::openapi::description::{CURSOR, Description, limit};
 use crate::api::request::exchange::{Failure, Read, Write, check_query, json};
 use crate::api::request::fields;
 use crate::api::request::query::encode_cursor;
-use crate::api::state::{ApiState, read_refusal};
+use crate::api::state::ApiState;
 
 /// What a test leaves of its request's time for noting how it went.
 const NOTING: Duration = Duration::from_millis(500);
@@ -173,16 +174,10 @@ pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result
         None => None,
     };
     let tenant = &exchange.identity.tenant;
-    let read = async |connection: &mut PgConnection| {
-        let rows = webhooks::list(connection, tenant, after.as_ref(), limit + 1).await?;
-        Ok((rows, webhooks::count(connection, tenant).await?))
-    };
-    let (mut rows, total) = state.read(exchange.deadline, read).await?;
-    let has_more = rows.len() as i64 > limit;
-    rows.truncate(limit as usize);
+    let (page, total) = webhooks::list(&state.reader, tenant, after.as_ref(), limit, exchange.deadline).await?;
     let next_cursor =
-        rows.last().filter(|_| has_more).map(|(place, _)| encode_cursor(&format!("{}:{}", place.created_at, place.id)));
-    let items = rows.into_iter().map(|(_, webhook)| webhook).collect();
+        page.last_if_more().map(|(place, _)| encode_cursor(&format!("{}:{}", place.created_at, place.id)));
+    let items = page.rows.into_iter().map(|(_, webhook)| webhook).collect();
     Ok(json(&List { items, total, next_cursor }))
 }
 
@@ -197,8 +192,7 @@ pub const SHOW: Description = Description::of("getWebhook", "Get a webhook", "Re
 pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
     let id = exchange.parameter("id");
     let tenant = &exchange.identity.tenant;
-    let read = async |connection: &mut PgConnection| webhooks::find(connection, tenant, id).await;
-    let webhook = state.read(exchange.deadline, read).await?;
+    let webhook = webhooks::find(&state.reader, tenant, id, exchange.deadline).await?;
     Ok(json(&webhook.ok_or_else(|| Refusal::WebhookNotFound(id.to_owned()))?))
 }
 
@@ -232,23 +226,17 @@ pub async fn list_deliveries(State(state): State<ApiState>, Read(exchange): Read
         None => i64::MAX,
     };
     let (tenant, id) = (&exchange.identity.tenant, exchange.parameter("id"));
-    let read = async |connection: &mut PgConnection| match webhooks::find(connection, tenant, id).await? {
-        Some(_) => deliveries::list(connection, tenant, id, before, limit + 1).await.map(Some),
-        None => Ok(None),
-    };
-    let rows = state.read(exchange.deadline, read).await?;
-    let mut rows = rows.ok_or_else(|| Refusal::WebhookNotFound(id.to_owned()))?;
-    let has_more = rows.len() as i64 > limit;
-    rows.truncate(limit as usize);
-    let next_cursor = rows.last().filter(|_| has_more).map(|(position, _)| encode_cursor(&position.to_string()));
-    let items = rows.into_iter().map(|(_, delivery)| delivery).collect();
+    let page = webhooks::deliveries(&state.reader, tenant, id, before, limit, exchange.deadline).await?;
+    let page = page.ok_or_else(|| Refusal::WebhookNotFound(id.to_owned()))?;
+    let next_cursor = page.last_if_more().map(|(position, _)| encode_cursor(&position.to_string()));
+    let items = page.rows.into_iter().map(|(_, delivery)| delivery).collect();
     Ok(json(&Deliveries { items, next_cursor }))
 }
 
-fn parse_cursor(cursor: &str) -> Option<webhooks::Place> {
+fn parse_cursor(cursor: &str) -> Option<Place> {
     let (created_at, id) = cursor.split_once(':')?;
     let created_at = StoredMoment::parse(created_at)?;
-    (!id.is_empty()).then(|| webhooks::Place { created_at, id: id.to_owned() })
+    (!id.is_empty()).then(|| Place { created_at, id: id.to_owned() })
 }
 
 fn parse_creation(body: &Value, allow_private: bool) -> Result<TransactionalCommand, Refusal> {

@@ -18,14 +18,13 @@ use crate::command::{self, Answer, BatchedCommand, Command, Keyed, Reply};
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::names::IdempotencyKey;
 use crate::domain::refusal::Refusal;
-use crate::store::StoreError;
 use crate::store::idempotency::CallerKey;
 
 use crate::api::request::body;
 use crate::api::request::caller::Identity;
 use crate::api::request::query::Query;
 use crate::api::routes::Route;
-use crate::api::state::{ApiState, read_refusal};
+use crate::api::state::ApiState;
 
 /// The peer of the connection.
 #[derive(Clone, Copy, Debug)]
@@ -202,13 +201,6 @@ pub struct Failure(pub Refusal);
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         Self(refusal)
-    }
-}
-
-/// A read that the store failed.
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
-        Self(read_refusal(&error))
     }
 }
 

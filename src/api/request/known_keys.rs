@@ -12,11 +12,10 @@ use tokio::time::Instant;
 use crate::domain::caller::{Caller, Tenant};
 use crate::domain::limits::Limits;
 use crate::domain::refusal::Refusal;
+use crate::query::reader::Reads;
 use crate::store::api_keys;
 
 use crate::api::http::rate_limit::RateLimiter;
-use crate::api::reads::Desk;
-use crate::api::shared_read::SharedRead;
 use crate::api::state::ApiState;
 
 /// Keys whose tenant is remembered. Unknown ones push out no known ones.
@@ -46,8 +45,8 @@ pub struct KnownKeys {
     recognised: Cache<Tenant>,
     unknown: Cache<()>,
     /// Of keys that were recognised before. Keys never seen wait for queries of their own.
-    refreshes: Desk<KeyHash, Option<Tenant>>,
-    lookups: Desk<KeyHash, Option<Tenant>>,
+    refreshes: Reads<KeyHash, Option<Tenant>>,
+    lookups: Reads<KeyHash, Option<Tenant>>,
     /// Keys that were looked up though their address had no quota left.
     guesses: RateLimiter,
     changes: AtomicU64,
@@ -88,8 +87,8 @@ impl Default for KnownKeys {
         Self {
             recognised: Cache::new(RECOGNISED_MAX),
             unknown: Cache::new(UNKNOWN_MAX),
-            refreshes: SharedRead::new(KEYS_OF_QUERY_MAX),
-            lookups: SharedRead::new(KEYS_OF_QUERY_MAX),
+            refreshes: Reads::new(KEYS_OF_QUERY_MAX),
+            lookups: Reads::new(KEYS_OF_QUERY_MAX),
             guesses: RateLimiter::default(),
             changes: AtomicU64::new(0),
         }
@@ -124,9 +123,9 @@ impl ApiState {
         if recognised.is_none() && !self.may_guess(address) {
             return Ok(Presented::NotLookedUp);
         }
-        let desk = if recognised.is_some() { &keys.refreshes } else { &keys.lookups };
+        let reads = if recognised.is_some() { &keys.refreshes } else { &keys.lookups };
         // Boxed, or every request would carry the size of a lookup, which few need.
-        let tenant = Box::pin(self.ask(desk, hash, deadline, api_keys::tenants_of)).await?;
+        let tenant = Box::pin(self.reader.load(reads, hash, deadline, api_keys::tenants_of)).await?;
         match tenant {
             Some(tenant) => {
                 keys.recognised.lock().insert(hash, Known { looked_up: now, version, what: tenant.clone() });

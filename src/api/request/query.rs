@@ -4,14 +4,10 @@ use std::ops::Range;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use schemars::JsonSchema;
-use serde::Serialize;
 use url::form_urlencoded;
 
 use crate::domain::refusal::Refusal;
-
-/// Most items of a list that is read without `page`: at most 30 MB.
-const UNPAGED_MAX: i64 = 100_000;
+use crate::query::page::Slice;
 
 /// Pairs that are read; the rest is ignored.
 const PAIRS_MAX: usize = 1000;
@@ -56,6 +52,15 @@ impl Query {
         (value.fract() == 0.0).then_some(value as i64)
     }
 
+    /// The part of a list that `limit` and `page` ask for.
+    pub fn slice(&self, limit_default: i64, limit_max: i64) -> Slice {
+        let is_paged = self.first("page").is_some_and(|page| !page.is_empty());
+        Slice {
+            limit: self.bounded("limit", limit_default, 1, limit_max),
+            page: is_paged.then(|| self.bounded("page", 1, 1, 1 << 40)),
+        }
+    }
+
     pub fn flag(&self, name: &str) -> Option<bool> {
         match self.text(name)? {
             "true" => Some(true),
@@ -69,52 +74,6 @@ impl Query {
         let Some(text) = self.text("cursor") else { return Ok(None) };
         let decoded = URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| String::from_utf8(bytes).ok());
         decoded.filter(|text| !text.is_empty() && !text.contains('\0')).map(Some).ok_or(Refusal::CursorMalformed)
-    }
-}
-
-/// Which part of a list is asked for by `limit` and `page`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Slice {
-    pub limit: i64,
-    /// From 1; none if the request does not page.
-    pub page: Option<i64>,
-}
-
-// What a paged list says of itself. No doc comment: it would describe every schema that this is a part of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Pages {
-    page: i64,
-    page_count: i64,
-}
-
-impl Slice {
-    pub fn read(query: &Query, limit_default: i64, limit_max: i64) -> Self {
-        let is_paged = query.first("page").is_some_and(|page| !page.is_empty());
-        Self {
-            limit: query.bounded("limit", limit_default, 1, limit_max),
-            page: is_paged.then(|| query.bounded("page", 1, 1, 1 << 40)),
-        }
-    }
-
-    pub fn offset(&self) -> i64 {
-        self.page.map_or(0, |page| (page - 1) * self.limit)
-    }
-
-    /// The limit of a list that is whole without `page`: one item more than it may have.
-    pub fn limit_if_paged(&self) -> i64 {
-        if self.page.is_some() { self.limit } else { UNPAGED_MAX + 1 }
-    }
-
-    /// Refuses a list that was read so and is too long. Without its end it would look whole.
-    pub fn check_length(&self, items: usize) -> Result<(), Refusal> {
-        let is_too_long = self.page.is_none() && items as i64 > UNPAGED_MAX;
-        if is_too_long { Err(Refusal::ListTooLong { items_max: UNPAGED_MAX }) } else { Ok(()) }
-    }
-
-    /// `count` is the length of the whole filtered list.
-    pub fn pages(&self, count: i64) -> Option<Pages> {
-        self.page.map(|page| Pages { page, page_count: ((count + self.limit - 1) / self.limit).max(1) })
     }
 }
 
@@ -172,17 +131,12 @@ mod tests {
 
     #[test]
     fn a_list_is_paged_when_the_first_page_parameter_says_something() {
-        let read = |text: &str| Slice::read(&Query::parse(text), 200, 1000);
+        let read = |text: &str| Query::parse(text).slice(200, 1000);
         for text in ["", "page=", "page=&page=2", "p=2"] {
             assert_eq!(read(text), Slice { limit: 200, page: None }, "{text}");
         }
         for (text, page) in [("page=2&page=3", 2), ("page=x", 1), ("page=0", 1), ("page=%20", 1), ("page=2.9", 2)] {
             assert_eq!(read(text), Slice { limit: 200, page: Some(page) }, "{text}");
         }
-        let slice = read("limit=25&page=3");
-        assert_eq!((slice.offset(), slice.pages(51)), (50, Some(Pages { page: 3, page_count: 3 })));
-        assert_eq!(slice.pages(0), Some(Pages { page: 3, page_count: 1 }));
-        assert_eq!(slice.pages(50), Some(Pages { page: 3, page_count: 2 }));
-        assert_eq!(read("limit=25").pages(51), None);
     }
 }

@@ -1,0 +1,62 @@
+//! Agents of a tenant, and what is outstanding of one.
+
+use std::time::Instant;
+
+use sqlx::PgConnection;
+
+use crate::domain::caller::Tenant;
+use crate::domain::money::Count;
+use crate::domain::names::{AgentId, ServiceId};
+use crate::domain::refusal::Refusal;
+use crate::store::{agents, totals};
+
+use super::page::Slice;
+use super::reader::Reader;
+
+/// Agents, first seen first, and how many there are if the slice is a page.
+pub async fn list(
+    reader: &Reader,
+    tenant: &Tenant,
+    slice: Slice,
+    deadline: Instant,
+) -> Result<(Vec<AgentId>, i64), Refusal> {
+    let read = async |connection: &mut PgConnection| {
+        let agents = agents::list(connection, tenant, slice.limit, slice.offset()).await?;
+        let count = if slice.page.is_some() {
+            totals::of_each(connection, &[tenant.as_str()]).await?.pop().unwrap_or_default().agents
+        } else {
+            0
+        };
+        Ok((agents, count))
+    };
+    reader.read(deadline, read).await
+}
+
+/// What is outstanding of `agent`.
+pub async fn outstanding(
+    reader: &Reader,
+    tenant: &Tenant,
+    agent: &AgentId,
+    deadline: Instant,
+) -> Result<Count, Refusal> {
+    let read = async |connection: &mut PgConnection| agents::outstanding(connection, tenant, agent).await;
+    reader.read(deadline, read).await
+}
+
+/// What is outstanding of `agent` by service, and how many services that are if the slice is a page.
+pub async fn pairs(
+    reader: &Reader,
+    tenant: &Tenant,
+    agent: &AgentId,
+    slice: Slice,
+    deadline: Instant,
+) -> Result<(Vec<(ServiceId, Count)>, i64), Refusal> {
+    let read = async |connection: &mut PgConnection| {
+        let pairs = agents::pairs(connection, tenant, agent, slice.limit_if_paged(), slice.offset()).await?;
+        let count = if slice.page.is_some() { agents::count_pairs(connection, tenant, agent).await? } else { 0 };
+        Ok((pairs, count))
+    };
+    let (pairs, count) = reader.read(deadline, read).await?;
+    slice.check_length(pairs.len())?;
+    Ok((pairs, count))
+}

@@ -1,0 +1,170 @@
+//! Reads all pairs of a tenant from one snapshot, as a stream of parts. Memory is bounded by two parts. An export that
+//! cannot be finished ends with an error.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::stream::{self, Stream};
+use sqlx::PgConnection;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout};
+use tracing::warn;
+
+use crate::domain::caller::Tenant;
+use crate::domain::refusal::Refusal;
+use crate::store::exports::{Exported, Place, pairs_after};
+use crate::store::pool::Held;
+use crate::store::{StoreError, server};
+
+use super::reader::{Reader, read_refusal};
+
+/// Pairs of one part, which is at most 400 kB long.
+const PAIRS_OF_PART: i64 = 1000;
+
+/// How long PostgreSQL may take for one part.
+const STATEMENT_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long an export may take. The deadline of a request bounds its first part only, because a large file takes its
+/// time: at the slowest rate an answer may be read at, this is enough for 54 MB. But while a snapshot is held PostgreSQL
+/// cannot clean up row versions that it may see, and busy counters make many.
+const EXPORT_LIMIT: Duration = Duration::from_secs(900);
+
+/// Turns for exports. Each keeps a connection while its client reads, so a tenant has one at a time, and all together have
+/// no more than a quarter of the connections there are for reads.
+#[derive(Debug)]
+pub struct ExportTurns {
+    permits: Arc<Semaphore>,
+    /// Those with an export.
+    tenants: Mutex<HashSet<Tenant>>,
+    ended: Notify,
+}
+
+impl ExportTurns {
+    pub fn new(connections_max: u32) -> Arc<Self> {
+        let permits = Arc::new(Semaphore::new((connections_max as usize / 4).max(1)));
+        Arc::new(Self { permits, tenants: Mutex::default(), ended: Notify::new() })
+    }
+
+    /// Waits for the tenant's turn, and then for a permit, so that one tenant's requests do not wait before another's.
+    async fn acquire(self: &Arc<Self>, tenant: &Tenant) -> Result<ExportTurn, Refusal> {
+        loop {
+            let ended = self.ended.notified();
+            if self.tenants().insert(tenant.clone()) {
+                break;
+            }
+            ended.await;
+        }
+        let mut turn = ExportTurn { turns: self.clone(), tenant: tenant.clone(), _permit: None };
+        let permit = self.permits.clone().acquire_owned().await;
+        turn._permit = Some(permit.map_err(|_| Refusal::StoreUnavailable)?);
+        Ok(turn)
+    }
+
+    fn tenants(&self) -> MutexGuard<'_, HashSet<Tenant>> {
+        self.tenants.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct ExportTurn {
+    turns: Arc<ExportTurns>,
+    tenant: Tenant,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for ExportTurn {
+    fn drop(&mut self) {
+        self.turns.tenants().remove(&self.tenant);
+        self.turns.ended.notify_waiters();
+    }
+}
+
+/// What the task that reads sends. A channel that closes without `End` is an export that broke off.
+enum Message {
+    Pairs(Vec<Exported>),
+    End,
+    Fault(StoreError),
+}
+
+/// The export broke off.
+#[derive(Debug, thiserror::Error)]
+#[error("the export broke off")]
+pub struct BrokenOff;
+
+/// The pairs in parts, in the order of their first record, once the first part is read: until then a fault is a refusal.
+/// Only the last part may be empty.
+pub async fn pairs(
+    reader: &Reader,
+    turns: &Arc<ExportTurns>,
+    tenant: &Tenant,
+    deadline: std::time::Instant,
+) -> Result<impl Stream<Item = Result<Vec<Exported>, BrokenOff>> + Send + use<>, Refusal> {
+    let turn = turns.acquire(tenant).await?;
+    let connection = reader.hold(deadline).await.map_err(|error| read_refusal(&error))?;
+    let (sender, mut receiver) = channel(1);
+    let tenant = tenant.clone();
+    // A task of its own, because what reads a snapshot must not be cut off between two statements. It ends when the stream
+    // is dropped, which the connection does with an answer that is read too slowly.
+    tokio::spawn(async move {
+        read_all(connection, &tenant, sender).await;
+        drop(turn);
+    });
+    match receiver.recv().await {
+        Some(Message::Fault(error)) => Err(read_refusal(&error)),
+        None => Err(Refusal::StoreUnavailable),
+        first => Ok(parts(first, receiver)),
+    }
+}
+
+fn parts(first: Option<Message>, receiver: Receiver<Message>) -> impl Stream<Item = Result<Vec<Exported>, BrokenOff>> {
+    stream::unfold((first, receiver), |(first, mut receiver)| async move {
+        let message = match first {
+            Some(message) => Some(message),
+            None => receiver.recv().await,
+        };
+        match message {
+            Some(Message::Pairs(pairs)) => Some((Ok(pairs), (None, receiver))),
+            Some(Message::End) => None,
+            Some(Message::Fault(_)) | None => Some((Err(BrokenOff), (None, receiver))),
+        }
+    })
+}
+
+async fn read_all(connection: Held, tenant: &Tenant, sender: Sender<Message>) {
+    let last = match timeout(EXPORT_LIMIT, read_parts(connection, tenant, &sender)).await {
+        Ok(Ok(true)) => Message::End,
+        Ok(Ok(false)) => return warn!("an export was given up, because its client stopped reading"),
+        Ok(Err(error)) => {
+            warn!(%error, "an export broke off");
+            Message::Fault(error)
+        }
+        Err(_) => return warn!("an export was given up, because it took too long"),
+    };
+    // The client may be gone.
+    let _ = sender.send(last).await;
+}
+
+/// False if the client does not take what was read.
+async fn read_parts(mut connection: Held, tenant: &Tenant, sender: &Sender<Message>) -> Result<bool, StoreError> {
+    connection.run(Instant::now() + STATEMENT_LIMIT, server::hold_snapshot).await?;
+    let mut last = Place::start();
+    loop {
+        // Steps by position rather than one long result: a result that is given up halfway has to be read to its end
+        // before the connection is of use again.
+        let read = async |snapshot: &mut PgConnection| pairs_after(snapshot, tenant, &last, PAIRS_OF_PART).await;
+        let pairs = connection.run(Instant::now() + STATEMENT_LIMIT, read).await?;
+        last = pairs.last().map_or(last, Place::of);
+        let is_last = (pairs.len() as i64) < PAIRS_OF_PART;
+        if sender.send(Message::Pairs(pairs)).await.is_err() {
+            return Ok(false);
+        }
+        if is_last {
+            break;
+        }
+    }
+    let deadline = Instant::now() + STATEMENT_LIMIT;
+    connection.run(deadline, server::end_snapshot).await?;
+    connection.release(deadline).await;
+    Ok(true)
+}

@@ -1,0 +1,54 @@
+//! The read side: what handlers ask of the database. Reads that production polls are coalesced; every other read is one
+//! function. Nothing here knows HTTP.
+
+pub mod agents;
+pub mod api_keys;
+pub mod coalescer;
+pub mod events;
+pub mod exports;
+pub mod gauges;
+pub mod health;
+pub mod idempotency;
+pub mod page;
+pub mod reader;
+pub mod service_usage;
+pub mod services;
+pub mod settlements;
+pub mod stats;
+pub mod usage;
+pub mod webhooks;
+
+pub use reader::Reader;
+
+use bytes::Bytes;
+
+use coalescer::Coalescer;
+use events::EventLog;
+use health::Readiness;
+use stats::Stats;
+use usage::{DueTotals, Quotes};
+
+/// The reads that production polls. `R` is a rendered page of events.
+#[derive(Debug)]
+pub struct PolledReads<R> {
+    pub quotes: Quotes,
+    pub due: DueTotals,
+    pub stats: Stats,
+    pub events: EventLog<R>,
+    pub readiness: Readiness,
+    /// Rendered.
+    pub metrics: Coalescer<(), Bytes>,
+}
+
+impl<R> Default for PolledReads<R> {
+    fn default() -> Self {
+        Self {
+            quotes: Quotes::default(),
+            due: DueTotals::default(),
+            stats: Stats::default(),
+            events: EventLog::default(),
+            readiness: Readiness::default(),
+            metrics: Coalescer::new(1),
+        }
+    }
+}

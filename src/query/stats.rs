@@ -1,0 +1,53 @@
+//! Statistics: the maintained totals of a tenant, or of all tenants, with a page of the services.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use sqlx::PgConnection;
+
+use crate::domain::caller::Tenant;
+use crate::domain::refusal::Refusal;
+use crate::store::StoreError;
+use crate::store::totals::{self, ServiceLine, ServiceSlice, Totals};
+
+use super::reader::{Reader, Reads};
+
+/// What the statistics are made of.
+#[derive(Debug)]
+pub struct Figures {
+    pub totals: Totals,
+    pub lines: Vec<ServiceLine>,
+}
+
+/// Coalesced reads of statistics.
+#[derive(Debug)]
+pub struct Stats(Reads<ServiceSlice, Arc<Figures>>);
+
+impl Default for Stats {
+    fn default() -> Self {
+        // A tenant may have ten thousand services.
+        Self(Reads::new(64))
+    }
+}
+
+impl Stats {
+    pub async fn load(&self, reader: &Reader, slice: ServiceSlice, deadline: Instant) -> Result<Arc<Figures>, Refusal> {
+        reader.load(&self.0, slice, deadline, read).await
+    }
+}
+
+async fn read(connection: &mut PgConnection, slices: &[ServiceSlice]) -> Result<Vec<Arc<Figures>>, StoreError> {
+    let tenants: Vec<&str> = slices.iter().filter_map(|slice| slice.tenant.as_ref()).map(Tenant::as_str).collect();
+    let mut of_tenants = totals::of_each(connection, &tenants).await?.into_iter();
+    let mut of_all = None;
+    let mut totals = Vec::with_capacity(slices.len());
+    for slice in slices {
+        totals.push(match (&slice.tenant, of_all) {
+            (Some(_), _) => of_tenants.next().unwrap_or_default(),
+            (None, Some(known)) => known,
+            (None, None) => *of_all.insert(totals::of_all(connection).await?),
+        });
+    }
+    let lines = totals::service_lines(connection, slices).await?;
+    Ok(totals.into_iter().zip(lines).map(|(totals, lines)| Arc::new(Figures { totals, lines })).collect())
+}
