@@ -6,8 +6,9 @@ use std::time::Instant;
 use serde_json::json;
 use sqlx::PgConnection;
 
+use crate::error::Result;
+use crate::postgres;
 use crate::service::Service;
-use crate::{Result, postgres};
 
 const TENANTS: u32 = 100;
 

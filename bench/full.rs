@@ -4,12 +4,14 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::error::Result;
 use crate::load::{self, Kind, Load};
 use crate::measure;
+use crate::postgres;
 use crate::report::Bound::{AtLeast, AtMost};
 use crate::report::{Bound, Report, Target};
+use crate::scenario::Bench;
 use crate::service::Service;
-use crate::{Bench, Result, postgres};
 
 const BASELINE: &str = "baseline";
 const LOG_LEVELS: [&str; 2] = ["info", "warn"];

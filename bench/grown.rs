@@ -1,12 +1,13 @@
 //! Flat growth: the same load on an empty database and on one that has been used for a long time.
 
+use crate::error::Result;
 use crate::fill::{self, Extent};
 use crate::load::{self, Kind, Load};
 use crate::measure;
 use crate::report::Bound::{AtLeast, AtMost};
 use crate::report::{Bound, Report, Target};
+use crate::scenario::{Bench, Growth};
 use crate::service::Service;
-use crate::{Bench, Growth, Result};
 
 /// Pairs of each tenant that all databases are loaded with: 10 000 in all.
 const PAIRS_PER_TENANT: u32 = 100;

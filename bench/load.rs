@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use tokio::process::Command;
 
+use crate::error::Result;
+use crate::scenario::Bench;
 use crate::service::Service;
-use crate::{Bench, Result};
 
 pub const BULK_ITEMS: u32 = 100;
 

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde::Serialize;
 
-use crate::Result;
+use crate::error::Result;
 
 /// The unit of processor time in /proc, USER_HZ, is the same on every architecture that servers have.
 const TICKS_PER_SECOND: f64 = 100.0;

@@ -1,6 +1,7 @@
 //! `cargo bench`: how fast the service is on this machine, over a baseline of one transaction per request.
 //! It starts what it needs on 127.0.0.1 and in a temporary directory, and stops and removes it.
 
+mod error;
 mod fill;
 mod full;
 mod grown;
@@ -9,21 +10,22 @@ mod machine;
 mod measure;
 mod postgres;
 mod report;
+mod scenario;
 mod service;
 
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
 
 use clap::{Parser, Subcommand};
 use futures_util::FutureExt;
 use tokio::signal::unix::{SignalKind, signal};
 
+use error::Result;
 use postgres::Server;
 use report::Report;
-
-pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+use scenario::{Bench, Growth, borrowed};
 
 #[derive(Debug, Parser)]
 #[command(about = "Measures the service: cargo bench [-- MODE]")]
@@ -63,41 +65,6 @@ enum Mode {
     Grown(Growth),
     /// A database of two million keys, half of them expiring, with PostgreSQL as installed.
     AsInstalled(Growth),
-}
-
-#[derive(Clone, Copy, Debug, clap::Args)]
-pub struct Growth {
-    /// Rows relative to that; 0.01 to try it out.
-    #[arg(long, default_value_t = 1.0)]
-    scale: f64,
-    /// Seconds of load while half of the two million keys expire.
-    #[arg(long, default_value_t = 120)]
-    churn_seconds: u64,
-}
-
-/// What all scenarios work with.
-pub struct Bench {
-    pub server: Server,
-    pub wrk: PathBuf,
-    pub pgbench: PathBuf,
-    pub service: PathBuf,
-    pub dir: PathBuf,
-    pub seconds: u64,
-    pub rounds: usize,
-    settings: Vec<(String, String)>,
-    runs: AtomicU32,
-}
-
-impl Bench {
-    /// A text that no other run of a load has.
-    pub fn new_run(&self) -> String {
-        format!("b{}", self.runs.fetch_add(1, Ordering::Relaxed))
-    }
-
-    /// Settings of the service from the command line, overridden by those of the scenario.
-    pub fn settings<'a>(&'a self, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
-        borrowed(&self.settings).chain(more.iter().copied()).collect()
-    }
 }
 
 #[tokio::main]
@@ -178,10 +145,6 @@ async fn run_part(arguments: &Arguments, part: Mode, dir: &Path, report: &mut Re
     bench.server.stop().await?;
     std::fs::remove_dir_all(dir)?;
     outcome
-}
-
-fn borrowed(settings: &[(String, String)]) -> impl Iterator<Item = (&str, &str)> {
-    settings.iter().map(|(name, value)| (name.as_str(), value.as_str()))
 }
 
 fn assignment(text: &str) -> std::result::Result<(String, String), String> {

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use sqlx::PgConnection;
 
+use crate::error::Result;
 use crate::load::{self, BULK_ITEMS, Load, Seen};
 use crate::machine::{self, Cores};
 use crate::postgres::{self, Progress};
+use crate::scenario::Bench;
 use crate::service::Service;
-use crate::{Bench, Result};
 
 /// Requests that one record of usage counts, in every load.
 const REQUESTS_PER_RECORD: i64 = 3;

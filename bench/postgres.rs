@@ -7,7 +7,8 @@ use agentpay_billing::local_postgres::LocalPostgres;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::process::Command;
 
-use crate::{Result, machine};
+use crate::error::Result;
+use crate::machine;
 
 pub struct Server {
     local: LocalPostgres,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::Result;
+use crate::error::Result;
 use crate::measure::Measurement;
 
 #[derive(Debug, Serialize)]

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 
-use crate::{Bench, Result};
+use crate::error::Result;
+use crate::scenario::Bench;
 
 const READY_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(30);

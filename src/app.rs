@@ -13,9 +13,11 @@ use tracing::{error, info};
 
 use crate::api;
 use crate::api::http::admission::Admission;
+use crate::api::http::current_router::CurrentRouter;
 use crate::api::http::rate_limit::RateLimiter;
-use crate::api::request::starting::{self, CurrentRouter};
-use crate::api::state::{ApiParts, KnownKeys};
+use crate::api::request::known_keys::KnownKeys;
+use crate::api::request::starting;
+use crate::api::state::ApiParts;
 use crate::clock::Clock;
 use crate::commit::Committer;
 use crate::full_callers::FullCallers;
@@ -139,20 +141,22 @@ impl App {
             Dispatcher::new(pool.clone(), clock.clone(), sender, committer.new_deliveries(), health.clone());
         jobs.spawn(dispatcher.clone().run(stop_jobs.clone()));
         jobs.spawn(config_watcher.clone().run(stop_jobs.clone()));
+        let reader = Reader::new(pool.clone(), settings.api.request_timeout);
+        let limiter = settings.api.rate_limit.then(|| Arc::new(RateLimiter::default()));
         let parts = ApiParts {
             settings: settings.api.clone(),
-            reader: Reader::new(pool.clone(), settings.api.request_timeout),
+            known_keys: KnownKeys::new(reader.clone(), clock.clone(), live.clone(), limiter.clone()),
+            reader,
             polled: PolledReads::default(),
             committer,
             clock,
             limits: live.clone(),
             config_watcher: config_watcher.clone(),
             draining: draining.clone(),
-            known_keys: KnownKeys::default(),
             export_turns: ExportTurns::new(settings.pool_max),
             admission,
             dispatcher: dispatcher.clone(),
-            limiter: settings.api.rate_limit.then(RateLimiter::default),
+            limiter,
             jobs: health,
             full_callers: full,
             janitor_ran: janitor.last_run.clone(),

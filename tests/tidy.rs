@@ -1,11 +1,16 @@
 //! The architecture as a test: what may stand where. It reads the sources, and needs no database.
 
+#[path = "tidy/imports.rs"]
+mod imports;
+
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use agentpay_billing::api::routes::{Auth, ROUTES, Route, braced};
+use agentpay_billing::api::route::{Auth, Route, braced};
+use agentpay_billing::api::routes::ROUTES;
+use imports::Imports;
 
 fn sources(dir: &Path) -> Vec<(PathBuf, String)> {
     texts(dir, &["rs"])
@@ -58,7 +63,7 @@ fn the_database_is_used_through_the_pool_and_the_lanes() {
     for text in ways_in {
         assert_eq!(strays(text, &["store/pool.rs", "store/listener.rs"]), Vec::<PathBuf>::new(), "{text}");
     }
-    let homes = ["store/pool.rs", "store/server.rs", "store/listener.rs", "commit/committer.rs", "start.rs"];
+    let homes = ["store/pool.rs", "store/server.rs", "store/listener.rs", "commit/shared.rs", "start.rs"];
     for text in [".connect()", "connect_with("] {
         let mut homes = homes.to_vec();
         homes.push("local_postgres");
@@ -67,19 +72,41 @@ fn the_database_is_used_through_the_pool_and_the_lanes() {
 }
 
 #[test]
+fn handlers_hold_no_connection_to_the_database() {
+    let holders: Vec<PathBuf> = sources(&root().join("src/api"))
+        .into_iter()
+        .filter(|(_, source)| source.contains("PgConnection"))
+        .map(|(path, _)| path)
+        .collect();
+    assert_eq!(holders, Vec::<PathBuf>::new());
+}
+
+#[test]
 fn imports_point_down() {
+    let imports = Imports::of(&root().join("src"), "lib");
     for (layer, above) in [
-        ("domain", ["store", "command", "commit", "jobs", "api"].as_slice()),
-        ("store", ["command", "commit", "jobs", "api"].as_slice()),
-        ("command", ["commit", "jobs", "api"].as_slice()),
-        ("commit", ["jobs", "api"].as_slice()),
-        ("jobs", ["command", "commit", "api"].as_slice()),
+        ("domain", ["settings", "store", "query", "command", "commit", "jobs", "api", "app", "cli"].as_slice()),
+        ("settings", ["store", "query", "command", "commit", "jobs", "api", "app", "cli"].as_slice()),
+        ("store", ["query", "command", "commit", "jobs", "api", "app", "cli"].as_slice()),
+        ("query", ["command", "commit", "jobs", "api", "app", "cli"].as_slice()),
+        ("command", ["query", "commit", "jobs", "api", "app", "cli"].as_slice()),
+        ("commit", ["query", "jobs", "api", "app", "cli"].as_slice()),
+        ("jobs", ["query", "command", "commit", "api", "app", "cli"].as_slice()),
+        ("api", ["app", "cli"].as_slice()),
     ] {
-        for (path, source) in sources(&root().join("src").join(layer)) {
-            for upper in above {
-                assert!(!source.contains(&format!("use crate::{upper}")), "{} imports {upper}", path.display());
-            }
+        for (module, imported) in imports.all().filter(|(module, _)| module.first().is_some_and(|own| own == layer)) {
+            let is_above = imported.first().is_some_and(|name| above.contains(&name.as_str()));
+            assert!(!is_above, "{} imports {}", module.join("::"), imported.join("::"));
         }
+    }
+}
+
+#[test]
+fn no_two_files_import_each_other() {
+    for (dir, root_file) in [("src", "lib"), ("bench", "main")] {
+        let imports = Imports::of(&root().join(dir), root_file);
+        assert!(imports.all().count() > 10, "the imports of {dir} are found");
+        assert_eq!(imports.cycles(), Vec::<String>::new());
     }
 }
 

@@ -1,13 +1,15 @@
-//! HTTP, the only home of axum. Handlers parse and submit writes, and answer reads from the store.
+//! HTTP, the only home of axum. Handlers parse and submit writes, and answer reads from [`query`](crate::query).
 
-pub mod handlers;
-pub mod http;
+pub(crate) mod handlers;
+pub(crate) mod http;
 mod openapi;
-pub mod request;
+pub(crate) mod request;
+pub mod route;
 pub mod routes;
-pub mod state;
+pub(crate) mod state;
 
 use std::any::Any;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
@@ -17,27 +19,34 @@ use tracing::error;
 
 use crate::domain::refusal::Refusal;
 
-use request::exchange::Failure;
-use request::exchange::Peer;
+use http::compression::compress;
+use request::answer;
+use request::errors::ApiError;
+use request::pipeline;
 use state::ApiState;
 
-/// All routes behind the pipeline. Paths come without their trailing slash.
+/// All routes with their layers, the innermost first. Paths come without their trailing slash.
 pub fn router(state: ApiState) -> Router {
-    routes::mount()
+    let allowed_origins: Arc<[String]> = state.settings.cors_allowed_origins.as_slice().into();
+    let threshold_bytes = state.settings.compression_threshold_bytes;
+    let mut router = routes::mount()
         .fallback(unmatched)
         .method_not_allowed_fallback(unmatched)
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(from_fn_with_state(state.clone(), request::pipeline::run))
-        .with_state(state)
+        .layer(from_fn_with_state(state.clone(), pipeline::run));
+    if let Some(threshold_bytes) = threshold_bytes {
+        router = router.layer(from_fn_with_state(threshold_bytes, compress));
+    }
+    router.layer(from_fn_with_state(allowed_origins, answer::finish)).with_state(state)
 }
 
 /// The pipeline has ended such a request before.
-async fn unmatched() -> Failure {
-    Failure(Refusal::Internal)
+async fn unmatched() -> ApiError {
+    Refusal::Internal.into()
 }
 
 fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     error!(panic = text.unwrap_or("unknown"), "a handler panicked");
-    Failure(Refusal::Internal).into_response()
+    ApiError::from(Refusal::Internal).into_response()
 }

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use axum::Router;
+use axum::response::Response;
 use axum::routing::{MethodRouter, delete, get, patch, post, put};
+use serde_json::Value;
 
 use crate::api::handlers::admin;
 use crate::api::handlers::agents;
@@ -27,88 +29,8 @@ use crate::api::handlers::usage;
 use crate::api::handlers::webhooks;
 use crate::api::openapi;
 use crate::api::openapi::description::Description;
+use crate::api::route::{Auth, Route, braced};
 use crate::api::state::ApiState;
-
-/// Who may use a route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Auth {
-    Open,
-    /// A recognised key, while keys are required.
-    Tenant,
-    Operator,
-    /// The operator or a token, while keys are required or a token is set.
-    Metrics,
-}
-
-/// One operation: what the pipeline has to know of it, and who answers it.
-#[derive(Clone, Copy, Debug)]
-pub struct Route {
-    pub method: &'static str,
-    /// With `:name` for a path parameter; part of every fingerprint (HTTP contract, section 6.2).
-    pub pattern: &'static str,
-    pub auth: Auth,
-    /// Honours `Idempotency-Key`.
-    pub idempotent: bool,
-    /// Counted by the rate limiter.
-    pub limited: bool,
-    /// Refused while the service is paused.
-    pub pausable: bool,
-    /// Refuses unknown query parameters.
-    pub strict_query: bool,
-    /// Works without a database, so an API key that cannot be looked up counts as unknown.
-    pub works_alone: bool,
-    /// For the OpenAPI document.
-    pub description: Description,
-    handler: fn() -> MethodRouter<ApiState>,
-}
-
-impl Route {
-    const fn new(
-        method: &'static str,
-        pattern: &'static str,
-        auth: Auth,
-        handler: fn() -> MethodRouter<ApiState>,
-        description: Description,
-    ) -> Self {
-        Self {
-            method,
-            pattern,
-            auth,
-            idempotent: false,
-            limited: true,
-            pausable: false,
-            strict_query: false,
-            works_alone: false,
-            description,
-            handler,
-        }
-    }
-
-    /// Whether its answer depends on whose key is sent: on the tenant's data, or on its quota.
-    pub fn needs_tenant(&self) -> bool {
-        self.limited && self.auth != Auth::Operator
-    }
-
-    const fn strict(self) -> Self {
-        Self { strict_query: true, ..self }
-    }
-
-    const fn unlimited(self) -> Self {
-        Self { limited: false, ..self }
-    }
-
-    const fn alone(self) -> Self {
-        Self { works_alone: true, ..self }
-    }
-
-    const fn idempotent(self) -> Self {
-        Self { idempotent: true, ..self }
-    }
-
-    const fn pausable(self) -> Self {
-        Self { pausable: true, ..self }
-    }
-}
 
 const fn read(pattern: &'static str, handler: fn() -> MethodRouter<ApiState>, description: Description) -> Route {
     Route::new("GET", pattern, Auth::Open, handler, description)
@@ -144,14 +66,14 @@ pub const ROUTES: &[Route] = &[
     Route { auth: Auth::Metrics, ..read("/api/v1/metrics", || get(metrics::show), metrics::SHOW) }
         .strict()
         .unlimited()
-        .alone(),
+        .without_database(),
     read("/api/v1/stats", || get(stats::show), stats::SHOW).strict(),
-    read("/health", || get(health::alive), health::ALIVE).strict().unlimited().alone(),
-    read("/api/v1/health/deep", || get(health::deep), health::DEEP).strict().alone(),
-    read("/api/v1/health/ready", || get(health::ready), health::READY).strict().unlimited().alone(),
-    read("/api/v1/version", || get(health::version), health::VERSION).alone(),
-    read("/api/v1/changelog", || get(changelog::list), changelog::LIST).alone(),
-    read("/api/v1/openapi.json", || get(openapi::show), openapi::SHOW).alone(),
+    read("/health", || get(health::alive), health::ALIVE).strict().unlimited().without_database(),
+    read("/api/v1/health/deep", || get(health::deep), health::DEEP).strict().without_database(),
+    read("/api/v1/health/ready", || get(health::ready), health::READY).strict().unlimited().without_database(),
+    read("/api/v1/version", || get(health::version), health::VERSION).without_database(),
+    read("/api/v1/changelog", || get(changelog::list), changelog::LIST).without_database(),
+    read("/api/v1/openapi.json", || get(openapi_document), openapi::SHOW).without_database(),
     write("POST", "/api/v1/usage", || post(usage::record), usage::RECORD).idempotent(),
     write("POST", "/api/v1/usage/bulk", || post(usage::record_bulk), usage::RECORD_BULK).idempotent(),
     write("POST", "/api/v1/settle", || post(settle::settle), settle::SETTLE).idempotent(),
@@ -201,17 +123,24 @@ pub const ROUTES: &[Route] = &[
 
 /// Pages for people: they pass the pipeline as routes do, but are no operations of the API.
 const PAGES: &[Route] = &[
-    read(
-        "/docs",
-        || get(docs::page_of_all),
-        Description::of("showReference", "Show the API reference", "A page for people."),
-    ),
+    read("/docs", || get(docs_page), Description::of("showReference", "Show the API reference", "A page for people.")),
     read(
         "/docs/style.css",
         || get(docs::style),
         Description::of("showStyle", "Show the style of the reference", "A style sheet."),
     ),
 ];
+
+/// Made once, at the first look at it.
+static DOCUMENT: LazyLock<Value> = LazyLock::new(|| openapi::document(ROUTES));
+
+async fn openapi_document() -> Response {
+    docs::document(&DOCUMENT)
+}
+
+async fn docs_page() -> Response {
+    docs::page_of_all(&DOCUMENT)
+}
 
 fn all() -> impl Iterator<Item = &'static Route> {
     ROUTES.iter().chain(PAGES)
@@ -258,15 +187,6 @@ pub fn allow(matched: &str) -> String {
     }
     methods.push("OPTIONS");
     methods.join(", ")
-}
-
-/// `:name` as axum writes it.
-pub fn braced(pattern: &str) -> String {
-    pattern
-        .split('/')
-        .map(|segment| segment.strip_prefix(':').map_or(segment.to_owned(), |name| format!("{{{name}}}")))
-        .collect::<Vec<_>>()
-        .join("/")
 }
 
 /// Whether every path that matches `matched`, a pattern in axum's spelling, matches `pattern` too.

@@ -2,9 +2,7 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::response::Response;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -20,33 +18,14 @@ use crate::jobs::webhooks::dispatcher::Dispatcher;
 use crate::live_limits::LiveLimits;
 use crate::query::exports::ExportTurns;
 use crate::query::{PolledReads, Reader};
+use crate::settings::api::ApiSettings;
 use crate::store::retention::OldestExpiry;
 
 use crate::api::http::admission::Admission;
 use crate::api::http::rate_limit::RateLimiter;
+use crate::api::request::errors::ApiError;
 use crate::api::request::etag::Tagged;
-use crate::api::request::exchange::Failure;
-use crate::api::request::forwarded::TrustedProxies;
-pub use crate::api::request::known_keys::KnownKeys;
-
-/// The part of the settings that requests are judged by.
-#[derive(Clone, Debug)]
-pub struct ApiSettings {
-    pub require_api_key: bool,
-    pub admin_api_key: Option<String>,
-    /// What GET metrics is asked with, besides the operator's key.
-    pub metrics_token: Option<String>,
-    pub trusted_proxies: TrustedProxies,
-    pub request_timeout: Duration,
-    /// Webhooks may have targets outside the public internet.
-    pub webhook_allow_private: bool,
-    pub allow_admin_reset: bool,
-    pub rate_limit: bool,
-    /// Normalised.
-    pub cors_allowed_origins: Vec<String>,
-    /// None: responses are not compressed. Else from how many bytes on.
-    pub compression_threshold_bytes: Option<u64>,
-}
+use crate::api::request::known_keys::KnownKeys;
 
 /// The parts behind one handle: it is cloned several times for each request.
 #[derive(Clone)]
@@ -83,7 +62,7 @@ pub struct ApiParts {
     /// Makes the attempts of webhook tests.
     pub dispatcher: Dispatcher,
     /// None if RATE_LIMIT is off.
-    pub limiter: Option<RateLimiter>,
+    pub limiter: Option<Arc<RateLimiter>>,
     pub jobs: JobHealth,
     pub full_callers: FullCallers,
     /// When this process's janitor last ran.
@@ -94,18 +73,18 @@ pub struct ApiParts {
 }
 
 impl ApiState {
-    /// Takes over what a write through this process may have changed, before its answer is given: who is told that
-    /// writes are refused can rely on it here. Whatever came of the write, what is in the database counts.
-    pub async fn follow_config(
+    /// Takes over what a write through this process may have changed, before its response is given: a caller that is told
+    /// that writes are refused can rely on it here. Whatever the response, what is in the database counts.
+    pub async fn follow_config<T>(
         &self,
         deadline: std::time::Instant,
-        response: Result<Response, Failure>,
-    ) -> Result<Response, Failure> {
-        self.known_keys.forget();
+        response: Result<T, ApiError>,
+    ) -> Result<T, ApiError> {
+        self.known_keys.invalidate();
         while let Err(error) = self.config_watcher.run_once().await {
             warn!(%error, "a change could not be read back");
             if response.is_err() || std::time::Instant::now() >= deadline {
-                return response.and(Err(Failure(Refusal::OutcomeUnknown)));
+                return response.and(Err(Refusal::OutcomeUnknown.into()));
             }
         }
         response

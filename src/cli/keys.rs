@@ -23,7 +23,7 @@ use crate::shutdown::Stop;
 use crate::store::pool::Pool;
 use crate::store::{api_keys, limits, server};
 
-use super::CliError;
+use super::error::CliError;
 use super::output::Output;
 
 /// Keys of one page of the list.

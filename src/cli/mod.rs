@@ -1,5 +1,6 @@
 //! The command line: serve, migrate, keys, verify.
 
+mod error;
 mod keys;
 mod output;
 
@@ -16,13 +17,14 @@ use sqlx::PgConnection;
 use crate::app::{App, Entrance};
 use crate::clock::Clock;
 use crate::progress::Progress;
-use crate::settings::{Settings, SettingsError};
+use crate::settings::Settings;
 use crate::shutdown::Stop;
-use crate::start::{self, Database, StartError};
+use crate::start::{self, Database};
 use crate::store::pool::Pool;
-use crate::store::{StoreError, audit, server};
+use crate::store::{audit, server};
 use crate::telemetry;
 
+pub use error::CliError;
 use keys::{KeyStore, Keys};
 use output::{Output, OutputError};
 
@@ -54,23 +56,6 @@ const SUCCESS: Code = 0;
 const FAILURE: Code = 1;
 /// Added to the number of the signal that ended a command before its work was done.
 const SIGNALLED: Code = 128;
-
-/// Why a command ended early. One line.
-#[derive(Debug, thiserror::Error)]
-pub enum CliError {
-    #[error(transparent)]
-    Settings(#[from] SettingsError),
-    #[error(transparent)]
-    Start(#[from] StartError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Output(#[from] OutputError),
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    #[error("{0}")]
-    Refused(String),
-}
 
 impl Cli {
     /// Runs the command. Returns the exit code.

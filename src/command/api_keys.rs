@@ -8,8 +8,8 @@ use crate::domain::identifiers::{self, ApiKey};
 use crate::domain::refusal::Refusal;
 use crate::store::{api_keys, limits, tenants};
 
-use super::Reply;
 use super::context::{Stop, TransactionContext};
+use super::reply::Reply;
 
 #[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]

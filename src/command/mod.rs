@@ -4,6 +4,7 @@
 pub mod context;
 pub mod counters;
 pub mod reply;
+pub mod request;
 
 mod admin;
 mod api_keys;
@@ -12,20 +13,11 @@ mod settlements;
 mod usage;
 mod webhooks;
 
-use std::time::Instant;
-
-use crate::domain::caller::Tenant;
-use crate::domain::fingerprint::Fingerprint;
-use crate::domain::limits::Limit;
-use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::refusal::Refusal;
-use crate::domain::service::{PricedService, Registration, ServiceEdit};
-use crate::domain::usage::{Pair, UsageRecord};
-use crate::domain::webhook;
-use crate::store::idempotency::CallerKey;
 
 use context::{BatchContext, Stop, TransactionContext};
 pub use reply::{Answer, Reply};
+pub use request::{BatchedCommand, Command, Keyed, Request, TransactionalCommand};
 
 /// The shapes of the answers to writes, for the OpenAPI document.
 pub mod answers {
@@ -41,117 +33,7 @@ pub mod answers {
     pub use super::webhooks::Created as CreatedWebhook;
 }
 
-/// A change of billing state.
-#[derive(Clone, Debug)]
-pub enum Command {
-    Batched(BatchedCommand),
-    Transactional(TransactionalCommand),
-}
-
-/// Commits together with all others that wait.
-#[derive(Clone, Debug)]
-pub enum BatchedCommand {
-    RecordUsage(UsageRecord),
-    /// An item that is no valid record is answered `invalid_item` at its index.
-    RecordUsageBulk(Vec<Option<UsageRecord>>),
-    Settle(Pair),
-    SettleAgent(AgentId),
-    /// Clears what is outstanding without billing it.
-    ResetUsage(Pair),
-    /// Stores the refusal of an invalid request under its key.
-    Refuse(Refusal),
-}
-
-/// Runs in a transaction of its own.
-#[derive(Clone, Debug)]
-pub enum TransactionalCommand {
-    RegisterService(Registration),
-    /// An item that is no valid registration is answered `invalid_item` at its index.
-    RegisterServices(Vec<Option<PricedService>>),
-    /// A service that is not registered is refused before what is wrong with the edit.
-    ChangeService {
-        service_id: ServiceId,
-        edit: Result<ServiceEdit, Refusal>,
-    },
-    DeleteService(ServiceId),
-    SetServiceEnabled {
-        service_id: ServiceId,
-        enabled: bool,
-    },
-    CreateApiKey {
-        label: String,
-        tenant_id: Option<String>,
-    },
-    RevokeApiKey {
-        prefix: String,
-    },
-    CreateWebhook {
-        url: String,
-        events: Vec<String>,
-    },
-    ChangeWebhook {
-        id: String,
-        change: webhook::Change,
-    },
-    DeleteWebhook {
-        id: String,
-    },
-    /// Records the test. The request that asked for it makes the attempt.
-    TestWebhook {
-        id: String,
-    },
-    SetPaused(bool),
-    ChangeLimits(Vec<(Limit, i64)>),
-    /// Deletes everything. Its answer tells how many callers the rate limiter remembered.
-    Reset {
-        rate_buckets: u64,
-    },
-}
-
-/// What the settlement of an agent counts in a batch.
-const AGENT_ROWS: usize = 16;
-
-impl From<BatchedCommand> for Command {
-    fn from(command: BatchedCommand) -> Self {
-        Self::Batched(command)
-    }
-}
-
-impl From<TransactionalCommand> for Command {
-    fn from(command: TransactionalCommand) -> Self {
-        Self::Transactional(command)
-    }
-}
-
-impl Command {
-    /// How much of a batch it takes: about the rows that it writes.
-    pub fn rows(&self) -> usize {
-        match self {
-            Self::Batched(BatchedCommand::RecordUsageBulk(items)) => items.len().max(1),
-            // Its pairs are not known yet. A batch looks up a bounded number of agents.
-            Self::Batched(BatchedCommand::SettleAgent(_)) => AGENT_ROWS,
-            Self::Transactional(TransactionalCommand::RegisterServices(items)) => items.len().max(1),
-            _ => 1,
-        }
-    }
-}
-
 impl BatchedCommand {
-    /// Calls `visit` with each pair that the command names.
-    pub fn for_each_pair(&self, mut visit: impl FnMut(&Pair)) {
-        match self {
-            Self::RecordUsage(record) => visit(&record.pair),
-            Self::RecordUsageBulk(items) => items.iter().flatten().for_each(|record| visit(&record.pair)),
-            Self::Settle(pair) | Self::ResetUsage(pair) => visit(pair),
-            Self::SettleAgent(_) | Self::Refuse(_) => {}
-        }
-    }
-
-    /// Whether it adds usage. In a batch usage is applied before what settles or resets it.
-    pub fn is_usage(&self) -> bool {
-        matches!(self, Self::RecordUsage(_) | Self::RecordUsageBulk(_))
-    }
-
     /// Decides the command in memory.
     pub fn apply(&self, context: &mut BatchContext<'_, '_>, request: &Request) -> Result<Reply, Refusal> {
         match self {
@@ -166,31 +48,6 @@ impl BatchedCommand {
 }
 
 impl TransactionalCommand {
-    /// Shares the database with no other commit.
-    pub fn is_exclusive(&self) -> bool {
-        matches!(self, Self::Reset { .. })
-    }
-
-    /// Whether it changes services or webhooks of the request's tenant, which is locked first then.
-    pub fn is_of_tenant(&self) -> bool {
-        match self {
-            Self::RegisterService(_)
-            | Self::RegisterServices(_)
-            | Self::ChangeService { .. }
-            | Self::DeleteService(_)
-            | Self::SetServiceEnabled { .. }
-            | Self::CreateWebhook { .. }
-            | Self::ChangeWebhook { .. }
-            | Self::DeleteWebhook { .. }
-            | Self::TestWebhook { .. } => true,
-            Self::CreateApiKey { .. }
-            | Self::RevokeApiKey { .. }
-            | Self::SetPaused(_)
-            | Self::ChangeLimits(_)
-            | Self::Reset { .. } => false,
-        }
-    }
-
     /// Runs the command's statements in the transaction of `context`.
     pub async fn apply(&self, context: &mut TransactionContext<'_>, request: &Request) -> Result<Reply, Stop> {
         let tenant = &request.tenant;
@@ -215,24 +72,4 @@ impl TransactionalCommand {
             Self::Reset { rate_buckets } => admin::reset::apply(context, *rate_buckets).await,
         }
     }
-}
-
-/// A write as it arrived: the command, and what its answer and its record need to know.
-#[derive(Clone, Debug)]
-pub struct Request {
-    pub tenant: Tenant,
-    pub keyed: Option<Keyed>,
-    pub method: &'static str,
-    /// As sent, without query.
-    pub path: String,
-    pub request_id: String,
-    pub deadline: Instant,
-    pub command: Command,
-}
-
-/// The idempotency key of a request, and the fingerprint that tells the request from others.
-#[derive(Clone, Debug)]
-pub struct Keyed {
-    pub id: CallerKey,
-    pub fingerprint: Fingerprint,
 }

@@ -10,8 +10,8 @@ use crate::domain::refusal::Refusal;
 use crate::domain::webhook::{Change, Secret, Webhook, check_types};
 use crate::store::{deliveries, webhooks};
 
-use super::Reply;
 use super::context::{Stop, TransactionContext, WebhookTest};
+use super::reply::Reply;
 
 /// Open deliveries that go with their webhook at once; the dispatcher drops the others when they are due.
 const DROPPED_MAX: i64 = 1000;

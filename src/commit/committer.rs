@@ -6,111 +6,31 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, PgConnection};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tracing::warn;
 
 use crate::clock::Clock;
 use crate::command::{Answer, BatchedCommand, Command, Request};
 use crate::domain::refusal::Refusal;
-use crate::domain::timestamp::Timestamp;
 use crate::full_callers::FullCallers;
 use crate::job_health::JobHealth;
 use crate::live_limits::LiveLimits;
 use crate::metrics;
-use crate::store::StoreError;
-use crate::store::server::{self, Backend, Interrupt};
+use crate::settings::committer::CommitterSettings;
 use crate::store::totals::SHARDS;
 
-use super::attempt::LOCK_TIMEOUT;
 use super::cache::ReadCache;
 use super::in_flight::InFlight;
 use super::job::Job;
 use super::lane::Lane;
 use super::queue::{Entrance, Queue};
+use super::shared::Shared;
 use super::unpriced::UnpricedServices;
 
 /// How long past its deadline a request waits for the end of a commit that is under way: the lane cancels it then, and a
 /// moment later what came of it is nearly always known.
 const END_LIMIT: Duration = Duration::from_secs(2);
-
-/// Longest that a statement of a lane may run, unless requests have to be answered earlier.
-const STATEMENT_LIMIT: Duration = Duration::from_secs(3);
-
-/// Below the deadline of a request, so that a statement that takes too long has ended before its outcome is asked for.
-pub fn statement_limit(request_timeout: Duration) -> Duration {
-    STATEMENT_LIMIT.min(request_timeout / 2).max(Duration::from_millis(10))
-}
-
-/// How the committer is set up.
-#[derive(Clone, Debug)]
-pub struct CommitterSettings {
-    /// Lanes, each with a connection of its own.
-    pub lanes: usize,
-    /// Most rows that the requests of one commit bring, unless a single one brings more.
-    pub batch_max: usize,
-    /// Most commands waiting, over all lanes.
-    pub queue_max: usize,
-    /// Lifetime of an idempotency record.
-    pub ttl_ms: i64,
-    /// Services without a price take no usage and are not settled.
-    pub require_registered_services: bool,
-    /// Longest that one statement of a lane may run. Lies below the deadline of a request.
-    pub statement_limit: Duration,
-}
-
-/// What all lanes share.
-pub struct Shared {
-    pub connect_options: PgConnectOptions,
-    pub clock: Clock,
-    pub limits: LiveLimits,
-    pub batch_max: usize,
-    pub ttl_ms: i64,
-    pub require_registered_services: bool,
-    pub unpriced: UnpricedServices,
-    pub statement_limit: Duration,
-    pub deliveries: Arc<Notify>,
-    pub health: JobHealth,
-    pub full: FullCallers,
-}
-
-/// A connection of a lane.
-pub struct LaneConnection {
-    pub connection: PgConnection,
-    /// Who serves it, to be told to stop.
-    pub backend: Backend,
-}
-
-impl Shared {
-    pub async fn connect(&self, limit: Duration) -> Result<LaneConnection, StoreError> {
-        let connect = async {
-            let mut connection = self.connect_options.connect().await?;
-            server::bound_silence(&mut connection).await?;
-            server::check_writer(&mut connection).await?;
-            let backend = server::set_up_for_commits(&mut connection, LOCK_TIMEOUT, self.statement_limit).await?;
-            Ok(LaneConnection { connection, backend })
-        };
-        tokio::time::timeout(limit, connect).await.unwrap_or(Err(StoreError::TimedOut))
-    }
-
-    /// Interrupts what the server does for a lane, over another connection.
-    pub async fn interrupt(&self, backend: Backend, interrupt: Interrupt, limit: Duration) {
-        let run = async {
-            let mut connection = self.connect_options.connect().await?;
-            server::interrupt(&mut connection, backend, interrupt).await
-        };
-        if let Err(error) = tokio::time::timeout(limit, run).await.unwrap_or(Err(StoreError::TimedOut)) {
-            warn!(%error, "a statement that took too long could not be ended");
-        }
-    }
-
-    /// When a record made at `moment` expires.
-    pub fn expiry_of(&self, moment: Timestamp) -> Timestamp {
-        moment.plus_ms(self.ttl_ms)
-    }
-}
 
 /// The entrance to all lanes. When its last clone is dropped, the lanes finish what was sent, and end.
 #[derive(Clone, Debug)]

@@ -22,9 +22,9 @@ use crate::store::{Conflict, FaultKind, StoreError, server, usage};
 use super::attempt::{AttemptError, AttemptState, Done, Locking, Phase, Settings};
 use super::batch::BatchAttempt;
 use super::cache::ReadCache;
-use super::committer::{LaneConnection, Shared};
 use super::job::Job;
 use super::queue::{Arrivals, Entrance};
+use super::shared::{LaneConnection, Shared};
 use super::transaction::TransactionAttempt;
 
 /// Batches that lock their counters at once after one that lost a race for them.

@@ -12,6 +12,7 @@ mod job;
 mod lane;
 mod plan;
 mod queue;
+mod shared;
 mod transaction;
 mod unpriced;
 

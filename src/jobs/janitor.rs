@@ -18,6 +18,7 @@ use crate::domain::timestamp::{StoredMoment, Timestamp};
 use crate::full_callers::FullCallers;
 use crate::live_limits::LiveLimits;
 use crate::metrics;
+use crate::settings::janitor::JanitorSettings;
 use crate::store::caller_totals::{self, CallerTotal};
 use crate::store::pool::Pool;
 use crate::store::retention::{self, Removed};
@@ -44,19 +45,6 @@ const REST_MAX: Duration = Duration::from_secs(1);
 const STEPS_MAX: u32 = 100;
 /// Rounds of one run; what is left waits for the next.
 const ROUNDS_MAX: u32 = 10;
-
-/// How the janitor is set up.
-#[derive(Clone, Debug)]
-pub struct JanitorSettings {
-    pub pause: Duration,
-    /// Records in total.
-    pub records_max: i64,
-    /// Records of one caller, and their bytes.
-    pub records_of_caller_max: i64,
-    pub bytes_of_caller_max: i64,
-    /// Lifetime of a record.
-    pub ttl_ms: i64,
-}
 
 /// What one run removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use url::{ParseError, Url};
 
-use super::SettingsError;
+use super::error::SettingsError;
 
 const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
 

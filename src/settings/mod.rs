@@ -1,6 +1,14 @@
 //! The environment: typed and bounded. Empty counts as unset; anything not accepted is a start-up error.
 
+pub mod api;
+pub mod committer;
 mod database_url;
+pub mod egress_proxy;
+mod error;
+pub mod http_limits;
+pub mod janitor;
+pub mod origin;
+pub mod trusted_proxies;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
@@ -9,18 +17,13 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 
-use crate::api::http::cors;
-use crate::api::http::limits::HttpLimits;
-use crate::api::request::forwarded::{ForwardedHeader, TrustedProxies};
-use crate::api::state::ApiSettings;
-use crate::commit::committer::{CommitterSettings, statement_limit};
-use crate::jobs::janitor::JanitorSettings;
-use crate::jobs::webhooks::sender::EgressProxy;
-
-/// A setting that is not accepted. One line, without secrets.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct SettingsError(String);
+use api::ApiSettings;
+use committer::{CommitterSettings, statement_limit};
+use egress_proxy::EgressProxy;
+pub use error::SettingsError;
+use http_limits::HttpLimits;
+use janitor::JanitorSettings;
+use trusted_proxies::{ForwardedHeader, TrustedProxies};
 
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -294,7 +297,7 @@ fn cors_allowed_origins(env: &Environment<'_>, warnings: &mut Vec<String>) -> Re
         if entry == "*" {
             return Err(SettingsError("CORS_ALLOWED_ORIGINS wildcard is not supported".to_owned()));
         }
-        match cors::normalise(entry) {
+        match origin::normalise(entry) {
             Some(origin) => origins.push(origin),
             None => warnings.push(format!("CORS_ALLOWED_ORIGINS: \"{entry}\" is no http(s) origin and is skipped")),
         }

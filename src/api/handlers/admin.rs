@@ -1,6 +1,6 @@
 //! The operator's switches: pause, unpause, and the reset of everything.
 
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -11,7 +11,9 @@ use crate::domain::refusal::Refusal;
 use crate::metrics;
 
 use crate::api::openapi::description::Description;
-use crate::api::request::exchange::{Failure, Write, json};
+use crate::api::request::errors::ApiError;
+use crate::api::request::response::json;
+use crate::api::request::write::WriteRequest;
 use crate::api::state::ApiState;
 
 #[derive(JsonSchema, Serialize)]
@@ -27,21 +29,20 @@ pub const PAUSE: Description = Description::of(
 )
 .answer::<Paused>(200, r#"{"paused":true}"#);
 
-pub async fn pause(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
-    set_paused(&state, request, true).await
+pub async fn pause(State(state): State<ApiState>, write: WriteRequest) -> Result<Response, ApiError> {
+    set_paused(&state, write, true).await
 }
 
 pub const UNPAUSE: Description = Description::of("resumeWrites", "Resume writes", "Ends a pause, on every replica.")
     .answer::<Paused>(200, r#"{"paused":false}"#);
 
-pub async fn unpause(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
-    set_paused(&state, request, false).await
+pub async fn unpause(State(state): State<ApiState>, write: WriteRequest) -> Result<Response, ApiError> {
+    set_paused(&state, write, false).await
 }
 
-async fn set_paused(state: &ApiState, request: Request, paused: bool) -> Result<Response, Failure> {
-    let write = Write::read(request, &[]).await?;
-    let deadline = write.exchange.deadline;
-    let response = write.submit(state, Ok(TransactionalCommand::SetPaused(paused))).await;
+async fn set_paused(state: &ApiState, write: WriteRequest, paused: bool) -> Result<Response, ApiError> {
+    let deadline = write.context.deadline;
+    let response = write.submit(state, Ok::<_, Refusal>(TransactionalCommand::SetPaused(paused))).await;
     state.follow_config(deadline, response).await
 }
 
@@ -49,7 +50,7 @@ pub const STATUS: Description =
     Description::of("getPauseState", "Get the pause state", "Returns whether writes are refused.")
         .answer::<Paused>(200, r#"{"paused":false}"#);
 
-pub async fn status(State(state): State<ApiState>) -> Result<Response, Failure> {
+pub async fn status(State(state): State<ApiState>) -> Result<Response, ApiError> {
     Ok(json(&Paused { paused: state.limits.is_paused() }))
 }
 
@@ -72,20 +73,19 @@ pub const RESET: Description = Description::of(
 .answer::<Reset>(200, RESET_EXAMPLE)
 .refuses(&["not_found"]);
 
-pub async fn reset(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
-    let write = Write::read(request, &[]).await?;
+pub async fn reset(State(state): State<ApiState>, write: WriteRequest) -> Result<Response, ApiError> {
     if !state.settings.allow_admin_reset {
-        return Err(Failure(Refusal::AdminResetDisabled));
+        return Err(Refusal::AdminResetDisabled.into());
     }
     let window_ms = state.limits.now().rate_limit_window_ms.unsigned_abs();
     let now_ms = state.clock.elapsed_ms();
     let rate_buckets = state.limiter.as_ref().map_or(0, |limiter| limiter.callers(now_ms, window_ms));
-    let deadline = write.exchange.deadline;
-    let response = write.submit(&state, Ok(TransactionalCommand::Reset { rate_buckets })).await;
+    let deadline = write.context.deadline;
+    let response = write.submit(&state, Ok::<_, Refusal>(TransactionalCommand::Reset { rate_buckets })).await;
     let response = state.follow_config(deadline, response).await;
     if response.is_ok() {
         if let Some(limiter) = &state.limiter {
-            limiter.restart();
+            limiter.clear();
         }
         metrics::restart();
     }

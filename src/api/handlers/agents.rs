@@ -7,12 +7,14 @@ use serde::Serialize;
 
 use crate::domain::money::Count;
 use crate::domain::names::{AgentId, ServiceId};
-use crate::domain::refusal::Refusal;
 use crate::query::agents;
 use crate::query::page::Pages;
 
 use crate::api::openapi::description::{Description, PAGE, limit};
-use crate::api::request::exchange::{Exchange, Failure, Read, json};
+use crate::api::request::errors::ApiError;
+use crate::api::request::path::AgentPath;
+use crate::api::request::read::ReadRequest;
+use crate::api::request::response::json;
 use crate::api::state::ApiState;
 
 #[derive(JsonSchema, Serialize)]
@@ -31,9 +33,9 @@ pub const LIST: Description = Description::of(
 .query(&[limit(100, 1000), PAGE])
 .answer::<List>(200, r#"{"agents":["agent-1"]}"#);
 
-pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
-    let slice = exchange.query.slice(100, 1000);
-    let (agents, count) = agents::list(&state.reader, &exchange.identity.tenant, slice, exchange.deadline).await?;
+pub async fn list(State(state): State<ApiState>, request: ReadRequest) -> Result<Response, ApiError> {
+    let slice = request.query.slice(100, 1000);
+    let (agents, count) = agents::list(&state.reader, request.tenant(), slice, request.deadline).await?;
     Ok(json(&List { agents, pages: slice.pages(count) }))
 }
 
@@ -52,9 +54,12 @@ pub const TOTAL: Description = Description::of(
 )
 .answer::<Total<'static>>(200, r#"{"agent":"agent-1","total":3}"#);
 
-pub async fn total(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
-    let agent = path_agent(&exchange)?;
-    let total = agents::outstanding(&state.reader, &exchange.identity.tenant, &agent, exchange.deadline).await?;
+pub async fn total(
+    State(state): State<ApiState>,
+    request: ReadRequest,
+    AgentPath(agent): AgentPath,
+) -> Result<Response, ApiError> {
+    let total = agents::outstanding(&state.reader, request.tenant(), &agent, request.deadline).await?;
     Ok(json(&Total { agent: &agent, total }))
 }
 
@@ -84,16 +89,14 @@ pub const USAGE: Description = Description::of(
 .query(&[limit(100, 1000), PAGE])
 .answer::<Usage<'static>>(200, r#"{"agent":"agent-1","items":[{"serviceId":"weather","total":3}]}"#);
 
-pub async fn usage(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
-    let agent = path_agent(&exchange)?;
-    let slice = exchange.query.slice(100, 1000);
-    let tenant = &exchange.identity.tenant;
-    let (pairs, count) = agents::pairs(&state.reader, tenant, &agent, slice, exchange.deadline).await?;
+pub async fn usage(
+    State(state): State<ApiState>,
+    request: ReadRequest,
+    AgentPath(agent): AgentPath,
+) -> Result<Response, ApiError> {
+    let slice = request.query.slice(100, 1000);
+    let tenant = request.tenant();
+    let (pairs, count) = agents::pairs(&state.reader, tenant, &agent, slice, request.deadline).await?;
     let items = pairs.into_iter().map(|(service_id, total)| Item { service_id, total }).collect();
     Ok(json(&Usage { agent: &agent, items, pages: slice.pages(count) }))
-}
-
-/// The agent a path names. Its refusal speaks of both ids, as that of all reads of usage does.
-fn path_agent(exchange: &Exchange) -> Result<AgentId, Refusal> {
-    AgentId::parse_existing(exchange.parameter("agent")).ok_or(Refusal::AgentAndService)
 }

@@ -1,6 +1,6 @@
 //! API keys: the operator's routes.
 
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use schemars::JsonSchema;
@@ -16,9 +16,12 @@ use crate::store::api_keys::{ApiKeyRow, Start};
 
 use crate::api::openapi::bodies;
 use crate::api::openapi::description::{CURSOR, Description, OFFSET, limit};
-use crate::api::request::exchange::{Failure, Read, Write, check_query, json};
+use crate::api::request::errors::ApiError;
 use crate::api::request::fields;
 use crate::api::request::query::encode_cursor;
+use crate::api::request::read::ReadRequest;
+use crate::api::request::response::json;
+use crate::api::request::write::WriteRequest;
 use crate::api::state::ApiState;
 
 /// Longest label and longest tenant id, in UTF-16 code units.
@@ -37,11 +40,10 @@ pub const CREATE: Description = Description::of(
 )
 .refuses(&["not_found", "store_capacity_exceeded"]);
 
-pub async fn create(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
-    let write = Write::read(request, &[]).await?;
+pub async fn create(State(state): State<ApiState>, write: WriteRequest) -> Result<Response, ApiError> {
     let command = parse_creation(&write.body);
     let mut response = write.submit(&state, command).await?;
-    state.known_keys.forget();
+    state.known_keys.invalidate();
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
 }
@@ -54,9 +56,8 @@ pub const REVOKE: Description = Description::of(
 .empty()
 .refuses(&["not_found"]);
 
-pub async fn revoke(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
-    let write = Write::read(request, &[]).await?;
-    let prefix = write.exchange.parameter("prefix").to_owned();
+pub async fn revoke(State(state): State<ApiState>, write: WriteRequest) -> Result<Response, ApiError> {
+    let prefix = write.context.parameter("prefix").to_owned();
     let is_plain = prefix.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     let command = if is_plain && (1..=64).contains(&prefix.len()) {
         Ok(TransactionalCommand::RevokeApiKey { prefix })
@@ -65,7 +66,7 @@ pub async fn revoke(State(state): State<ApiState>, request: Request) -> Result<R
     };
     let response = write.submit(&state, command).await;
     // Whatever came of it: looking keys up again is always right.
-    state.known_keys.forget();
+    state.known_keys.invalidate();
     response
 }
 
@@ -100,15 +101,14 @@ pub const LIST: Description = Description::of(
         "tenantId":"tnt_0123456789abcdef0123456789abcdef"}],"total":1,"nextCursor":null}"#,
 );
 
-pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
-    check_query(&exchange, &["limit", "offset", "cursor"])?;
-    let query = &exchange.query;
+pub async fn list(State(state): State<ApiState>, request: ReadRequest) -> Result<Response, ApiError> {
+    let query = &request.query;
     let limit = query.bounded("limit", 1000, 1, 1000);
     let start = match query.cursor()? {
         Some(cursor) => parse_cursor(&cursor).ok_or(Refusal::CursorMalformed)?,
         None => Start::Offset(query.bounded("offset", 0, 0, 1 << 40)),
     };
-    let (page, total) = api_keys::list(&state.reader, &start, limit, exchange.deadline).await?;
+    let (page, total) = api_keys::list(&state.reader, &start, limit, request.deadline).await?;
     let next_cursor = page
         .last_if_more()
         .map(|last| encode_cursor(&format!("{}:{}", StoredMoment::from(last.created_at), last.prefix)));

@@ -12,7 +12,10 @@ use crate::domain::usage::Pair;
 use crate::store::usage::CounterId;
 
 use crate::api::openapi::description::Description;
-use crate::api::request::exchange::{Failure, Read, json};
+use crate::api::request::errors::ApiError;
+use crate::api::request::path::PairPath;
+use crate::api::request::read::ReadRequest;
+use crate::api::request::response::json;
 use crate::api::state::ApiState;
 
 #[derive(JsonSchema, Serialize)]
@@ -37,10 +40,13 @@ pub const QUOTE: Description = Description::of(
 )
 .refuses(&["not_found"]);
 
-pub async fn quote(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
-    let pair = crate::api::handlers::usage::path_pair(&exchange)?;
-    let id = CounterId { tenant: exchange.identity.tenant.clone(), pair };
-    let quote = state.polled.quotes.load(&state.reader, id.clone(), exchange.deadline).await?;
+pub async fn quote(
+    State(state): State<ApiState>,
+    request: ReadRequest,
+    PairPath(pair): PairPath,
+) -> Result<Response, ApiError> {
+    let id = CounterId { tenant: request.tenant().clone(), pair };
+    let quote = state.polled.quotes.load(&state.reader, id.clone(), request.deadline).await?;
     let Pair { agent, service_id } = &id.pair;
     let price_stroops = quote.price_stroops.ok_or_else(|| Refusal::ServiceNotRegistered(service_id.clone()))?;
     Ok(json(&Quote {
@@ -69,8 +75,8 @@ pub const TOTAL: Description = Description::of(
 )
 .answer::<Total>(200, r#"{"totalStroops":750,"disabledStroops":0,"unpricedRequests":0}"#);
 
-pub async fn total(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
-    let due = state.polled.due.load(&state.reader, exchange.identity.tenant.clone(), exchange.deadline).await?;
+pub async fn total(State(state): State<ApiState>, request: ReadRequest) -> Result<Response, ApiError> {
+    let due = state.polled.due.load(&state.reader, request.tenant().clone(), request.deadline).await?;
     Ok(json(&Total {
         total_stroops: due.total_stroops,
         disabled_stroops: due.disabled_stroops,

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::api::openapi::description::Description;
-use crate::api::request::exchange::json;
+use crate::api::request::response::json;
 
 #[derive(Debug, PartialEq, Eq, JsonSchema, Serialize)]
 struct Release {

@@ -1,6 +1,6 @@
 //! The limits of the running system, as operators see and change them.
 
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -13,8 +13,11 @@ use crate::domain::usage::integer;
 
 use crate::api::openapi::bodies;
 use crate::api::openapi::description::{CURSOR, Description, limit};
-use crate::api::request::exchange::{Failure, Read, Write, check_query, json};
+use crate::api::request::errors::ApiError;
 use crate::api::request::query;
+use crate::api::request::read::ReadRequest;
+use crate::api::request::response::json;
+use crate::api::request::write::WriteRequest;
 use crate::api::state::ApiState;
 
 #[derive(JsonSchema, Serialize)]
@@ -47,13 +50,12 @@ pub const SHOW: Description = Description::of(
         "items":[{"key":"apiKeyStoreMaxKeys","value":10000}],"total":8,"nextCursor":"YXBpS2V5U3RvcmVNYXhLZXlz"}"#,
 );
 
-pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
-    check_query(&exchange, &["limit", "cursor"])?;
-    let limit = exchange.query.bounded("limit", 4, 1, 4) as usize;
+pub async fn show(State(state): State<ApiState>, request: ReadRequest) -> Result<Response, ApiError> {
+    let limit = request.query.bounded("limit", 4, 1, 4) as usize;
     let mut sorted = LIMITS;
     sorted.sort_unstable_by_key(|limit| limit.key);
     let names = sorted.map(|limit| limit.key);
-    let page = query::page_of_names(&names, exchange.query.cursor()?.as_deref(), limit)?;
+    let page = query::page_of_names(&names, request.query.cursor()?.as_deref(), limit)?;
     let mut config = state.limits.now();
     let items = sorted[page.range].iter().map(|limit| Item { key: limit.key, value: *(limit.of)(&mut config) });
     Ok(json(&Config { items: items.collect(), config, total: LIMITS.len(), next_cursor: page.next_cursor }))
@@ -78,10 +80,9 @@ pub const CHANGE: Description = Description::of(
         "usageStoreMaxKeys":100000,"servicesStoreMaxKeys":10000,"webhookStoreMaxKeys":10000,"apiKeyStoreMaxKeys":10000}}"#,
     );
 
-pub async fn change(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
-    let write = Write::read(request, &[]).await?;
+pub async fn change(State(state): State<ApiState>, write: WriteRequest) -> Result<Response, ApiError> {
     let command = parse(&write.body).map(TransactionalCommand::ChangeLimits);
-    let deadline = write.exchange.deadline;
+    let deadline = write.context.deadline;
     let response = write.submit(&state, command).await;
     state.follow_config(deadline, response).await
 }

@@ -1,7 +1,7 @@
-//! The API's document as a page for people, rendered once from the document itself. Nothing comes from elsewhere: no
+//! The API's document, and the same as a page for people, rendered once from it. Nothing comes from elsewhere: no
 //! script at all, and one style sheet of our own.
 
-use std::sync::LazyLock;
+use std::sync::OnceLock;
 
 use axum::body::Body;
 use axum::http::{HeaderValue, header};
@@ -10,8 +10,6 @@ use bytes::Bytes;
 use maud::{DOCTYPE, Markup, html};
 use serde_json::Value;
 
-use crate::api::openapi::DOCUMENT;
-
 /// That of every response, but for styles of our own.
 const CSP: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -19,14 +17,22 @@ const CSP: HeaderValue = HeaderValue::from_static(
 
 const STYLE: &str = include_str!("docs.css");
 
-static PAGE: LazyLock<Bytes> = LazyLock::new(|| page(&DOCUMENT).into_string().into());
+/// The OpenAPI document itself, rendered once.
+pub fn document(document: &Value) -> Response {
+    static BYTES: OnceLock<Bytes> = OnceLock::new();
+    let bytes = BYTES.get_or_init(|| document.to_string().into());
+    ([(header::CONTENT_TYPE, "application/json; charset=utf-8")], Body::from(bytes.clone())).into_response()
+}
 
-pub async fn page_of_all() -> Response {
+/// The page, rendered once.
+pub fn page_of_all(document: &Value) -> Response {
+    static PAGE: OnceLock<Bytes> = OnceLock::new();
+    let bytes = PAGE.get_or_init(|| page(document).into_string().into());
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")),
         (header::CONTENT_SECURITY_POLICY, CSP),
     ];
-    (headers, Body::from(PAGE.clone())).into_response()
+    (headers, Body::from(bytes.clone())).into_response()
 }
 
 pub async fn style() -> Response {

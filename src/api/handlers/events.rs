@@ -19,9 +19,11 @@ use crate::query::events::{self, EventPage, Part};
 use crate::store::events::{Filter, Recorded};
 
 use crate::api::openapi::description::{CURSOR, Description, SINCE, limit, text};
+use crate::api::request::errors::ApiError;
 use crate::api::request::etag::Tagged;
-use crate::api::request::exchange::{Failure, Read, check_query, json};
 use crate::api::request::query::encode_cursor;
+use crate::api::request::read::ReadRequest;
+use crate::api::request::response::json;
 use crate::api::state::ApiState;
 
 /// Events of a page, unless the request or the cap says otherwise.
@@ -65,10 +67,9 @@ pub const LIST: Description = Description::of(
 pub async fn list(
     State(state): State<ApiState>,
     headers: HeaderMap,
-    Read(exchange): Read,
-) -> Result<Response, Failure> {
-    check_query(&exchange, &["limit", "since", "type", "cursor"])?;
-    let query = &exchange.query;
+    request: ReadRequest,
+) -> Result<Response, ApiError> {
+    let query = &request.query;
     let cap = state.limits.now().event_log_cap;
     let limit = query.bounded("limit", LIMIT_DEFAULT.min(cap), 1, cap);
     let since = Timestamp::from_ms(query.bounded("since", 0, 0, SAFE_MAX as i64));
@@ -77,8 +78,8 @@ pub async fn list(
     let before = cursor.as_deref().map(parse_cursor).transpose()?;
     let view = format!("{limit} {} {:?} {cursor:?}", since.as_ms(), filter.type_name);
 
-    let part = Part { tenant: exchange.identity.tenant.clone(), filter, before, limit, cap };
-    let page = state.polled.events.load(&state.reader, part, exchange.deadline).await?.ok_or(Refusal::CursorExpired)?;
+    let part = Part { tenant: request.tenant().clone(), filter, before, limit, cap };
+    let page = state.polled.events.load(&state.reader, part, request.deadline).await?.ok_or(Refusal::CursorExpired)?;
     Ok(page.rendered.get_or_init(|| render(&page, &view)).clone().answer(&headers))
 }
 
@@ -100,10 +101,9 @@ pub const SUMMARY: Description =
     Description::of("countEvents", "Count events by type", "Returns the number of visible events of each type.")
         .answer::<Summary>(200, r#"{"counts":{"usage.recorded":1},"total":1}"#);
 
-pub async fn summary(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
-    check_query(&exchange, &[])?;
+pub async fn summary(State(state): State<ApiState>, request: ReadRequest) -> Result<Response, ApiError> {
     let cap = state.limits.now().event_log_cap;
-    let counts = events::count_by_type(&state.reader, &exchange.identity.tenant, cap, exchange.deadline).await?;
+    let counts = events::count_by_type(&state.reader, request.tenant(), cap, request.deadline).await?;
     let counts: BTreeMap<String, i64> = counts.into_iter().collect();
     let total = counts.values().sum();
     Ok(json(&Summary { counts, total }))

@@ -19,7 +19,8 @@ use crate::query::exports;
 use crate::store::exports::Exported;
 
 use crate::api::openapi::description::{Content, Description};
-use crate::api::request::exchange::{Exchange, Failure, Read};
+use crate::api::request::errors::ApiError;
+use crate::api::request::read::ReadRequest;
 use crate::api::state::ApiState;
 
 pub const JSON: Description = Description::of(
@@ -33,13 +34,13 @@ pub const JSON: Description = Description::of(
     r#"{"exportedAt":1767225600000,"items":[{"agent":"agent-1","serviceId":"weather","total":3}]}"#,
 );
 
-pub async fn json(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+pub async fn json(State(state): State<ApiState>, request: ReadRequest) -> Result<Response, ApiError> {
     let headers = [
         (header::CONTENT_TYPE, "application/json; charset=utf-8"),
         (header::CONTENT_DISPOSITION, "attachment; filename=usage.json"),
     ];
     let exported_at = state.clock.now();
-    let body = export(&state, &exchange, Format::Json { exported_at }).await?;
+    let body = export(&state, &request, Format::Json { exported_at }).await?;
     Ok((headers, body).into_response())
 }
 
@@ -51,20 +52,20 @@ pub const CSV: Description = Description::of(
 )
 .content(200, Content::Text("text/csv"), "agent,serviceId,total\nagent-1,weather,3\n");
 
-pub async fn csv(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
+pub async fn csv(State(state): State<ApiState>, request: ReadRequest) -> Result<Response, ApiError> {
     let headers = [
         (header::CONTENT_TYPE, "text/csv; charset=utf-8"),
         (header::CONTENT_DISPOSITION, "attachment; filename=usage.csv"),
     ];
-    let body = export(&state, &exchange, Format::Csv).await?;
+    let body = export(&state, &request, Format::Csv).await?;
     Ok((headers, body).into_response())
 }
 
 /// The file, once its first part is read: until then a fault is an answer of its own. An export that breaks off breaks its
 /// connection, so that the file never looks complete.
-async fn export(state: &ApiState, exchange: &Exchange, format: Format) -> Result<Body, Failure> {
-    let tenant = &exchange.identity.tenant;
-    let parts = exports::pairs(&state.reader, &state.export_turns, tenant, exchange.deadline).await?;
+async fn export(state: &ApiState, request: &ReadRequest, format: Format) -> Result<Body, ApiError> {
+    let tenant = request.tenant();
+    let parts = exports::pairs(&state.reader, &state.export_turns, tenant, request.deadline).await?;
     let mut start = Some(format.start());
     let end = stream::once(ready(Ok(Bytes::from_static(format.end()))));
     let parts = parts.map_ok(move |pairs| {

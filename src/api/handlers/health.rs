@@ -11,8 +11,10 @@ use crate::store::FaultKind;
 
 use crate::api::handlers::deep_health::{self, Check, Memory, Status};
 use crate::api::openapi::description::{CURSOR, Description, limit};
-use crate::api::request::exchange::{Failure, Read, check_query, json, respond};
+use crate::api::request::errors::ApiError;
 use crate::api::request::query;
+use crate::api::request::read::ReadRequest;
+use crate::api::request::response::{json, respond};
 use crate::api::state::ApiState;
 
 #[derive(JsonSchema, Serialize)]
@@ -29,9 +31,8 @@ pub const ALIVE: Description = Description::of(
 )
 .answer::<Alive>(200, r#"{"status":"ok","service":"agentpay-backend"}"#);
 
-pub async fn alive(Read(exchange): Read) -> Result<Response, Failure> {
-    check_query(&exchange, &[])?;
-    Ok(alive_response())
+pub async fn alive() -> Response {
+    alive_response()
 }
 
 pub fn alive_response() -> Response {
@@ -59,9 +60,8 @@ pub const READY: Description = Description::of(
 .answer::<Ready>(200, r#"{"ready":true}"#)
 .answer::<Ready>(503, r#"{"ready":false,"reason":"the database does not answer"}"#);
 
-pub async fn ready(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
-    check_query(&exchange, &[])?;
-    let reason = reason_against(&state, exchange.deadline).await;
+pub async fn ready(State(state): State<ApiState>, request: ReadRequest) -> Result<Response, ApiError> {
+    let reason = reason_against(&state, request.deadline).await;
     let broken = state.jobs.all().filter(|(job, known)| *job != Job::Config && known.is_broken());
     let failing = broken.map(|(job, _)| job.name()).collect();
     let status = if reason.is_none() { 200 } else { 503 };
@@ -115,10 +115,9 @@ pub const DEEP: Description = Description::of(
         "checksTotal":8,"nextChecksCursor":"ZGF0YWJhc2U"}"#,
 );
 
-pub async fn deep(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
-    check_query(&exchange, &["limit", "cursor"])?;
-    let limit = exchange.query.bounded("limit", 10, 1, 50) as usize;
-    let page = query::page_of_names(&deep_health::NAMES, exchange.query.cursor()?.as_deref(), limit)?;
+pub async fn deep(State(state): State<ApiState>, request: ReadRequest) -> Result<Response, ApiError> {
+    let limit = request.query.bounded("limit", 10, 1, 50) as usize;
+    let page = query::page_of_names(&deep_health::NAMES, request.query.cursor()?.as_deref(), limit)?;
     let report = deep_health::report(&state).await;
     let has_error = report.checks.iter().any(|check| check.status == Status::Error);
     Ok(json(&Deep {

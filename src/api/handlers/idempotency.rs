@@ -11,7 +11,9 @@ use crate::domain::timestamp::Timestamp;
 use crate::query::idempotency;
 
 use crate::api::openapi::description::Description;
-use crate::api::request::exchange::{Failure, Read, check_query, json};
+use crate::api::request::errors::ApiError;
+use crate::api::request::read::ReadRequest;
+use crate::api::request::response::json;
 use crate::api::state::ApiState;
 
 #[derive(JsonSchema, Serialize)]
@@ -40,12 +42,11 @@ pub const FIND: Description = Description::of(
 )
 .refuses(&["not_found", "invalid_idempotency_key"]);
 
-pub async fn find(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
-    check_query(&exchange, &[])?;
-    let key = IdempotencyKey::literal(exchange.parameter("key")).map_err(|_| Refusal::KeySyntax)?;
-    let id = exchange.caller_key(key.as_str().to_owned());
+pub async fn find(State(state): State<ApiState>, request: ReadRequest) -> Result<Response, ApiError> {
+    let key = IdempotencyKey::literal(request.parameter("key")).map_err(|_| Refusal::KeySyntax)?;
+    let id = request.caller_key(key.as_str().to_owned());
     let now = state.clock.now();
-    let record = idempotency::find(&state.reader, &id, now, exchange.deadline).await?.ok_or(Refusal::KeyUnknown)?;
+    let record = idempotency::find(&state.reader, &id, now, request.deadline).await?.ok_or(Refusal::KeyUnknown)?;
     Ok(json(&Found {
         key: key.as_str(),
         method: &record.method,

@@ -13,7 +13,8 @@ use crate::query::{gauges, health};
 use crate::store::kept::Figures;
 
 use crate::api::openapi::description::{Content, Description};
-use crate::api::request::exchange::{Failure, Read, check_query};
+use crate::api::request::errors::ApiError;
+use crate::api::request::read::ReadRequest;
 use crate::api::state::ApiState;
 
 pub const SHOW: Description = Description::of(
@@ -27,9 +28,8 @@ pub const SHOW: Description = Description::of(
     "# HELP agentpay_paused 1 while writes are refused.\n# TYPE agentpay_paused gauge\nagentpay_paused 0\n",
 );
 
-pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
-    check_query(&exchange, &[])?;
-    let text = state.polled.metrics.load((), exchange.deadline.into(), async |_| vec![render(&state).await]).await;
+pub async fn show(State(state): State<ApiState>, request: ReadRequest) -> Result<Response, ApiError> {
+    let text = state.polled.metrics.load((), request.deadline.into(), async |_| vec![render(&state).await]).await;
     let text = text.ok_or(Refusal::StoreUnavailable)?;
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }

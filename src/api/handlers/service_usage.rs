@@ -11,9 +11,11 @@ use crate::query::page::{Pages, Slice};
 use crate::query::service_usage;
 use crate::store::service_usage::Order;
 
-use crate::api::handlers::services::path_service;
 use crate::api::openapi::description::{Description, PAGE, limit};
-use crate::api::request::exchange::{Exchange, Failure, Read, json};
+use crate::api::request::errors::ApiError;
+use crate::api::request::path::ServicePath;
+use crate::api::request::read::ReadRequest;
+use crate::api::request::response::json;
 use crate::api::state::ApiState;
 
 #[derive(JsonSchema, Serialize)]
@@ -33,10 +35,13 @@ pub const SUMS: Description = Description::of(
 )
 .answer::<Sums<'static>>(200, r#"{"serviceId":"weather","total":3,"agents":1}"#);
 
-pub async fn sums(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
-    let service_id = path_service(&exchange)?;
-    let tenant = &exchange.identity.tenant;
-    let sums = service_usage::sums(&state.reader, tenant, &service_id, exchange.deadline).await?;
+pub async fn sums(
+    State(state): State<ApiState>,
+    request: ReadRequest,
+    ServicePath(service_id): ServicePath,
+) -> Result<Response, ApiError> {
+    let tenant = request.tenant();
+    let sums = service_usage::sums(&state.reader, tenant, &service_id, request.deadline).await?;
     Ok(json(&Sums { service_id: &service_id, total: sums.outstanding, agents: sums.agents }))
 }
 
@@ -65,8 +70,12 @@ pub const AGENTS: Description = Description::of(
 .query(&[limit(100, 1000), PAGE])
 .answer::<Agents<'static>>(200, r#"{"serviceId":"weather","items":[{"agent":"agent-1","total":3}]}"#);
 
-pub async fn agents(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
-    show(&state, &exchange, Order::FirstSeen, exchange.query.slice(100, 1000)).await
+pub async fn agents(
+    State(state): State<ApiState>,
+    request: ReadRequest,
+    ServicePath(service_id): ServicePath,
+) -> Result<Response, ApiError> {
+    show(&state, &request, &service_id, Order::FirstSeen, request.query.slice(100, 1000)).await
 }
 
 pub const TOP_AGENTS: Description = Description::of(
@@ -77,15 +86,24 @@ pub const TOP_AGENTS: Description = Description::of(
 .query(&[limit(10, 100), PAGE])
 .answer::<Agents<'static>>(200, r#"{"serviceId":"weather","items":[{"agent":"agent-1","total":3}]}"#);
 
-pub async fn top_agents(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
-    show(&state, &exchange, Order::Total, exchange.query.slice(10, 100)).await
+pub async fn top_agents(
+    State(state): State<ApiState>,
+    request: ReadRequest,
+    ServicePath(service_id): ServicePath,
+) -> Result<Response, ApiError> {
+    show(&state, &request, &service_id, Order::Total, request.query.slice(10, 100)).await
 }
 
-async fn show(state: &ApiState, exchange: &Exchange, order: Order, slice: Slice) -> Result<Response, Failure> {
-    let service_id = path_service(exchange)?;
-    let tenant = &exchange.identity.tenant;
+async fn show(
+    state: &ApiState,
+    request: &ReadRequest,
+    service_id: &ServiceId,
+    order: Order,
+    slice: Slice,
+) -> Result<Response, ApiError> {
+    let tenant = request.tenant();
     let (agents, count) =
-        service_usage::agents(&state.reader, tenant, &service_id, order, slice, exchange.deadline).await?;
+        service_usage::agents(&state.reader, tenant, service_id, order, slice, request.deadline).await?;
     let items = agents.into_iter().map(|(agent, total)| Item { agent, total }).collect();
-    Ok(json(&Agents { service_id: &service_id, items, pages: slice.pages(count) }))
+    Ok(json(&Agents { service_id, items, pages: slice.pages(count) }))
 }

@@ -1,6 +1,6 @@
 //! Services: registering, listing, reading, changing, switching and deleting them.
 
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
 use schemars::JsonSchema;
@@ -20,9 +20,13 @@ use crate::store::services::Filter;
 
 use crate::api::openapi::bodies;
 use crate::api::openapi::description::{Description, PAGE, flag, limit, price, text};
+use crate::api::request::errors::ApiError;
 use crate::api::request::etag::Tagged;
-use crate::api::request::exchange::{Exchange, Failure, Read, Write, json};
 use crate::api::request::fields;
+use crate::api::request::path::ServicePath;
+use crate::api::request::read::ReadRequest;
+use crate::api::request::response::json;
+use crate::api::request::write::WriteRequest;
 use crate::api::state::ApiState;
 
 pub const REGISTER: Description = Description::of(
@@ -36,8 +40,7 @@ pub const REGISTER: Description = Description::of(
 .answer::<Registered<'static>>(200, r#"{"serviceId":"weather","priceStroops":250}"#)
 .refuses(&["store_capacity_exceeded"]);
 
-pub async fn register(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
-    let write = Write::read(request, &[]).await?;
+pub async fn register(State(state): State<ApiState>, write: WriteRequest) -> Result<Response, ApiError> {
     let command = parse_registration(&write.body).map(TransactionalCommand::RegisterService);
     write.submit(&state, command).await
 }
@@ -53,8 +56,7 @@ pub const REGISTER_BULK: Description = Description::of(
     r#"{"results":[{"index":0,"ok":true,"serviceId":"weather","priceStroops":250,"created":true}]}"#,
 );
 
-pub async fn register_bulk(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
-    let write = Write::read(request, &[]).await?;
+pub async fn register_bulk(State(state): State<ApiState>, write: WriteRequest) -> Result<Response, ApiError> {
     let command =
         parse_items(&write.body, state.limits.now().bulk_max_items).map(TransactionalCommand::RegisterServices);
     write.submit(&state, command).await
@@ -69,10 +71,13 @@ pub const SET_PRICE: Description = Description::of(
 .answer::<ServicePrice>(200, r#"{"serviceId":"weather","priceStroops":300}"#)
 .refuses(&["not_found"]);
 
-pub async fn set_price(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
-    let write = Write::read(request, &[]).await?;
+pub async fn set_price(
+    State(state): State<ApiState>,
+    service: Result<ServicePath, ApiError>,
+    write: WriteRequest,
+) -> Result<Response, ApiError> {
     let edit = parse_price(&write.body).map(ServiceEdit::Price);
-    change(&state, write, edit).await
+    write.submit(&state, service.map(|service| change(service, edit))).await
 }
 
 pub const SET_METADATA: Description = Description::of(
@@ -84,10 +89,13 @@ pub const SET_METADATA: Description = Description::of(
 .answer::<ServiceMetadata<'static>>(200, r#"{"serviceId":"weather","description":"Forecasts","owner":"ops"}"#)
 .refuses(&["not_found"]);
 
-pub async fn set_metadata(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
-    let write = Write::read(request, &[]).await?;
+pub async fn set_metadata(
+    State(state): State<ApiState>,
+    service: Result<ServicePath, ApiError>,
+    write: WriteRequest,
+) -> Result<Response, ApiError> {
     let edit = parse_metadata(&write.body).map(ServiceEdit::Metadata);
-    change(&state, write, edit).await
+    write.submit(&state, service.map(|service| change(service, edit))).await
 }
 
 pub const SET_DISABLED: Description = Description::of(
@@ -99,19 +107,21 @@ pub const SET_DISABLED: Description = Description::of(
 .answer::<ServiceState<'static>>(200, r#"{"serviceId":"weather","disabled":true}"#)
 .refuses(&["not_found"]);
 
-pub async fn set_disabled(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
-    let write = Write::read(request, &[]).await?;
+pub async fn set_disabled(
+    State(state): State<ApiState>,
+    service: Result<ServicePath, ApiError>,
+    write: WriteRequest,
+) -> Result<Response, ApiError> {
     // Unlike the other edits this one is judged before the service is looked up.
-    match path_service(&write.exchange).and_then(|_| parse_disabled(&write.body)) {
-        Ok(disabled) => change(&state, write, Ok(ServiceEdit::Disabled(disabled))).await,
-        Err(refusal) => write.submit(&state, Err::<TransactionalCommand, _>(refusal)).await,
-    }
+    let command = match service {
+        Ok(service) => parse_disabled(&write.body).map(|disabled| change(service, Ok(ServiceEdit::Disabled(disabled)))),
+        Err(error) => Err(error.into()),
+    };
+    write.submit(&state, command).await
 }
 
-async fn change(state: &ApiState, write: Write, edit: Result<ServiceEdit, Refusal>) -> Result<Response, Failure> {
-    let command =
-        path_service(&write.exchange).map(|service_id| TransactionalCommand::ChangeService { service_id, edit });
-    write.submit(state, command).await
+fn change(ServicePath(service_id): ServicePath, edit: Result<ServiceEdit, Refusal>) -> TransactionalCommand {
+    TransactionalCommand::ChangeService { service_id, edit }
 }
 
 pub const REMOVE: Description = Description::of(
@@ -122,9 +132,12 @@ pub const REMOVE: Description = Description::of(
 .empty()
 .refuses(&["not_found"]);
 
-pub async fn remove(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
-    let write = Write::read(request, &[]).await?;
-    let command = path_service(&write.exchange).map(TransactionalCommand::DeleteService);
+pub async fn remove(
+    State(state): State<ApiState>,
+    service: Result<ServicePath, ApiError>,
+    write: WriteRequest,
+) -> Result<Response, ApiError> {
+    let command = service.map(|ServicePath(service_id)| TransactionalCommand::DeleteService(service_id));
     write.submit(&state, command).await
 }
 
@@ -137,8 +150,12 @@ pub const DISABLE: Description = Description::of(
 .answer::<ServiceState<'static>>(200, r#"{"serviceId":"weather","disabled":true}"#)
 .refuses(&["not_found"]);
 
-pub async fn disable(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
-    switch(&state, request, true).await
+pub async fn disable(
+    State(state): State<ApiState>,
+    service: Result<ServicePath, ApiError>,
+    write: WriteRequest,
+) -> Result<Response, ApiError> {
+    write.submit(&state, service.map(|service| set_enabled(service, false))).await
 }
 
 pub const ENABLE: Description = Description::of(
@@ -149,15 +166,16 @@ pub const ENABLE: Description = Description::of(
 .answer::<ServiceState<'static>>(200, r#"{"serviceId":"weather","disabled":false}"#)
 .refuses(&["not_found"]);
 
-pub async fn enable(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
-    switch(&state, request, false).await
+pub async fn enable(
+    State(state): State<ApiState>,
+    service: Result<ServicePath, ApiError>,
+    write: WriteRequest,
+) -> Result<Response, ApiError> {
+    write.submit(&state, service.map(|service| set_enabled(service, true))).await
 }
 
-async fn switch(state: &ApiState, request: Request, disabled: bool) -> Result<Response, Failure> {
-    let write = Write::read(request, &[]).await?;
-    let command = path_service(&write.exchange)
-        .map(|service_id| TransactionalCommand::SetServiceEnabled { service_id, enabled: !disabled });
-    write.submit(state, command).await
+fn set_enabled(ServicePath(service_id): ServicePath, enabled: bool) -> TransactionalCommand {
+    TransactionalCommand::SetServiceEnabled { service_id, enabled }
 }
 
 pub const SHOW: Description = Description::of(
@@ -171,9 +189,12 @@ pub const SHOW: Description = Description::of(
 )
 .refuses(&["not_found"]);
 
-pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
-    let service_id = path_service(&exchange)?;
-    let service = services::find(&state.reader, &exchange.identity.tenant, &service_id, exchange.deadline).await?;
+pub async fn show(
+    State(state): State<ApiState>,
+    request: ReadRequest,
+    ServicePath(service_id): ServicePath,
+) -> Result<Response, ApiError> {
+    let service = services::find(&state.reader, request.tenant(), &service_id, request.deadline).await?;
     Ok(json(&service.ok_or(Refusal::ServiceNotRegistered(service_id))?))
 }
 
@@ -185,9 +206,12 @@ pub const METADATA: Description = Description::of(
 .answer::<ServiceMetadata<'static>>(200, r#"{"serviceId":"weather","description":"Forecasts","owner":"ops"}"#)
 .refuses(&["not_found"]);
 
-pub async fn metadata(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
-    let service_id = path_service(&exchange)?;
-    let service = services::find(&state.reader, &exchange.identity.tenant, &service_id, exchange.deadline).await?;
+pub async fn metadata(
+    State(state): State<ApiState>,
+    request: ReadRequest,
+    ServicePath(service_id): ServicePath,
+) -> Result<Response, ApiError> {
+    let service = services::find(&state.reader, request.tenant(), &service_id, request.deadline).await?;
     let metadata = service.and_then(|service| service.metadata);
     let metadata = metadata.ok_or_else(|| Refusal::NoMetadata(service_id.clone()))?;
     Ok(json(&ServiceMetadata { service_id: &service_id, metadata: &metadata }))
@@ -222,9 +246,9 @@ pub const LIST: Description = Description::of(
 pub async fn list(
     State(state): State<ApiState>,
     headers: HeaderMap,
-    Read(exchange): Read,
-) -> Result<Response, Failure> {
-    let query = &exchange.query;
+    request: ReadRequest,
+) -> Result<Response, ApiError> {
+    let query = &request.query;
     let text = |name: &str| query.text(name).filter(|text| !text.is_empty()).map(str::to_owned);
     let filter = Filter {
         prefix: text("prefix"),
@@ -234,14 +258,9 @@ pub async fn list(
         price_max: query.integer("maxPrice"),
     };
     let slice = query.slice(200, 1000);
-    let tenant = &exchange.identity.tenant;
-    let (services, count) = services::list(&state.reader, tenant, &filter, slice, exchange.deadline).await?;
+    let tenant = request.tenant();
+    let (services, count) = services::list(&state.reader, tenant, &filter, slice, request.deadline).await?;
     Ok(Tagged::new(Reply::json(200, &List { services, pages: slice.pages(count) }), "").answer(&headers))
-}
-
-/// The service a path names.
-pub fn path_service(exchange: &Exchange) -> Result<ServiceId, Refusal> {
-    ServiceId::parse_existing(exchange.parameter("serviceId")).ok_or(Refusal::Service)
 }
 
 fn parse_registration(body: &Value) -> Result<Registration, Refusal> {

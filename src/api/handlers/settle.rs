@@ -1,6 +1,6 @@
 //! Settling one pair, or all pairs of an agent.
 
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::response::Response;
 use serde_json::Value;
 
@@ -12,7 +12,8 @@ use crate::domain::usage::Pair;
 
 use crate::api::openapi::bodies;
 use crate::api::openapi::description::Description;
-use crate::api::request::exchange::{Failure, Write};
+use crate::api::request::errors::ApiError;
+use crate::api::request::write::WriteRequest;
 use crate::api::state::ApiState;
 
 pub const SETTLE: Description = Description::of(
@@ -28,8 +29,7 @@ pub const SETTLE: Description = Description::of(
 )
 .refuses(&["not_found"]);
 
-pub async fn settle(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
-    let write = Write::read(request, &[]).await?;
+pub async fn settle(State(state): State<ApiState>, write: WriteRequest) -> Result<Response, ApiError> {
     let text = |name: &str| write.body.get(name).and_then(Value::as_str);
     let agent = text("agent").and_then(AgentId::parse_existing);
     let service_id = text("serviceId").and_then(ServiceId::parse_existing);
@@ -51,8 +51,7 @@ pub const SETTLE_AGENT: Description = Description::of(
         "totalBilledStroops":750}"#,
 );
 
-pub async fn settle_agent(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
-    let write = Write::read(request, &[]).await?;
+pub async fn settle_agent(State(state): State<ApiState>, write: WriteRequest) -> Result<Response, ApiError> {
     let agent = write.body.get("agent").and_then(Value::as_str).and_then(AgentId::parse_existing);
     write.submit(&state, agent.map(BatchedCommand::SettleAgent).ok_or(Refusal::Agent)).await
 }

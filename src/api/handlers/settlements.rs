@@ -14,8 +14,10 @@ use crate::query::settlements;
 use crate::store::settlements::{Filter, Place};
 
 use crate::api::openapi::description::{CURSOR, Description, SINCE, identifier, limit};
-use crate::api::request::exchange::{Failure, Read, check_query, json};
+use crate::api::request::errors::ApiError;
 use crate::api::request::query::encode_cursor;
+use crate::api::request::read::ReadRequest;
+use crate::api::request::response::json;
 use crate::api::state::ApiState;
 
 #[derive(JsonSchema, Serialize)]
@@ -45,9 +47,8 @@ pub const LIST: Description = Description::of(
         "nextCursor":null}"#,
 );
 
-pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
-    check_query(&exchange, &["agent", "serviceId", "since", "limit", "cursor"])?;
-    let query = &exchange.query;
+pub async fn list(State(state): State<ApiState>, request: ReadRequest) -> Result<Response, ApiError> {
+    let query = &request.query;
     let text = |name: &str| query.text(name).filter(|text| !text.is_empty());
     let since = query.bounded("since", 0, 0, SAFE_MAX as i64);
     let filter = Filter {
@@ -62,8 +63,8 @@ pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result
         Some(cursor) => Some(parse_cursor(&cursor).ok_or(Refusal::CursorMalformed)?),
         None => None,
     };
-    let tenant = &exchange.identity.tenant;
-    let page = settlements::list(&state.reader, tenant, &filter, before, limit, exchange.deadline).await?;
+    let tenant = request.tenant();
+    let page = settlements::list(&state.reader, tenant, &filter, before, limit, request.deadline).await?;
     let next_cursor = page
         .last_if_more()
         .map(|(place, _)| encode_cursor(&format!("{}:{}:{}", place.settled_at, place.list_position, place.id)));
@@ -80,11 +81,10 @@ pub const SHOW: Description =
         )
         .refuses(&["not_found"]);
 
-pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
-    check_query(&exchange, &[])?;
-    let id = exchange.parameter("id");
-    let tenant = &exchange.identity.tenant;
-    let settlement = settlements::find(&state.reader, tenant, id, exchange.deadline).await?;
+pub async fn show(State(state): State<ApiState>, request: ReadRequest) -> Result<Response, ApiError> {
+    let id = request.parameter("id");
+    let tenant = request.tenant();
+    let settlement = settlements::find(&state.reader, tenant, id, request.deadline).await?;
     Ok(json(&settlement.ok_or_else(|| Refusal::SettlementNotFound(id.to_owned()))?))
 }
 

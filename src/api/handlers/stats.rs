@@ -14,9 +14,10 @@ use crate::query::stats::Figures;
 use crate::store::totals::{ServiceLine, ServiceSlice};
 
 use crate::api::openapi::description::{CURSOR, Description, limit};
+use crate::api::request::errors::ApiError;
 use crate::api::request::etag::Tagged;
-use crate::api::request::exchange::{Failure, Read, check_query};
 use crate::api::request::query::encode_cursor;
+use crate::api::request::read::ReadRequest;
 use crate::api::state::ApiState;
 
 #[derive(JsonSchema, Serialize)]
@@ -68,21 +69,20 @@ pub const SHOW: Description = Description::of(
 pub async fn show(
     State(state): State<ApiState>,
     headers: HeaderMap,
-    Read(exchange): Read,
-) -> Result<Response, Failure> {
-    check_query(&exchange, &["limit", "cursor"])?;
-    let limit = exchange.query.bounded("limit", 50, 1, 500);
-    let cursor = exchange.query.cursor()?;
+    request: ReadRequest,
+) -> Result<Response, ApiError> {
+    let limit = request.query.bounded("limit", 50, 1, 500);
+    let cursor = request.query.cursor()?;
     let after = match &cursor {
         Some(cursor) => {
             cursor.split_once("::").filter(|(tenant, _)| !tenant.is_empty()).ok_or(Refusal::CursorMalformed)?
         }
         None => ("", ""),
     };
-    let identity = &exchange.identity;
+    let identity = &request.identity;
     let tenant = (!identity.is_operator).then(|| identity.tenant.clone());
     let slice = ServiceSlice { tenant, after: (after.0.to_owned(), after.1.to_owned()), limit: limit + 1 };
-    let figures = state.polled.stats.load(&state.reader, slice.clone(), exchange.deadline).await?;
+    let figures = state.polled.stats.load(&state.reader, slice.clone(), request.deadline).await?;
     let Figures { totals, lines } = &*figures;
     let has_more = lines.len() as i64 > limit;
     let lines = &lines[..lines.len().min(limit as usize)];

@@ -1,6 +1,6 @@
 //! Usage: recording it, one record or many, and reading what is outstanding.
 
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -16,7 +16,12 @@ use crate::store::usage::CounterId;
 
 use crate::api::openapi::bodies;
 use crate::api::openapi::description::Description;
-use crate::api::request::exchange::{Exchange, Failure, Read, Write, json};
+use crate::api::request::errors::ApiError;
+use crate::api::request::fields;
+use crate::api::request::path::PairPath;
+use crate::api::request::read::ReadRequest;
+use crate::api::request::response::json;
+use crate::api::request::write::WriteRequest;
 use crate::api::state::ApiState;
 
 pub const RECORD: Description = Description::of(
@@ -29,8 +34,7 @@ pub const RECORD: Description = Description::of(
 .answer::<Recorded<'static>>(201, r#"{"agent":"agent-1","serviceId":"weather","total":3}"#)
 .refuses(&["not_found", "service_disabled", "store_capacity_exceeded"]);
 
-pub async fn record(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
-    let write = Write::read(request, &[]).await?;
+pub async fn record(State(state): State<ApiState>, write: WriteRequest) -> Result<Response, ApiError> {
     let command = parse_record(&write.body).map(BatchedCommand::RecordUsage);
     write.submit(&state, command).await
 }
@@ -47,8 +51,7 @@ pub const RECORD_BULK: Description = Description::of(
     r#"{"results":[{"index":0,"ok":true,"total":3},{"index":1,"ok":false,"error":"invalid_item"}]}"#,
 );
 
-pub async fn record_bulk(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
-    let write = Write::read(request, &[]).await?;
+pub async fn record_bulk(State(state): State<ApiState>, write: WriteRequest) -> Result<Response, ApiError> {
     let command = parse_items(&write.body, state.limits.now().bulk_max_items).map(BatchedCommand::RecordUsageBulk);
     write.submit(&state, command).await
 }
@@ -69,10 +72,13 @@ pub const OUTSTANDING: Description = Description::of(
 )
 .answer::<Outstanding<'static>>(200, r#"{"agent":"agent-1","serviceId":"weather","total":3}"#);
 
-pub async fn outstanding(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
-    let pair = path_pair(&exchange)?;
-    let id = CounterId { tenant: exchange.identity.tenant.clone(), pair };
-    let quote = state.polled.quotes.load(&state.reader, id.clone(), exchange.deadline).await?;
+pub async fn outstanding(
+    State(state): State<ApiState>,
+    request: ReadRequest,
+    PairPath(pair): PairPath,
+) -> Result<Response, ApiError> {
+    let id = CounterId { tenant: request.tenant().clone(), pair };
+    let quote = state.polled.quotes.load(&state.reader, id.clone(), request.deadline).await?;
     let Pair { agent, service_id } = &id.pair;
     Ok(json(&Outstanding { agent, service_id, total: Count(quote.outstanding) }))
 }
@@ -85,17 +91,12 @@ pub const RESET: Description = Description::of(
 .answer::<Cleared<'static>>(200, r#"{"agent":"agent-1","serviceId":"weather","clearedTotal":3}"#)
 .refuses(&["not_found"]);
 
-pub async fn reset(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
-    let write = Write::read(request, &[]).await?;
-    let command = path_pair(&write.exchange).map(BatchedCommand::ResetUsage);
-    write.submit(&state, command).await
-}
-
-/// The pair a path names.
-pub fn path_pair(exchange: &Exchange) -> Result<Pair, Refusal> {
-    let agent = AgentId::parse_existing(exchange.parameter("agent"));
-    let service_id = ServiceId::parse_existing(exchange.parameter("serviceId"));
-    agent.zip(service_id).map(|(agent, service_id)| Pair { agent, service_id }).ok_or(Refusal::AgentAndService)
+pub async fn reset(
+    State(state): State<ApiState>,
+    pair: Result<PairPath, ApiError>,
+    write: WriteRequest,
+) -> Result<Response, ApiError> {
+    write.submit(&state, pair.map(|PairPath(pair)| BatchedCommand::ResetUsage(pair))).await
 }
 
 fn parse_record(body: &Value) -> Result<UsageRecord, Refusal> {
@@ -107,7 +108,7 @@ fn parse_record(body: &Value) -> Result<UsageRecord, Refusal> {
 }
 
 fn parse_items(body: &Value, bulk_max_items: i64) -> Result<Vec<Option<UsageRecord>>, Refusal> {
-    crate::api::request::fields::check(body, &["items"])?;
+    fields::check(body, &["items"])?;
     match body.get("items").and_then(Value::as_array) {
         Some(items) if (1..=bulk_max_items).contains(&(items.len() as i64)) => {
             Ok(items.iter().map(|item| parse_record(item).ok()).collect())

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use schemars::JsonSchema;
@@ -23,9 +23,12 @@ use crate::store::webhooks::Place;
 
 use crate::api::openapi::bodies;
 use crate::api::openapi::description::{CURSOR, Description, limit};
-use crate::api::request::exchange::{Failure, Read, Write, check_query, json};
+use crate::api::request::errors::ApiError;
 use crate::api::request::fields;
 use crate::api::request::query::encode_cursor;
+use crate::api::request::read::ReadRequest;
+use crate::api::request::response::json;
+use crate::api::request::write::WriteRequest;
 use crate::api::state::ApiState;
 
 /// What a test leaves of its request's time for noting how it went.
@@ -44,8 +47,7 @@ pub const CREATE: Description = Description::of(
 )
 .refuses(&["store_capacity_exceeded"]);
 
-pub async fn create(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
-    let write = Write::read(request, &[]).await?;
+pub async fn create(State(state): State<ApiState>, write: WriteRequest) -> Result<Response, ApiError> {
     let command = parse_creation(&write.body, state.settings.webhook_allow_private);
     let mut response = write.submit(&state, command).await?;
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -65,9 +67,8 @@ pub const CHANGE: Description = Description::of(
 )
 .refuses(&["not_found"]);
 
-pub async fn change(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
-    let write = Write::read(request, &[]).await?;
-    let id = write.exchange.parameter("id").to_owned();
+pub async fn change(State(state): State<ApiState>, write: WriteRequest) -> Result<Response, ApiError> {
+    let id = write.context.parameter("id").to_owned();
     let change = parse_change(&write.body, state.settings.webhook_allow_private);
     write.submit(&state, change.map(|change| TransactionalCommand::ChangeWebhook { id, change })).await
 }
@@ -77,10 +78,9 @@ pub const DELETE: Description =
         .empty()
         .refuses(&["not_found"]);
 
-pub async fn delete(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
-    let write = Write::read(request, &[]).await?;
-    let id = write.exchange.parameter("id").to_owned();
-    write.submit(&state, Ok(TransactionalCommand::DeleteWebhook { id })).await
+pub async fn delete(State(state): State<ApiState>, write: WriteRequest) -> Result<Response, ApiError> {
+    let id = write.context.parameter("id").to_owned();
+    write.submit(&state, Ok::<_, Refusal>(TransactionalCommand::DeleteWebhook { id })).await
 }
 
 #[derive(Deserialize)]
@@ -110,17 +110,17 @@ pub const TEST: Description = Description::of(
 )
 .refuses(&["not_found", "webhook_failed"]);
 
-pub async fn test(State(state): State<ApiState>, request: Request) -> Result<Response, Failure> {
-    let write = Write::read(request, &[]).await?;
-    let exchange = write.exchange.clone();
-    let id = exchange.parameter("id");
-    let recorded = match write.execute(&state, Ok(TransactionalCommand::TestWebhook { id: id.to_owned() })).await? {
-        Answer::Fresh(reply) | Answer::Replayed(reply) => reply.body.unwrap_or_default(),
-        Answer::Refused(refusal) => return Err(Failure(refusal)),
-    };
+pub async fn test(State(state): State<ApiState>, write: WriteRequest) -> Result<Response, ApiError> {
+    let context = write.context.clone();
+    let id = context.parameter("id");
+    let recorded =
+        match write.execute(&state, Ok::<_, Refusal>(TransactionalCommand::TestWebhook { id: id.to_owned() })).await? {
+            Answer::Fresh(reply) | Answer::Replayed(reply) => reply.body.unwrap_or_default(),
+            Answer::Refused(refusal) => return Err(refusal.into()),
+        };
     let Recorded { delivery } = serde_json::from_slice(&recorded).map_err(|_| Refusal::Internal)?;
-    let limit = exchange.deadline.saturating_duration_since(Instant::now()).saturating_sub(NOTING);
-    match attempt(&state, exchange.identity.tenant.clone(), id.to_owned(), delivery, limit).await? {
+    let limit = context.deadline.saturating_duration_since(Instant::now()).saturating_sub(NOTING);
+    match attempt(&state, context.tenant().clone(), id.to_owned(), delivery, limit).await? {
         None => Err(Refusal::WebhookNotFound(id.to_owned()).into()),
         Some(Ok(status)) => Ok(json(&Tested { id, delivered_at: state.clock.now(), simulated: false, status })),
         Some(Err(failure)) => Err(Refusal::WebhookFailed { id: id.to_owned(), reason: failure.to_string() }.into()),
@@ -166,15 +166,14 @@ pub const LIST: Description = Description::of(
         "createdAt":1767225600000}],"total":1,"nextCursor":null}"#,
 );
 
-pub async fn list(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
-    check_query(&exchange, &["limit", "cursor"])?;
-    let limit = exchange.query.bounded("limit", 50, 1, 500);
-    let after = match exchange.query.cursor()? {
+pub async fn list(State(state): State<ApiState>, request: ReadRequest) -> Result<Response, ApiError> {
+    let limit = request.query.bounded("limit", 50, 1, 500);
+    let after = match request.query.cursor()? {
         Some(cursor) => Some(parse_cursor(&cursor).ok_or(Refusal::CursorMalformed)?),
         None => None,
     };
-    let tenant = &exchange.identity.tenant;
-    let (page, total) = webhooks::list(&state.reader, tenant, after.as_ref(), limit, exchange.deadline).await?;
+    let tenant = request.tenant();
+    let (page, total) = webhooks::list(&state.reader, tenant, after.as_ref(), limit, request.deadline).await?;
     let next_cursor =
         page.last_if_more().map(|(place, _)| encode_cursor(&format!("{}:{}", place.created_at, place.id)));
     let items = page.rows.into_iter().map(|(_, webhook)| webhook).collect();
@@ -189,10 +188,10 @@ pub const SHOW: Description = Description::of("getWebhook", "Get a webhook", "Re
     )
     .refuses(&["not_found"]);
 
-pub async fn show(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
-    let id = exchange.parameter("id");
-    let tenant = &exchange.identity.tenant;
-    let webhook = webhooks::find(&state.reader, tenant, id, exchange.deadline).await?;
+pub async fn show(State(state): State<ApiState>, request: ReadRequest) -> Result<Response, ApiError> {
+    let id = request.parameter("id");
+    let tenant = request.tenant();
+    let webhook = webhooks::find(&state.reader, tenant, id, request.deadline).await?;
     Ok(json(&webhook.ok_or_else(|| Refusal::WebhookNotFound(id.to_owned()))?))
 }
 
@@ -218,15 +217,14 @@ pub const LIST_DELIVERIES: Description = Description::of(
 )
 .refuses(&["not_found"]);
 
-pub async fn list_deliveries(State(state): State<ApiState>, Read(exchange): Read) -> Result<Response, Failure> {
-    check_query(&exchange, &["limit", "cursor"])?;
-    let limit = exchange.query.bounded("limit", 50, 1, 500);
-    let before = match exchange.query.cursor()? {
+pub async fn list_deliveries(State(state): State<ApiState>, request: ReadRequest) -> Result<Response, ApiError> {
+    let limit = request.query.bounded("limit", 50, 1, 500);
+    let before = match request.query.cursor()? {
         Some(cursor) => cursor.parse().map_err(|_| Refusal::CursorMalformed)?,
         None => i64::MAX,
     };
-    let (tenant, id) = (&exchange.identity.tenant, exchange.parameter("id"));
-    let page = webhooks::deliveries(&state.reader, tenant, id, before, limit, exchange.deadline).await?;
+    let (tenant, id) = (request.tenant(), request.parameter("id"));
+    let page = webhooks::deliveries(&state.reader, tenant, id, before, limit, request.deadline).await?;
     let page = page.ok_or_else(|| Refusal::WebhookNotFound(id.to_owned()))?;
     let next_cursor = page.last_if_more().map(|(position, _)| encode_cursor(&position.to_string()));
     let items = page.rows.into_iter().map(|(_, delivery)| delivery).collect();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::api::http::limits::HttpLimits;
+use crate::settings::http_limits::HttpLimits;
 
 /// What is left of a half-sent head, or of a body that is discarded, when a drain begins: enough for one on its way, too
 /// little to hold the drain up.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::domain::caller::ClientAddress;
 
-use crate::api::http::limits::HttpLimits;
+use crate::settings::http_limits::HttpLimits;
 
 /// The counts of all clients.
 #[derive(Clone, Debug)]

@@ -15,8 +15,8 @@ use tokio::net::TcpStream;
 use crate::domain::refusal::Refusal;
 
 use crate::api::http::activity::{Activity, State};
-use crate::api::http::limits::HttpLimits;
 use crate::api::http::refused_head;
+use crate::settings::http_limits::HttpLimits;
 
 /// What the kernel queues of an answer beyond what is on its way: what it queues is held for the client as well.
 const UNSENT_BYTES: u32 = 128 << 10;

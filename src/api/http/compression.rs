@@ -1,11 +1,12 @@
-//! Compression of responses, by tower-http: gzip from a size on, for what the client accepts.
+//! Compression of responses, by tower-http: gzip from a size on, for what the client accepts. A layer around the routes.
 
 use std::convert::Infallible;
 
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::header::{ACCEPT_ENCODING, CONTENT_TYPE, VARY};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::Next;
 use axum::response::Response;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_http::compression::CompressionLayer;
@@ -13,8 +14,13 @@ use tower_http::compression::predicate::SizeAbove;
 
 use crate::api::http::bodies;
 
-/// Compresses `response` for a request with these headers. Bodies below `threshold_bytes` and plain text stay as they are.
-pub async fn apply(mut response: Response, request: &HeaderMap, threshold_bytes: u64) -> Response {
+/// Bodies below the threshold and plain text stay as they are.
+pub async fn compress(State(threshold_bytes): State<u64>, request: Request, next: Next) -> Response {
+    let mut accepts = Request::new(Body::empty());
+    for value in request.headers().get_all(ACCEPT_ENCODING) {
+        accepts.headers_mut().append(ACCEPT_ENCODING, value.clone());
+    }
+    let mut response = next.run(request).await;
     let is_compressible = response
         .headers()
         .get(CONTENT_TYPE)
@@ -25,18 +31,14 @@ pub async fn apply(mut response: Response, request: &HeaderMap, threshold_bytes:
     // Whether this body is long enough or not, another one may be.
     response.headers_mut().append(VARY, HeaderValue::from_static("Accept-Encoding"));
     let status = response.status();
-    let mut question = Request::new(Body::empty());
-    for value in request.get_all(ACCEPT_ENCODING) {
-        question.headers_mut().append(ACCEPT_ENCODING, value.clone());
-    }
-    // It asks for frames after the last one.
-    let mut answer = Some(response.map(bodies::fused));
+    // The layer asks for frames after the last one.
+    let mut response = Some(response.map(bodies::fused));
     let service = service_fn(move |_: Request| {
-        let response = answer.take().unwrap_or_default();
+        let response = response.take().unwrap_or_default();
         async move { Ok::<_, Infallible>(response) }
     });
     let layer = CompressionLayer::new().compress_when(SizeAbove::new(threshold_bytes));
-    let Ok(compressed) = layer.layer(service).oneshot(question).await;
+    let Ok(compressed) = layer.layer(service).oneshot(accepts).await;
     let mut response = compressed.map(Body::new);
     // A client that accepts nothing at all gets the plain body, not a 406.
     if response.status() == StatusCode::NOT_ACCEPTABLE {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::HttpBody;
-use axum::extract::Request;
+use axum::extract::{ConnectInfo, Request};
 use axum::http::header::{CONNECTION, CONTENT_LENGTH, EXPECT};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::Response;
@@ -23,14 +23,13 @@ use tower::ServiceExt;
 
 use crate::domain::refusal::Refusal;
 
-use crate::api::Peer;
 use crate::api::http::activity::{Activity, State};
 use crate::api::http::admission::{Client, ConnectionPermit};
 use crate::api::http::bodies::{AnswerBody, RequestBody};
 use crate::api::http::client_socket::ClientSocket;
-use crate::api::http::limits::HttpLimits;
-use crate::api::http::server;
-use crate::api::request::starting::CurrentRouter;
+use crate::api::http::current_router::CurrentRouter;
+use crate::api::http::received::take_off_slash;
+use crate::settings::http_limits::HttpLimits;
 
 /// How long hyper may take to close a connection that has nothing to do.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
@@ -125,8 +124,8 @@ async fn exchange(
 }
 
 fn prepare(mut request: Request, peer: SocketAddr, client: Client) -> Request {
-    server::take_off_slash(&mut request);
-    request.extensions_mut().insert(Peer(peer));
+    take_off_slash(&mut request);
+    request.extensions_mut().insert(ConnectInfo(peer));
     request.extensions_mut().insert(client);
     request
 }

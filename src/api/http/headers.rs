@@ -1,14 +1,13 @@
 //! The headers every response has.
 
-use std::time::Instant;
-
 use axum::http::Method;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderMap, HeaderName, HeaderValue, REFERRER_POLICY, RETRY_AFTER,
     STRICT_TRANSPORT_SECURITY, VARY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 
-use crate::api::http::rate_limit::Standing;
+use crate::api::http::rate_limit::RateLimitStatus;
+use crate::api::http::received::Received;
 
 const CSP: &str = "default-src 'none'; base-uri 'none'; connect-src 'none'; font-src 'none'; form-action 'none'; \
     frame-ancestors 'none'; img-src 'none'; manifest-src 'none'; media-src 'none'; object-src 'none'; \
@@ -23,7 +22,8 @@ const FIXED: [(HeaderName, &str); 6] = [
     (CONTENT_SECURITY_POLICY, CSP),
 ];
 
-pub fn add(headers: &mut HeaderMap, method: &Method, path: &str, request_id: &str, began: Instant) {
+pub fn add(headers: &mut HeaderMap, received: &Received) {
+    let Received { method, path, request_id, began } = received;
     for (name, value) in FIXED {
         // The pages for people have a content security policy of their own.
         headers.entry(name).or_insert(HeaderValue::from_static(value));
@@ -34,7 +34,7 @@ pub fn add(headers: &mut HeaderMap, method: &Method, path: &str, request_id: &st
     let timing = format!("app;dur={:.1}", began.elapsed().as_secs_f64() * 1000.0);
     headers.insert("server-timing", HeaderValue::from_str(&timing).expect("a number"));
     let is_api = path.strip_prefix("/api/v1").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    if method == Method::OPTIONS {
+    if *method == Method::OPTIONS {
         return;
     }
     if is_api || path == "/health" || path == "/health/" {
@@ -45,18 +45,18 @@ pub fn add(headers: &mut HeaderMap, method: &Method, path: &str, request_id: &st
     }
 }
 
-/// Where the caller stands with the rate limiter, in both spellings.
-pub fn add_standing(headers: &mut HeaderMap, standing: &Standing) {
+/// The quota of the caller, in both spellings.
+pub fn add_rate_limit(headers: &mut HeaderMap, status: &RateLimitStatus) {
     for (value, names) in [
-        (standing.limit, ["ratelimit-limit", "x-ratelimit-limit"]),
-        (standing.remaining, ["ratelimit-remaining", "x-ratelimit-remaining"]),
-        (standing.reset_seconds, ["ratelimit-reset", "x-ratelimit-reset"]),
+        (status.limit, ["ratelimit-limit", "x-ratelimit-limit"]),
+        (status.remaining, ["ratelimit-remaining", "x-ratelimit-remaining"]),
+        (status.reset_seconds, ["ratelimit-reset", "x-ratelimit-reset"]),
     ] {
         let value = HeaderValue::from(value);
         headers.insert(names[0], value.clone());
         headers.insert(names[1], value);
     }
-    if !standing.allowed {
-        headers.insert(RETRY_AFTER, HeaderValue::from(standing.reset_seconds));
+    if !status.allowed {
+        headers.insert(RETRY_AFTER, HeaderValue::from(status.reset_seconds));
     }
 }

@@ -22,9 +22,9 @@ const EXACT_MAX: usize = 2048;
 const COARSE_PARTS: u64 = 1024;
 const SHARDS: usize = 16;
 
-/// Where a caller stands after a request.
+/// How much quota a caller has after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct RateLimitStatus {
     pub allowed: bool,
     pub limit: u64,
     pub remaining: u64,
@@ -66,36 +66,36 @@ impl RateLimiter {
     }
 
     /// Counts a request of `caller` if it is allowed. `now_ms` never steps back.
-    pub fn hit(&self, caller: &Caller, now_ms: u64, limits: &Limits) -> Standing {
+    pub fn check(&self, caller: &Caller, now_ms: u64, limits: &Limits) -> RateLimitStatus {
         let window_ms = limits.rate_limit_window_ms.unsigned_abs();
         let limit = limits.rate_limit_per_window.unsigned_abs();
         let hash = self.hasher.hash_one(caller);
         // Not the bits that the map within the shard goes by.
         let shard = &self.shards[(hash >> 32) as usize % SHARDS];
         let mut logs = shard.lock();
-        self.forget_quiet(&mut logs, now_ms, window_ms, 2);
-        let standing = match logs.raw_entry_mut().from_key_hashed_nocheck(hash, caller) {
+        self.evict_expired(&mut logs, now_ms, window_ms, 2);
+        let status = match logs.raw_entry_mut().from_key_hashed_nocheck(hash, caller) {
             RawEntryMut::Occupied(mut entry) => {
-                let standing = entry.get_mut().hit(now_ms, limit, window_ms);
-                if standing.allowed {
+                let status = entry.get_mut().check(now_ms, limit, window_ms);
+                if status.allowed {
                     entry.to_back();
                 }
-                standing
+                status
             }
             RawEntryMut::Vacant(entry) => {
                 let mut log = Log::default();
-                let standing = log.hit(now_ms, limit, window_ms);
+                let status = log.check(now_ms, limit, window_ms);
                 entry.insert_hashed_nocheck(hash, caller.clone(), log);
                 self.callers.fetch_add(1, Ordering::Relaxed);
-                standing
+                status
             }
         };
         shard.note_idle(&logs);
         drop(logs);
         if self.callers.load(Ordering::Relaxed) > self.callers_max {
-            self.forget_longest_idle();
+            self.evict_least_recent();
         }
-        standing
+        status
     }
 
     /// Whether a request of `caller` would be allowed now. Counts nothing.
@@ -116,14 +116,14 @@ impl RateLimiter {
     pub fn callers(&self, now_ms: u64, window_ms: u64) -> u64 {
         for shard in &self.shards {
             let mut logs = shard.lock();
-            self.forget_quiet(&mut logs, now_ms, window_ms, usize::MAX);
+            self.evict_expired(&mut logs, now_ms, window_ms, usize::MAX);
             shard.note_idle(&logs);
         }
         self.callers.load(Ordering::Relaxed) as u64
     }
 
-    /// Forgets everybody.
-    pub fn restart(&self) {
+    /// Forgets all callers.
+    pub fn clear(&self) {
         for shard in &self.shards {
             let mut logs = shard.lock();
             self.callers.fetch_sub(logs.len(), Ordering::Relaxed);
@@ -133,7 +133,7 @@ impl RateLimiter {
     }
 
     /// Forgets at most `count` callers without a hit in the window.
-    fn forget_quiet(&self, logs: &mut Logs, now_ms: u64, window_ms: u64, count: usize) {
+    fn evict_expired(&self, logs: &mut Logs, now_ms: u64, window_ms: u64, count: usize) {
         for _ in 0..count {
             match logs.front() {
                 Some((_, log)) if now_ms.saturating_sub(log.newest_ms) >= window_ms => {
@@ -145,7 +145,7 @@ impl RateLimiter {
         }
     }
 
-    fn forget_longest_idle(&self) {
+    fn evict_least_recent(&self) {
         let longest = self.shards.iter().min_by_key(|shard| shard.idle_since_ms.load(Ordering::Relaxed));
         if let Some(shard) = longest {
             let mut logs = shard.lock();
@@ -178,14 +178,14 @@ struct Log {
 }
 
 impl Log {
-    fn hit(&mut self, now_ms: u64, limit: u64, window_ms: u64) -> Standing {
+    fn check(&mut self, now_ms: u64, limit: u64, window_ms: u64) -> RateLimitStatus {
         self.leave(now_ms, window_ms);
         let allowed = self.hits < limit;
         if allowed {
             self.enter(now_ms, window_ms);
         }
         let oldest_ms = self.slots.front().map_or(0, |(moment, _)| age_ms(*moment, now_ms));
-        Standing {
+        RateLimitStatus {
             allowed,
             limit,
             remaining: limit.saturating_sub(self.hits),
@@ -251,8 +251,8 @@ mod tests {
     fn a_window_slides_hit_by_hit() {
         let limiter = RateLimiter::default();
         let hit = |now_ms| {
-            let standing = limiter.hit(&caller(1), now_ms, &limits(3, 10_000));
-            (standing.allowed, standing.remaining, standing.reset_seconds)
+            let status = limiter.check(&caller(1), now_ms, &limits(3, 10_000));
+            (status.allowed, status.remaining, status.reset_seconds)
         };
         assert_eq!(hit(1000), (true, 2, 10));
         assert_eq!(hit(2000), (true, 1, 9));
@@ -271,22 +271,22 @@ mod tests {
         let has_quota = |now_ms| limiter.has_quota(&caller(1), now_ms, &limits(1, 1000));
         assert!(has_quota(1) && has_quota(1));
         assert_eq!(limiter.callers(1, 1000), 0);
-        assert!(limiter.hit(&caller(1), 1, &limits(1, 1000)).allowed);
+        assert!(limiter.check(&caller(1), 1, &limits(1, 1000)).allowed);
         assert!(!has_quota(1) && !has_quota(1000));
-        assert!(has_quota(1001) && limiter.hit(&caller(1), 1001, &limits(1, 1000)).allowed);
+        assert!(has_quota(1001) && limiter.check(&caller(1), 1001, &limits(1, 1000)).allowed);
     }
 
     #[test]
     fn changed_limits_hold_from_the_next_request() {
         let limiter = RateLimiter::default();
         for now_ms in 0..5 {
-            assert!(limiter.hit(&caller(1), 1000 + now_ms, &limits(5, 60_000)).allowed);
+            assert!(limiter.check(&caller(1), 1000 + now_ms, &limits(5, 60_000)).allowed);
         }
-        let lower = limiter.hit(&caller(1), 1010, &limits(2, 60_000));
+        let lower = limiter.check(&caller(1), 1010, &limits(2, 60_000));
         assert_eq!((lower.allowed, lower.remaining), (false, 0));
-        let higher = limiter.hit(&caller(1), 1010, &limits(7, 60_000));
+        let higher = limiter.check(&caller(1), 1010, &limits(7, 60_000));
         assert_eq!((higher.allowed, higher.remaining), (true, 1));
-        assert!(limiter.hit(&caller(1), 1100, &limits(1, 50)).allowed);
+        assert!(limiter.check(&caller(1), 1100, &limits(1, 50)).allowed);
     }
 
     #[test]
@@ -294,15 +294,15 @@ mod tests {
         let limiter = RateLimiter::new(50);
         let limits = limits(2, 60_000);
         for number in 0..50 {
-            limiter.hit(&caller(number), 1000 + u64::from(number), &limits);
+            limiter.check(&caller(number), 1000 + u64::from(number), &limits);
         }
-        limiter.hit(&caller(0), 2000, &limits);
+        limiter.check(&caller(0), 2000, &limits);
         // The 51st pushes out number 1, because number 0 came again.
-        limiter.hit(&caller(50), 2001, &limits);
+        limiter.check(&caller(50), 2001, &limits);
         assert_eq!(limiter.callers(2001, 60_000), 50);
-        assert_eq!(limiter.hit(&caller(0), 2002, &limits).remaining, 0);
-        assert_eq!(limiter.hit(&caller(2), 2002, &limits).remaining, 0);
-        assert_eq!(limiter.hit(&caller(1), 2003, &limits).remaining, 1);
+        assert_eq!(limiter.check(&caller(0), 2002, &limits).remaining, 0);
+        assert_eq!(limiter.check(&caller(2), 2002, &limits).remaining, 0);
+        assert_eq!(limiter.check(&caller(1), 2003, &limits).remaining, 1);
         assert_eq!(limiter.callers(70_000, 60_000), 0);
     }
 
@@ -310,11 +310,11 @@ mod tests {
     fn a_tenant_and_an_address_share_nothing() {
         let limiter = RateLimiter::default();
         let limits = limits(1, 60_000);
-        assert!(limiter.hit(&caller(1), 1, &limits).allowed);
-        assert!(limiter.hit(&Caller::Tenant(Tenant::public()), 1, &limits).allowed);
-        assert!(!limiter.hit(&Caller::Tenant(Tenant::public()), 1, &limits).allowed);
-        limiter.restart();
-        assert!(limiter.hit(&caller(1), 1, &limits).allowed);
+        assert!(limiter.check(&caller(1), 1, &limits).allowed);
+        assert!(limiter.check(&Caller::Tenant(Tenant::public()), 1, &limits).allowed);
+        assert!(!limiter.check(&Caller::Tenant(Tenant::public()), 1, &limits).allowed);
+        limiter.clear();
+        assert!(limiter.check(&caller(1), 1, &limits).allowed);
     }
 
     #[test]
@@ -323,7 +323,7 @@ mod tests {
         let limits = limits(1_000_000, 86_400_000);
         let mut allowed = 0;
         for number in 0..1_500_000_u64 {
-            allowed += u64::from(limiter.hit(&caller(1), 1 + number * 40, &limits).allowed);
+            allowed += u64::from(limiter.check(&caller(1), 1 + number * 40, &limits).allowed);
         }
         assert_eq!(allowed, 1_000_000);
         let slots: usize = limiter
@@ -333,8 +333,8 @@ mod tests {
             .sum();
         assert!(slots <= EXACT_MAX + COARSE_PARTS as usize + 1, "{slots}");
         // All of them leave again, none early.
-        assert!(!limiter.hit(&caller(1), 86_400_000, &limits).allowed);
-        assert!(limiter.hit(&caller(1), 86_400_001, &limits).allowed);
+        assert!(!limiter.check(&caller(1), 86_400_000, &limits).allowed);
+        assert!(limiter.check(&caller(1), 86_400_001, &limits).allowed);
     }
 
     /// Prints what the callers took, too.
@@ -343,7 +343,7 @@ mod tests {
         let resident = || memory_stats::memory_stats().map_or(0, |memory| memory.physical_mem) / 1024;
         let (limiter, limits, before) = (RateLimiter::default(), limits(60, 60_000), resident());
         for number in 0..300_000 {
-            limiter.hit(&caller(number), 1000 + u64::from(number / 100), &limits);
+            limiter.check(&caller(number), 1000 + u64::from(number / 100), &limits);
         }
         println!("300 000 callers, one hit each: {} KiB", resident().saturating_sub(before));
         assert_eq!(limiter.callers(30_000, 60_000), 100_000);

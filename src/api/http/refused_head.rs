@@ -12,6 +12,7 @@ use crate::domain::refusal::Refusal;
 use crate::metrics;
 
 use crate::api::http::headers;
+use crate::api::http::received::Received;
 
 /// The answer in place of the one that hyper wrote, of which it takes status and date.
 pub fn answer(written: &[u8]) -> Bytes {
@@ -39,12 +40,13 @@ fn write(refusal: &Refusal, more: Option<(HeaderName, HeaderValue)>) -> Bytes {
     let (status, _) = refusal.status_and_code();
     let request_id = Uuid::new_v4().to_string();
     let body = refusal.to_body("", "", &request_id);
+    let received = Received { method: Method::GET, path: String::new(), request_id, began: Instant::now() };
     let mut fields = HeaderMap::new();
     fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
     fields.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
     fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
     fields.extend(more);
-    headers::add(&mut fields, &Method::GET, "", &request_id, Instant::now());
+    headers::add(&mut fields, &received);
     let reason = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or_default();
     let mut answer = format!("HTTP/1.1 {status} {reason}\r\n").into_bytes();
     for (name, value) in &fields {
@@ -56,6 +58,6 @@ fn write(refusal: &Refusal, more: Option<(HeaderName, HeaderValue)>) -> Bytes {
     answer.extend_from_slice(b"\r\n");
     answer.extend_from_slice(&body);
     metrics::http_request("OTHER", "unmatched", &status.to_string(), Duration::ZERO);
-    info!(requestId = request_id, status, error = %refusal, "connection refused");
+    info!(requestId = received.request_id, status, error = %refusal, "connection refused");
     answer.into()
 }

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::Request;
-use axum::http::Uri;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -17,9 +15,8 @@ use crate::domain::refusal::Refusal;
 
 use crate::api::http::admission::Admission;
 use crate::api::http::connection;
+use crate::api::http::current_router::CurrentRouter;
 use crate::api::http::refused_head;
-use crate::api::request::pipeline::OriginalPath;
-use crate::api::request::starting::CurrentRouter;
 
 /// How long a connection is kept that is one too many.
 const REFUSAL_LIMIT: Duration = Duration::from_secs(1);
@@ -73,20 +70,4 @@ async fn refuse(mut stream: TcpStream) {
         let mut space = [0; 4096];
         while stream.read(&mut space).await.is_ok_and(|bytes| bytes > 0) {}
     }
-}
-
-/// Takes one optional trailing slash off the path.
-pub(super) fn take_off_slash(request: &mut Request) {
-    let path = request.uri().path().to_owned();
-    if path.len() > 1 && path.ends_with('/') {
-        let bare = &path[..path.len() - 1];
-        let target = match request.uri().query() {
-            Some(query) => format!("{bare}?{query}"),
-            None => bare.to_owned(),
-        };
-        if let Ok(uri) = target.parse::<Uri>() {
-            *request.uri_mut() = uri;
-        }
-    }
-    request.extensions_mut().insert(OriginalPath(path));
 }

@@ -9,17 +9,12 @@ mod operation;
 mod rules;
 
 use std::borrow::Cow;
-use std::sync::LazyLock;
 
-use axum::body::Body;
-use axum::http::header;
-use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
-use super::routes::{ROUTES, braced};
+use super::route::{Route, braced};
 use description::Description;
 
 /// Stands for this document in itself.
@@ -39,15 +34,6 @@ pub const SHOW: Description =
     Description::of("getOpenapiDocument", "Get the OpenAPI document", "Returns this document as JSON.")
         .answer::<OpenApiDocument>(200, r#"{"openapi":"3.1.0"}"#);
 
-/// The document: made once, at the first look at it.
-pub static DOCUMENT: LazyLock<Value> = LazyLock::new(document);
-
-static BYTES: LazyLock<Bytes> = LazyLock::new(|| DOCUMENT.to_string().into());
-
-pub async fn show() -> Response {
-    ([(header::CONTENT_TYPE, "application/json; charset=utf-8")], Body::from(BYTES.clone())).into_response()
-}
-
 const ABOUT: &str = "Exactly-once usage metering and settlement for machine-to-machine payments. A write that is \
     repeated with its `Idempotency-Key` is executed once, and every repetition gets the stored response. Amounts are \
     whole stroops. Moments are milliseconds since the Unix epoch. A request reads and changes the data of one tenant, \
@@ -55,10 +41,10 @@ const ABOUT: &str = "Exactly-once usage metering and settlement for machine-to-m
     parameter is clamped or counts as absent, and an item of a bulk request is refused alone. `x-error-codes` lists the \
     error codes of an operation by status.";
 
-fn document() -> Value {
+pub fn document(routes: &[Route]) -> Value {
     let mut generator = schemas();
     let mut paths = Map::new();
-    for route in ROUTES {
+    for route in routes {
         let path = paths.entry(braced(route.pattern)).or_insert_with(|| json!({}));
         path[route.method.to_lowercase()] = operation::of(route, &mut generator);
     }

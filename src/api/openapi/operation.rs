@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::SchemaGenerator;
 use serde_json::{Map, Value, json};
 
-use super::super::routes::{Auth, Route};
+use super::super::route::{Auth, Route};
 use super::bodies::reference;
 use super::components::{error_reference, header_reference, path_parameter, status_of};
 use super::description::{Answer, Content, Parameter};
@@ -191,7 +191,7 @@ fn codes(route: &Route) -> BTreeMap<u16, Vec<&'static str>> {
     add(matches!(route.auth, Auth::Tenant | Auth::Operator), &["forbidden"]);
     add(route.limited || route.auth != Auth::Open, &["rate_limited"]);
     add(route.pausable, &["service_paused"]);
-    add(!route.works_alone, &["service_unavailable"]);
+    add(!route.needs_no_database, &["service_unavailable"]);
     add(reads_body, &["request_timeout", "payload_too_large", "unsupported_media_type"]);
     add(route.idempotent, &["invalid_idempotency_key", "idempotency_conflict", "idempotency_in_flight"]);
     add(true, route.description.refusals);

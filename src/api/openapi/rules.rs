@@ -1,10 +1,14 @@
 //! Rules of the document that a program can check: what generators of typed clients need.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
-use super::DOCUMENT;
+use super::document;
+use crate::api::routes::ROUTES;
+
+static DOCUMENT: LazyLock<Value> = LazyLock::new(|| document(ROUTES));
 
 /// Summaries begin with one of these.
 const VERBS: [&str; 19] = [

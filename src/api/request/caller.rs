@@ -10,12 +10,13 @@ use subtle::ConstantTimeEq;
 use crate::domain::caller::{Caller, ClientAddress, Tenant};
 use crate::domain::identifiers::hash_of_key;
 use crate::domain::refusal::Refusal;
+use crate::settings::api::ApiSettings;
 
 use crate::api::request::forwarded::{self, Doubt};
 use crate::api::request::keyless;
 use crate::api::request::known_keys::Presented;
-use crate::api::routes::{Auth, Route};
-use crate::api::state::{ApiSettings, ApiState};
+use crate::api::route::{Auth, Route};
+use crate::api::state::ApiState;
 
 #[derive(Clone, Debug)]
 pub struct Identity {
@@ -32,7 +33,7 @@ pub struct Identity {
     pub is_foreign: bool,
 }
 
-/// Looks the caller up. An API key that cannot be looked up is a refusal, except where the route works alone.
+/// Looks the caller up. An API key that cannot be looked up is a refusal, except where the route needs no database.
 pub async fn identify(
     state: &ApiState,
     (uri, headers): (&Uri, &HeaderMap),
@@ -69,14 +70,14 @@ pub async fn identify(
     if route.is_some_and(|route| !route.needs_tenant()) {
         return Ok(anonymous);
     }
-    match state.look_up_key(presented, &anonymous.caller, deadline).await {
+    match state.known_keys.look_up(presented, &anonymous.caller, deadline).await {
         Ok(Presented::Recognised(tenant)) => {
             let caller = Caller::Tenant(tenant.clone());
             Ok(Identity { tenant, caller, has_key: true, ..anonymous })
         }
         Ok(Presented::Unknown) => Ok(anonymous),
         Ok(Presented::NotLookedUp) => Ok(Identity { is_unidentified: true, ..anonymous }),
-        Err(_) if route.is_some_and(|route| route.works_alone) => Ok(anonymous),
+        Err(_) if route.is_some_and(|route| route.needs_no_database) => Ok(anonymous),
         Err(refusal) => Err(refusal),
     }
 }

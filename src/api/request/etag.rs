@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use crate::command::Reply;
 
-use crate::api::request::exchange::respond;
+use crate::api::request::response::respond;
 
 /// A reply and its ETag.
 #[derive(Clone, Debug)]

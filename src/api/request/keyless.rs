@@ -8,7 +8,7 @@ use axum::http::header::{HOST, ORIGIN};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Uri};
 
-use crate::api::http::cors::normalise;
+use crate::settings::origin::normalise;
 
 /// Whether the request comes from another site, or is sent to another name than that of this machine. Origins in
 /// `allowed` are no other sites.

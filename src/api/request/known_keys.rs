@@ -2,6 +2,7 @@
 //! up only while its address has quota left, or a few guesses more, so that made-up keys do not cost queries for ever.
 //! The caches that coalesce their misses do so for each key; here different keys that arrive together share one query.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,14 +10,15 @@ use std::time::Duration;
 use hashlink::LruCache;
 use tokio::time::Instant;
 
+use crate::clock::Clock;
 use crate::domain::caller::{Caller, Tenant};
 use crate::domain::limits::Limits;
 use crate::domain::refusal::Refusal;
-use crate::query::reader::Reads;
+use crate::live_limits::LiveLimits;
+use crate::query::reader::{Reader, Reads};
 use crate::store::api_keys;
 
 use crate::api::http::rate_limit::RateLimiter;
-use crate::api::state::ApiState;
 
 /// Keys whose tenant is remembered. Unknown ones push out no known ones.
 const RECOGNISED_MAX: usize = 10_000;
@@ -50,6 +52,11 @@ pub struct KnownKeys {
     /// Keys that were looked up though their address had no quota left.
     guesses: RateLimiter,
     changes: AtomicU64,
+    reader: Reader,
+    clock: Clock,
+    limits: LiveLimits,
+    /// None if RATE_LIMIT is off.
+    limiter: Option<Arc<RateLimiter>>,
 }
 
 #[derive(Clone)]
@@ -82,8 +89,8 @@ impl<T: Clone> Cache<T> {
     }
 }
 
-impl Default for KnownKeys {
-    fn default() -> Self {
+impl KnownKeys {
+    pub fn new(reader: Reader, clock: Clock, limits: LiveLimits, limiter: Option<Arc<RateLimiter>>) -> Self {
         Self {
             recognised: Cache::new(RECOGNISED_MAX),
             unknown: Cache::new(UNKNOWN_MAX),
@@ -91,49 +98,48 @@ impl Default for KnownKeys {
             lookups: Reads::new(KEYS_OF_QUERY_MAX),
             guesses: RateLimiter::default(),
             changes: AtomicU64::new(0),
+            reader,
+            clock,
+            limits,
+            limiter,
         }
     }
-}
 
-impl KnownKeys {
     /// Keys were made or revoked here: look them all up again.
-    pub fn forget(&self) {
+    pub fn invalidate(&self) {
         self.changes.fetch_add(1, Ordering::AcqRel);
     }
-}
 
-impl ApiState {
     /// The tenant of the key with this hash, which a client at `address` presented.
-    pub async fn look_up_key(
+    pub async fn look_up(
         &self,
         hash: KeyHash,
         address: &Caller,
         deadline: std::time::Instant,
     ) -> Result<Presented, Refusal> {
-        let keys = &self.known_keys;
         // All of them from before the lookup.
-        let (now, version) = (Instant::now(), (keys.changes.load(Ordering::Acquire), self.limits.keys_revision()));
-        let recognised = keys.recognised.get(&hash);
+        let (now, version) = (Instant::now(), (self.changes.load(Ordering::Acquire), self.limits.keys_revision()));
+        let recognised = self.recognised.get(&hash);
         if let Some(known) = recognised.as_ref().filter(|known| known.is_fresh(now, version)) {
             return Ok(Presented::Recognised(known.what.clone()));
         }
-        if keys.unknown.get(&hash).is_some_and(|known| known.is_fresh(now, version)) {
+        if self.unknown.get(&hash).is_some_and(|known| known.is_fresh(now, version)) {
             return Ok(Presented::Unknown);
         }
         if recognised.is_none() && !self.may_guess(address) {
             return Ok(Presented::NotLookedUp);
         }
-        let reads = if recognised.is_some() { &keys.refreshes } else { &keys.lookups };
+        let reads = if recognised.is_some() { &self.refreshes } else { &self.lookups };
         // Boxed, or every request would carry the size of a lookup, which few need.
         let tenant = Box::pin(self.reader.load(reads, hash, deadline, api_keys::tenants_of)).await?;
         match tenant {
             Some(tenant) => {
-                keys.recognised.lock().insert(hash, Known { looked_up: now, version, what: tenant.clone() });
+                self.recognised.lock().insert(hash, Known { looked_up: now, version, what: tenant.clone() });
                 Ok(Presented::Recognised(tenant))
             }
             None => {
-                keys.recognised.lock().remove(&hash);
-                keys.unknown.lock().insert(hash, Known { looked_up: now, version, what: () });
+                self.recognised.lock().remove(&hash);
+                self.unknown.lock().insert(hash, Known { looked_up: now, version, what: () });
                 Ok(Presented::Unknown)
             }
         }
@@ -146,6 +152,6 @@ impl ApiState {
             return true;
         }
         let limits = Limits { rate_limit_per_window: GUESSES_MAX, ..limits };
-        self.known_keys.guesses.hit(address, now_ms, &limits).allowed
+        self.guesses.check(address, now_ms, &limits).allowed
     }
 }

@@ -20,8 +20,8 @@ impl Query {
         Self(form_urlencoded::parse(text.as_bytes()).into_owned().take(PAIRS_MAX).collect())
     }
 
-    pub fn first_unknown(&self, known: &[&str]) -> Option<&str> {
-        self.0.iter().map(|(name, _)| name.as_str()).find(|name| !known.contains(name))
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| name.as_str())
     }
 
     pub fn has_nul(&self) -> bool {

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::command::Reply;
 use crate::command::context::{Stop, TransactionContext};
+use crate::command::reply::Reply;
 use crate::domain::limits::Limit;
 use crate::store::limits;
 

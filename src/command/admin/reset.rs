@@ -5,8 +5,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use uuid::Builder;
 
-use crate::command::Reply;
 use crate::command::context::{Stop, TransactionContext};
+use crate::command::reply::Reply;
 use crate::domain::caller::Tenant;
 use crate::domain::limits::Limits;
 use crate::domain::timestamp::Timestamp;

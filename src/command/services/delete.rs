@@ -1,7 +1,7 @@
 //! Deletes a service with its metadata and its flag. The pairs that used it stay, and settle at price 0.
 
-use crate::command::Reply;
 use crate::command::context::{Stop, TransactionContext};
+use crate::command::reply::Reply;
 use crate::domain::caller::Tenant;
 use crate::domain::event::Event;
 use crate::domain::names::ServiceId;

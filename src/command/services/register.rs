@@ -3,8 +3,8 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::command::Reply;
 use crate::command::context::{Stop, TransactionContext};
+use crate::command::reply::Reply;
 use crate::domain::caller::Tenant;
 use crate::domain::names::ServiceId;
 use crate::domain::refusal::Refusal;

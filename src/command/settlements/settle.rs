@@ -12,7 +12,8 @@ use crate::domain::settlement::Settlement;
 use crate::domain::usage::Pair;
 
 use crate::command::context::{AgentPairs, BatchContext};
-use crate::command::{Reply, Request};
+use crate::command::reply::Reply;
+use crate::command::request::Request;
 
 /// The settlement of one pair.
 #[derive(JsonSchema, Serialize)]

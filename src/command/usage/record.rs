@@ -10,7 +10,8 @@ use crate::domain::refusal::Refusal;
 use crate::domain::usage::UsageRecord;
 
 use crate::command::context::BatchContext;
-use crate::command::{Reply, Request};
+use crate::command::reply::Reply;
+use crate::command::request::Request;
 
 /// What is outstanding after a record.
 #[derive(JsonSchema, Serialize)]

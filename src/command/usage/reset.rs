@@ -10,7 +10,8 @@ use crate::domain::refusal::Refusal;
 use crate::domain::usage::Pair;
 
 use crate::command::context::BatchContext;
-use crate::command::{Reply, Request};
+use crate::command::reply::Reply;
+use crate::command::request::Request;
 
 /// What a reset cleared.
 #[derive(JsonSchema, Serialize)]

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use std::{fmt, io};
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
@@ -20,6 +20,7 @@ use crate::domain::delivery::{self, RETRY_AFTER_MAX_MS};
 use crate::domain::event::event_id;
 use crate::domain::target;
 use crate::domain::timestamp::Timestamp;
+use crate::settings::egress_proxy::EgressProxy;
 use crate::store::deliveries::Outgoing;
 use crate::store::webhooks::Target;
 
@@ -72,26 +73,6 @@ pub struct Egress {
     pub proxy: Option<EgressProxy>,
 }
 
-/// The proxy that all attempts go through. Its URL may hold a password.
-#[derive(Clone, PartialEq, Eq)]
-pub struct EgressProxy(Url);
-
-impl EgressProxy {
-    /// None unless `text` is the URL of an HTTP proxy, without path and query.
-    pub fn parse(text: &str) -> Option<Self> {
-        let url = Url::parse(text).ok()?;
-        let is_http = matches!(url.scheme(), "http" | "https") && url.host().is_some();
-        let is_bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
-        (is_http && is_bare).then_some(Self(url))
-    }
-}
-
-impl fmt::Debug for EgressProxy {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "EgressProxy({:?})", self.0.host_str().unwrap_or_default())
-    }
-}
-
 /// Sends deliveries. All clones share their TLS setup.
 #[derive(Clone, Debug)]
 pub struct Sender {
@@ -113,8 +94,8 @@ impl Sender {
             .pool_max_idle_per_host(0)
             .dns_resolver(Arc::new(GuardedResolver { allow_private, names: egress.names.clone() }))
             .tls_backend_preconfigured(tls());
-        if let Some(EgressProxy(url)) = &egress.proxy {
-            client = client.proxy(Proxy::all(url.clone()).expect("a URL with a host"));
+        if let Some(proxy) = &egress.proxy {
+            client = client.proxy(Proxy::all(proxy.url().clone()).expect("a URL with a host"));
         }
         Self { client: client.build().expect("the settings of the client are constant"), egress }
     }
@@ -267,16 +248,5 @@ mod tests {
             assert_eq!(ms(value), expected, "{value}");
         }
         assert_eq!(retry_after_ms(&HeaderMap::new(), now), 0);
-    }
-
-    #[test]
-    fn a_proxy_is_an_http_url_whose_password_is_not_printed() {
-        for text in ["http://proxy.internal:3128", "https://user:secret@proxy/", "http://10.0.0.7:3128"] {
-            let proxy = EgressProxy::parse(text).expect(text);
-            assert!(!format!("{proxy:?}").contains("secret"), "{proxy:?}");
-        }
-        for text in ["proxy:3128", "socks5://proxy", "http://", "http://proxy/path", "http://proxy?x", ""] {
-            assert!(EgressProxy::parse(text).is_none(), "{text}");
-        }
     }
 }

@@ -3,41 +3,12 @@
 
 use sqlx::PgConnection;
 
-use crate::domain::money::Stroops;
 use crate::domain::settlement::Settlement;
 use crate::store::error::Conflict;
-use crate::store::usage::{Columns, CounterId};
+use crate::store::usage::Columns;
 use crate::store::{StoreError, outbox};
 
-use super::write::Changes;
-
-/// A pair that is recorded for the first time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NewPair<'a> {
-    pub id: &'a CounterId,
-    pub outstanding: i64,
-    pub settled: i64,
-    pub reset: i64,
-    /// Rank of its first record among the new pairs of the commit, from 1: lists show pairs in this order.
-    pub arrival: i64,
-    /// The same of its agent among the new agents. None: the agent has other pairs.
-    pub agent_arrival: Option<i64>,
-}
-
-/// What is added to the totals of a tenant or a service by few commits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RareTotals<'a> {
-    pub tenant_id: &'a str,
-    /// Empty: of the tenant itself.
-    pub service_id: &'a str,
-    pub pairs: i64,
-    pub settlements: i64,
-    pub settled_stroops: Stroops,
-    pub agents: i64,
-    pub services: i64,
-    pub webhooks: i64,
-    pub api_keys: i64,
-}
+use super::changes::{Changes, RareTotals};
 
 /// What the common statement relies on: rows that must be gone, or be there, before it.
 pub async fn write_before<'a>(

@@ -1,54 +1,12 @@
-//! All that a commit changes. What most commits change is one statement, which compares what the commit was decided on.
+//! Writes all that a commit changes. What most commits change is one statement, which compares what the commit was decided on.
 
 use sqlx::PgConnection;
 
-use crate::domain::caller::Tenant;
-use crate::domain::settlement::Settlement;
-use crate::domain::timestamp::Timestamp;
-use crate::store::idempotency::CallerKey;
+use crate::store::StoreError;
 use crate::store::server::RESET_LOCK;
-use crate::store::{StoreError, outbox};
 
-use super::rare::{self, NewPair, RareTotals};
-use super::rows::{CallerChange, CounterChange, NewEventRun, NewIdempotencyKey, TotalsChange};
-
-/// All that a commit changes. Lists are sorted by primary key where other commits may want the same rows, so that no two
-/// wait for each other.
-#[derive(Debug)]
-pub struct Changes<'a> {
-    /// Drawn at random. It becomes the version of every counter and the mark of every record.
-    pub attempt_id: i64,
-    pub now: Timestamp,
-    pub expires_at: Timestamp,
-    /// Which rows of the totals are written.
-    pub shard: i16,
-    /// Of pairs that exist, sorted by `pair_id`.
-    pub counters: Vec<CounterChange>,
-    /// Sorted by name.
-    pub new_pairs: Vec<NewPair<'a>>,
-    pub totals: Vec<TotalsChange<'a>>,
-    pub rare_totals: Vec<RareTotals<'a>>,
-    pub callers: Vec<CallerChange<'a>>,
-    pub settlements: &'a [(Tenant, Settlement)],
-    pub event_runs: Vec<NewEventRun<'a>>,
-    pub outbox: Vec<outbox::Entry<'a>>,
-    pub keys: Vec<NewIdempotencyKey<'a>>,
-    /// Expired records that give way to new ones.
-    pub expired: Vec<&'a CallerKey>,
-    /// The revision of each tenant's terms that the commit was decided on.
-    pub terms: Vec<(&'a Tenant, i64)>,
-}
-
-impl Changes<'_> {
-    /// Whether one statement writes all of it, and needs no transaction around it.
-    pub fn is_one_statement(&self) -> bool {
-        self.new_pairs.is_empty()
-            && self.rare_totals.is_empty()
-            && self.settlements.is_empty()
-            && self.outbox.is_empty()
-            && self.expired.is_empty()
-    }
-}
+use super::changes::Changes;
+use super::rare;
 
 /// Writes everything, or nothing. Fails with [`Conflict`](crate::store::FaultKind) where a counter has another version, a
 /// key is stored already, or the terms of a tenant changed: SQLSTATEs `OC001` to `OC003`. Unless the changes are

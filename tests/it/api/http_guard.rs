@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use agentpay_billing::api::http::limits::HttpLimits;
+use agentpay_billing::settings::http_limits::HttpLimits;
 use flate2::read::GzDecoder;
 use serde_json::{Value, json};
 

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use agentpay_billing::api::routes::{Auth, ROUTES, Route};
+use agentpay_billing::api::route::{Auth, Route};
+use agentpay_billing::api::routes::ROUTES;
 use serde_json::{Value, json};
 
 use crate::support::Service;
@@ -104,7 +105,7 @@ fn the_mounted_routes_are_these_operations() {
         row.remove(2);
     }
     assert_eq!(mounted, expected);
-    let alone: Vec<&str> = ROUTES.iter().filter(|route| route.works_alone).map(|route| route.pattern).collect();
+    let alone: Vec<&str> = ROUTES.iter().filter(|route| route.needs_no_database).map(|route| route.pattern).collect();
     assert_eq!(
         alone,
         [

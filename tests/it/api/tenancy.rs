@@ -1,7 +1,8 @@
 //! One tenant's things do not exist for another, on any route: an answer about them is the answer about what never
 //! was, and no row of them changes. A route of the table without a row here fails the test.
 
-use agentpay_billing::api::routes::{ROUTES, Route};
+use agentpay_billing::api::route::Route;
+use agentpay_billing::api::routes::ROUTES;
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use agentpay_billing::clock::Clock;
 use agentpay_billing::command::{Answer as Told, Request, TransactionalCommand};
 use agentpay_billing::commit::Committer;
-use agentpay_billing::commit::committer::CommitterSettings;
 use agentpay_billing::domain::caller::Tenant;
 use agentpay_billing::domain::refusal::Refusal;
 use agentpay_billing::full_callers::FullCallers;
 use agentpay_billing::job_health::JobHealth;
 use agentpay_billing::live_limits::LiveLimits;
+use agentpay_billing::settings::committer::CommitterSettings;
 use serde_json::json;
 
 use crate::support::{Answer, LIMIT, Moment, Proxy, Service, new_database, pool, usage, wait_until};

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use agentpay_billing::clock::Clock;
 use agentpay_billing::job_health::JobHealth;
-use agentpay_billing::jobs::janitor::{Janitor, JanitorSettings};
+use agentpay_billing::jobs::janitor::Janitor;
 use agentpay_billing::live_limits::LiveLimits;
+use agentpay_billing::settings::janitor::JanitorSettings;
 use agentpay_billing::store::limits;
 use agentpay_billing::store::pool::Pool;
 use serde_json::Value;

@@ -20,7 +20,6 @@ use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use agentpay_billing::api::http::limits::HttpLimits;
 use agentpay_billing::app::{App, Entrance};
 use agentpay_billing::clock::Clock;
 use agentpay_billing::jobs::janitor::Janitor;
@@ -28,6 +27,7 @@ use agentpay_billing::jobs::watch_config::ConfigWatcher;
 use agentpay_billing::jobs::webhooks::dispatcher::Dispatcher;
 use agentpay_billing::live_limits::LiveLimits;
 use agentpay_billing::settings::Settings;
+use agentpay_billing::settings::http_limits::HttpLimits;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tokio_util::sync::CancellationToken;
 

@@ -1,0 +1,57 @@
+//! A request as it was received: what every response and the log say of it.
+
+use std::time::Instant;
+
+use axum::extract::Request;
+use axum::http::{Method, Uri};
+use uuid::Uuid;
+
+#[derive(Clone, Debug)]
+pub struct Received {
+    pub method: Method,
+    /// As sent, without query.
+    pub path: String,
+    /// The client's own, or a random one.
+    pub request_id: String,
+    pub began: Instant,
+}
+
+impl Received {
+    pub fn now(request: &Request) -> Self {
+        let original = request.extensions().get::<OriginalPath>().map(|path| path.0.clone());
+        Self {
+            method: request.method().clone(),
+            path: original.unwrap_or_else(|| request.uri().path().to_owned()),
+            request_id: request_id(request),
+            began: Instant::now(),
+        }
+    }
+}
+
+/// The path as sent, where a trailing slash was taken off.
+#[derive(Clone, Debug)]
+struct OriginalPath(String);
+
+/// Takes one optional trailing slash off the path.
+pub fn take_off_slash(request: &mut Request) {
+    let path = request.uri().path();
+    let Some(bare) = path.strip_suffix('/').filter(|bare| !bare.is_empty()) else { return };
+    let target = match request.uri().query() {
+        Some(query) => format!("{bare}?{query}"),
+        None => bare.to_owned(),
+    };
+    let original = OriginalPath(path.to_owned());
+    if let Ok(uri) = target.parse::<Uri>() {
+        *request.uri_mut() = uri;
+        request.extensions_mut().insert(original);
+    }
+}
+
+fn request_id(request: &Request) -> String {
+    request
+        .headers()
+        .get("x-request-id")
+        .and_then(|value| std::str::from_utf8(value.as_bytes()).ok())
+        .filter(|id| (1..=200).contains(&id.len()) && id.bytes().all(|byte| (b' '..=b'~').contains(&byte)))
+        .map_or_else(|| Uuid::new_v4().to_string(), str::to_owned)
+}

@@ -1,0 +1,103 @@
+//! A request that reached its route, as the pipeline hands it to the extractors of handlers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use axum::http::Uri;
+use axum::http::request::Parts;
+use percent_encoding::percent_decode_str;
+
+use crate::domain::caller::Tenant;
+use crate::domain::refusal::Refusal;
+use crate::store::idempotency::CallerKey;
+
+use crate::api::http::received::Received;
+use crate::api::request::caller::Identity;
+use crate::api::request::errors::ApiError;
+use crate::api::request::query::Query;
+use crate::api::route::Route;
+
+#[derive(Debug)]
+pub struct RequestContext {
+    pub received: Arc<Received>,
+    pub route: &'static Route,
+    pub parameters: Vec<(&'static str, String)>,
+    pub identity: Identity,
+    pub query: Query,
+    pub deadline: Instant,
+    /// Set once body and query are accepted.
+    is_accepted: AtomicBool,
+}
+
+impl RequestContext {
+    /// One whose body and query are not accepted yet.
+    pub fn new(
+        received: Arc<Received>,
+        route: &'static Route,
+        identity: Identity,
+        uri: &Uri,
+        deadline: Instant,
+    ) -> Self {
+        Self {
+            received,
+            route,
+            parameters: parameters(route.pattern, uri.path()),
+            identity,
+            query: Query::parse(uri.query().unwrap_or_default()),
+            deadline,
+            is_accepted: AtomicBool::new(false),
+        }
+    }
+
+    pub fn tenant(&self) -> &Tenant {
+        &self.identity.tenant
+    }
+
+    pub fn is_accepted(&self) -> bool {
+        self.is_accepted.load(Ordering::Relaxed)
+    }
+
+    /// A path parameter, decoded.
+    pub fn parameter(&self, name: &str) -> &str {
+        self.parameters.iter().find(|(own, _)| *own == name).map_or("", |(_, value)| value)
+    }
+
+    pub fn caller_key(&self, key: String) -> CallerKey {
+        CallerKey { caller: self.identity.caller.to_string(), key }
+    }
+
+    /// Refuses parameters that the route does not describe, where it is strict, and U+0000 anywhere. Accepts the request
+    /// otherwise.
+    pub fn check_query(&self) -> Result<(), Refusal> {
+        let known = self.route.description.query;
+        let is_known = |name: &str| known.iter().any(|parameter| parameter.name == name);
+        if self.route.strict_query
+            && let Some(name) = self.query.names().find(|name| !is_known(name))
+        {
+            return Err(Refusal::UnexpectedParameter(name.to_owned()));
+        }
+        let has_nul = self.query.has_nul() || self.parameters.iter().any(|(_, value)| value.contains('\0'));
+        if has_nul {
+            return Err(Refusal::NulCharacter);
+        }
+        self.is_accepted.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The context that the pipeline put into a request.
+    pub fn of(parts: &Parts) -> Result<Arc<Self>, ApiError> {
+        parts.extensions.get::<Arc<Self>>().cloned().ok_or(Refusal::Internal.into())
+    }
+}
+
+/// The decoded path parameters of `path` under `pattern`. Not axum's, which has none where a literal path stands in for a
+/// pattern: `GET /services/bulk` reads the service of that name.
+fn parameters(pattern: &'static str, path: &str) -> Vec<(&'static str, String)> {
+    pattern
+        .split('/')
+        .zip(path.split('/'))
+        .filter_map(|(name, value)| Some((name.strip_prefix(':')?, value)))
+        .map(|(name, value)| (name, percent_decode_str(value).decode_utf8_lossy().into_owned()))
+        .collect()
+}

@@ -1,0 +1,105 @@
+//! The extractor of writes. It reads body, query and idempotency key, and submits what the handler understood.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequest, Request};
+use axum::http::{HeaderMap, HeaderValue};
+use axum::response::Response;
+use serde_json::Value;
+
+use crate::command::{self, Answer, BatchedCommand, Command, Keyed};
+use crate::domain::fingerprint::Fingerprint;
+use crate::domain::names::IdempotencyKey;
+use crate::domain::refusal::Refusal;
+
+use crate::api::request::body;
+use crate::api::request::context::RequestContext;
+use crate::api::request::errors::ApiError;
+use crate::api::request::response::respond;
+use crate::api::state::ApiState;
+
+#[derive(Debug)]
+pub struct WriteRequest {
+    pub context: Arc<RequestContext>,
+    /// `{}` where the route reads none.
+    pub body: Value,
+    keyed: Option<Keyed>,
+}
+
+impl<S: Sync> FromRequest<S> for WriteRequest {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        let context = RequestContext::of(&parts)?;
+        let ignores_body = context.route.method == "DELETE";
+        let body = if ignores_body {
+            Value::Object(serde_json::Map::new())
+        } else {
+            body::read(&parts.headers, body, context.deadline, parts.extensions.get()).await?
+        };
+        context.check_query()?;
+        let keyed = if context.route.idempotent { keyed(&parts.headers, &context, &body)? } else { None };
+        Ok(Self { context, body, keyed })
+    }
+}
+
+impl WriteRequest {
+    /// Executes what the handler understood, or answers that it is no valid request. A keyed refusal takes the same way
+    /// as a command, because its key may already have an answer, and because it is kept under its key.
+    pub async fn submit(
+        self,
+        state: &ApiState,
+        command: Result<impl Into<Command>, impl Into<Refusal>>,
+    ) -> Result<Response, ApiError> {
+        match self.execute(state, command).await? {
+            Answer::Fresh(reply) => Ok(respond(reply)),
+            Answer::Replayed(reply) => {
+                let mut response = respond(reply);
+                response.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
+                Ok(response)
+            }
+            Answer::Refused(refusal) => Err(refusal.into()),
+        }
+    }
+
+    /// The same, for handlers that do not answer with the reply as it is.
+    pub async fn execute(
+        self,
+        state: &ApiState,
+        command: Result<impl Into<Command>, impl Into<Refusal>>,
+    ) -> Result<Answer, ApiError> {
+        let command = match command {
+            Ok(command) => command.into(),
+            Err(refusal) if self.keyed.is_none() => return Err(refusal.into().into()),
+            Err(refusal) => BatchedCommand::Refuse(refusal.into()).into(),
+        };
+        let Self { context, keyed, .. } = self;
+        let request = command::Request {
+            tenant: context.identity.tenant.clone(),
+            keyed,
+            method: context.route.method,
+            path: context.received.path.clone(),
+            request_id: context.received.request_id.clone(),
+            deadline: context.deadline,
+            command,
+        };
+        Ok(state.committer.submit(request).await)
+    }
+}
+
+fn keyed(headers: &HeaderMap, context: &RequestContext, body: &Value) -> Result<Option<Keyed>, Refusal> {
+    let mut values = headers.get_all("idempotency-key").iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Refusal::KeyRepeated);
+    }
+    let Some(key) = IdempotencyKey::parse(value.as_bytes()).map_err(|_| Refusal::KeySyntax)? else { return Ok(None) };
+    let parameters: Vec<(&str, &str)> =
+        context.parameters.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let route = context.route;
+    Ok(Some(Keyed {
+        id: context.caller_key(key.as_str().to_owned()),
+        fingerprint: Fingerprint::of(route.method, route.pattern, &parameters, body),
+    }))
+}

@@ -1,0 +1,96 @@
+//! One operation: what the pipeline has to know of it, who answers it, and what the OpenAPI document says of it.
+
+use axum::routing::MethodRouter;
+
+use crate::api::openapi::description::Description;
+use crate::api::state::ApiState;
+
+/// Who may use a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Auth {
+    Open,
+    /// A recognised key, while keys are required.
+    Tenant,
+    Operator,
+    /// The operator or a token, while keys are required or a token is set.
+    Metrics,
+}
+
+/// One operation: what the pipeline has to know of it, and who answers it.
+#[derive(Clone, Copy, Debug)]
+pub struct Route {
+    pub method: &'static str,
+    /// With `:name` for a path parameter; part of every fingerprint (HTTP contract, section 6.2).
+    pub pattern: &'static str,
+    pub auth: Auth,
+    /// Honours `Idempotency-Key`.
+    pub idempotent: bool,
+    /// Counted by the rate limiter.
+    pub limited: bool,
+    /// Refused while the service is paused.
+    pub pausable: bool,
+    /// Refuses unknown query parameters.
+    pub strict_query: bool,
+    /// Works without a database, so an API key that cannot be looked up counts as unknown.
+    pub needs_no_database: bool,
+    /// For the OpenAPI document.
+    pub description: Description,
+    pub(super) handler: fn() -> MethodRouter<ApiState>,
+}
+
+impl Route {
+    pub(super) const fn new(
+        method: &'static str,
+        pattern: &'static str,
+        auth: Auth,
+        handler: fn() -> MethodRouter<ApiState>,
+        description: Description,
+    ) -> Self {
+        Self {
+            method,
+            pattern,
+            auth,
+            idempotent: false,
+            limited: true,
+            pausable: false,
+            strict_query: false,
+            needs_no_database: false,
+            description,
+            handler,
+        }
+    }
+
+    /// Whether its answer depends on whose key is sent: on the tenant's data, or on its quota.
+    pub fn needs_tenant(&self) -> bool {
+        self.limited && self.auth != Auth::Operator
+    }
+
+    pub(super) const fn strict(self) -> Self {
+        Self { strict_query: true, ..self }
+    }
+
+    pub(super) const fn unlimited(self) -> Self {
+        Self { limited: false, ..self }
+    }
+
+    pub(super) const fn without_database(self) -> Self {
+        Self { needs_no_database: true, ..self }
+    }
+
+    pub(super) const fn idempotent(self) -> Self {
+        Self { idempotent: true, ..self }
+    }
+
+    pub(super) const fn pausable(self) -> Self {
+        Self { pausable: true, ..self }
+    }
+}
+
+/// `:name` as axum writes it.
+pub fn braced(pattern: &str) -> String {
+    pattern
+        .split('/')
+        .map(|segment| segment.strip_prefix(':').map_or(segment.to_owned(), |name| format!("{{{name}}}")))
+        .collect::<Vec<_>>()
+        .join("/")
+}

@@ -1,0 +1,26 @@
+//! Why a command ended early.
+
+use std::io;
+
+use crate::settings::SettingsError;
+use crate::start::StartError;
+use crate::store::StoreError;
+
+use super::output::OutputError;
+
+/// One line.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Refused(String),
+}

@@ -1,0 +1,65 @@
+//! What all lanes share: how the pipeline is set up, how a lane connects, and what keeps it informed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, PgConnection};
+use tokio::sync::Notify;
+use tracing::warn;
+
+use crate::clock::Clock;
+use crate::full_callers::FullCallers;
+use crate::job_health::JobHealth;
+use crate::live_limits::LiveLimits;
+use crate::store::StoreError;
+use crate::store::server::{self, Backend, Interrupt};
+
+use super::attempt::LOCK_TIMEOUT;
+use super::unpriced::UnpricedServices;
+
+/// What all lanes share.
+pub struct Shared {
+    pub connect_options: PgConnectOptions,
+    pub clock: Clock,
+    pub limits: LiveLimits,
+    pub batch_max: usize,
+    pub ttl_ms: i64,
+    pub require_registered_services: bool,
+    pub unpriced: UnpricedServices,
+    pub statement_limit: Duration,
+    pub deliveries: Arc<Notify>,
+    pub health: JobHealth,
+    pub full: FullCallers,
+}
+
+/// A connection of a lane.
+pub struct LaneConnection {
+    pub connection: PgConnection,
+    /// Who serves it, to be told to stop.
+    pub backend: Backend,
+}
+
+impl Shared {
+    pub async fn connect(&self, limit: Duration) -> Result<LaneConnection, StoreError> {
+        let connect = async {
+            let mut connection = self.connect_options.connect().await?;
+            server::bound_silence(&mut connection).await?;
+            server::check_writer(&mut connection).await?;
+            let backend = server::set_up_for_commits(&mut connection, LOCK_TIMEOUT, self.statement_limit).await?;
+            Ok(LaneConnection { connection, backend })
+        };
+        tokio::time::timeout(limit, connect).await.unwrap_or(Err(StoreError::TimedOut))
+    }
+
+    /// Interrupts what the server does for a lane, over another connection.
+    pub async fn interrupt(&self, backend: Backend, interrupt: Interrupt, limit: Duration) {
+        let run = async {
+            let mut connection = self.connect_options.connect().await?;
+            server::interrupt(&mut connection, backend, interrupt).await
+        };
+        if let Err(error) = tokio::time::timeout(limit, run).await.unwrap_or(Err(StoreError::TimedOut)) {
+            warn!(%error, "a statement that took too long could not be ended");
+        }
+    }
+}
