@@ -45,16 +45,8 @@ struct Decided<'a> {
 }
 
 impl BatchAttempt<'_> {
-    pub async fn run(mut self, connection: &mut PgConnection, jobs: &[Job]) -> Result<Done, AttemptError> {
-        self.state.set(Phase::Read);
-        let mut transaction = CommitTransaction::on(connection);
-        let outcome = self.run_in(&mut transaction, jobs).await;
-        // Open after an error, and where nothing had to be written.
-        transaction.roll_back().await;
-        outcome
-    }
-
-    async fn run_in(&mut self, transaction: &mut CommitTransaction<'_>, jobs: &[Job]) -> Result<Done, AttemptError> {
+    /// Leaves `transaction` open after an error, and where nothing had to be written.
+    pub async fn run(mut self, transaction: &mut CommitTransaction<'_>, jobs: &[Job]) -> Result<Done, AttemptError> {
         let Settings { now, locking, .. } = self.settings;
         // A pessimistic attempt locks what it reads.
         let is_pessimistic = locking != Locking::Optimistic;

@@ -15,7 +15,7 @@ use crate::domain::identifiers::without_keys;
 use crate::domain::refusal::Refusal;
 use crate::job_health;
 use crate::metrics;
-use crate::store::server::Interrupt;
+use crate::store::server::{CommitTransaction, Interrupt};
 use crate::store::totals::SHARDS;
 use crate::store::{Conflict, FaultKind, StoreError, server, usage};
 
@@ -278,13 +278,19 @@ impl Lane {
         let began = std::time::Instant::now();
         let ended = {
             let run = async {
-                match group.jobs.as_slice() {
+                state.set(Phase::Read);
+                let mut transaction = CommitTransaction::on(connection);
+                let ended = match group.jobs.as_slice() {
                     [job] if let Command::Transactional(command) = &job.request.command => {
                         let exclusive = job.is_exclusive().then(|| latest.saturating_duration_since(Instant::now()));
-                        TransactionAttempt { settings, rng, state, exclusive, full }.run(connection, job, command).await
+                        TransactionAttempt { settings, rng, state, exclusive, full }
+                            .run(&mut transaction, job, command)
+                            .await
                     }
-                    jobs => BatchAttempt { settings, rng, state, cache, full }.run(connection, jobs).await,
-                }
+                    jobs => BatchAttempt { settings, rng, state, cache, full }.run(&mut transaction, jobs).await,
+                };
+                transaction.roll_back().await;
+                ended
             };
             let mut run = pin!(run);
             let mut ended = timeout_at(earliest.min(limit), &mut run).await;

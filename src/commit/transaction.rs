@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use rand::RngExt;
 use rand::rngs::StdRng;
-use sqlx::PgConnection;
 
 use crate::command::TransactionalCommand;
 use crate::command::context::{Effects, Stop, TransactionContext};
@@ -32,22 +31,9 @@ pub struct TransactionAttempt<'a> {
 }
 
 impl TransactionAttempt<'_> {
-    /// `job` holds `command`.
+    /// `job` holds `command`. Leaves `transaction` open after an error, and where nothing had to be written.
     pub async fn run(
-        mut self,
-        connection: &mut PgConnection,
-        job: &Job,
-        command: &TransactionalCommand,
-    ) -> Result<Done, AttemptError> {
-        self.state.set(Phase::Read);
-        let mut transaction = CommitTransaction::on(connection);
-        let outcome = self.run_in(&mut transaction, job, command).await;
-        transaction.roll_back().await;
-        outcome
-    }
-
-    async fn run_in(
-        &mut self,
+        self,
         transaction: &mut CommitTransaction<'_>,
         job: &Job,
         command: &TransactionalCommand,

@@ -113,11 +113,11 @@ pub const TEST: Description = Description::of(
 pub async fn test(State(state): State<ApiState>, write: WriteRequest) -> Result<Response, ApiError> {
     let context = write.context.clone();
     let id = context.parameter("id");
-    let recorded =
-        match write.execute(&state, Ok::<_, Refusal>(TransactionalCommand::TestWebhook { id: id.to_owned() })).await? {
-            Answer::Fresh(reply) | Answer::Replayed(reply) => reply.body.unwrap_or_default(),
-            Answer::Refused(refusal) => return Err(refusal.into()),
-        };
+    let command = Ok::<_, Refusal>(TransactionalCommand::TestWebhook { id: id.to_owned() });
+    let recorded = match state.committer.submit(write.into_request(command)?).await {
+        Answer::Fresh(reply) | Answer::Replayed(reply) => reply.body.unwrap_or_default(),
+        Answer::Refused(refusal) => return Err(refusal.into()),
+    };
     let Recorded { delivery } = serde_json::from_slice(&recorded).map_err(|_| Refusal::Internal)?;
     let limit = context.deadline.saturating_duration_since(Instant::now()).saturating_sub(NOTING);
     match attempt(&state, context.tenant().clone(), id.to_owned(), delivery, limit).await? {

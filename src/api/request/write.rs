@@ -52,7 +52,7 @@ impl WriteRequest {
         state: &ApiState,
         command: Result<impl Into<Command>, impl Into<Refusal>>,
     ) -> Result<Response, ApiError> {
-        match self.execute(state, command).await? {
+        match state.committer.submit(self.into_request(command)?).await {
             Answer::Fresh(reply) => Ok(respond(reply)),
             Answer::Replayed(reply) => {
                 let mut response = respond(reply);
@@ -63,28 +63,26 @@ impl WriteRequest {
         }
     }
 
-    /// The same, for handlers that do not answer with the reply as it is.
-    pub async fn execute(
+    /// The request as the committer takes it.
+    pub fn into_request(
         self,
-        state: &ApiState,
         command: Result<impl Into<Command>, impl Into<Refusal>>,
-    ) -> Result<Answer, ApiError> {
+    ) -> Result<command::Request, ApiError> {
         let command = match command {
             Ok(command) => command.into(),
             Err(refusal) if self.keyed.is_none() => return Err(refusal.into().into()),
             Err(refusal) => BatchedCommand::Refuse(refusal.into()).into(),
         };
         let Self { context, keyed, .. } = self;
-        let request = command::Request {
-            tenant: context.identity.tenant.clone(),
+        Ok(command::Request {
+            tenant: context.tenant().clone(),
             keyed,
             method: context.route.method,
             path: context.received.path.clone(),
             request_id: context.received.request_id.clone(),
             deadline: context.deadline,
             command,
-        };
-        Ok(state.committer.submit(request).await)
+        })
     }
 }
 

@@ -13,13 +13,8 @@ use super::rare;
 /// [one statement](Changes::is_one_statement), for a transaction.
 pub async fn write(connection: &mut PgConnection, changes: &Changes<'_>) -> Result<(), StoreError> {
     let removed = rare::write_before(connection, changes).await?;
-    write_common(connection, changes).await?;
-    rare::write_after(connection, changes, &removed).await
-}
-
-/// The parts run in this order: the counters and the keys, whose rows others may hold, then the checks, then the rest. The
-/// totals come last, because every commit of a lane writes the same rows of them.
-async fn write_common(connection: &mut PgConnection, changes: &Changes<'_>) -> Result<(), StoreError> {
+    // The parts run in this order: the counters and the keys, whose rows others may hold, then the checks, then the rest. The
+    // totals come last, because every commit of a lane writes the same rows of them.
     sqlx::query!(
         "-- commit::write
         WITH reset_lock AS MATERIALIZED (
@@ -74,7 +69,7 @@ async fn write_common(connection: &mut PgConnection, changes: &Changes<'_>) -> R
         changes.terms.iter().map(|(tenant, _)| tenant.as_str()).collect::<Vec<_>>() as _,
         &changes.terms.iter().map(|(_, revision)| *revision).collect::<Vec<_>>(),
     )
-    .fetch_one(connection)
+    .fetch_one(&mut *connection)
     .await?;
-    Ok(())
+    rare::write_after(connection, changes, &removed).await
 }
