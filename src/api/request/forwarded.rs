@@ -70,12 +70,12 @@ impl<'a> Iterator for ElementsFromRight<'a> {
     fn next(&mut self) -> Option<&'a [u8]> {
         let list = self.rest.take()?;
         let mut is_quoted = false;
-        for (place, byte) in list.iter().enumerate().rev() {
+        for (index, byte) in list.iter().enumerate().rev() {
             match byte {
-                b'"' if self.has_quotes && !(is_quoted && is_escaped(list, place)) => is_quoted = !is_quoted,
+                b'"' if self.has_quotes && !(is_quoted && is_escaped(list, index)) => is_quoted = !is_quoted,
                 b',' if !is_quoted => {
-                    self.rest = Some(&list[..place]);
-                    return Some(list[place + 1..].trim_ascii());
+                    self.rest = Some(&list[..index]);
+                    return Some(list[index + 1..].trim_ascii());
                 }
                 _ => {}
             }
@@ -84,9 +84,9 @@ impl<'a> Iterator for ElementsFromRight<'a> {
     }
 }
 
-/// Whether an odd number of backslashes stands before `place`.
-fn is_escaped(text: &[u8], place: usize) -> bool {
-    text[..place].iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1
+/// Whether an odd number of backslashes stands before `index`.
+fn is_escaped(text: &[u8], index: usize) -> bool {
+    text[..index].iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1
 }
 
 /// The value of `for` in an element of `Forwarded`, if there is exactly one.
