@@ -153,7 +153,12 @@ pub fn error_schemas() -> [(&'static str, Value); 2] {
             "requestId": { "type": "string", "minLength": 1, "maxLength": 200 },
         },
     });
-    let code = json!({ "type": "string", "description": "Reason of an error, for programs.", "enum": codes });
+    // Not an enum: a client that does not know a code yet has to read the message all the same.
+    let code = json!({
+        "type": "string",
+        "description": format!("Reason of an error, for programs. Codes: `{}`.", codes.join("`, `")),
+        "x-extensible-enum": codes,
+    });
     [("ApiError", error), ("ErrorCode", code)]
 }
 
