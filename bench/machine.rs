@@ -65,7 +65,7 @@ fn of_tree(pid: u32) -> Result<f64> {
     for entry in fs::read_dir("/proc")? {
         let name = entry?.file_name();
         let child = name.to_str().and_then(|name| stat(name.parse().ok()?));
-        if let Some(fields) = child.filter(|fields| number(fields, 1) == f64::from(pid)) {
+        if let Some(fields) = child.filter(|fields| number(fields, 1) as u32 == pid) {
             ticks += number(&fields, 11) + number(&fields, 12);
         }
     }

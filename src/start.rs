@@ -112,7 +112,7 @@ impl Database {
             Ok(Ok(())) => return true,
             Ok(Err(error)) => error!(%error, "the private PostgreSQL did not stop"),
             Err(_) => {
-                error!(limitMs = LOCAL_STOP_LIMIT.as_millis() as u64, "the private PostgreSQL did not stop in time")
+                error!(limitMs = LOCAL_STOP_LIMIT.as_millis() as u64, "the private PostgreSQL did not stop in time");
             }
         }
         if timeout(LOCAL_ABORT_LIMIT, local.stop_immediately()).await.is_err() {

@@ -1,5 +1,7 @@
 //! Events: what happened to a tenant, as told to its log and its webhooks.
 
+use std::ops::Not;
+
 use serde::Serialize;
 use uuid::{Builder, Uuid};
 
@@ -17,7 +19,7 @@ pub enum Event {
         service_id: ServiceId,
         requests: i64,
         total: Count,
-        #[serde(skip_serializing_if = "is_false")]
+        #[serde(skip_serializing_if = "Not::not")]
         bulk: bool,
     },
     #[serde(rename_all = "camelCase")]
@@ -26,7 +28,7 @@ pub enum Event {
         service_id: ServiceId,
         requests: Count,
         billed_stroops: Stroops,
-        #[serde(skip_serializing_if = "is_false")]
+        #[serde(skip_serializing_if = "Not::not")]
         bulk: bool,
     },
     #[serde(rename_all = "camelCase")]
@@ -94,10 +96,6 @@ impl Event {
             Self::WebhookTest { .. } => "webhook.test",
         }
     }
-}
-
-fn is_false(flag: &bool) -> bool {
-    !flag
 }
 
 #[cfg(test)]

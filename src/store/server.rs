@@ -112,7 +112,7 @@ pub async fn ping(connection: &mut PgConnection) -> Result<(), StoreError> {
 
 /// Bounds for the rest of the connection how long a statement waits for a lock. As PostgreSQL writes times.
 pub async fn bound_locks(connection: &mut PgConnection, lock_timeout: &str) -> Result<(), StoreError> {
-    let set = sqlx::AssertSqlSafe(format!("SET lock_timeout = '{lock_timeout}'"));
+    let set = AssertSqlSafe(format!("SET lock_timeout = '{lock_timeout}'"));
     sqlx::raw_sql(set).execute(connection).await?;
     Ok(())
 }
@@ -135,7 +135,7 @@ pub async fn set_up_for_commits(
 ) -> Result<Backend, StoreError> {
     let statement_timeout_ms = statement_limit.as_millis();
     bound_locks(connection, lock_timeout).await?;
-    let set = sqlx::AssertSqlSafe(format!(
+    let set = AssertSqlSafe(format!(
         "SET statement_timeout = '{statement_timeout_ms}ms'; SET idle_in_transaction_session_timeout = '10s'; \
          SET plan_cache_mode = force_generic_plan; SET enable_hashjoin = off; SET enable_mergejoin = off; \
          SET enable_seqscan = off; SET jit = off"

@@ -41,7 +41,7 @@ pub fn start(settings: &Settings) -> io::Result<()> {
 pub fn request_completed(line: RequestLine<'_>) {
     match LOG.get() {
         Some(log) if REQUEST_LINES_AS_JSON.load(Ordering::Relaxed) => {
-            log.write_line(line.to_json(clock::machine_now()))
+            log.write_line(line.to_json(clock::machine_now()));
         }
         _ => {
             let RequestLine { request_id, method, path, status, duration_tenths } = line;

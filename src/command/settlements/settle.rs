@@ -1,5 +1,7 @@
 //! Settles one pair, or the pairs of an agent, on the counters of the batch: each at its current price.
 
+use std::ops::Not;
+
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -34,12 +36,8 @@ pub struct AgentSettled<'a> {
     items: Vec<SettledItem<'a>>,
     total_billed_stroops: Stroops,
     /// Present and true if more pairs are due. A call with a new key settles them.
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "Not::not")]
     has_more: bool,
-}
-
-fn is_false(flag: &bool) -> bool {
-    !flag
 }
 
 #[derive(JsonSchema, Serialize)]

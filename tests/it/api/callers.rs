@@ -86,8 +86,8 @@ async fn a_client_cannot_speak_for_another_one() {
         (&either, ("x-forwarded-for", "X, 198.51.100.1"), ("forwarded", "for=203.0.113.5")),
         (&named, ("forwarded", "for=\"X, for=198.51.100.1"), ("x-forwarded-for", "203.0.113.5")),
     ] {
-        let victim = by_proxy.1.replace("X", "192.0.2.1");
-        let attacker = by_proxy.1.replace("X", "203.0.113.5");
+        let victim = by_proxy.1.replace('X', "192.0.2.1");
+        let attacker = by_proxy.1.replace('X', "203.0.113.5");
         let plain = service.client().with(by_proxy.0, &victim);
         let forged = service.client().with(by_proxy.0, &attacker).with(by_client.0, by_client.1);
         // Both are 198.51.100.1, whatever they claim.

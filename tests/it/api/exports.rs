@@ -69,7 +69,7 @@ async fn an_export_of_many_parts_is_whole_also_at_exact_boundaries() {
         let items = client.get(JSON).await.json()["items"].as_array().expect("items").clone();
         assert_eq!(items.len(), pairs);
         for (line, item) in lines[1..].iter().zip(&items) {
-            let shown = format!("{},{},{}", item["agent"].as_str().unwrap(), "service", item["total"]);
+            let shown = format!("{},{},{}", item["agent"].as_str().expect("an agent"), "service", item["total"]);
             assert_eq!(*line, shown);
         }
     }

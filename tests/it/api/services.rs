@@ -329,12 +329,9 @@ async fn fixed_names_are_no_reserved_ids() {
     assert_eq!(priced.text, r#"{"serviceId":"bulk","priceStroops":2}"#);
     assert_eq!(client.post("/api/v1/services/bulk", &json!({})).await.error().2, "items must be 1-100 entries");
     let refused = client.send("PUT", "/api/v1/services/bulk", None).await;
-    assert_eq!(
-        (refused.status, &refused.headers["allow"]),
-        (405, &"GET, HEAD, POST, DELETE, OPTIONS".parse().unwrap())
-    );
+    assert_eq!((refused.status, refused.header("allow").as_str()), (405, "GET, HEAD, POST, DELETE, OPTIONS"));
     let refused = client.send("POST", "/api/v1/services/other", None).await;
-    assert_eq!((refused.status, &refused.headers["allow"]), (405, &"GET, HEAD, DELETE, OPTIONS".parse().unwrap()));
+    assert_eq!((refused.status, refused.header("allow").as_str()), (405, "GET, HEAD, DELETE, OPTIONS"));
     // A key remembers the route that answered.
     let deleted = client.key("k").send("DELETE", "/api/v1/services/bulk", None).await;
     assert_eq!(deleted.status, 204);
@@ -351,7 +348,7 @@ async fn fixed_names_are_no_reserved_ids() {
         assert_eq!(client.get(&format!("/api/v1/services/{service_id}/usage")).await.json()["total"], 2);
     }
     let refused = client.send("DELETE", "/api/v1/usage/export.json", None).await;
-    assert_eq!((refused.status, &refused.headers["allow"]), (405, &"GET, HEAD, OPTIONS".parse().unwrap()));
+    assert_eq!((refused.status, refused.header("allow").as_str()), (405, "GET, HEAD, OPTIONS"));
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ const SETTLE: &str = "/api/v1/settle/bulk";
 async fn fill(service: &Service, agent: &str, pairs: i64, name: &str, outstanding: i64) {
     let above_zero = if outstanding > 0 { pairs } else { 0 };
     // What is not outstanding was cleared.
-    let reset = if outstanding > 0 { 0 } else { 1 };
+    let reset = i64::from(outstanding <= 0);
     let recorded = pairs * (outstanding + reset);
     let sql = format!(
         "INSERT INTO agents (tenant_id, agent_id) VALUES ('public', '{agent}');
