@@ -1,6 +1,7 @@
 //! Logs: JSON lines, or lines for people on a terminal. Panics are log lines too.
 
 mod log_writer;
+pub mod process;
 mod request_line;
 
 use std::io;

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::clock::Offset;
 use crate::query::health::{self, DatabaseReport};
 use crate::query::reader::Connections;
+use crate::telemetry::process::Process;
 
 use crate::api::state::ApiState;
 
@@ -39,8 +40,8 @@ pub struct Check {
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "MemoryUse")]
 pub struct Memory {
-    rss_mb: usize,
-    heap_used_mb: usize,
+    rss_mb: u64,
+    heap_used_mb: u64,
 }
 
 pub struct Report {
@@ -138,6 +139,6 @@ fn clock(state: &ApiState) -> Check {
 }
 
 fn memory() -> Memory {
-    let rss_mb = memory_stats::memory_stats().map_or(0, |memory| memory.physical_mem) >> 20;
+    let rss_mb = Process::read().map_or(0, |process| process.resident_bytes) >> 20;
     Memory { rss_mb, heap_used_mb: rss_mb }
 }

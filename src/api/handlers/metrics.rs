@@ -11,6 +11,7 @@ use crate::domain::timestamp::Timestamp;
 use crate::metrics::{self, Exact, Gauges};
 use crate::query::{gauges, health};
 use crate::store::kept::Figures;
+use crate::telemetry::process::Process;
 
 use crate::api::openapi::description::{Content, Description};
 use crate::api::request::errors::ApiError;
@@ -47,7 +48,8 @@ async fn render(state: &ApiState) -> Bytes {
         http_held_bytes: state.admission.held_bytes(),
     };
     let figures = gauges::read(&state.reader, &state.oldest_expiry, state.clock.now()).await;
-    let exact = figures.map_or_else(Vec::new, |figures| families(state, &figures));
+    let mut exact = figures.map_or_else(Vec::new, |figures| families(state, &figures));
+    exact.extend(Process::read().into_iter().flat_map(Process::families));
     metrics::render(gauges, &exact).into()
 }
 

@@ -236,6 +236,7 @@ mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
     use crate::domain::caller::Tenant;
+    use crate::telemetry::process::Process;
 
     use super::*;
 
@@ -340,7 +341,7 @@ mod tests {
     /// Prints what the callers took, too.
     #[test]
     fn no_more_than_100_000_callers_are_remembered() {
-        let resident = || memory_stats::memory_stats().map_or(0, |memory| memory.physical_mem) / 1024;
+        let resident = || Process::read().map_or(0, |process| process.resident_bytes) / 1024;
         let (limiter, limits, before) = (RateLimiter::default(), limits(60, 60_000), resident());
         for number in 0..300_000 {
             limiter.check(&caller(number), 1000 + u64::from(number / 100), &limits);

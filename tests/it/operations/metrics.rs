@@ -1,6 +1,7 @@
 //! HTTP contract, section 17.2: metrics. In processes of their own: the figures are the process's.
 
 use std::collections::BTreeMap;
+use std::time::UNIX_EPOCH;
 
 use serde_json::json;
 
@@ -64,15 +65,37 @@ async fn all_names_are_there_once_with_their_kinds() {
         ("job_failures_total", "counter"),
         ("clock_offset_seconds", "gauge"),
         ("idempotency_full_callers", "gauge"),
+        ("process_cpu_seconds_total", "counter"),
+        ("process_open_fds", "gauge"),
+        ("process_max_fds", "gauge"),
+        ("process_virtual_memory_bytes", "gauge"),
+        ("process_resident_memory_bytes", "gauge"),
+        ("process_start_time_seconds", "gauge"),
+        ("process_threads", "gauge"),
     ]
     .into();
     let found: BTreeMap<&str, &str> =
-        kinds.iter().map(|(name, kind)| (name.strip_prefix("agentpay_").expect("our prefix"), *kind)).collect();
+        kinds.iter().map(|(name, kind)| (name.strip_prefix("agentpay_").unwrap_or(name), *kind)).collect();
     assert_eq!((found, helped), (expected.clone(), expected.len()));
     let types = answer.text.lines().filter(|line| line.starts_with("# TYPE ")).count();
     assert_eq!(types, expected.len());
     let strict = process.client().get("/api/v1/metrics?x=1").await.error();
     assert_eq!(strict.2, "unexpected query parameter: x");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_figures_of_the_process_are_its_own() {
+    let database = new_database().await;
+    let process = Process::start_on(&database, &[]);
+    let samples = scrape(&process.client()).await;
+    let figure = |name: &str| -> f64 { samples[&format!("process_{name}")].parse().expect("a number") };
+    let age = UNIX_EPOCH.elapsed().expect("a clock after 1970").as_secs_f64() - figure("start_time_seconds");
+    // The start of the machine is known in whole seconds.
+    assert!((-2.0..600.0).contains(&age), "{age}");
+    assert!((0.0..600.0).contains(&figure("cpu_seconds_total")));
+    assert!((3.0..figure("max_fds")).contains(&figure("open_fds")));
+    assert!((1e6..figure("virtual_memory_bytes")).contains(&figure("resident_memory_bytes")));
+    assert!(figure("threads") >= 2.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
