@@ -1,4 +1,6 @@
 //! One connection of a client, from its first byte to its last. `activity` says until when it may do what it does.
+//! `GracefulShutdown` of hyper-util takes a connection whole. Here it has to be polled by hand: it also ends when it is idle
+//! for too long, or when its head does not end, which is answered on its socket.
 
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
