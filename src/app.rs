@@ -23,18 +23,18 @@ use crate::commit::Committer;
 use crate::full_callers::FullCallers;
 use crate::job_health::JobHealth;
 use crate::jobs::janitor::{Janitor, LastRun};
-use crate::jobs::watch_config::ConfigWatcher;
+use crate::jobs::watch_runtime_config::RuntimeConfigWatcher;
 use crate::jobs::webhooks::dispatcher::Dispatcher;
 use crate::jobs::webhooks::sender::{Egress, Names, Sender};
-use crate::live_limits::LiveLimits;
 use crate::progress::Progress;
 use crate::query::exports::ExportTurns;
 use crate::query::{PolledReads, Reader};
+use crate::runtime_config::SharedRuntimeConfig;
 use crate::settings::Settings;
 use crate::start::{StartError, look, prepare_schema, reach};
 use crate::store::pool::Pool;
 use crate::store::retention::OldestExpiry;
-use crate::store::{limits, server};
+use crate::store::{runtime_config, server};
 
 /// How long a stop waits for running requests and what they left in the lanes.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
@@ -83,8 +83,8 @@ pub struct App {
     pub address: SocketAddr,
     pub janitor: Janitor,
     pub dispatcher: Dispatcher,
-    pub config_watcher: ConfigWatcher,
-    pub limits: LiveLimits,
+    pub config_watcher: RuntimeConfigWatcher,
+    pub runtime_config: SharedRuntimeConfig,
     draining: CancellationToken,
     grace: Duration,
     stop_serving: DropGuard,
@@ -109,21 +109,22 @@ impl App {
         let mut connection = progress.step("the database", reach(&options, &progress)).await?;
         let migrated = prepare_schema(&mut connection, settings.migrate_on_start);
         progress.step("the migrations", migrated).await?;
-        let live = LiveLimits::new(progress.step("the limits", look(limits::read(&mut connection))).await?);
+        let read = look(runtime_config::read(&mut connection));
+        let config = SharedRuntimeConfig::new(progress.step("the limits", read).await?);
         // Before anything is served.
         progress.step("the database's clock", look(server::measure_clock(&mut connection, &clock))).await?;
         drop(connection);
         let pool = Pool::new(options.clone(), settings.pool_max as usize, settings.api.request_timeout);
         let health = JobHealth::new(clock.clone());
-        let config_watcher = ConfigWatcher::new(options.clone(), live.clone(), health.clone(), clock.clone());
+        let config_watcher = RuntimeConfigWatcher::new(options.clone(), config.clone(), health.clone(), clock.clone());
         let full = FullCallers::default();
         let (committer, lanes) =
-            Committer::start(&settings.committer, options, clock.clone(), live.clone(), health.clone(), full.clone());
+            Committer::start(&settings.committer, options, clock.clone(), config.clone(), health.clone(), full.clone());
         let janitor = Janitor {
             settings: settings.janitor.clone(),
             pool: pool.clone(),
             clock: clock.clone(),
-            limits: live.clone(),
+            runtime_config: config.clone(),
             last_run: LastRun::default(),
             health: health.clone(),
             full: full.clone(),
@@ -145,12 +146,12 @@ impl App {
         let limiter = settings.api.rate_limit.then(|| Arc::new(RateLimiter::default()));
         let parts = ApiParts {
             settings: settings.api.clone(),
-            known_keys: KnownKeys::new(reader.clone(), clock.clone(), live.clone(), limiter.clone()),
+            known_keys: KnownKeys::new(reader.clone(), clock.clone(), config.clone(), limiter.clone()),
             reader,
             polled: PolledReads::default(),
             committer,
             clock,
-            limits: live.clone(),
+            runtime_config: config.clone(),
             config_watcher: config_watcher.clone(),
             draining: draining.clone(),
             export_turns: ExportTurns::new(settings.pool_max),
@@ -166,13 +167,12 @@ impl App {
         current_router.replace(api::router(parts.into()));
         info!(host = %address.ip(), port = address.port(), "server started");
         let grace = settings.shutdown_grace;
-        let limits = live;
         Ok(Self {
             address,
             janitor,
             dispatcher,
             config_watcher,
-            limits,
+            runtime_config: config,
             draining,
             grace,
             stop_serving,

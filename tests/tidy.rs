@@ -101,6 +101,28 @@ fn imports_point_down() {
     }
 }
 
+/// Statistics and logs of PostgreSQL then say where a statement is.
+#[test]
+fn every_statement_begins_with_the_names_of_its_file_and_function() {
+    let store = root().join("src/store");
+    for (path, source) in sources(&store) {
+        let own = path.strip_prefix(&store).expect("under store").with_extension("");
+        let module = own.iter().next().and_then(|name| name.to_str()).expect("a name");
+        let statements = ["query!(", "query_as!(", "query_scalar!(", "sqlx::query("];
+        let count: usize = statements.iter().map(|text| source.matches(text).count()).sum();
+        let labels: Vec<&str> = source.split("\"-- ").skip(1).collect();
+        assert_eq!(labels.len(), count, "{}", path.display());
+        for label in labels {
+            let is_name = |character: char| character.is_ascii_lowercase() || "_:".contains(character);
+            let label = label.split(|character| !is_name(character)).next().expect("a label");
+            let function = label.strip_prefix(module).and_then(|rest| rest.strip_prefix("::"));
+            let is_here = function
+                .is_some_and(|function| ["(", "<"].iter().any(|end| source.contains(&format!("fn {function}{end}"))));
+            assert!(is_here, "{}: {label}", path.display());
+        }
+    }
+}
+
 #[test]
 fn no_two_files_import_each_other() {
     for (dir, root_file) in [("src", "lib"), ("bench", "main")] {
@@ -293,7 +315,7 @@ fn the_http_contract_has_every_error_and_every_metric() {
         for name in source.split("\"agentpay_").skip(1).filter_map(|rest| Some(rest.split_once('"')?.0)) {
             let is_name = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
             // A channel of PostgreSQL.
-            if is_name && name != "controls" {
+            if is_name && name != "runtime_config" {
                 assert!(page.contains(&format!("`agentpay_{name}`")), "agentpay_{name}");
                 metrics += 1;
             }

@@ -13,11 +13,11 @@ use crate::domain::refusal::Refusal;
 use crate::full_callers::FullCallers;
 use crate::job_health::JobHealth;
 use crate::jobs::janitor::LastRun;
-use crate::jobs::watch_config::ConfigWatcher;
+use crate::jobs::watch_runtime_config::RuntimeConfigWatcher;
 use crate::jobs::webhooks::dispatcher::Dispatcher;
-use crate::live_limits::LiveLimits;
 use crate::query::exports::ExportTurns;
 use crate::query::{PolledReads, Reader};
+use crate::runtime_config::SharedRuntimeConfig;
 use crate::settings::api::ApiSettings;
 use crate::store::retention::OldestExpiry;
 
@@ -51,8 +51,8 @@ pub struct ApiParts {
     pub polled: PolledReads<Tagged>,
     pub committer: Committer,
     pub clock: Clock,
-    pub limits: LiveLimits,
-    pub config_watcher: ConfigWatcher,
+    pub runtime_config: SharedRuntimeConfig,
+    pub config_watcher: RuntimeConfigWatcher,
     /// Cancelled when a shutdown begins.
     pub draining: CancellationToken,
     pub known_keys: KnownKeys,

@@ -17,11 +17,11 @@ use crate::domain::caller::Tenant;
 use crate::domain::timestamp::StoredMoment;
 use crate::full_callers::FullCallers;
 use crate::job_health::JobHealth;
-use crate::live_limits::LiveLimits;
+use crate::runtime_config::SharedRuntimeConfig;
 use crate::settings::Settings;
 use crate::shutdown::Stop;
 use crate::store::pool::Pool;
-use crate::store::{api_keys, limits, server};
+use crate::store::{api_keys, runtime_config, server};
 
 use super::error::CliError;
 use super::output::Output;
@@ -118,15 +118,15 @@ impl KeyStore<'_> {
         let clock = Clock::default();
         let read = async |connection: &mut PgConnection| {
             server::measure_clock(connection, &clock).await?;
-            limits::read(connection).await
+            runtime_config::read(connection).await
         };
-        let live = LiveLimits::new(self.pool.run(Instant::now() + READ_LIMIT, read).await?);
+        let config = SharedRuntimeConfig::new(self.pool.run(Instant::now() + READ_LIMIT, read).await?);
         let health = JobHealth::new(clock.clone());
         let (committer, mut lanes): (Committer, JoinSet<()>) = Committer::start(
             &self.settings.committer,
             self.options.clone(),
             clock,
-            live,
+            config,
             health,
             FullCallers::default(),
         );

@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::domain::caller::Tenant;
 use crate::domain::identifiers::{self, ApiKey};
 use crate::domain::refusal::Refusal;
-use crate::store::{api_keys, limits, tenants};
+use crate::store::{api_keys, runtime_config, tenants};
 
 use super::context::{Stop, TransactionContext};
 use super::reply::Reply;
@@ -23,7 +23,7 @@ pub struct Created<'a> {
 /// Without `tenant_id` the key founds a new tenant.
 pub async fn create(context: &mut TransactionContext<'_>, label: &str, tenant_id: Option<&str>) -> Result<Reply, Stop> {
     // One at a time over all tenants, which makes the count exact and a drawn prefix stay free.
-    limits::lock(context.connection).await?;
+    runtime_config::lock(context.connection).await?;
     let tenant = match tenant_id {
         Some(id) => {
             let tenant = Tenant::from_stored(id.to_owned());
@@ -46,16 +46,16 @@ pub async fn create(context: &mut TransactionContext<'_>, label: &str, tenant_id
     }
     api_keys::insert(context.connection, &tenant, key.prefix(), &key.hash(), label, context.now).await?;
     context.effects.counts_of(&tenant).api_keys += 1;
-    limits::note_keys(context.connection).await?;
+    runtime_config::note_keys(context.connection).await?;
     Ok(Reply::json(201, &Created { key: key.reveal(), label, tenant_id: tenant.as_str() }))
 }
 
 pub async fn revoke(context: &mut TransactionContext<'_>, prefix: &str) -> Result<Reply, Stop> {
-    limits::lock(context.connection).await?;
+    runtime_config::lock(context.connection).await?;
     let Some(tenant) = api_keys::delete(context.connection, prefix).await? else {
         return Err(Refusal::ApiKeyNotFound(prefix.to_owned()).into());
     };
-    limits::note_keys(context.connection).await?;
+    runtime_config::note_keys(context.connection).await?;
     context.effects.counts_of(&tenant).api_keys -= 1;
     Ok(Reply::no_content())
 }

@@ -8,10 +8,10 @@ use sqlx::PgConnection;
 
 use crate::domain::caller::Tenant;
 use crate::domain::event::Event;
-use crate::domain::limits::Limits;
 use crate::domain::money::Stroops;
 use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::refusal::Refusal;
+use crate::domain::runtime_config::Limits;
 use crate::domain::service::Terms;
 use crate::domain::settlement::Settlement;
 use crate::domain::timestamp::Timestamp;

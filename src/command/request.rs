@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use crate::domain::caller::Tenant;
 use crate::domain::fingerprint::Fingerprint;
-use crate::domain::limits::Limit;
 use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::refusal::Refusal;
+use crate::domain::runtime_config::Limit;
 use crate::domain::service::{PricedService, Registration, ServiceEdit};
 use crate::domain::usage::{Pair, UsageRecord};
 use crate::domain::webhook;

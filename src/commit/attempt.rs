@@ -9,8 +9,8 @@ use rand::rngs::StdRng;
 
 use crate::command::Answer;
 use crate::domain::caller::Tenant;
-use crate::domain::limits::Limits;
 use crate::domain::names::ServiceId;
+use crate::domain::runtime_config::Limits;
 use crate::domain::timestamp::Timestamp;
 use crate::store::StoreError;
 use crate::store::usage::{Counter, CounterId};

@@ -15,8 +15,8 @@ use crate::command::{Answer, BatchedCommand, Command, Request};
 use crate::domain::refusal::Refusal;
 use crate::full_callers::FullCallers;
 use crate::job_health::JobHealth;
-use crate::live_limits::LiveLimits;
 use crate::metrics;
+use crate::runtime_config::SharedRuntimeConfig;
 use crate::settings::committer::CommitterSettings;
 use crate::store::totals::SHARDS;
 
@@ -47,7 +47,7 @@ impl Committer {
         settings: &CommitterSettings,
         connect_options: PgConnectOptions,
         clock: Clock,
-        limits: LiveLimits,
+        runtime_config: SharedRuntimeConfig,
         health: JobHealth,
         full: FullCallers,
     ) -> (Self, JoinSet<()>) {
@@ -55,7 +55,7 @@ impl Committer {
         let shared = Arc::new(Shared {
             connect_options,
             clock,
-            limits,
+            runtime_config,
             batch_max: settings.batch_max,
             ttl_ms: settings.ttl_ms,
             require_registered_services: settings.require_registered_services,

@@ -262,7 +262,7 @@ impl Lane {
 
         let settings = Settings {
             now: shared.clock.now(),
-            limits: shared.limits.now(),
+            limits: shared.runtime_config.limits(),
             ttl_ms: shared.ttl_ms,
             require_registered_services: shared.require_registered_services,
             shard: self.shard,

@@ -11,7 +11,7 @@ use tracing::warn;
 use crate::clock::Clock;
 use crate::full_callers::FullCallers;
 use crate::job_health::JobHealth;
-use crate::live_limits::LiveLimits;
+use crate::runtime_config::SharedRuntimeConfig;
 use crate::store::StoreError;
 use crate::store::server::{self, Backend, Interrupt};
 
@@ -22,7 +22,7 @@ use super::unpriced::UnpricedServices;
 pub struct Shared {
     pub connect_options: PgConnectOptions,
     pub clock: Clock,
-    pub limits: LiveLimits,
+    pub runtime_config: SharedRuntimeConfig,
     pub batch_max: usize,
     pub ttl_ms: i64,
     pub require_registered_services: bool,

@@ -16,8 +16,8 @@ use tracing::{info, warn};
 use crate::clock::Clock;
 use crate::domain::timestamp::{StoredMoment, Timestamp};
 use crate::full_callers::FullCallers;
-use crate::live_limits::LiveLimits;
 use crate::metrics;
+use crate::runtime_config::SharedRuntimeConfig;
 use crate::settings::janitor::JanitorSettings;
 use crate::store::caller_totals::{self, CallerTotal};
 use crate::store::pool::Pool;
@@ -63,7 +63,7 @@ pub struct Janitor {
     pub settings: JanitorSettings,
     pub pool: Pool,
     pub clock: Clock,
-    pub limits: LiveLimits,
+    pub runtime_config: SharedRuntimeConfig,
     pub last_run: LastRun,
     pub health: JobHealth,
     pub full: FullCallers,
@@ -293,7 +293,7 @@ impl Janitor {
         if !server::try_janitor_lock(&mut transaction).await? {
             return Ok(false);
         }
-        let cap = self.limits.now().event_log_cap;
+        let cap = self.runtime_config.limits().event_log_cap;
         let mut deleted = 0;
         for tenant in totals::over_event_cap(&mut transaction, cap, OWNERS_MAX).await? {
             let surplus = tenant.events.min(ROWS_MAX - deleted);

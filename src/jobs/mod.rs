@@ -3,7 +3,7 @@
 
 pub mod eviction;
 pub mod janitor;
-pub mod watch_config;
+pub mod watch_runtime_config;
 pub mod webhooks;
 
 use std::time::Duration;

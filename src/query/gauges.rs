@@ -5,16 +5,36 @@ use std::time::{Duration, Instant};
 use sqlx::PgConnection;
 
 use crate::domain::timestamp::Timestamp;
-use crate::store::kept::{self, Figures};
 use crate::store::retention::OldestExpiry;
+use crate::store::totals::{self, Totals};
+use crate::store::{caller_totals, deliveries, runtime_config};
 
 use super::reader::Reader;
 
 /// How long the database may take. The metrics leave out what it would have said.
 const LIMIT: Duration = Duration::from_secs(2);
 
+#[derive(Clone, Debug)]
+pub struct Figures {
+    pub totals: Totals,
+    /// Rows of `idempotency_keys`.
+    pub records: i64,
+    pub paused: bool,
+    pub webhook_backlog: i64,
+    /// Expiry of the oldest expired record that is not deleted yet.
+    pub oldest_expiry: Option<Timestamp>,
+}
+
 /// None if the database does not answer in time.
 pub async fn read(reader: &Reader, oldest_expiry: &OldestExpiry, now: Timestamp) -> Option<Figures> {
-    let read = async |connection: &mut PgConnection| kept::figures(connection, oldest_expiry, now).await;
+    let read = async |connection: &mut PgConnection| {
+        Ok(Figures {
+            totals: totals::of_all(connection).await?,
+            records: caller_totals::records(connection).await?,
+            paused: runtime_config::read(connection).await?.paused,
+            webhook_backlog: deliveries::backlog(connection).await?.pending,
+            oldest_expiry: oldest_expiry.read(connection, now).await?,
+        })
+    };
     reader.try_read(Instant::now() + LIMIT, read).await.ok()
 }

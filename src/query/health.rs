@@ -10,7 +10,7 @@ use crate::job_health::JobHealth;
 use crate::store::deliveries::{self, Backlog};
 use crate::store::migrations::{self, Difference};
 use crate::store::retention::OldestExpiry;
-use crate::store::{FaultKind, StoreError, limits, server};
+use crate::store::{FaultKind, StoreError, runtime_config, server};
 
 use super::coalescer::Coalescer;
 use super::reader::Reader;
@@ -40,7 +40,7 @@ pub async fn report(reader: &Reader, clock: &Clock, oldest_expiry: &OldestExpiry
             latency_ms,
             oldest_expiry: oldest_expiry.read(connection, clock.now()).await?,
             webhooks: deliveries::backlog(connection).await?,
-            is_paused: limits::read(connection).await?.paused,
+            is_paused: runtime_config::read(connection).await?.paused,
         })
     };
     reader.try_read(began + REPORT_LIMIT, read).await.ok()

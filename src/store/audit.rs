@@ -225,7 +225,7 @@ async fn forms(
     Ok(())
 }
 
-/// Calls `report` for each service whose kept totals are not what its pairs add up to, and for each agent that is
+/// Calls `report` for each service whose maintained totals are not what its pairs add up to, and for each agent that is
 /// listed without a pair or has a pair without being listed.
 async fn lists(
     connection: &mut PgConnection,
@@ -234,20 +234,20 @@ async fn lists(
     let mut rows = sqlx::query!(
         r#"-- audit::lists
         SELECT tenant_id AS "tenant_id!", service_id AS "service_id!",
-               coalesce(kept.outstanding, 0)::text AS "kept_outstanding!",
+               coalesce(maintained.outstanding, 0)::text AS "maintained_outstanding!",
                coalesce(counted.outstanding, 0)::text AS "outstanding!",
-               coalesce(kept.pairs_above_zero, 0)::text AS "kept_pairs!", coalesce(counted.pairs, 0)::text AS "pairs!"
+               coalesce(maintained.pairs_above_zero, 0)::text AS "maintained_pairs!", coalesce(counted.pairs, 0)::text AS "pairs!"
         FROM (
             SELECT tenant_id, service_id, sum(outstanding) AS outstanding, sum(pairs_above_zero) AS pairs_above_zero
             FROM totals WHERE service_id > '' GROUP BY tenant_id, service_id
-        ) AS kept
+        ) AS maintained
         FULL JOIN (
             SELECT tenant_id, service_id, sum(outstanding) AS outstanding,
                    count(*) FILTER (WHERE outstanding > 0)::numeric AS pairs
             FROM usage_counters GROUP BY tenant_id, service_id
         ) AS counted USING (tenant_id, service_id)
-        WHERE coalesce(kept.outstanding, 0) <> coalesce(counted.outstanding, 0)
-           OR coalesce(kept.pairs_above_zero, 0) <> coalesce(counted.pairs, 0)
+        WHERE coalesce(maintained.outstanding, 0) <> coalesce(counted.outstanding, 0)
+           OR coalesce(maintained.pairs_above_zero, 0) <> coalesce(counted.pairs, 0)
         ORDER BY tenant_id, service_id"#,
     )
     .fetch(&mut *connection);
@@ -255,15 +255,20 @@ async fn lists(
         tell(
             report,
             format!(
-                "{} {}: kept {} outstanding of {} pairs but the rows add up to {} of {}",
-                row.tenant_id, row.service_id, row.kept_outstanding, row.kept_pairs, row.outstanding, row.pairs
+                "{} {}: totals say {} outstanding of {} pairs but the rows add up to {} of {}",
+                row.tenant_id,
+                row.service_id,
+                row.maintained_outstanding,
+                row.maintained_pairs,
+                row.outstanding,
+                row.pairs
             ),
         )
         .await?;
     }
     drop(rows);
     let mut strays = sqlx::query!(
-        r#"-- audit::agents
+        r#"-- audit::lists
         SELECT tenant_id AS "tenant_id!", agent_id AS "agent_id!", listed.is_listed IS NOT NULL AS "is_listed!"
         FROM (SELECT tenant_id, agent_id, true AS is_listed FROM agents) AS listed
         FULL JOIN (SELECT DISTINCT tenant_id, agent_id, true AS is_used FROM usage_counters) AS used USING (tenant_id, agent_id)

@@ -53,7 +53,7 @@ pub async fn compare(connection: &mut PgConnection) -> Result<Difference, StoreE
 
 async fn compare_with(migrator: &Migrator, connection: &mut PgConnection) -> Result<Difference, StoreError> {
     let exists = sqlx::query_scalar!(
-        r#"-- migrations::exists
+        r#"-- migrations::compare_with
         SELECT to_regclass('_sqlx_migrations') IS NOT NULL AS "exists!""#
     )
     .fetch_one(&mut *connection)
@@ -63,7 +63,7 @@ async fn compare_with(migrator: &Migrator, connection: &mut PgConnection) -> Res
         return Ok(difference);
     }
     let applied = sqlx::query!(
-        "-- migrations::applied\nSELECT version, checksum, success FROM _sqlx_migrations ORDER BY version"
+        "-- migrations::compare_with\nSELECT version, checksum, success FROM _sqlx_migrations ORDER BY version"
     )
     .fetch_all(connection)
     .await?;

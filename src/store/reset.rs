@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::StoreError;
 
-/// In the order of deletion. Two tables are kept, and treated apart: `limits`, and of `tenants` the row `public`.
+/// In the order of deletion. `runtime_config` and the row `public` of `tenants` stay.
 pub const TABLES: &[&str] = &[
     "settlements",
     "usage_counters",

@@ -141,8 +141,8 @@ impl OldestExpiry {
             return Ok(oldest);
         }
         let oldest = sqlx::query_scalar!(
-            "-- retention::oldest_expiry
-        SELECT expires_at FROM idempotency_keys WHERE expires_at <= $1 ORDER BY expires_at LIMIT 1",
+            "-- retention::read
+            SELECT expires_at FROM idempotency_keys WHERE expires_at <= $1 ORDER BY expires_at LIMIT 1",
             now.to_date_time(),
         )
         .fetch_optional(connection)

@@ -1,4 +1,4 @@
-//! What is outstanding of one service: kept sums, and the pairs above zero, whose number is capped.
+//! What is outstanding of one service: maintained sums, and the pairs above zero, whose number is capped.
 
 use sqlx::PgConnection;
 

@@ -51,7 +51,7 @@ pub const STATUS: Description =
         .answer::<Paused>(200, r#"{"paused":false}"#);
 
 pub async fn status(State(state): State<ApiState>) -> Result<Response, ApiError> {
-    Ok(json(&Paused { paused: state.limits.is_paused() }))
+    Ok(json(&Paused { paused: state.runtime_config.is_paused() }))
 }
 
 const RESET_EXAMPLE: &str = r#"{"reset":true,"cleared":{"usage":1,"services":1,"servicesMetadata":0,"servicesDisabled":0,"apiKeys":0,"webhooks":0,"eventLog":1,
@@ -77,7 +77,7 @@ pub async fn reset(State(state): State<ApiState>, write: WriteRequest) -> Result
     if !state.settings.allow_admin_reset {
         return Err(Refusal::AdminResetDisabled.into());
     }
-    let window_ms = state.limits.now().rate_limit_window_ms.unsigned_abs();
+    let window_ms = state.runtime_config.limits().rate_limit_window_ms.unsigned_abs();
     let now_ms = state.clock.elapsed_ms();
     let rate_buckets = state.limiter.as_ref().map_or(0, |limiter| limiter.callers(now_ms, window_ms));
     let deadline = write.context.deadline;

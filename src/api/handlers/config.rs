@@ -7,8 +7,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::command::TransactionalCommand;
-use crate::domain::limits::{LIMITS, Limit, Limits};
 use crate::domain::refusal::Refusal;
+use crate::domain::runtime_config::{LIMITS, Limit, Limits};
 use crate::domain::usage::integer;
 
 use crate::api::openapi::bodies;
@@ -56,7 +56,7 @@ pub async fn show(State(state): State<ApiState>, request: ReadRequest) -> Result
     sorted.sort_unstable_by_key(|limit| limit.key);
     let names = sorted.map(|limit| limit.key);
     let page = query::page_of_names(&names, request.query.cursor()?.as_deref(), limit)?;
-    let mut config = state.limits.now();
+    let mut config = state.runtime_config.limits();
     let items = sorted[page.range].iter().map(|limit| Item { key: limit.key, value: *(limit.of)(&mut config) });
     Ok(json(&Config { items: items.collect(), config, total: LIMITS.len(), next_cursor: page.next_cursor }))
 }

@@ -65,7 +65,11 @@ pub async fn report(state: &ApiState) -> Report {
         jobs(state),
         clock(state),
     ];
-    Report { checks, memory, is_paused: report.map_or_else(|| state.limits.is_paused(), |report| report.is_paused) }
+    Report {
+        checks,
+        memory,
+        is_paused: report.map_or_else(|| state.runtime_config.is_paused(), |report| report.is_paused),
+    }
 }
 
 fn check(name: &'static str, status: Status, detail: Value) -> Check {

@@ -70,7 +70,7 @@ pub async fn list(
     request: ReadRequest,
 ) -> Result<Response, ApiError> {
     let query = &request.query;
-    let cap = state.limits.now().event_log_cap;
+    let cap = state.runtime_config.limits().event_log_cap;
     let limit = query.bounded("limit", LIMIT_DEFAULT.min(cap), 1, cap);
     let since = Timestamp::from_ms(query.bounded("since", 0, 0, SAFE_MAX as i64));
     let filter = Filter { since, type_name: query.text("type").map(str::to_owned) };
@@ -102,7 +102,7 @@ pub const SUMMARY: Description =
         .answer::<Summary>(200, r#"{"counts":{"usage.recorded":1},"total":1}"#);
 
 pub async fn summary(State(state): State<ApiState>, request: ReadRequest) -> Result<Response, ApiError> {
-    let cap = state.limits.now().event_log_cap;
+    let cap = state.runtime_config.limits().event_log_cap;
     let counts = events::count_by_type(&state.reader, request.tenant(), cap, request.deadline).await?;
     let counts: BTreeMap<String, i64> = counts.into_iter().collect();
     let total = counts.values().sum();

@@ -9,8 +9,8 @@ use crate::clock::Offset;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
 use crate::metrics::{self, Exact, Gauges};
-use crate::query::{gauges, health};
-use crate::store::kept::Figures;
+use crate::query::gauges::{self, Figures};
+use crate::query::health;
 use crate::telemetry::process::Process;
 
 use crate::api::openapi::description::{Content, Description};

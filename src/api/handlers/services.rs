@@ -57,8 +57,8 @@ pub const REGISTER_BULK: Description = Description::of(
 );
 
 pub async fn register_bulk(State(state): State<ApiState>, write: WriteRequest) -> Result<Response, ApiError> {
-    let command =
-        parse_items(&write.body, state.limits.now().bulk_max_items).map(TransactionalCommand::RegisterServices);
+    let command = parse_items(&write.body, state.runtime_config.limits().bulk_max_items)
+        .map(TransactionalCommand::RegisterServices);
     write.submit(&state, command).await
 }
 

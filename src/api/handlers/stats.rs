@@ -97,7 +97,7 @@ pub async fn show(
         unique_agents: totals.agents,
         settled_stroops_total: totals.settled_stroops.to_string(),
         settlements_total: totals.settlements,
-        paused: state.limits.is_paused(),
+        paused: state.runtime_config.is_paused(),
         next_services_breakdown_cursor: last
             .map(|line| encode_cursor(&format!("{}::{}", line.tenant_id, line.service_id))),
         services_breakdown_total: totals.services,

@@ -52,7 +52,8 @@ pub const RECORD_BULK: Description = Description::of(
 );
 
 pub async fn record_bulk(State(state): State<ApiState>, write: WriteRequest) -> Result<Response, ApiError> {
-    let command = parse_items(&write.body, state.limits.now().bulk_max_items).map(BatchedCommand::RecordUsageBulk);
+    let command =
+        parse_items(&write.body, state.runtime_config.limits().bulk_max_items).map(BatchedCommand::RecordUsageBulk);
     write.submit(&state, command).await
 }
 

@@ -12,7 +12,7 @@ use hashlink::LinkedHashMap;
 use hashlink::linked_hash_map::RawEntryMut;
 
 use crate::domain::caller::Caller;
-use crate::domain::limits::Limits;
+use crate::domain::runtime_config::Limits;
 
 /// Callers remembered.
 const CALLERS_MAX: usize = 100_000;

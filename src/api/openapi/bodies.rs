@@ -4,9 +4,9 @@
 use serde_json::{Map, Value, json};
 
 use super::description::integer;
-use crate::domain::limits::LIMITS;
 use crate::domain::money::PRICE_MAX;
 use crate::domain::names::{AGENT_ID_MAX, IDENTIFIER, SERVICE_ID_MAX};
+use crate::domain::runtime_config::LIMITS;
 use crate::domain::service::METADATA_TEXT_MAX;
 use crate::domain::usage::REQUESTS_MAX;
 use crate::domain::webhook::{KNOWN_TYPES, URL_MAX};

@@ -12,10 +12,10 @@ use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::domain::caller::{Caller, Tenant};
-use crate::domain::limits::Limits;
 use crate::domain::refusal::Refusal;
-use crate::live_limits::LiveLimits;
+use crate::domain::runtime_config::Limits;
 use crate::query::reader::{Reader, Reads};
+use crate::runtime_config::SharedRuntimeConfig;
 use crate::store::api_keys;
 
 use crate::api::http::rate_limit::RateLimiter;
@@ -54,7 +54,7 @@ pub struct KnownKeys {
     changes: AtomicU64,
     reader: Reader,
     clock: Clock,
-    limits: LiveLimits,
+    runtime_config: SharedRuntimeConfig,
     /// None if RATE_LIMIT is off.
     limiter: Option<Arc<RateLimiter>>,
 }
@@ -90,7 +90,12 @@ impl<T: Clone> Cache<T> {
 }
 
 impl KnownKeys {
-    pub fn new(reader: Reader, clock: Clock, limits: LiveLimits, limiter: Option<Arc<RateLimiter>>) -> Self {
+    pub fn new(
+        reader: Reader,
+        clock: Clock,
+        runtime_config: SharedRuntimeConfig,
+        limiter: Option<Arc<RateLimiter>>,
+    ) -> Self {
         Self {
             recognised: Cache::new(RECOGNISED_MAX),
             unknown: Cache::new(UNKNOWN_MAX),
@@ -100,7 +105,7 @@ impl KnownKeys {
             changes: AtomicU64::new(0),
             reader,
             clock,
-            limits,
+            runtime_config,
             limiter,
         }
     }
@@ -118,7 +123,8 @@ impl KnownKeys {
         deadline: std::time::Instant,
     ) -> Result<Presented, Refusal> {
         // All of them from before the lookup.
-        let (now, version) = (Instant::now(), (self.changes.load(Ordering::Acquire), self.limits.keys_revision()));
+        let (now, version) =
+            (Instant::now(), (self.changes.load(Ordering::Acquire), self.runtime_config.keys_revision()));
         let recognised = self.recognised.get(&hash);
         if let Some(known) = recognised.as_ref().filter(|known| known.is_fresh(now, version)) {
             return Ok(Presented::Recognised(known.what.clone()));
@@ -147,7 +153,7 @@ impl KnownKeys {
 
     fn may_guess(&self, address: &Caller) -> bool {
         let Some(limiter) = &self.limiter else { return true };
-        let (now_ms, limits) = (self.clock.elapsed_ms(), self.limits.now());
+        let (now_ms, limits) = (self.clock.elapsed_ms(), self.runtime_config.limits());
         if limiter.has_quota(address, now_ms, &limits) {
             return true;
         }

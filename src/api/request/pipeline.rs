@@ -14,8 +14,8 @@ use axum::response::{IntoResponse, Response};
 use percent_encoding::percent_decode_str;
 
 use crate::domain::caller::Caller;
-use crate::domain::limits::Limits;
 use crate::domain::refusal::Refusal;
+use crate::domain::runtime_config::Limits;
 
 use crate::api::http::admission::{Client, TooManyHeld};
 use crate::api::http::head;
@@ -111,7 +111,7 @@ async fn pass(
             limit(state, &Caller::Address(identity.address.clone()), record)?;
             return Err(refusal.into());
         }
-        if route.pausable && state.limits.is_paused() {
+        if route.pausable && state.runtime_config.is_paused() {
             return Err(Refusal::Paused.into());
         }
     }
@@ -119,7 +119,7 @@ async fn pass(
         limit(state, &identity.caller, record)?;
         if identity.is_unidentified {
             // Quota came back this very moment.
-            return Err(rate_limited(&state.limits.now()).into());
+            return Err(rate_limited(&state.runtime_config.limits()).into());
         }
     }
     if !has_valid_escapes(path) {
@@ -141,7 +141,7 @@ async fn pass(
 /// Step 7: counts the request on `caller`, or ends it.
 fn limit(state: &ApiState, caller: &Caller, record: &mut RequestRecord) -> Result<(), Refusal> {
     let Some(limiter) = &state.limiter else { return Ok(()) };
-    let limits = state.limits.now();
+    let limits = state.runtime_config.limits();
     let status = limiter.check(caller, state.clock.elapsed_ms(), &limits);
     record.rate_limit = Some(status);
     if status.allowed { Ok(()) } else { Err(rate_limited(&limits)) }

@@ -8,9 +8,9 @@ use uuid::Builder;
 use crate::command::context::{Stop, TransactionContext};
 use crate::command::reply::Reply;
 use crate::domain::caller::Tenant;
-use crate::domain::limits::Limits;
+use crate::domain::runtime_config::Limits;
 use crate::domain::timestamp::Timestamp;
-use crate::store::{limits, reset, server};
+use crate::store::{reset, runtime_config, server};
 
 /// Counts of what a reset deleted, and the switches before it.
 #[derive(Clone, Copy, Debug, JsonSchema, Serialize)]
@@ -59,13 +59,13 @@ struct Payload {
 /// Runs in a transaction of its own, while no other commit and no janitor is under way.
 pub async fn apply(context: &mut TransactionContext<'_>, rate_buckets: u64) -> Result<Reply, Stop> {
     server::lock_out_janitors(context.connection).await?;
-    limits::lock(context.connection).await?;
-    let before = limits::read(context.connection).await?;
+    runtime_config::lock(context.connection).await?;
+    let before = runtime_config::read(context.connection).await?;
     let inventory = reset::inventory(context.connection, before.limits.event_log_cap).await?;
     let deleted = reset::delete_all(context.connection).await?;
     let config = Limits::default();
-    limits::write(context.connection, &config, false).await?;
-    limits::note_keys(context.connection).await?;
+    runtime_config::write(context.connection, &config, false).await?;
+    runtime_config::note_keys(context.connection).await?;
     // The only tenant that stays, without its services.
     context.changed_terms.push(Tenant::public());
     let cleared = Cleared {

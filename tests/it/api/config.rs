@@ -83,7 +83,10 @@ async fn a_patch_changes_all_or_nothing() {
     let answer = patch(r#"{"eventLogCap":3e2,"bulkMaxItems":2.0}"#).await;
     assert_eq!((answer.status, answer.text.as_str()), (200, format!(r#"{{"config":{changed}}}"#).as_str()));
     // In force at once, kept in the database, and no event.
-    assert_eq!((service.limits.now().bulk_max_items, service.limits.now().event_log_cap), (2, 300));
+    assert_eq!(
+        (service.runtime_config.limits().bulk_max_items, service.runtime_config.limits().event_log_cap),
+        (2, 300)
+    );
     assert_eq!(service.number("SELECT bulk_max_items + event_log_cap FROM runtime_config").await, 302);
     assert_eq!(service.number("SELECT count(*) FROM events").await, 0);
 }

@@ -64,7 +64,7 @@ async fn a_request_from_elsewhere_writes_nothing_and_is_never_the_operator() {
         }
         assert_eq!(service.number("SELECT count(*) FROM usage_counters").await, 0);
         assert_eq!(service.number("SELECT count(*) FROM api_keys").await, 1);
-        assert!(!service.limits.is_paused());
+        assert!(!service.runtime_config.is_paused());
     }
 }
 

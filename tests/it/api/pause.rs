@@ -1,10 +1,10 @@
 //! HTTP contract, section 7, and that a pause, a limit and a revocation reach every replica within a second.
 
 use agentpay_billing::clock::Clock;
-use agentpay_billing::domain::limits::Controls;
+use agentpay_billing::domain::runtime_config::RuntimeConfig;
 use agentpay_billing::job_health::JobHealth;
-use agentpay_billing::jobs::watch_config::ConfigWatcher;
-use agentpay_billing::live_limits::LiveLimits;
+use agentpay_billing::jobs::watch_runtime_config::RuntimeConfigWatcher;
+use agentpay_billing::runtime_config::SharedRuntimeConfig;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -121,9 +121,9 @@ async fn changes_without_a_notification_hold_within_a_second_too() {
 #[tokio::test]
 async fn a_notification_is_heard_before_the_next_poll() {
     let database = new_database().await;
-    let limits = LiveLimits::new(Controls::default());
+    let config = SharedRuntimeConfig::new(RuntimeConfig::default());
     let clock = Clock::default();
-    let mut watcher = ConfigWatcher::new(database.clone(), limits.clone(), JobHealth::new(clock.clone()), clock);
+    let mut watcher = RuntimeConfigWatcher::new(database.clone(), config.clone(), JobHealth::new(clock.clone()), clock);
     // It reads when it begins, when it listens, and when it hears something.
     watcher.poll_interval = LIMIT * 10;
     let stop = CancellationToken::new();
@@ -133,10 +133,9 @@ async fn a_notification_is_heard_before_the_next_poll() {
     let listens = async || sqlx::query_scalar::<_, i64>(listening).fetch_one(&pool).await.expect("count") == 1;
     wait_until(listens).await;
     for paused in [true, false, true] {
-        let change =
-            "WITH told AS (SELECT pg_notify('agentpay_controls', '')) UPDATE runtime_config SET paused = $1 FROM told";
+        let change = "WITH told AS (SELECT pg_notify('agentpay_runtime_config', '')) UPDATE runtime_config SET paused = $1 FROM told";
         sqlx::query(change).bind(paused).execute(&pool).await.expect("change");
-        wait_until(async || limits.is_paused() == paused).await;
+        wait_until(async || config.is_paused() == paused).await;
     }
     stop.cancel();
     watching.await.expect("it ends");

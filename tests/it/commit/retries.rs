@@ -10,7 +10,7 @@ use agentpay_billing::domain::caller::Tenant;
 use agentpay_billing::domain::refusal::Refusal;
 use agentpay_billing::full_callers::FullCallers;
 use agentpay_billing::job_health::JobHealth;
-use agentpay_billing::live_limits::LiveLimits;
+use agentpay_billing::runtime_config::SharedRuntimeConfig;
 use agentpay_billing::settings::committer::CommitterSettings;
 use serde_json::json;
 
@@ -158,11 +158,11 @@ async fn a_request_that_no_lane_is_left_for_is_refused_at_once() {
         require_registered_services: false,
         statement_limit: Duration::from_secs(3),
     };
-    let limits = LiveLimits::new(Default::default());
+    let config = SharedRuntimeConfig::new(Default::default());
     let clock = Clock::default();
     let health = JobHealth::new(clock.clone());
     let (committer, mut lanes) =
-        Committer::start(&settings, new_database().await, clock, limits, health, FullCallers::default());
+        Committer::start(&settings, new_database().await, clock, config, health, FullCallers::default());
     lanes.shutdown().await;
     let far = Instant::now() + Duration::from_secs(3600);
     // Its place in the queue is free again for the second one.

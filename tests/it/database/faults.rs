@@ -1,11 +1,11 @@
 //! A database that falls silent, fails over or takes no writes: all parts find it again, and nothing false is said.
 
 use agentpay_billing::clock::Clock;
-use agentpay_billing::domain::limits::Controls;
+use agentpay_billing::domain::runtime_config::RuntimeConfig;
 use agentpay_billing::domain::timestamp::Timestamp;
 use agentpay_billing::job_health::JobHealth;
-use agentpay_billing::jobs::watch_config::ConfigWatcher;
-use agentpay_billing::live_limits::LiveLimits;
+use agentpay_billing::jobs::watch_runtime_config::RuntimeConfigWatcher;
+use agentpay_billing::runtime_config::SharedRuntimeConfig;
 use agentpay_billing::store::StoreError;
 use agentpay_billing::store::idempotency::{self, CallerKey};
 use agentpay_billing::store::pool::Pool;
@@ -67,16 +67,17 @@ async fn all_parts_work_again_after_their_connections_froze() {
         wait_until(async || client.get(path).await.status == 200).await;
     }
     sqlx::query("UPDATE runtime_config SET paused = true").execute(&direct).await.expect("a pause");
-    wait_until(async || service.limits.is_paused()).await;
+    wait_until(async || service.runtime_config.is_paused()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listener_that_froze_hears_again() {
     let database = new_database().await;
     let forwarder = Forwarder::start(&database).await;
-    let limits = LiveLimits::new(Controls::default());
+    let config = SharedRuntimeConfig::new(RuntimeConfig::default());
     let clock = Clock::default();
-    let mut watcher = ConfigWatcher::new(forwarder.options(), limits.clone(), JobHealth::new(clock.clone()), clock);
+    let mut watcher =
+        RuntimeConfigWatcher::new(forwarder.options(), config.clone(), JobHealth::new(clock.clone()), clock);
     watcher.poll_interval = LIMIT * 10;
     let stop = CancellationToken::new();
     let watching = tokio::spawn(watcher.run(stop.clone()));
@@ -88,10 +89,9 @@ async fn a_listener_that_froze_hears_again() {
     // The former session does not know yet that nobody listens any more.
     wait_until(async || listeners().await == 2).await;
     for paused in [true, false] {
-        let change =
-            "WITH told AS (SELECT pg_notify('agentpay_controls', '')) UPDATE runtime_config SET paused = $1 FROM told";
+        let change = "WITH told AS (SELECT pg_notify('agentpay_runtime_config', '')) UPDATE runtime_config SET paused = $1 FROM told";
         sqlx::query(change).bind(paused).execute(&direct).await.expect("a change");
-        wait_until(async || limits.is_paused() == paused).await;
+        wait_until(async || config.is_paused() == paused).await;
     }
     stop.cancel();
     watching.await.expect("it ends");

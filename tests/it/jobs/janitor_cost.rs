@@ -8,10 +8,10 @@ use std::time::Duration;
 use agentpay_billing::clock::Clock;
 use agentpay_billing::job_health::JobHealth;
 use agentpay_billing::jobs::janitor::Janitor;
-use agentpay_billing::live_limits::LiveLimits;
+use agentpay_billing::runtime_config::SharedRuntimeConfig;
 use agentpay_billing::settings::janitor::JanitorSettings;
-use agentpay_billing::store::limits;
 use agentpay_billing::store::pool::Pool;
+use agentpay_billing::store::runtime_config;
 use serde_json::Value;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, PgPool};
@@ -151,7 +151,7 @@ async fn pruning_a_million_records_costs_what_it_deletes() {
 }
 
 async fn janitor(outside: &PgPool, database: &PgConnectOptions, settings: JanitorSettings) -> Janitor {
-    let limits = limits::read(&mut outside.acquire().await.expect("connection")).await.expect("limits");
+    let config = runtime_config::read(&mut outside.acquire().await.expect("connection")).await.expect("the row");
     let clock = Clock::default();
     Janitor {
         last_run: Default::default(),
@@ -159,7 +159,7 @@ async fn janitor(outside: &PgPool, database: &PgConnectOptions, settings: Janito
         pool: Pool::new(database.clone(), 1, Duration::from_secs(60)),
         health: JobHealth::new(clock.clone()),
         clock,
-        limits: LiveLimits::new(limits),
+        runtime_config: SharedRuntimeConfig::new(config),
         full: Default::default(),
         cursors: Default::default(),
     }

@@ -23,9 +23,9 @@ use std::time::{Duration, Instant};
 use agentpay_billing::app::{App, Entrance};
 use agentpay_billing::clock::Clock;
 use agentpay_billing::jobs::janitor::Janitor;
-use agentpay_billing::jobs::watch_config::ConfigWatcher;
+use agentpay_billing::jobs::watch_runtime_config::RuntimeConfigWatcher;
 use agentpay_billing::jobs::webhooks::dispatcher::Dispatcher;
-use agentpay_billing::live_limits::LiveLimits;
+use agentpay_billing::runtime_config::SharedRuntimeConfig;
 use agentpay_billing::settings::Settings;
 use agentpay_billing::settings::http_limits::HttpLimits;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
@@ -52,8 +52,8 @@ pub struct Service {
     pub clock: Clock,
     pub janitor: Janitor,
     pub dispatcher: Dispatcher,
-    pub config_watcher: ConfigWatcher,
-    pub limits: LiveLimits,
+    pub config_watcher: RuntimeConfigWatcher,
+    pub runtime_config: SharedRuntimeConfig,
     pub pool: PgPool,
 }
 
@@ -90,10 +90,10 @@ impl Service {
         let app = App::start(entrance, &settings, database.clone(), clock.clone(), CancellationToken::new());
         let app = app.await.expect("the service starts");
         let (address, janitor, config_watcher) = (app.address, app.janitor.clone(), app.config_watcher.clone());
-        let (dispatcher, limits) = (app.dispatcher.clone(), app.limits.clone());
+        let (dispatcher, runtime_config) = (app.dispatcher.clone(), app.runtime_config.clone());
         tokio::spawn(app.run());
         let pool = pool(&database);
-        Self { address, clock, janitor, dispatcher, config_watcher, limits, pool }
+        Self { address, clock, janitor, dispatcher, config_watcher, runtime_config, pool }
     }
 
     pub fn client(&self) -> Client {

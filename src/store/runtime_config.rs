@@ -1,18 +1,18 @@
-//! The table `limits`: one row with the limits of the running system, the pause flag, and two revisions by which
-//! replicas see what changed. Who changes it also notifies the channel, which only makes replicas look sooner.
+//! The table `runtime_config`: one row with the limits, the pause flag, and two revisions by which replicas see what has
+//! changed. A write also notifies a channel, so that replicas read the row sooner.
 
 use sqlx::PgConnection;
 
-use crate::domain::limits::{Controls, Limits};
+use crate::domain::runtime_config::{Limits, RuntimeConfig};
 
 use super::StoreError;
 
-/// The channel of notifications that this row changed.
-pub const CHANNEL: &str = "agentpay_controls";
+/// The channel on which replicas are notified of a change.
+pub const CHANNEL: &str = "agentpay_runtime_config";
 
-pub async fn read(connection: &mut PgConnection) -> Result<Controls, StoreError> {
+pub async fn read(connection: &mut PgConnection) -> Result<RuntimeConfig, StoreError> {
     let row = sqlx::query!(
-        "-- limits::read
+        "-- runtime_config::read
         SELECT rate_limit_per_window, rate_limit_window_ms, bulk_max_items, event_log_cap, usage_store_max_keys,
                services_store_max_keys, webhook_store_max_keys, api_key_store_max_keys, paused, revision, keys_revision
         FROM runtime_config",
@@ -29,10 +29,10 @@ pub async fn read(connection: &mut PgConnection) -> Result<Controls, StoreError>
         webhook_store_max_keys: row.webhook_store_max_keys,
         api_key_store_max_keys: row.api_key_store_max_keys,
     };
-    Ok(Controls { limits, paused: row.paused, revision: row.revision, keys_revision: row.keys_revision })
+    Ok(RuntimeConfig { limits, paused: row.paused, revision: row.revision, keys_revision: row.keys_revision })
 }
 
-/// Makes the transaction the only one that counts things of all tenants or changes this row, until it ends.
+/// Serialises transactions that change this row or count rows of all tenants.
 pub async fn lock(connection: &mut PgConnection) -> Result<(), StoreError> {
     sqlx::query!("-- runtime_config::lock\nSELECT only_row FROM runtime_config FOR NO KEY UPDATE")
         .fetch_one(connection)
@@ -40,16 +40,16 @@ pub async fn lock(connection: &mut PgConnection) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Writes limits and pause flag, and tells all replicas.
+/// Writes the limits and the pause flag, and notifies all replicas.
 pub async fn write(connection: &mut PgConnection, limits: &Limits, paused: bool) -> Result<(), StoreError> {
     sqlx::query!(
-        "-- limits::write
-        WITH told AS (SELECT pg_notify($10, ''))
+        "-- runtime_config::write
+        WITH notified AS (SELECT pg_notify($10, ''))
         UPDATE runtime_config
         SET rate_limit_per_window = $1, rate_limit_window_ms = $2, bulk_max_items = $3, event_log_cap = $4,
             usage_store_max_keys = $5, services_store_max_keys = $6, webhook_store_max_keys = $7,
             api_key_store_max_keys = $8, paused = $9, revision = revision + 1
-        FROM told",
+        FROM notified",
         limits.rate_limit_per_window,
         limits.rate_limit_window_ms,
         limits.bulk_max_items,
@@ -66,12 +66,12 @@ pub async fn write(connection: &mut PgConnection, limits: &Limits, paused: bool)
     Ok(())
 }
 
-/// Tells all replicas that API keys were made or revoked.
+/// Notifies all replicas that API keys were created or revoked.
 pub async fn note_keys(connection: &mut PgConnection) -> Result<(), StoreError> {
     sqlx::query!(
-        "-- limits::note_keys
-        WITH told AS (SELECT pg_notify($1, ''))
-        UPDATE runtime_config SET keys_revision = keys_revision + 1, revision = revision + 1 FROM told",
+        "-- runtime_config::note_keys
+        WITH notified AS (SELECT pg_notify($1, ''))
+        UPDATE runtime_config SET keys_revision = keys_revision + 1, revision = revision + 1 FROM notified",
         CHANNEL,
     )
     .execute(connection)

@@ -1,4 +1,5 @@
-//! The limits of the running system, kept in the database and the same for every replica.
+//! The runtime configuration: what operators change while the service runs. It is stored in the database and the same for
+//! every replica.
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -52,14 +53,14 @@ pub const LIMITS: [Limit; 8] = [
     Limit { key: "apiKeyStoreMaxKeys", max: 10_000, of: |limits| &mut limits.api_key_store_max_keys },
 ];
 
-/// The whole row of the table `limits`: what operators change while the service runs.
+/// The row of the table `runtime_config`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Controls {
+pub struct RuntimeConfig {
     pub limits: Limits,
     pub paused: bool,
-    /// Grows with every change.
+    /// Increases with each change.
     pub revision: i64,
-    /// Grows with every API key made or revoked.
+    /// Increases when an API key is created or revoked.
     pub keys_revision: i64,
 }
 

@@ -1,6 +1,6 @@
-//! Keeps this process up with what operators change, limits, pause flag and API keys, and with the database's clock. It
-//! reads one row a few times a second, and at once when PostgreSQL notifies. The reading alone keeps the promise of one
-//! second, so it also holds behind a pooler, where LISTEN hears nothing.
+//! Keeps the runtime configuration of this process current, and its measurement of the database's clock. Reads one row a
+//! few times a second, and at once when PostgreSQL notifies. Polling alone applies a change within a second, so it also
+//! works behind a pooler, where LISTEN receives nothing.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::live_limits::LiveLimits;
+use crate::runtime_config::SharedRuntimeConfig;
 use crate::store::listener::Listener;
 use crate::store::pool::Pool;
-use crate::store::{StoreError, limits, server};
+use crate::store::{StoreError, runtime_config, server};
 
 use crate::job_health::{Job, JobHealth};
 
@@ -30,20 +30,25 @@ const LISTEN_PAUSE: Duration = Duration::from_secs(1);
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug)]
-pub struct ConfigWatcher {
+pub struct RuntimeConfigWatcher {
     /// A connection of its own beside the listener's: readers that fill the pool must not hold up a pause.
     pool: Pool,
     options: PgConnectOptions,
-    limits: LiveLimits,
+    runtime_config: SharedRuntimeConfig,
     health: JobHealth,
     clock: Clock,
     pub poll_interval: Duration,
 }
 
-impl ConfigWatcher {
-    pub fn new(options: PgConnectOptions, limits: LiveLimits, health: JobHealth, clock: Clock) -> Self {
+impl RuntimeConfigWatcher {
+    pub fn new(
+        options: PgConnectOptions,
+        runtime_config: SharedRuntimeConfig,
+        health: JobHealth,
+        clock: Clock,
+    ) -> Self {
         let pool = Pool::new(options.clone(), 1, READ_LIMIT);
-        Self { pool, options, limits, health, clock, poll_interval: POLL_INTERVAL }
+        Self { pool, options, runtime_config, health, clock, poll_interval: POLL_INTERVAL }
     }
 
     pub async fn run(self, stop: CancellationToken) {
@@ -66,7 +71,7 @@ impl ConfigWatcher {
 
     async fn listen(&self, notified: &Notify) {
         loop {
-            if let Ok(mut listener) = Listener::connect(&self.options, limits::CHANNEL).await {
+            if let Ok(mut listener) = Listener::connect(&self.options, runtime_config::CHANNEL).await {
                 // A change before this moment was not heard.
                 notified.notify_one();
                 while listener.hear().await.is_ok() {
@@ -81,15 +86,15 @@ impl ConfigWatcher {
     pub async fn run_once(&self) -> Result<(), StoreError> {
         let read_at = Instant::now();
         let read = async |connection: &mut PgConnection| {
-            let controls = limits::read(connection).await?;
+            let config = runtime_config::read(connection).await?;
             if !self.clock.is_measured_within(CLOCK_INTERVAL) {
                 server::measure_clock(connection, &self.clock).await?;
             }
-            Ok(controls)
+            Ok(config)
         };
-        let controls = self.pool.run(read_at + READ_LIMIT, read).await;
-        self.health.note(Job::Config, &controls);
-        self.limits.replace(controls?, read_at.into_std());
+        let config = self.pool.run(read_at + READ_LIMIT, read).await;
+        self.health.note(Job::Config, &config);
+        self.runtime_config.replace(config?, read_at.into_std());
         Ok(())
     }
 }

@@ -1,0 +1,67 @@
+//! The runtime configuration as this process last read it. A job keeps it current; its readers take a copy.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+
+use crate::domain::runtime_config::{Limits, RuntimeConfig};
+
+/// A handle to the configuration in force. All clones share it.
+#[derive(Clone, Debug)]
+pub struct SharedRuntimeConfig(Arc<ArcSwap<Known>>);
+
+/// What was read, and when: a moment of this process before the read began.
+#[derive(Debug)]
+struct Known {
+    config: RuntimeConfig,
+    read_at: Instant,
+}
+
+impl SharedRuntimeConfig {
+    pub fn new(config: RuntimeConfig) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(Known { config, read_at: Instant::now() })))
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> Limits {
+        self.0.load().config.limits
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.0.load().config.paused
+    }
+
+    /// Cached API keys belong to a revision: those looked up under another one may be stale.
+    pub fn keys_revision(&self) -> i64 {
+        self.0.load().config.keys_revision
+    }
+
+    /// Takes over the result of a read that began at `read_at`, unless a later read is in force. The row's own revision
+    /// orders nothing: after a failover or a restore it may be lower than what this process has seen.
+    pub fn replace(&self, config: RuntimeConfig, read_at: Instant) {
+        let read = Arc::new(Known { config, read_at });
+        self.0.rcu(|own| if own.read_at > read.read_at { own.clone() } else { read.clone() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_latest_read_counts_whatever_its_revision() {
+        let paused = |paused, revision| RuntimeConfig { paused, revision, ..RuntimeConfig::default() };
+        let config = SharedRuntimeConfig::new(paused(true, 7));
+        let began = Instant::now();
+        // A restored database begins at an earlier revision.
+        config.replace(paused(false, 0), began);
+        assert!(!config.is_paused());
+        // A read that began earlier and ended late.
+        let earlier = began.checked_sub(Duration::from_nanos(1)).expect("the machine runs for longer");
+        config.replace(paused(true, 8), earlier);
+        assert!(!config.is_paused());
+    }
+}
