@@ -77,8 +77,8 @@ impl BatchAttempt<'_> {
         let decided = self.decide(jobs, &dedup, &plan, &pairs, known, agents);
         let leaves_no_record =
             |(job, answer): (&Job, &Option<Answer>)| dedup::leaves_no_record(&job.request, answer.as_ref());
-        if self.cache.is_used() && jobs.iter().zip(&decided.answers).any(leaves_no_record) {
-            self.cache.read_next_time();
+        if self.cache.presumed_keys() && jobs.iter().zip(&decided.answers).any(leaves_no_record) {
+            self.cache.read_keys_next_time();
             return Err(AttemptError::UnverifiedKey);
         }
 

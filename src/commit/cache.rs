@@ -1,4 +1,4 @@
-//! Step 2 of a batch: what a lane remembers of its latest batches, and one statement for the rest. Nothing that is
+//! Step 2 of a batch: what a lane remembers of its latest batches, and at most one statement for each kind of the rest. Nothing that is
 //! remembered is trusted: the statement that writes compares it, writes nothing where it is stale, and the next attempt
 //! reads. Three things that it could not compare are therefore always read: a counter at zero, which may decide something
 //! without being written; how many pairs a tenant has above zero; and the absence of a key whose request leaves no record.
@@ -15,10 +15,10 @@ use crate::domain::caller::Tenant;
 use crate::domain::names::ServiceId;
 use crate::domain::service::Terms;
 use crate::domain::usage::Pair;
-use crate::store::StoreError;
 use crate::store::commit::{Known, TenantTerms, Wanted, lookup};
 use crate::store::idempotency::CallerKey;
 use crate::store::usage::{Counter, CounterId};
+use crate::store::{Conflict, StoreError};
 
 use super::plan::Plan;
 
@@ -28,7 +28,7 @@ const ENTRIES_MAX: usize = 16_384;
 /// At least so many of the latest keys are remembered, and at most twice as many.
 const KEYS_MIN: usize = 32_768;
 
-/// Batches that read everything at the start, and after one whose cached data was stale.
+/// Batches that read what is cached at the start, and after one for which it was stale.
 const COOLDOWN_BATCHES: u32 = 64;
 
 /// Hashes with a seed of this process, as the standard library does, in a tenth of the time.
@@ -41,10 +41,19 @@ pub struct ReadCache {
     services: Cache<(Tenant, ServiceId), (i64, Option<Terms>)>,
     tenants: Cache<Tenant, TenantTerms>,
     keys: LatestKeys,
-    /// Batches that still read everything.
-    cooldown: u32,
-    /// Whether the attempt under way uses cached data.
-    used: bool,
+    /// Batches that still read.
+    cooldown: ByKind<u32>,
+    /// Whether the attempt under way uses what is cached.
+    used: ByKind<bool>,
+}
+
+/// What is cached, by what a write compares. If one kind was stale, the others need not be.
+#[derive(Clone, Copy)]
+struct ByKind<T> {
+    counters: T,
+    terms: T,
+    /// That a key has no record.
+    keys: T,
 }
 
 impl Default for ReadCache {
@@ -54,8 +63,8 @@ impl Default for ReadCache {
             services: LruCache::with_hasher(ENTRIES_MAX, RandomState::default()),
             tenants: LruCache::with_hasher(ENTRIES_MAX, RandomState::default()),
             keys: LatestKeys::default(),
-            cooldown: COOLDOWN_BATCHES,
-            used: false,
+            cooldown: ByKind { counters: COOLDOWN_BATCHES, terms: COOLDOWN_BATCHES, keys: COOLDOWN_BATCHES },
+            used: ByKind { counters: false, terms: false, keys: false },
         }
     }
 }
@@ -84,22 +93,27 @@ impl LatestKeys {
 }
 
 impl ReadCache {
-    /// Whether the latest attempt used cached data.
-    pub fn is_used(&self) -> bool {
-        self.used
+    /// Whether the latest attempt presumed keys to be new.
+    pub fn presumed_keys(&self) -> bool {
+        self.used.keys
     }
 
-    /// Whether the latest attempt may have failed because cached data was stale. The next ones then read.
-    pub fn was_stale(&mut self) -> bool {
-        if self.used {
-            self.cooldown = COOLDOWN_BATCHES;
+    /// Whether the latest attempt may have failed because cached data was stale. The next ones then read it.
+    pub fn was_stale(&mut self, conflict: Conflict) -> bool {
+        let (used, cooldown) = match conflict {
+            Conflict::Version => (self.used.counters, &mut self.cooldown.counters),
+            Conflict::Terms => (self.used.terms, &mut self.cooldown.terms),
+            Conflict::Key => (self.used.keys, &mut self.cooldown.keys),
+        };
+        if used {
+            *cooldown = COOLDOWN_BATCHES;
         }
-        self.used
+        used
     }
 
-    /// The batch has to be decided again, on what is read.
-    pub fn read_next_time(&mut self) {
-        self.cooldown = self.cooldown.max(1);
+    /// The batch has to be decided again, with its keys looked up.
+    pub fn read_keys_next_time(&mut self) {
+        self.cooldown.keys = self.cooldown.keys.max(1);
     }
 
     /// Knows everything that the plan asks for. `locked` are the counters, where the attempt has locked them.
@@ -111,15 +125,19 @@ impl ReadCache {
         locked: Option<Vec<Option<Counter>>>,
         agents: &AgentsToSettle,
     ) -> Result<Known, StoreError> {
-        self.used = self.cooldown == 0;
         let is_locked = locked.is_some();
+        self.used = ByKind {
+            counters: self.cooldown.counters == 0 && !is_locked,
+            terms: self.cooldown.terms == 0,
+            keys: self.cooldown.keys == 0,
+        };
         let mut cached = self.lookup(plan, pairs, locked);
         if !is_locked {
             cached.set_agents(pairs, agents);
         }
         let missing = cached.missing(plan, pairs);
-        let read = if missing.is_empty() { Known::default() } else { lookup(connection, &missing).await? };
-        self.note_read(&missing, &read);
+        let read = lookup(connection, &missing).await?;
+        self.note_read(&missing, &read, is_locked);
         plan.keys.iter().for_each(|key| self.keys.insert(key));
         Ok(cached.with(&missing, read))
     }
@@ -127,17 +145,17 @@ impl ReadCache {
     fn lookup(&mut self, plan: &Plan<'_>, pairs: &[CounterId], locked: Option<Vec<Option<Counter>>>) -> Cached {
         let counters = match locked {
             Some(locked) => locked,
-            None if self.used => pairs.iter().map(|id| self.counters.get(id).copied()).collect(),
+            None if self.used.counters => pairs.iter().map(|id| self.counters.get(id).copied()).collect(),
             None => vec![None; pairs.len()],
         };
         let keys = plan.keys.iter().zip(&plan.uncertain);
         let may_be_stored =
-            |(key, uncertain): (&&CallerKey, &bool)| !self.used || *uncertain || self.keys.contains(key);
+            |(key, uncertain): (&&CallerKey, &bool)| !self.used.keys || *uncertain || self.keys.contains(key);
         let mut services = plan.services.iter().peekable();
         let mut terms = Vec::with_capacity(plan.services.len());
         let tenants = plan.tenants.iter().map(|tenant| {
             let begin = terms.len();
-            let mut known = self.used.then(|| self.tenants.get(*tenant).copied()).flatten();
+            let mut known = self.used.terms.then(|| self.tenants.get(*tenant).copied()).flatten();
             while let Some((_, service_id)) = services.next_if(|(of, _)| of == tenant) {
                 let entry = known.and_then(|_| self.services.get(&((*tenant).clone(), (*service_id).clone())).copied());
                 known = known.filter(|known| entry.is_some_and(|(revision, _)| revision == known.revision));
@@ -154,14 +172,16 @@ impl ReadCache {
     }
 
     /// Notes what was read, after comparing it with what would have been used.
-    fn note_read(&mut self, wanted: &Wanted<'_>, read: &Known) {
-        if self.cooldown > 0 {
-            let keys = wanted.keys.iter().zip(&read.responses);
-            let a_key_was_stored = keys.filter(|(_, stored)| stored.is_some()).any(|(key, _)| !self.keys.contains(key));
+    fn note_read(&mut self, wanted: &Wanted<'_>, read: &Known, is_locked: bool) {
+        let mut stored = wanted.keys.iter().zip(&read.responses).filter(|(_, stored)| stored.is_some());
+        count_down(&mut self.cooldown.keys, || stored.any(|(key, _)| !self.keys.contains(key)));
+        count_down(&mut self.cooldown.terms, || false);
+        if !is_locked {
             let mut counters = wanted.pairs.iter().zip(&read.counters);
-            let a_counter_moved =
-                counters.any(|(id, counter)| self.counters.peek(*id).is_some_and(|known| Some(*known) != *counter));
-            self.cooldown = if a_key_was_stored || a_counter_moved { COOLDOWN_BATCHES } else { self.cooldown - 1 };
+            let is_other = |known: &Counter, counter: &Option<Counter>| Some(*known) != *counter;
+            count_down(&mut self.cooldown.counters, || {
+                counters.any(|(id, counter)| self.counters.peek(*id).is_some_and(|known| is_other(known, counter)))
+            });
         }
         for (id, counter) in wanted.pairs.iter().zip(&read.counters) {
             match counter {
@@ -188,6 +208,13 @@ impl ReadCache {
         } else {
             self.counters.remove(id);
         }
+    }
+}
+
+/// One more batch has read what was not to be presumed. The count begins again if presuming it would have failed.
+fn count_down(cooldown: &mut u32, would_have_failed: impl FnOnce() -> bool) {
+    if *cooldown > 0 {
+        *cooldown = if would_have_failed() { COOLDOWN_BATCHES } else { *cooldown - 1 };
     }
 }
 

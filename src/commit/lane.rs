@@ -179,7 +179,9 @@ impl Lane {
                 FaultKind::Conflict(conflict) => {
                     metrics::commit_retried(reason(kind));
                     // Read this time: what is stale may have been so for long. If it was read, lock it first.
-                    if !self.cache.was_stale() && conflict == Conflict::Version && group.locking == Locking::Optimistic
+                    if !self.cache.was_stale(conflict)
+                        && conflict == Conflict::Version
+                        && group.locking == Locking::Optimistic
                     {
                         group.locking = Locking::Pessimistic;
                     }

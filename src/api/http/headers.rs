@@ -1,5 +1,7 @@
 //! The headers every response has.
 
+use std::sync::LazyLock;
+
 use axum::http::Method;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderMap, HeaderName, HeaderValue, REFERRER_POLICY, RETRY_AFTER,
@@ -13,26 +15,34 @@ const CSP: &str = "default-src 'none'; base-uri 'none'; connect-src 'none'; font
     frame-ancestors 'none'; img-src 'none'; manifest-src 'none'; media-src 'none'; object-src 'none'; \
     script-src 'none'; script-src-attr 'none'; style-src 'none'; worker-src 'none'";
 
-const FIXED: [(HeaderName, &str); 6] = [
-    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    (X_FRAME_OPTIONS, "DENY"),
-    (REFERRER_POLICY, "no-referrer"),
-    (STRICT_TRANSPORT_SECURITY, "max-age=63072000; includeSubDomains; preload"),
-    (HeaderName::from_static("permissions-policy"), "geolocation=(), camera=(), microphone=()"),
-    (CONTENT_SECURITY_POLICY, CSP),
-];
+/// Ready to be copied.
+static FIXED: LazyLock<HeaderMap> = LazyLock::new(|| {
+    HeaderMap::from_iter([
+        (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
+        (REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+        (STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=63072000; includeSubDomains; preload")),
+        (
+            HeaderName::from_static("permissions-policy"),
+            HeaderValue::from_static("geolocation=(), camera=(), microphone=()"),
+        ),
+        (CONTENT_SECURITY_POLICY, HeaderValue::from_static(CSP)),
+    ])
+});
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 pub fn add(headers: &mut HeaderMap, received: &Received) {
     let Received { method, path, request_id, began } = received;
-    for (name, value) in FIXED {
-        // The pages for people have a content security policy of their own.
-        headers.entry(name).or_insert(HeaderValue::from_static(value));
-    }
+    // What the response has of these replaces them: the pages for people have a content security policy of their own.
+    let own = std::mem::replace(headers, FIXED.clone());
+    headers.extend(own);
     if let Ok(value) = HeaderValue::from_str(request_id) {
-        headers.insert("x-request-id", value);
+        headers.insert(X_REQUEST_ID, value);
     }
     let timing = format!("app;dur={:.1}", began.elapsed().as_secs_f64() * 1000.0);
-    headers.insert("server-timing", HeaderValue::from_str(&timing).expect("a number"));
+    headers.insert(SERVER_TIMING, HeaderValue::from_str(&timing).expect("a number"));
     let is_api = path.strip_prefix("/api/v1").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     if *method == Method::OPTIONS {
         return;

@@ -1,4 +1,4 @@
-//! What a batch has to know, in one statement.
+//! What a batch has to know: at most one statement each for counters, terms and stored responses.
 
 use sqlx::PgConnection;
 
@@ -21,15 +21,7 @@ pub struct Wanted<'a> {
     pub rising: Vec<&'a Tenant>,
 }
 
-impl Wanted<'_> {
-    pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
-            && self.pairs.is_empty()
-            && self.tenants.is_empty()
-            && self.services.is_empty()
-            && self.rising.is_empty()
-    }
-}
+impl Wanted<'_> {}
 
 /// What the terms of a tenant are known by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,31 +47,43 @@ pub struct Known {
     pub pairs_above_zero: Vec<(Tenant, i64)>,
 }
 
-/// Reads, without locking anything. The lists hide behind subqueries: if their lengths were known to the planner, it would
-/// consider a plan made for one row cheaper than the generic one, and plan every small batch again.
+/// Reads, without locking anything. The stored responses come last: a request that is refused on what was read before them,
+/// and whose key has no record then, had none before either.
 pub async fn lookup(connection: &mut PgConnection, wanted: &Wanted<'_>) -> Result<Known, StoreError> {
-    let callers: Vec<&str> = wanted.keys.iter().map(|id| id.caller.as_str()).collect();
-    let keys: Vec<&str> = wanted.keys.iter().map(|id| id.key.as_str()).collect();
+    let mut known = Known {
+        responses: vec![None; wanted.keys.len()],
+        counters: vec![None; wanted.pairs.len()],
+        agents: vec![false; wanted.pairs.len()],
+        // A tenant that is gone, after a reset, has no terms. Its revision differs from that of every other time.
+        tenants: vec![TenantTerms { revision: i64::MIN, has_webhooks: false }; wanted.tenants.len()],
+        services: vec![None; wanted.services.len()],
+        pairs_above_zero: wanted.rising.iter().map(|tenant| ((*tenant).clone(), 0)).collect(),
+    };
+    if !wanted.pairs.is_empty() || !wanted.rising.is_empty() {
+        read_counters(connection, wanted, &mut known).await?;
+    }
+    if !wanted.tenants.is_empty() || !wanted.services.is_empty() {
+        read_terms(connection, wanted, &mut known).await?;
+    }
+    if !wanted.keys.is_empty() {
+        read_responses(connection, wanted, &mut known).await?;
+    }
+    Ok(known)
+}
+
+/// The counters of pairs, whether their agents are known, and how many pairs a tenant has above zero: as of one moment.
+async fn read_counters(
+    connection: &mut PgConnection,
+    wanted: &Wanted<'_>,
+    known: &mut Known,
+) -> Result<(), StoreError> {
     let pairs = Columns::of(wanted.pairs.iter().copied());
-    let tenants: Vec<&str> = wanted.tenants.iter().map(|tenant| tenant.as_str()).collect();
-    let service_tenants: Vec<&str> = wanted.services.iter().map(|(tenant, _)| tenant.as_str()).collect();
-    let services: Vec<&str> = wanted.services.iter().map(|(_, service)| service.as_str()).collect();
     let rising: Vec<&str> = wanted.rising.iter().map(|tenant| tenant.as_str()).collect();
     let rows = sqlx::query!(
-        r#"-- commit::lookup
-        SELECT 'key' AS "kind!", wanted.number AS "number!", stored.status::bigint AS a, stored.attempt_id AS b,
-               NULL::bigint AS c, NULL::bigint AS d, NULL::bigint AS e, NULL::boolean AS flag,
-               stored.request_hash AS hash, stored.response, stored.expires_at
-        FROM unnest((SELECT $1::text[]), (SELECT $2::text[])) WITH ORDINALITY AS wanted (caller, key, number)
-        CROSS JOIN LATERAL (
-            SELECT request_hash, status, response, attempt_id, expires_at FROM idempotency_keys
-            WHERE idempotency_keys.key = wanted.key AND idempotency_keys.caller = wanted.caller
-            LIMIT 1
-        ) AS stored
-        UNION ALL
-        SELECT 'counter', wanted.number, counter.outstanding, counter.settled, counter.reset, counter.version,
-               counter.pair_id, agent.is_known, NULL, NULL, NULL
-        FROM unnest((SELECT $3::text[]), (SELECT $4::text[]), (SELECT $5::text[]))
+        r#"-- commit::read_counters
+        SELECT wanted.number AS "number!", counter.pair_id, counter.outstanding, counter.settled, counter.reset,
+               counter.version, agent.is_known, NULL::bigint AS pairs_above_zero
+        FROM unnest($1::text[], $2::text[], $3::text[])
             WITH ORDINALITY AS wanted (tenant_id, agent_id, service_id, number)
         LEFT JOIN LATERAL (
             SELECT pair_id, outstanding, settled, reset, version FROM usage_counters
@@ -93,8 +97,50 @@ pub async fn lookup(connection: &mut PgConnection, wanted: &Wanted<'_>) -> Resul
             LIMIT 1
         ) AS agent ON true
         UNION ALL
-        SELECT 'tenant', wanted.number, tenant.terms_revision, NULL, NULL, NULL, NULL, webhook.is_there, NULL, NULL, NULL
-        FROM unnest((SELECT $6::text[])) WITH ORDINALITY AS wanted (tenant_id, number)
+        SELECT wanted.number, NULL, NULL, NULL, NULL, NULL, NULL, sums.pairs_above_zero
+        FROM unnest($4::text[]) WITH ORDINALITY AS wanted (tenant_id, number)
+        CROSS JOIN LATERAL (
+            SELECT coalesce(sum(pairs_above_zero), 0)::bigint AS pairs_above_zero
+            FROM totals WHERE totals.tenant_id = wanted.tenant_id AND totals.service_id = ''
+        ) AS sums"#,
+        pairs.tenants as _,
+        pairs.agents as _,
+        pairs.services as _,
+        rising as _,
+    )
+    .fetch_all(connection)
+    .await?;
+    for row in rows {
+        let index = row.number as usize - 1;
+        if let Some(pairs_above_zero) = row.pairs_above_zero {
+            known.pairs_above_zero[index].1 = pairs_above_zero;
+            continue;
+        }
+        known.agents[index] = row.is_known.unwrap_or(false);
+        if let Some(pair_id) = row.pair_id {
+            let number = |value: Option<i64>| value.ok_or_else(|| corrupt("a counter without a number"));
+            known.counters[index] = Some(Counter {
+                pair_id,
+                outstanding: number(row.outstanding)?,
+                settled: number(row.settled)?,
+                reset: number(row.reset)?,
+                version: number(row.version)?,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The revisions of tenants' terms, and the services: as of one moment.
+async fn read_terms(connection: &mut PgConnection, wanted: &Wanted<'_>, known: &mut Known) -> Result<(), StoreError> {
+    let tenants: Vec<&str> = wanted.tenants.iter().map(|tenant| tenant.as_str()).collect();
+    let service_tenants: Vec<&str> = wanted.services.iter().map(|(tenant, _)| tenant.as_str()).collect();
+    let services: Vec<&str> = wanted.services.iter().map(|(_, service)| service.as_str()).collect();
+    let rows = sqlx::query!(
+        r#"-- commit::read_terms
+        SELECT wanted.number AS "number!", tenant.terms_revision, webhook.is_there AS has_webhooks,
+               NULL::bigint AS price_stroops, NULL::boolean AS disabled
+        FROM unnest($1::text[]) WITH ORDINALITY AS wanted (tenant_id, number)
         CROSS JOIN LATERAL (
             SELECT terms_revision FROM tenants WHERE tenants.tenant_id = wanted.tenant_id LIMIT 1
         ) AS tenant
@@ -102,73 +148,61 @@ pub async fn lookup(connection: &mut PgConnection, wanted: &Wanted<'_>) -> Resul
             SELECT true AS is_there FROM webhooks WHERE webhooks.tenant_id = wanted.tenant_id LIMIT 1
         ) AS webhook ON true
         UNION ALL
-        SELECT 'service', wanted.number, service.price_stroops, NULL, NULL, NULL, NULL, service.disabled, NULL, NULL, NULL
-        FROM unnest((SELECT $7::text[]), (SELECT $8::text[])) WITH ORDINALITY AS wanted (tenant_id, service_id, number)
+        SELECT wanted.number, NULL, NULL, service.price_stroops, service.disabled
+        FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS wanted (tenant_id, service_id, number)
         CROSS JOIN LATERAL (
             SELECT price_stroops, disabled FROM services
             WHERE services.tenant_id = wanted.tenant_id AND services.service_id = wanted.service_id
             LIMIT 1
-        ) AS service
-        UNION ALL
-        SELECT 'rising', wanted.number, sums.pairs_above_zero, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
-        FROM unnest((SELECT $9::text[])) WITH ORDINALITY AS wanted (tenant_id, number)
-        CROSS JOIN LATERAL (
-            SELECT coalesce(sum(pairs_above_zero), 0)::bigint AS pairs_above_zero
-            FROM totals WHERE totals.tenant_id = wanted.tenant_id AND totals.service_id = ''
-        ) AS sums"#,
-        callers as _,
-        keys as _,
-        pairs.tenants as _,
-        pairs.agents as _,
-        pairs.services as _,
+        ) AS service"#,
         tenants as _,
         service_tenants as _,
         services as _,
-        rising as _,
     )
     .fetch_all(connection)
     .await?;
-    let mut known = Known {
-        responses: vec![None; wanted.keys.len()],
-        counters: vec![None; wanted.pairs.len()],
-        agents: vec![false; wanted.pairs.len()],
-        // A tenant that is gone, after a reset, has no terms. Its revision differs from that of every other time.
-        tenants: vec![TenantTerms { revision: i64::MIN, has_webhooks: false }; wanted.tenants.len()],
-        services: vec![None; wanted.services.len()],
-        pairs_above_zero: wanted.rising.iter().map(|tenant| ((*tenant).clone(), 0)).collect(),
-    };
     for row in rows {
         let index = row.number as usize - 1;
-        let number = |value: Option<i64>| value.ok_or_else(|| corrupt("a number is missing"));
-        match row.kind.as_str() {
-            "key" => {
-                let hash = row.hash.and_then(|hash| hash.try_into().ok());
-                known.responses[index] = Some(StoredResponse {
-                    fingerprint: Fingerprint(hash.ok_or_else(|| corrupt("request_hash"))?),
-                    status: u16::try_from(number(row.a)?).map_err(|_| corrupt("status"))?,
-                    response: row.response,
-                    attempt_id: number(row.b)?,
-                    expires_at: row.expires_at.ok_or_else(|| corrupt("expires_at"))?.into(),
-                });
-            }
-            "counter" => {
-                known.agents[index] = row.flag.unwrap_or(false);
-                if let Some(pair_id) = row.e {
-                    let (outstanding, settled, reset) = (number(row.a)?, number(row.b)?, number(row.c)?);
-                    known.counters[index] =
-                        Some(Counter { pair_id, outstanding, settled, reset, version: number(row.d)? });
-                }
-            }
-            "tenant" => {
-                known.tenants[index] =
-                    TenantTerms { revision: number(row.a)?, has_webhooks: row.flag.unwrap_or(false) };
-            }
-            "service" => {
-                let disabled = row.flag.ok_or_else(|| corrupt("disabled"))?;
-                known.services[index] = Some(Terms { price_stroops: number(row.a)?, disabled });
-            }
-            _ => known.pairs_above_zero[index].1 = number(row.a)?,
+        if let Some(revision) = row.terms_revision {
+            known.tenants[index] = TenantTerms { revision, has_webhooks: row.has_webhooks.unwrap_or(false) };
+        } else if let (Some(price_stroops), Some(disabled)) = (row.price_stroops, row.disabled) {
+            known.services[index] = Some(Terms { price_stroops, disabled });
         }
     }
-    Ok(known)
+    Ok(())
+}
+
+async fn read_responses(
+    connection: &mut PgConnection,
+    wanted: &Wanted<'_>,
+    known: &mut Known,
+) -> Result<(), StoreError> {
+    let callers: Vec<&str> = wanted.keys.iter().map(|id| id.caller.as_str()).collect();
+    let keys: Vec<&str> = wanted.keys.iter().map(|id| id.key.as_str()).collect();
+    let rows = sqlx::query!(
+        r#"-- commit::read_responses
+        SELECT wanted.number AS "number!", stored.request_hash, stored.status, stored.response, stored.attempt_id,
+               stored.expires_at
+        FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted (caller, key, number)
+        CROSS JOIN LATERAL (
+            SELECT request_hash, status, response, attempt_id, expires_at FROM idempotency_keys
+            WHERE idempotency_keys.key = wanted.key AND idempotency_keys.caller = wanted.caller
+            LIMIT 1
+        ) AS stored"#,
+        callers as _,
+        keys as _,
+    )
+    .fetch_all(connection)
+    .await?;
+    for row in rows {
+        let hash = row.request_hash.try_into().map_err(|_| corrupt("request_hash"))?;
+        known.responses[row.number as usize - 1] = Some(StoredResponse {
+            fingerprint: Fingerprint(hash),
+            status: u16::try_from(row.status).map_err(|_| corrupt("status"))?,
+            response: row.response,
+            attempt_id: row.attempt_id,
+            expires_at: row.expires_at.into(),
+        });
+    }
+    Ok(())
 }

@@ -51,8 +51,15 @@ async fn send(service: &Service, first: u64, count: u64) {
 }
 
 /// The statements that every usage, settlement and replay runs.
-const WRITE_PATH: [&str; 5] =
-    ["commit::lookup", "commit::write", "commit::remove_expired", "usage::lock", "usage::pairs_of_agents"];
+const WRITE_PATH: [&str; 7] = [
+    "commit::read_counters",
+    "commit::read_terms",
+    "commit::read_responses",
+    "commit::write",
+    "commit::remove_expired",
+    "usage::lock",
+    "usage::pairs_of_agents",
+];
 
 /// How a lane plans its statements: `server::set_up_for_commits`.
 const LANE_SETTINGS: &str =
