@@ -1,5 +1,7 @@
 //! What a batch wrote on stale knowledge is taken back as a whole, with an SQLSTATE that says why.
 
+use std::time::Instant;
+
 use agentpay_billing::domain::caller::Tenant;
 use agentpay_billing::domain::names::{AgentId, ServiceId};
 use agentpay_billing::domain::timestamp::Timestamp;
@@ -10,7 +12,7 @@ use agentpay_billing::store::{Conflict, FaultKind, StoreError};
 use serde_json::json;
 use sqlx::Executor;
 
-use crate::support::{Service, new_database, usage};
+use crate::support::{Moment, Proxy, Service, new_database, usage};
 
 /// Changes that add one to a total beside what a test wants to write.
 fn changes<'a>() -> Changes<'a> {
@@ -145,33 +147,33 @@ async fn terms_that_changed_meanwhile_take_everything_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bill_of_an_agent_holds_all_or_nothing_of_a_bulk_record_that_commits_with_it() {
-    let service = Service::start(&[("COMMIT_LANES", "1")]).await;
+    let proxy = Proxy::start(&new_database().await).await;
+    let service = Service::start_on(proxy.options(), &[("COMMIT_LANES", "1"), ("REQUEST_TIMEOUT_MS", "60000")]).await;
     let client = service.client();
     for agent in ["a", "busy"] {
         client.post("/api/v1/usage", &usage(agent, "old", 1)).await;
     }
     client.post("/api/v1/settle", &json!({ "agent": "a", "serviceId": "old" })).await;
-    // The lane waits for this row, and what comes meanwhile forms one batch.
-    let mut holder = service.pool.begin().await.expect("transaction");
-    let lock = "SELECT 1 FROM usage_counters WHERE agent_id = 'busy' FOR UPDATE";
-    sqlx::query(lock).execute(&mut *holder).await.expect("lock");
     let post = |path: &'static str, body: serde_json::Value| {
         let client = service.client();
         tokio::spawn(async move { client.post(path, &body).await })
     };
     let queued = async |depth: i64| {
         let line = format!("agentpay_commit_queue_depth {depth}");
-        while !client.get("/api/v1/metrics").await.text.contains(&line) {}
+        let began = Instant::now();
+        while !client.get("/api/v1/metrics").await.text.contains(&line) {
+            assert!(began.elapsed().as_secs() < 60, "{line}");
+        }
     };
+    // While the lane's commit is held up, what comes meanwhile forms one batch.
+    proxy.at_next_commit(Moment::Held);
     let busy = post("/api/v1/usage", usage("busy", "old", 1));
-    let waiting =
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    while service.number(waiting).await == 0 {}
+    proxy.happened().await;
     let bulk = post("/api/v1/usage/bulk", json!({ "items": [usage("a", "old", 2), usage("a", "new", 3)] }));
     queued(1).await;
     let bill = post("/api/v1/settle/bulk", json!({ "agent": "a" }));
     queued(2).await;
-    holder.rollback().await.expect("rollback");
+    proxy.release();
     assert_eq!((busy.await.expect("a client").status, bulk.await.expect("a client").status), (201, 201));
     let due: Vec<i64> = bill.await.expect("a client").json()["items"]
         .as_array()
