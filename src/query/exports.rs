@@ -14,7 +14,7 @@ use tracing::warn;
 
 use crate::domain::caller::Tenant;
 use crate::domain::refusal::Refusal;
-use crate::store::exports::{Exported, Place, pairs_after};
+use crate::store::exports::{ExportCursor, Exported, pairs_after};
 use crate::store::pool::Held;
 use crate::store::{StoreError, server};
 
@@ -148,13 +148,13 @@ async fn read_all(connection: Held, tenant: &Tenant, sender: Sender<Message>) {
 /// False if the client does not take what was read.
 async fn read_parts(mut connection: Held, tenant: &Tenant, sender: &Sender<Message>) -> Result<bool, StoreError> {
     connection.run(Instant::now() + STATEMENT_LIMIT, server::hold_snapshot).await?;
-    let mut last = Place::start();
+    let mut last = ExportCursor::start();
     loop {
         // Steps by position rather than one long result: a result that is given up halfway has to be read to its end
         // before the connection is of use again.
         let read = async |snapshot: &mut PgConnection| pairs_after(snapshot, tenant, &last, PAIRS_OF_PART).await;
         let pairs = connection.run(Instant::now() + STATEMENT_LIMIT, read).await?;
-        last = pairs.last().map_or(last, Place::of);
+        last = pairs.last().map_or(last, ExportCursor::of);
         let is_last = (pairs.len() as i64) < PAIRS_OF_PART;
         if sender.send(Message::Pairs(pairs)).await.is_err() {
             return Ok(false);

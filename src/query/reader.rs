@@ -41,7 +41,7 @@ impl Reader {
         deadline: Instant,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, StoreError>,
     ) -> Result<T, Refusal> {
-        self.try_read(deadline, work).await.map_err(|error| read_refusal(&error))
+        self.pool.run(deadline.into(), work).await.map_err(|error| read_refusal(&error))
     }
 
     /// The same, for reads whose failure is no refusal.

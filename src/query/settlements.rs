@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 use crate::domain::caller::Tenant;
 use crate::domain::refusal::Refusal;
 use crate::domain::settlement::Settlement;
-use crate::store::settlements::{self, Filter, Place};
+use crate::store::settlements::{self, Filter, SettlementCursor};
 
 use super::page::Page;
 use super::reader::Reader;
@@ -22,15 +22,15 @@ pub async fn find(
     reader.read(deadline, read).await
 }
 
-/// Settlements, newest first, each with its place in the list.
+/// Settlements, newest first, each with its cursor.
 pub async fn list(
     reader: &Reader,
     tenant: &Tenant,
     filter: &Filter,
-    before: Option<Place>,
+    before: Option<SettlementCursor>,
     limit: i64,
     deadline: Instant,
-) -> Result<Page<(Place, Settlement)>, Refusal> {
+) -> Result<Page<(SettlementCursor, Settlement)>, Refusal> {
     let read =
         async |connection: &mut PgConnection| settlements::list(connection, tenant, filter, before, limit + 1).await;
     Ok(Page::of(reader.read(deadline, read).await?, limit))

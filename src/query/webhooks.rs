@@ -8,7 +8,7 @@ use crate::domain::caller::Tenant;
 use crate::domain::delivery::Delivery;
 use crate::domain::refusal::Refusal;
 use crate::domain::webhook::Webhook;
-use crate::store::webhooks::Place;
+use crate::store::webhooks::WebhookCursor;
 use crate::store::{deliveries, webhooks};
 
 use super::page::Page;
@@ -19,14 +19,14 @@ pub async fn find(reader: &Reader, tenant: &Tenant, id: &str, deadline: Instant)
     reader.read(deadline, read).await
 }
 
-/// Webhooks, oldest first, each with its place in the list, and how many there are.
+/// Webhooks, oldest first, each with its cursor, and how many there are.
 pub async fn list(
     reader: &Reader,
     tenant: &Tenant,
-    after: Option<&Place>,
+    after: Option<&WebhookCursor>,
     limit: i64,
     deadline: Instant,
-) -> Result<(Page<(Place, Webhook)>, i64), Refusal> {
+) -> Result<(Page<(WebhookCursor, Webhook)>, i64), Refusal> {
     let read = async |connection: &mut PgConnection| {
         let rows = webhooks::list(connection, tenant, after, limit + 1).await?;
         Ok((rows, webhooks::count(connection, tenant).await?))

@@ -10,13 +10,13 @@ use super::StoreError;
 
 /// Where a step of an export ended. A position alone may repeat: after a logical copy its sequence may begin again.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct ExportCursor {
     pair_id: i64,
     agent: String,
     service_id: String,
 }
 
-impl Place {
+impl ExportCursor {
     /// Before the first pair.
     pub fn start() -> Self {
         Self { pair_id: i64::MIN, agent: String::new(), service_id: String::new() }
@@ -41,7 +41,7 @@ pub struct Exported {
 pub async fn pairs_after(
     connection: &mut PgConnection,
     tenant: &Tenant,
-    after: &Place,
+    after: &ExportCursor,
     limit: i64,
 ) -> Result<Vec<Exported>, StoreError> {
     let rows = sqlx::query!(

@@ -11,9 +11,9 @@ use crate::domain::timestamp::{StoredMoment, Timestamp};
 
 use super::{StoreError, corrupt};
 
-/// A place in the ledger. Lists go from newer to older.
+/// Where a page of the ledger ends. Lists go from newer to older.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct SettlementCursor {
     pub settled_at: StoredMoment,
     pub list_position: i64,
     /// Decides where positions repeat. Empty: before all of that position.
@@ -77,15 +77,15 @@ pub async fn find(
     .transpose()
 }
 
-/// The newest settlements older than `before`, at most `limit`, each with its place.
+/// The newest settlements older than `before`, at most `limit`, each with its cursor.
 pub async fn list(
     connection: &mut PgConnection,
     tenant: &Tenant,
     filter: &Filter,
-    before: Option<Place>,
+    before: Option<SettlementCursor>,
     limit: i64,
-) -> Result<Vec<(Place, Settlement)>, StoreError> {
-    let start = || Place { settled_at: StoredMoment::LAST, list_position: i64::MAX, id: String::new() };
+) -> Result<Vec<(SettlementCursor, Settlement)>, StoreError> {
+    let start = || SettlementCursor { settled_at: StoredMoment::LAST, list_position: i64::MAX, id: String::new() };
     let before = before.unwrap_or_else(start);
     let since = filter.since.unwrap_or(Timestamp::from_ms(0));
     // A filter chooses its own index: one statement for all filters would be planned for none of them.
@@ -126,8 +126,8 @@ pub async fn list(
     rows.into_iter()
         .map(|row| {
             let id = row.settlement_id.clone();
-            let place = Place { settled_at: row.settled_at.into(), list_position: row.list_position, id };
-            Ok((place, row.into_settlement()?))
+            let cursor = SettlementCursor { settled_at: row.settled_at.into(), list_position: row.list_position, id };
+            Ok((cursor, row.into_settlement()?))
         })
         .collect()
 }

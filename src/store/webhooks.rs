@@ -32,7 +32,7 @@ impl From<Row> for Webhook {
 
 /// Where a page of the list begins: after this webhook.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct WebhookCursor {
     pub created_at: StoredMoment,
     pub id: String,
 }
@@ -151,14 +151,14 @@ pub async fn delete(connection: &mut PgConnection, tenant: &Tenant, id: &str) ->
     Ok(deleted.rows_affected() > 0)
 }
 
-/// A tenant's webhooks in the order of creation time and id, after `place`, at most `limit`.
+/// A tenant's webhooks in the order of creation time and id, after the cursor, at most `limit`.
 pub async fn list(
     connection: &mut PgConnection,
     tenant: &Tenant,
-    after: Option<&Place>,
+    after: Option<&WebhookCursor>,
     limit: i64,
-) -> Result<Vec<(Place, Webhook)>, StoreError> {
-    let (created_at, id) = after.map_or((StoredMoment::FIRST, ""), |place| (place.created_at, place.id.as_str()));
+) -> Result<Vec<(WebhookCursor, Webhook)>, StoreError> {
+    let (created_at, id) = after.map_or((StoredMoment::FIRST, ""), |cursor| (cursor.created_at, cursor.id.as_str()));
     let rows = sqlx::query_as!(
         Row,
         "-- webhooks::list
@@ -173,8 +173,8 @@ pub async fn list(
     .fetch_all(connection)
     .await?;
     let webhooks = rows.into_iter().map(|row| {
-        let place = Place { created_at: row.created_at.into(), id: row.webhook_id.clone() };
-        (place, Webhook::from(row))
+        let cursor = WebhookCursor { created_at: row.created_at.into(), id: row.webhook_id.clone() };
+        (cursor, Webhook::from(row))
     });
     Ok(webhooks.collect())
 }

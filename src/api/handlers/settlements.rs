@@ -11,7 +11,7 @@ use crate::domain::refusal::Refusal;
 use crate::domain::settlement::Settlement;
 use crate::domain::timestamp::{StoredMoment, Timestamp};
 use crate::query::settlements;
-use crate::store::settlements::{Filter, Place};
+use crate::store::settlements::{Filter, SettlementCursor};
 
 use crate::api::openapi::description::{CURSOR, Description, SINCE, identifier, limit};
 use crate::api::request::errors::ApiError;
@@ -67,7 +67,7 @@ pub async fn list(State(state): State<ApiState>, request: ReadRequest) -> Result
     let page = settlements::list(&state.reader, tenant, &filter, before, limit, request.deadline).await?;
     let next_cursor = page
         .last_if_more()
-        .map(|(place, _)| encode_cursor(&format!("{}:{}:{}", place.settled_at, place.list_position, place.id)));
+        .map(|(cursor, _)| encode_cursor(&format!("{}:{}:{}", cursor.settled_at, cursor.list_position, cursor.id)));
     let items = page.rows.into_iter().map(|(_, settlement)| settlement).collect();
     Ok(json(&List { items, next_cursor }))
 }
@@ -88,10 +88,10 @@ pub async fn show(State(state): State<ApiState>, request: ReadRequest) -> Result
     Ok(json(&settlement.ok_or_else(|| Refusal::SettlementNotFound(id.to_owned()))?))
 }
 
-fn parse_cursor(cursor: &str) -> Option<Place> {
+fn parse_cursor(cursor: &str) -> Option<SettlementCursor> {
     let (settled_at, rest) = cursor.split_once(':')?;
     // Cursors of an earlier version end here.
     let (list_position, id) = rest.split_once(':').unwrap_or((rest, ""));
     let (settled_at, list_position) = (StoredMoment::parse(settled_at)?, list_position.parse().ok()?);
-    Some(Place { settled_at, list_position, id: id.to_owned() })
+    Some(SettlementCursor { settled_at, list_position, id: id.to_owned() })
 }

@@ -19,7 +19,7 @@ use crate::domain::webhook::{Change, KNOWN_TYPES, Webhook, check_types, check_ur
 use crate::jobs::webhooks::sender;
 use crate::query::reader::read_refusal;
 use crate::query::webhooks;
-use crate::store::webhooks::Place;
+use crate::store::webhooks::WebhookCursor;
 
 use crate::api::openapi::bodies;
 use crate::api::openapi::description::{CURSOR, Description, limit};
@@ -175,7 +175,7 @@ pub async fn list(State(state): State<ApiState>, request: ReadRequest) -> Result
     let tenant = request.tenant();
     let (page, total) = webhooks::list(&state.reader, tenant, after.as_ref(), limit, request.deadline).await?;
     let next_cursor =
-        page.last_if_more().map(|(place, _)| encode_cursor(&format!("{}:{}", place.created_at, place.id)));
+        page.last_if_more().map(|(cursor, _)| encode_cursor(&format!("{}:{}", cursor.created_at, cursor.id)));
     let items = page.rows.into_iter().map(|(_, webhook)| webhook).collect();
     Ok(json(&List { items, total, next_cursor }))
 }
@@ -231,10 +231,10 @@ pub async fn list_deliveries(State(state): State<ApiState>, request: ReadRequest
     Ok(json(&Deliveries { items, next_cursor }))
 }
 
-fn parse_cursor(cursor: &str) -> Option<Place> {
+fn parse_cursor(cursor: &str) -> Option<WebhookCursor> {
     let (created_at, id) = cursor.split_once(':')?;
     let created_at = StoredMoment::parse(created_at)?;
-    (!id.is_empty()).then(|| Place { created_at, id: id.to_owned() })
+    (!id.is_empty()).then(|| WebhookCursor { created_at, id: id.to_owned() })
 }
 
 fn parse_creation(body: &Value, allow_private: bool) -> Result<TransactionalCommand, Refusal> {
