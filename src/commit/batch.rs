@@ -3,6 +3,7 @@
 //! commits by itself.
 
 use std::collections::HashSet;
+use std::time::Instant;
 
 use rand::rngs::StdRng;
 use sqlx::PgConnection;
@@ -25,6 +26,7 @@ use super::dedup::{self, Dedup};
 use super::effects::{self, StoredEvents, Sums};
 use super::job::Job;
 use super::plan::{self, Plan};
+use super::queue::Arrivals;
 
 pub struct BatchAttempt<'a> {
     pub settings: Settings,
@@ -33,6 +35,8 @@ pub struct BatchAttempt<'a> {
     pub cache: &'a mut ReadCache,
     /// Callers that get no new idempotency record.
     pub full: &'a HashSet<String>,
+    /// From where requests join a batch that has waited for its counters, up to so many rows.
+    pub arrivals: Option<(&'a Arrivals, usize)>,
 }
 
 /// What a batch comes to, before it is written.
@@ -46,8 +50,13 @@ struct Decided<'a> {
 
 impl BatchAttempt<'_> {
     /// Leaves `transaction` open after an error, and where nothing had to be written.
-    pub async fn run(mut self, transaction: &mut CommitTransaction<'_>, jobs: &[Job]) -> Result<Done, AttemptError> {
-        let Settings { now, locking, .. } = self.settings;
+    pub async fn run(
+        mut self,
+        transaction: &mut CommitTransaction<'_>,
+        jobs: &mut Vec<Job>,
+    ) -> Result<Done, AttemptError> {
+        let began = Instant::now();
+        let locking = self.settings.locking;
         // A pessimistic attempt locks what it reads.
         let is_pessimistic = locking != Locking::Optimistic;
         if is_pessimistic {
@@ -57,10 +66,15 @@ impl BatchAttempt<'_> {
         // 1. Plan: what the batch has to know.
         let agents = self.agents_to_settle(transaction.connection(), jobs, is_pessimistic).await?;
         let pairs = plan::pairs(jobs, &agents);
+        let locked = if is_pessimistic { Some(usage::lock(transaction.connection(), &pairs).await?) } else { None };
+        if is_pessimistic {
+            self.let_join(jobs, &pairs);
+            self.settings.now = self.settings.now.plus_ms(began.elapsed().as_millis() as i64);
+        }
+        let (jobs, now) = (jobs.as_slice(), self.settings.now);
         let plan = Plan::of(jobs, &pairs, self.full);
 
-        // 2. Complete: what is remembered, and at most one SELECT.
-        let locked = if is_pessimistic { Some(usage::lock(transaction.connection(), &pairs).await?) } else { None };
+        // 2. Complete: what is remembered, and at most one SELECT for each kind of the rest.
         let mut known = self.cache.complete(transaction.connection(), &plan, &pairs, locked, &agents).await?;
 
         // 3. Deduplicate: what is new, a repeat, a conflict, or a duplicate within the batch.
@@ -112,6 +126,16 @@ impl BatchAttempt<'_> {
             answers: answers_in_order(jobs, dedup, decided.answers),
             unpriced: decided.unpriced,
         })
+    }
+
+    /// Others wait for the counters that are locked now. What arrived for them while this batch waited joins it, so that
+    /// each turn at a hot pair commits all that can be committed.
+    fn let_join(&self, jobs: &mut Vec<Job>, pairs: &[CounterId]) {
+        let Some((arrivals, rows_max)) = self.arrivals else { return };
+        // The attempt ends at the earliest deadline.
+        let earliest = jobs.iter().map(|job| job.request.deadline).min();
+        let may_join = |job: &Job| Some(job.request.deadline) >= earliest && plan::is_within(pairs, job);
+        arrivals.take_while(jobs, rows_max, may_join);
     }
 
     /// Looks up the pairs of the agents that the batch settles: as many as a batch may have rows, whatever is stored.

@@ -275,6 +275,8 @@ impl Lane {
                 usage::SETTLED_MAX
             },
         };
+        // Requests that are tried one by one, because one of them is blocked or broken, stay alone.
+        let arrivals = (group.locking == Locking::Pessimistic).then_some((&self.arrivals, shared.batch_max));
         let (rng, cache) = (&mut self.rng, &mut self.cache);
         let full = &*shared.full.now();
         let began = std::time::Instant::now();
@@ -282,14 +284,17 @@ impl Lane {
             let run = async {
                 state.set(Phase::Read);
                 let mut transaction = CommitTransaction::on(connection);
-                let ended = match group.jobs.as_slice() {
-                    [job] if let Command::Transactional(command) = &job.request.command => {
-                        let exclusive = job.is_exclusive().then(|| latest.saturating_duration_since(Instant::now()));
-                        TransactionAttempt { settings, rng, state, exclusive, full }
-                            .run(&mut transaction, job, command)
-                            .await
-                    }
-                    jobs => BatchAttempt { settings, rng, state, cache, full }.run(&mut transaction, jobs).await,
+                let ended = if let [job] = group.jobs.as_slice()
+                    && let Command::Transactional(command) = &job.request.command
+                {
+                    let exclusive = job.is_exclusive().then(|| latest.saturating_duration_since(Instant::now()));
+                    TransactionAttempt { settings, rng, state, exclusive, full }
+                        .run(&mut transaction, job, command)
+                        .await
+                } else {
+                    BatchAttempt { settings, rng, state, cache, full, arrivals }
+                        .run(&mut transaction, &mut group.jobs)
+                        .await
                 };
                 transaction.roll_back().await;
                 ended

@@ -41,6 +41,20 @@ pub fn pairs(jobs: &[Job], agents: &AgentsToSettle) -> Vec<CounterId> {
     pairs
 }
 
+/// Whether a request concerns none but these pairs, which are sorted.
+pub fn is_within(pairs: &[CounterId], job: &Job) -> bool {
+    let mut is_within = true;
+    let tenant = &job.request.tenant;
+    match job.batched() {
+        // Which pairs its agent has is not known yet.
+        None | Some(BatchedCommand::SettleAgent(_)) => return false,
+        Some(command) => command.for_each_pair(|pair| {
+            is_within &= pairs.binary_search_by(|id| (&id.tenant, &id.pair).cmp(&(tenant, pair))).is_ok();
+        }),
+    }
+    is_within
+}
+
 impl<'a> Plan<'a> {
     pub fn of(jobs: &'a [Job], pairs: &'a [CounterId], full: &HashSet<String>) -> Self {
         // A caller that is full is refused unless its key is stored.

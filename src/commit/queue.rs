@@ -154,10 +154,15 @@ impl Arrivals {
     /// Adds what waits to `batch`, in turns, until it has `rows_max` rows. A request with more rows than that is a batch by
     /// itself.
     pub fn take(&self, batch: &mut Vec<Job>, rows_max: usize) {
+        self.take_while(batch, rows_max, |_| true);
+    }
+
+    /// The same, up to the first request that is not wanted.
+    pub fn take_while(&self, batch: &mut Vec<Job>, rows_max: usize, is_wanted: impl Fn(&Job) -> bool) {
         let mut rows: usize = batch.iter().map(Job::rows).sum();
         let mut waiting = self.queue.waiting();
         while let Some(next) = waiting.lanes[self.lane].peek() {
-            if rows > 0 && rows + next.rows() > rows_max {
+            if (rows > 0 && rows + next.rows() > rows_max) || !is_wanted(next) {
                 break;
             }
             let Some(job) = waiting.pop(self.lane) else { break };
