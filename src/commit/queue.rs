@@ -278,7 +278,9 @@ mod tests {
 
     use tokio::sync::oneshot::Receiver;
 
+    use crate::command::context::AgentsToSettle;
     use crate::command::{Answer, BatchedCommand, Request};
+    use crate::commit::plan;
     use crate::domain::names::{AgentId, ServiceId};
     use crate::domain::usage::{Pair, UsageRecord};
 
@@ -309,6 +311,29 @@ mod tests {
         let mut batch = Vec::new();
         arrivals.take(&mut batch, rows_max);
         batch.into_iter().map(|job| job.request.path).collect()
+    }
+
+    #[test]
+    fn what_joins_a_batch_stays_within_its_pairs_and_its_rows_and_leaves_the_rest_in_order() {
+        let queue = Queue::new(1, 100);
+        let (entrance, arrivals) = queue.lane(0);
+        let _answers: Vec<_> = [("a", 4, "a1"), ("a", 4, "a2"), ("b", 1, "b1"), ("a", 1, "a3")]
+            .map(|(tenant, rows, path)| put(&entrance, tenant, rows, path))
+            .into();
+        let (first, _) = job("a", 1, "first");
+        let pairs = plan::pairs(std::slice::from_ref(&first), &AgentsToSettle::default());
+        let mut batch = vec![first];
+        let join = |batch: &mut Vec<Job>, rows_max| {
+            arrivals.take_while(batch, rows_max, |job| plan::is_within(&pairs, job));
+            batch.iter().map(|job| job.request.path.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(join(&mut batch, 4), ["first"]);
+        // The next in turn is of another tenant, whose pairs are others.
+        assert_eq!(join(&mut batch, 100), ["first", "a1"]);
+        assert_eq!(take(&arrivals, 100), ["b1", "a2", "a3"]);
+        let (mut bill, _) = job("a", 1, "bill");
+        bill.request.command = BatchedCommand::SettleAgent(AgentId::from_stored("a".into())).into();
+        assert!(!plan::is_within(&pairs, &bill));
     }
 
     const FULL: Answer = Answer::Refused(Refusal::QueueFull);
