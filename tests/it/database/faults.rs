@@ -86,7 +86,7 @@ async fn a_listener_that_froze_hears_again() {
     let listeners = async || sqlx::query_scalar::<_, i64>(listening).fetch_one(&direct).await.expect("a count");
     wait_until(async || listeners().await == 1).await;
     forwarder.freeze();
-    // The former session does not know yet that nobody listens any more.
+    // The former session has not noticed yet that its client is gone.
     wait_until(async || listeners().await == 2).await;
     for paused in [true, false] {
         let change = "WITH told AS (SELECT pg_notify('agentpay_runtime_config', '')) UPDATE runtime_config SET paused = $1 FROM told";

@@ -110,7 +110,7 @@ fn scanned(plan: &serde_json::Value, tables: &mut Vec<String>) {
     plan["Plans"].as_array().into_iter().flatten().for_each(|part| scanned(part, tables));
 }
 
-/// No plan of the write path scans a table that is not `small`, or is dear enough for PostgreSQL to compile it.
+/// No plan of the write path scans a table that is not `small`, or is costly enough for PostgreSQL to compile it.
 async fn check_plans(service: &Service, small: &[&str]) {
     let jit_above_cost = service.number("SELECT current_setting('jit_above_cost')::bigint").await as f64;
     for (name, plan) in plans(service).await {
@@ -139,7 +139,7 @@ async fn the_work_per_request_does_not_grow_with_the_database() {
         buffers.push(after.0 - before.0);
         assert!(after.1 - before.1 < fifth as i64, "sequential scans read {} rows", after.1 - before.1);
     }
-    // Autovacuum may have told PostgreSQL by now that these have a page at most, of which a scan is the best plan there is.
+    // Autovacuum may have found by now that these have at most one page, and a scan is the best plan for one page.
     let small = ["services", "tenants", "totals", "webhooks"];
     check_plans(&service, &small).await;
     sqlx::query("ANALYZE").execute(&service.pool).await.expect("statistics");

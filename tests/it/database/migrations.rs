@@ -49,7 +49,7 @@ async fn number(connection: &mut PgConnection, sql: &'static str) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_comes_after_a_migration_that_waits_for_a_table_gets_through_before_it() {
+async fn later_transactions_pass_a_migration_that_waits_for_a_table() {
     let database = new_database().await;
     let (mut old, mut new) = (database.connect().await.expect("connect"), database.connect().await.expect("connect"));
     let mut old = old.begin().await.expect("begin");
@@ -72,7 +72,7 @@ async fn whoever_comes_after_a_migration_that_waits_for_a_table_gets_through_bef
 async fn a_migration_outside_of_a_transaction_waits_as_long_as_it_has_to() {
     let database = new_database().await;
     let (mut old, mut new) = (database.connect().await.expect("connect"), database.connect().await.expect("connect"));
-    // An index that is made concurrently waits for everybody who may look at the table as it was before.
+    // CREATE INDEX CONCURRENTLY waits for all transactions with an older snapshot.
     let mut old = old.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await.expect("begin");
     reads(&mut old).await;
     let mut migrating = database.connect().await.expect("connect");

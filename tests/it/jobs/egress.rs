@@ -93,3 +93,25 @@ async fn the_proxy_of_the_environment_is_ignored() {
     client.post("/api/v1/usage", &usage("a", "s", 1)).await;
     receiver.reach(1).await;
 }
+
+#[tokio::test]
+async fn addresses_are_checked_when_they_are_connected_to() {
+    let receiver = Receiver::start().await;
+    let outgoing = outgoing();
+    let send = async |host: &str, allow_private: bool| {
+        // A name server of the attacker's: the name was fine at registration.
+        let loopback: IpAddr = "127.0.0.1".parse().expect("an address");
+        let names = Names::Fixed([("rebound.example".to_owned(), loopback)].into());
+        let url = receiver.url.replace("127.0.0.1", host);
+        let target = Target { url, secret: Secret::from_stored([7; 32]), is_enabled: true, from_position: 0 };
+        let sender = Sender::new(Egress { allow_private, names, proxy: None });
+        sender.send(&outgoing, &target, Timestamp::from_ms(0), Duration::from_secs(5)).await
+    };
+    for host in ["rebound.example", "127.0.0.1", "[::ffff:127.0.0.1]", "2130706433", "localhost"] {
+        assert_eq!(send(host, false).await, Err(Failure::PrivateAddress), "{host}");
+    }
+    assert_eq!(receiver.received().len(), 0);
+    assert_eq!(send("rebound.example", true).await, Ok(200));
+    assert_eq!(send("nowhere.example", true).await, Err(Failure::Connection));
+    assert_eq!(receiver.received().len(), 1);
+}

@@ -16,7 +16,7 @@ use serde_json::Value;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, PgPool};
 
-use crate::support::{new_database, pool, store_records};
+use crate::support::{new_database, pool, store_records, wait_until};
 
 const RECORDS: i64 = 1_000_000;
 /// Every hundredth record has expired; the oldest have.
@@ -95,7 +95,7 @@ struct Work {
     deleted: i64,
     /// Read in its indexes.
     entries: i64,
-    /// Sessions of others, whose work may not be told yet.
+    /// Other sessions, which may not have reported their work yet.
     sessions: i64,
 }
 
@@ -114,13 +114,11 @@ async fn work(pool: &PgPool) -> Work {
     .expect("statistics")
 }
 
-/// A session tells what it did at its end at the latest.
+/// A session reports its work at its end at the latest.
 async fn work_once_alone(pool: &PgPool) -> Work {
-    let mut seen = work(pool).await;
-    while seen.sessions > 0 {
-        seen = work(pool).await;
-    }
-    seen
+    let mut seen = None;
+    wait_until(async || seen.insert(work(pool).await).sessions == 0).await;
+    seen.expect("statistics")
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use agentpay_billing::jobs::webhooks::dispatcher::Dispatcher;
+use agentpay_billing::jobs::webhooks::dispatcher::{Dispatcher, Report};
+use agentpay_billing::store::StoreError;
 use serde_json::{Value, json};
 use tokio::sync::OwnedMutexGuard;
+use tokio::task::JoinHandle;
 
 use crate::support::{Client, Receiver, SLEEPING, Service, usage, wait_until};
 
@@ -27,7 +29,7 @@ async fn make(client: &Client, receiver: &Receiver, events: &[&str]) -> String {
 }
 
 /// Copies the one webhook of the table, with ids in the order of their numbers, from 1 on.
-async fn copy_webhook(service: &Service, copies: i64) {
+pub async fn copy_webhook(service: &Service, copies: i64) {
     let copy = "INSERT INTO webhooks (tenant_id, webhook_id, url, events, secret, created_at, from_position)
         SELECT tenant_id, 'wh_' || lpad(to_hex(number), 16, '0'), url, events, secret, created_at, from_position
         FROM webhooks CROSS JOIN generate_series(1, $1) AS number";
@@ -60,6 +62,23 @@ async fn put_to_sleep(service: &Service) {
     sqlx::raw_sql(rule).execute(&service.pool).await.expect("a trigger");
 }
 
+/// Starts a run that sleeps in the middle of expanding 20 events for 10 webhooks, until [`wake`].
+async fn sleep_in_expansion(
+    service: &Service,
+    dispatcher: &Dispatcher,
+    receiver: &Receiver,
+) -> JoinHandle<Result<Report, StoreError>> {
+    let client = service.client();
+    make(&client, receiver, &["*"]).await;
+    copy_webhook(service, 9).await;
+    client.post("/api/v1/usage/bulk", &bulk(20)).await;
+    put_to_sleep(service).await;
+    let dispatcher = dispatcher.clone();
+    let run = tokio::spawn(async move { dispatcher.run_once().await });
+    wait_until(async || service.number(SLEEPING).await > 0).await;
+    run
+}
+
 async fn wake(service: &Service) {
     sqlx::raw_sql("DELETE FROM asleep").execute(&service.pool).await.expect("a deletion");
 }
@@ -77,7 +96,7 @@ async fn a_commit_costs_the_same_with_one_webhook_and_with_three_hundred() {
                 format!("SELECT coalesce(sum({what}), 0)::bigint FROM pg_stat_user_tables WHERE relname = '{table}'");
             sqlx::query_scalar::<_, i64>(sqlx::AssertSqlSafe(sql)).fetch_one(&service.pool).await.expect("a number")
         };
-        // A session tells of what it did in all tables at once, some time after the transaction.
+        // A session reports its statistics of all tables at once, some time after the transaction.
         client.post(USAGE, &usage("a", "s", 1)).await;
         wait_until(async || sum("n_tup_ins", "outbox").await == 1).await;
         let reads = async || sum("seq_tup_read + idx_tup_fetch", "webhooks").await;
@@ -206,16 +225,8 @@ async fn what_was_pending_for_a_disabled_webhook_is_cancelled_though_it_was_enab
 #[tokio::test(flavor = "multi_thread")]
 async fn events_that_one_dispatcher_expands_are_left_alone_by_another() {
     let (service, dispatcher, _turn) = start().await;
-    let (client, receiver) = (service.client(), Receiver::start().await);
-    make(&client, &receiver, &["*"]).await;
-    copy_webhook(&service, 9).await;
-    client.post("/api/v1/usage/bulk", &bulk(20)).await;
-    put_to_sleep(&service).await;
-    let first = tokio::spawn({
-        let dispatcher = dispatcher.clone();
-        async move { dispatcher.run_once().await }
-    });
-    wait_until(async || service.number(SLEEPING).await > 0).await;
+    let receiver = Receiver::start().await;
+    let first = sleep_in_expansion(&service, &dispatcher, &receiver).await;
     let second = Dispatcher { turn: Arc::default(), ..dispatcher };
     assert!(second.run_once().await.expect("dispatcher").outcomes.is_empty());
     wake(&service).await;
@@ -229,16 +240,8 @@ async fn events_that_one_dispatcher_expands_are_left_alone_by_another() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_expansion_that_was_cut_off_is_done_again_as_a_whole() {
     let (service, dispatcher, _turn) = start().await;
-    let (client, receiver) = (service.client(), Receiver::start().await);
-    make(&client, &receiver, &["*"]).await;
-    copy_webhook(&service, 9).await;
-    client.post("/api/v1/usage/bulk", &bulk(20)).await;
-    put_to_sleep(&service).await;
-    let cut_off = tokio::spawn({
-        let dispatcher = dispatcher.clone();
-        async move { dispatcher.run_once().await }
-    });
-    wait_until(async || service.number(SLEEPING).await > 0).await;
+    let receiver = Receiver::start().await;
+    let cut_off = sleep_in_expansion(&service, &dispatcher, &receiver).await;
     let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
         WHERE datname = current_database() AND wait_event = 'PgSleep'";
     sqlx::query(kill).execute(&service.pool).await.expect("killed");

@@ -1,4 +1,4 @@
-//! An HTTP client that tells what tests look at.
+//! An HTTP client that returns what tests look at.
 
 use std::net::SocketAddr;
 

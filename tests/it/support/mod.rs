@@ -1,4 +1,4 @@
-//! What tests stand on: one PostgreSQL for all of them, a database for each, the service on a real socket, a client.
+//! Shared by all tests: one PostgreSQL, a database for each test, the service on a real socket, and a client.
 
 mod client;
 mod container;
@@ -83,7 +83,7 @@ impl Service {
         let mut settings = Settings::read(read, false).expect("settings");
         settings.port = 0;
         limit(&mut settings.http_limits);
-        // What a service blames itself for is told beside the test that fails.
+        // Errors of the service are shown beside the test that fails.
         let _ = tracing_subscriber::fmt().with_max_level(tracing::Level::ERROR).with_writer(std::io::stderr).try_init();
         let clock = Clock::default();
         let entrance = Entrance::open(&settings).await.expect("a port");
@@ -121,9 +121,7 @@ impl Service {
 
     /// Waits until `count` connections of this service wait for a lock.
     pub async fn blocked(&self, count: i64) {
-        let waiting =
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        wait_until(async || self.number(waiting).await >= count).await;
+        wait_until(async || self.number(BLOCKED).await >= count).await;
     }
 
     /// From now on a write of the agent `slow` takes an hour, or as long as a statement may, until [`Service::speed_up`].
@@ -225,6 +223,10 @@ pub async fn verify(pool: &PgPool) {
     assert_eq!(findings, Vec::<String>::new());
 }
 
+/// Connections that wait for a lock.
+pub const BLOCKED: &str =
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+
 /// Statements that [`Service::slow_down`] holds up.
 pub const SLEEPING: &str =
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
@@ -237,7 +239,12 @@ pub async fn wait_until(mut condition: impl AsyncFnMut() -> bool) -> Duration {
     let began = Instant::now();
     while !condition().await {
         assert!(began.elapsed() < LIMIT, "it did not happen within {LIMIT:?}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        pause().await;
     }
     began.elapsed()
+}
+
+/// The pause between two polls, for loops in spawned tasks: [`wait_until`] with a closure that borrows is not `Send`.
+pub async fn pause() {
+    tokio::time::sleep(Duration::from_millis(2)).await;
 }

@@ -66,7 +66,7 @@ struct Server {
     answers: mpsc::Receiver<Message>,
 }
 
-/// What a new server has to be told.
+/// What a new server has to be sent.
 struct Session {
     startup: Vec<u8>,
     settings: Vec<Vec<u8>>,
@@ -95,7 +95,7 @@ async fn serve(client: TcpStream, mut target: watch::Receiver<Target>) -> Result
         };
         let request = tokio::select! {
             request = requests.recv() => request.ok_or(ErrorKind::UnexpectedEof)?,
-            // A notification, say. The farewell of a server concerns nobody.
+            // A notification, for instance. The last error of a server that ends is dropped.
             unasked = unasked => match unasked {
                 Some((b'E', _)) => continue,
                 Some((kind, body)) => {

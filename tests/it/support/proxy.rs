@@ -18,7 +18,7 @@ const WRITES: [&str; 3] = ["INSERT INTO usage_counters", "INSERT INTO idempotenc
 pub enum Moment {
     /// Cut the connection before PostgreSQL is told to commit: nothing lands.
     BeforeCommit,
-    /// Cut it after PostgreSQL has committed and before its answer passes: the commit lands, and nobody hears of it.
+    /// Cut it after PostgreSQL has committed and before its answer passes: the commit lands without an answer.
     AfterCommit,
     /// The same, but keep the connection open and silent.
     AfterCommitSilent,

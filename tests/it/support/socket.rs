@@ -2,13 +2,11 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-/// Longer than anything a test waits for.
-const LIMIT: Duration = Duration::from_secs(60);
+use super::LIMIT;
 
 pub struct Socket {
     stream: TcpStream,
