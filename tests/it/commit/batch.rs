@@ -1,7 +1,5 @@
 //! What a batch wrote on stale knowledge is taken back as a whole, with an SQLSTATE that says why.
 
-use std::time::Instant;
-
 use agentpay_billing::domain::caller::Tenant;
 use agentpay_billing::domain::names::{AgentId, ServiceId};
 use agentpay_billing::domain::timestamp::Timestamp;
@@ -158,21 +156,14 @@ async fn a_bill_of_an_agent_holds_all_or_nothing_of_a_bulk_record_that_commits_w
         let client = service.client();
         tokio::spawn(async move { client.post(path, &body).await })
     };
-    let queued = async |depth: i64| {
-        let line = format!("agentpay_commit_queue_depth {depth}");
-        let began = Instant::now();
-        while !client.get("/api/v1/metrics").await.text.contains(&line) {
-            assert!(began.elapsed().as_secs() < 60, "{line}");
-        }
-    };
     // While the lane's commit is held up, what comes meanwhile forms one batch.
     proxy.at_next_commit(Moment::Held);
     let busy = post("/api/v1/usage", usage("busy", "old", 1));
     proxy.happened().await;
     let bulk = post("/api/v1/usage/bulk", json!({ "items": [usage("a", "old", 2), usage("a", "new", 3)] }));
-    queued(1).await;
+    service.queued(1).await;
     let bill = post("/api/v1/settle/bulk", json!({ "agent": "a" }));
-    queued(2).await;
+    service.queued(2).await;
     proxy.release();
     assert_eq!((busy.await.expect("a client").status, bulk.await.expect("a client").status), (201, 201));
     let due: Vec<i64> = bill.await.expect("a client").json()["items"]

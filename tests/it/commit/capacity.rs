@@ -12,7 +12,7 @@ use crate::support::{Client, SLEEPING, Service, usage, wait_until};
 const USAGE: &str = "/api/v1/usage";
 
 #[tokio::test]
-async fn only_pairs_above_zero_take_room() {
+async fn only_pairs_above_zero_take_capacity() {
     let service = Service::start(&[]).await;
     let client = service.client();
     client.send("PATCH", "/api/v1/config", Some(r#"{"usageStoreMaxKeys":2}"#)).await;
@@ -29,17 +29,17 @@ async fn only_pairs_above_zero_take_room() {
     let full = client.key("k").post(USAGE, &usage("c", "s", 1)).await;
     let expected = (429, "store_capacity_exceeded".to_owned(), "usage store capacity exceeded".to_owned());
     assert_eq!((full.error(), full.header("retry-after").as_str()), (expected.clone(), ""));
-    // Pairs above zero always pass; a disabled service is said before the room.
+    // Pairs above zero always pass; a disabled service is refused before the capacity is checked.
     assert_eq!(client.post(USAGE, &usage("b", "s", 1)).await.status, 201);
     client.post("/api/v1/services", &json!({ "serviceId": "off", "priceStroops": 1 })).await;
     client.send("POST", "/api/v1/services/off/disable", None).await;
     let disabled = client.post(USAGE, &usage("c", "off", 1)).await.error();
     assert_eq!(disabled, (409, "service_disabled".to_owned(), "service off is currently disabled".to_owned()));
-    // Another tenant has its own room.
+    // Another tenant has its own capacity.
     let key = client.post("/api/v1/api-keys", &json!({ "label": "l" })).await.json();
     let other = client.with("x-api-key", key["key"].as_str().expect("a key"));
     assert_eq!(other.post(USAGE, &usage("c", "s", 1)).await.status, 201);
-    // Settling and resetting make room, and the same key now succeeds.
+    // Settling and resetting free capacity, and the same key now succeeds.
     client.post("/api/v1/settle", &json!({ "agent": "a", "serviceId": "s" })).await;
     assert_eq!(client.key("k").post(USAGE, &usage("c", "s", 1)).await.status, 201);
     assert_eq!(client.post(USAGE, &usage("a", "s", 1)).await.error(), expected);
@@ -69,9 +69,9 @@ async fn the_bulk_limit_is_the_live_one() {
     }
 }
 
-/// Another replica, as it were, holds the key.
+/// The transaction stands for another replica that holds the key.
 #[tokio::test]
-async fn a_twin_that_still_runs_at_the_deadline_is_said_to() {
+async fn a_key_that_another_replica_holds_until_the_deadline_is_409() {
     let service = Service::start(&[("REQUEST_TIMEOUT_MS", "900")]).await;
     let client = service.client();
     let mut other = service.pool.acquire().await.expect("connection");

@@ -1,5 +1,5 @@
-//! A commit whose answer nobody hears, forced at the exact moment by a proxy in front of PostgreSQL: what landed is
-//! answered as it was first, what did not runs again, and where nobody can know the client is told so.
+//! Commits whose answer is lost, at an exact moment, by a proxy before PostgreSQL: a write that landed is answered with
+//! its result, one that did not is executed again, and where this cannot be decided the client is told so.
 
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
@@ -30,7 +30,7 @@ async fn requests_of(service: &Service, agent: &'static str) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_keyed_write_whose_commit_landed_unheard_is_answered_as_it_was() {
+async fn a_keyed_write_in_doubt_is_answered_with_its_result() {
     let (service, proxy) = behind_proxy(&[]).await;
     for moment in [Moment::AfterCommit, Moment::BeforeCommit] {
         proxy.at_next_commit(moment);
@@ -46,7 +46,7 @@ async fn a_keyed_write_whose_commit_landed_unheard_is_answered_as_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bill_whose_commit_went_unheard_exists_once() {
+async fn a_settlement_whose_commit_is_in_doubt_exists_once() {
     let (service, proxy) = behind_proxy(&[]).await;
     let client = service.client();
     client.post("/api/v1/services", &json!({ "serviceId": "s", "priceStroops": 7 })).await;
@@ -63,7 +63,7 @@ async fn a_bill_whose_commit_went_unheard_exists_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_an_unkeyed_write_nobody_can_know_and_the_client_is_told() {
+async fn an_unkeyed_write_in_doubt_is_answered_that_its_outcome_is_unknown() {
     let (service, proxy) = behind_proxy(&[]).await;
     for (moment, total) in [(Moment::AfterCommit, 1), (Moment::BeforeCommit, 1)] {
         proxy.at_next_commit(moment);
@@ -100,7 +100,7 @@ async fn an_answer_to_a_commit_that_never_comes_is_given_up_at_the_deadline() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn everybody_in_an_interrupted_batch_is_answered_once_and_for_all() {
+async fn every_request_of_an_interrupted_batch_is_answered_once() {
     let (service, proxy) = behind_proxy(&[("COMMIT_LANES", "1")]).await;
     for (moment, agent) in [(Moment::AfterCommit, "landed"), (Moment::BeforeCommit, "lost")] {
         proxy.at_next_commit(moment);
@@ -136,7 +136,7 @@ async fn a_service_killed_between_commit_and_answer_has_counted_once() {
     let unanswered = tokio::spawn(async move { client.try_send("POST", USAGE, Some(body)).await });
     proxy.happened().await;
     drop(process);
-    unanswered.await.expect("a client").expect_err("nobody was left to answer");
+    unanswered.await.expect("a client").expect_err("no process is left to answer");
     let pool = pool(&database);
     let stored: String = sqlx::query_scalar("SELECT response::text FROM idempotency_keys WHERE key = 'k'")
         .fetch_one(&pool)
@@ -181,7 +181,7 @@ async fn a_client_that_hangs_up_after_sending_has_counted_once() {
 
 /// So that the other tests mean something: without interruption the proxy is a wire.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_proxy_alone_changes_nothing() {
+async fn the_proxy_without_an_interruption_changes_nothing() {
     let (service, proxy) = behind_proxy(&[]).await;
     let client: Client = service.client().key("k");
     assert_eq!(client.post(USAGE, &usage("a", "s", 1)).await.status, 201);

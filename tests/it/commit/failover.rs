@@ -1,5 +1,5 @@
-//! What an asynchronous failover or a crash leaves in doubt: what a replica remembers of commits that were lost, and two
-//! requests with one key that both lost their answer.
+//! What an asynchronous failover or a crash leaves in doubt: what a replica has cached of commits that were lost, and
+//! two requests with one key that both lost their answer.
 
 use serde_json::{Value, json};
 
@@ -20,7 +20,7 @@ async fn a_counter_that_is_written_as_often_again_after_its_writes_were_lost_is_
     let replicas =
         [Service::start_on(failover.options(), &lane).await, Service::start_on(failover.options(), &lane).await];
     let [first, second] = [replicas[0].client(), replicas[1].client()];
-    // The first replica has every reason to rely on what it remembers.
+    // Afterwards the first replica uses its cache.
     for total in 1..=80 {
         assert_eq!(record(&first, 1).await, total);
     }
@@ -32,7 +32,7 @@ async fn a_counter_that_is_written_as_often_again_after_its_writes_were_lost_is_
     for written in 1..=5 {
         assert_eq!(record(&second, 100).await, 80 + 100 * written);
     }
-    // What the first one remembers was written as often as what is there now.
+    // The counter in the cache of the first one has been written as often as the one that is there now.
     assert_eq!(record(&first, 1).await, 581);
     assert_eq!(record(&second, 1).await, 582);
     let settled = first.post("/api/v1/settle", &json!({ "agent": "a", "serviceId": "s" })).await.json();
@@ -41,7 +41,7 @@ async fn a_counter_that_is_written_as_often_again_after_its_writes_were_lost_is_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn terms_and_keys_that_were_lost_are_not_remembered() {
+async fn terms_and_keys_that_were_lost_are_not_in_the_cache() {
     let mut failover = LossyFailover::start().await;
     let lane = [("COMMIT_LANES", "1")];
     let replicas =
@@ -84,14 +84,14 @@ async fn proxied_replicas() -> ([Service; 2], [Proxy; 2]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_twins_in_two_replicas_that_both_lost_their_answer_one_is_answered_as_the_first() {
+async fn of_two_requests_in_doubt_with_one_key_in_two_replicas_one_is_answered_as_the_first() {
     let (replicas, proxies) = proxied_replicas().await;
-    // The commit of the one lands unheard, and that of the other does not land. Often both begin in the same millisecond.
+    // One commit lands without an answer, the other does not land. Often both begin in the same millisecond.
     for round in 0..60 {
         let ways = [Moment::AfterCommit, Moment::BeforeCommit];
         proxies.iter().zip(ways).for_each(|(proxy, way)| proxy.at_next_commit(way));
         let send = |replica: &Service| {
-            let client = replica.client().key(&format!("twin-{round}"));
+            let client = replica.client().key(&format!("key-{round}"));
             async move { client.post(USAGE, &usage("a", "s", 1)).await }
         };
         let (first, second): (Answer, Answer) = tokio::join!(send(&replicas[0]), send(&replicas[1]));
@@ -103,14 +103,14 @@ async fn of_twins_in_two_replicas_that_both_lost_their_answer_one_is_answered_as
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_twins_in_two_batches_of_one_replica_that_both_lost_their_answer_one_is_answered_as_the_first() {
+async fn of_two_requests_in_doubt_with_one_key_in_two_batches_one_is_answered_as_the_first() {
     let ([replica, _], [proxy, _]) = proxied_replicas().await;
     for round in 0..10 {
         let send = || {
-            let client = replica.client().key(&format!("twin-{round}"));
+            let client = replica.client().key(&format!("key-{round}"));
             tokio::spawn(async move { client.post(USAGE, &usage("a", "s", 1)).await })
         };
-        // The commit of the first one does not land. The next one does, whose ever it is, and goes unheard.
+        // The first commit does not land. The next one lands, from either request, without an answer.
         proxy.at_next_commit(Moment::BeforeCommit);
         let first = send();
         proxy.happened().await;

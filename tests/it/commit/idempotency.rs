@@ -1,4 +1,4 @@
-//! HTTP contract, section 6: one execution per key, whatever is sent how often.
+//! HTTP contract, section 6: one execution per key, however often it is sent.
 
 use serde_json::json;
 
@@ -50,8 +50,8 @@ async fn an_expired_key_runs_as_new_pruned_or_not() {
     assert!(client.post(USAGE, &usage("a", "s", 5)).await.replayed);
     service.clock.advance_ms(1000);
     assert_eq!(client.get("/api/v1/idempotency/k").await.status, 404);
-    let anew = client.post(USAGE, &usage("a", "s", 7)).await;
-    assert_eq!((anew.text.as_str(), anew.replayed), (r#"{"agent":"a","serviceId":"s","total":12}"#, false));
+    let executed = client.post(USAGE, &usage("a", "s", 7)).await;
+    assert_eq!((executed.text.as_str(), executed.replayed), (r#"{"agent":"a","serviceId":"s","total":12}"#, false));
     assert!(client.post(USAGE, &usage("a", "s", 7)).await.replayed);
     service.age_records(2000).await;
     assert_eq!(service.janitor.run_once().await.expect("janitor").expired, 1);
@@ -108,7 +108,7 @@ async fn callers_never_share_a_key() {
 }
 
 #[tokio::test]
-async fn a_revoked_key_is_nobody() {
+async fn a_revoked_key_is_not_recognised() {
     let service = Service::start(&[]).await;
     let made = service.client().post("/api/v1/api-keys", &json!({ "label": "x" })).await.json();
     let key = made["key"].as_str().expect("a key").to_owned();
@@ -134,6 +134,20 @@ async fn keys_are_quoted_or_raw_and_at_most_255_characters() {
     }
     let (status, _, message) = client.key("a").key("b").post(USAGE, &usage("a", "s", 1)).await.error();
     assert_eq!((status, message.as_str()), (400, "Idempotency-Key must be sent once"));
+}
+
+#[tokio::test]
+async fn an_idempotency_key_is_ignored_where_the_route_honours_none() {
+    let service = Service::start(&[]).await;
+    let client = service.client().key("a b");
+    assert_eq!(client.get("/health").await.status, 200);
+    let labels = [json!({ "label": "x" }), json!({ "label": "y" })];
+    for label in &labels {
+        assert_eq!(client.post("/api/v1/api-keys", label).await.status, 201);
+        assert_eq!(service.client().key("same").post("/api/v1/api-keys", label).await.status, 201);
+    }
+    assert_eq!(service.number("SELECT count(*) FROM api_keys").await, 4);
+    assert_eq!(service.number("SELECT count(*) FROM idempotency_keys").await, 0);
 }
 
 #[tokio::test]
@@ -199,9 +213,9 @@ async fn the_key_in_a_path_is_taken_literally() {
     }
 }
 
-async fn two_hundred_twins(services: &[Service]) {
+async fn two_hundred_requests_with_one_key(services: &[Service]) {
     let requests = (0..200).map(|number: usize| {
-        let client = services[number % services.len()].client().key("twin");
+        let client = services[number % services.len()].client().key("k");
         tokio::spawn(async move { client.post(USAGE, &usage("a", "s", 3)).await })
     });
     let requests: Vec<_> = requests.collect();
@@ -216,19 +230,19 @@ async fn two_hundred_twins(services: &[Service]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_200_twins_in_one_process_one_executes() {
-    two_hundred_twins(&[Service::start(&[]).await]).await;
+async fn of_200_concurrent_requests_with_one_key_in_one_process_one_executes() {
+    two_hundred_requests_with_one_key(&[Service::start(&[]).await]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_200_twins_in_two_processes_on_one_database_one_executes() {
+async fn of_200_concurrent_requests_with_one_key_in_two_services_one_executes() {
     let database = new_database().await;
     let first = Service::start_on(database.clone(), &[]).await;
-    two_hundred_twins(&[first, Service::start_on(database, &[]).await]).await;
+    two_hundred_requests_with_one_key(&[first, Service::start_on(database, &[]).await]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn twins_of_one_batch_that_differ_are_a_conflict_and_equal_ones_a_replay() {
+async fn different_requests_with_one_key_in_one_batch_conflict_and_equal_ones_replay() {
     let service = Service::start(&[("COMMIT_LANES", "1")]).await;
     let client = service.client();
     let records = [("k", 3), ("k", 3), ("other", 5), ("other", 7)];
@@ -252,7 +266,7 @@ async fn twins_of_one_batch_that_differ_are_a_conflict_and_equal_ones_a_replay()
 }
 
 #[tokio::test]
-async fn what_is_kept_of_a_refused_request_is_not_sized_by_what_was_sent() {
+async fn the_stored_size_of_a_refused_request_does_not_depend_on_what_was_sent() {
     let service = Service::start(&[]).await;
     let client = service.client();
     let long = "x".repeat(90_000);

@@ -7,6 +7,7 @@ mod commit_in_doubt;
 mod endurance;
 mod failover;
 mod idempotency;
+mod locks;
 mod model;
 mod races;
 mod read_cache;

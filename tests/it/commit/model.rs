@@ -4,129 +4,28 @@
 //! `MODEL_SEED` repeats a run.
 
 mod expected;
+mod sequence;
 mod state;
 
 use std::collections::{HashMap, HashSet};
-use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::support::{Answer, Client, Process, Receiver, Service, foreign_clock, new_database, wait_until};
+use crate::support::{Answer, BLOCKED, Client, Process, Receiver, Service, foreign_clock, new_database, wait_until};
 
 use expected::Expected;
+use sequence::{NAMES, Operation, SKEW_MS, SUBSCRIPTIONS, Second, Step, TENANTS, Wish, second, step};
 use state::State;
 
 /// The machine takes a while for a case, and no record may expire but when the case says so.
 const TTL_MS: i64 = 3_600_000;
 
-/// How far the time of the second replica may be off. Nothing may depend on it.
-const SKEW_MS: Range<i64> = -20_000..20_000;
-
-/// The second replica.
-#[derive(Clone, Copy, Debug)]
-enum Second {
-    /// In this process, with a time that is wrong by some milliseconds.
-    Here(i64),
-    /// A process of its own, on a machine whose clock is wrong.
-    Elsewhere(&'static str),
-}
-
-const TENANTS: usize = 3;
-const NAMES: Range<u8> = 0..3;
-const KEYS: Range<u8> = 0..12;
 const ROUNDS: usize = 120;
-const IN_FLIGHT_MAX: usize = 8;
 
 const ENVIRONMENT: &[(&str, &str)] =
     &[("IDEMPOTENCY_CACHE_TTL_MS", "3600000"), ("JANITOR_INTERVAL_MS", "3600000"), ("WEBHOOK_ALLOW_PRIVATE", "true")];
-
-/// What webhooks subscribe to. Records of usage are left out: there are too many.
-const SUBSCRIPTIONS: [&[&str]; 3] =
-    [&["usage.settled"], &["usage.reset", "service.deleted"], &["service.disabled", "service.enabled", "usage.reset"]];
-
-#[derive(Clone, Debug)]
-enum Operation {
-    Record { agent: u8, service: u8, requests: i64 },
-    Bulk(Vec<(u8, u8, i64)>),
-    Settle { agent: u8, service: u8 },
-    SettleAgent { agent: u8 },
-    Reset { agent: u8, service: u8 },
-    Register { service: u8, price: i64 },
-    Reprice { service: u8, price: i64 },
-    Disable { service: u8 },
-    Enable { service: u8 },
-    Remove { service: u8 },
-    CreateWebhook { url: String, events: &'static [&'static str] },
-    DeleteWebhook { id: String },
-    ReadPair { agent: u8, service: u8 },
-    ReadAgent { agent: u8 },
-}
-
-/// What a case asks for. What it means may depend on what was sent before.
-#[derive(Clone, Debug)]
-enum Wish {
-    Do(Option<u8>, Operation),
-    /// A keyed request of the tenant again: one of its latest.
-    Again(usize),
-    CreateWebhook(usize),
-    /// One of those that were made before.
-    DeleteWebhook(usize),
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    /// Tenant, replica and wish of requests that are in flight together. They meet at a locked table if `is_held_up`;
-    /// a replica may prune meanwhile.
-    Round { wishes: Vec<(usize, usize, Wish)>, is_held_up: bool, prunes: Option<usize> },
-    /// All idempotency records expire.
-    Expire,
-}
-
-fn operation() -> impl Strategy<Value = Operation> {
-    use Operation::{Bulk, Disable, Enable, ReadAgent, ReadPair, Record, Register, Remove, Reprice, Reset, Settle};
-    let price = || prop_oneof![Just(0), Just(5), Just(7), Just(9_007_199_254)];
-    let requests = || prop_oneof![1 => Just(0), 6 => 1..4_i64, 1 => Just(1_000_000)];
-    let pair = || (NAMES, NAMES);
-    prop_oneof![
-        8 => (pair(), requests()).prop_map(|((agent, service), requests)| Record { agent, service, requests }),
-        4 => proptest::collection::vec((NAMES, NAMES, requests()), 1..6).prop_map(Bulk),
-        3 => pair().prop_map(|(agent, service)| Settle { agent, service }),
-        3 => NAMES.prop_map(|agent| Operation::SettleAgent { agent }),
-        2 => pair().prop_map(|(agent, service)| Reset { agent, service }),
-        2 => (NAMES, price()).prop_map(|(service, price)| Register { service, price }),
-        2 => (NAMES, price()).prop_map(|(service, price)| Reprice { service, price }),
-        1 => NAMES.prop_map(|service| Disable { service }),
-        2 => NAMES.prop_map(|service| Enable { service }),
-        1 => NAMES.prop_map(|service| Remove { service }),
-        1 => pair().prop_map(|(agent, service)| ReadPair { agent, service }),
-        1 => NAMES.prop_map(|agent| ReadAgent { agent }),
-    ]
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let wish = prop_oneof![
-        12 => (proptest::option::of(KEYS), operation()).prop_map(|(key, operation)| Wish::Do(key, operation)),
-        4 => (0..4_usize).prop_map(Wish::Again),
-        1 => (0..SUBSCRIPTIONS.len()).prop_map(Wish::CreateWebhook),
-        1 => (0..8_usize).prop_map(Wish::DeleteWebhook),
-    ];
-    let wishes = proptest::collection::vec((0..TENANTS, 0..2_usize, wish), 1..=IN_FLIGHT_MAX);
-    let prunes = proptest::option::weighted(0.05, 0..2_usize);
-    let round = (wishes, proptest::bool::weighted(0.1), prunes).prop_map(|(wishes, is_held_up, prunes)| Step::Round {
-        wishes,
-        is_held_up,
-        prunes,
-    });
-    prop_oneof![30 => round, 1 => Just(Step::Expire)]
-}
-
-fn second() -> impl Strategy<Value = Second> {
-    let elsewhere = prop_oneof![Just("+25h"), Just("-25h")].prop_map(Second::Elsewhere);
-    prop_oneof![3 => SKEW_MS.prop_map(Second::Here), 1 => elsewhere]
-}
 
 /// A request as it is sent, and what was answered.
 #[derive(Clone, Debug)]
@@ -156,42 +55,6 @@ impl Sent {
     }
 }
 
-impl Operation {
-    fn request(&self) -> (&'static str, String, Value) {
-        let (agent, service) = (state::agent, state::service);
-        let pair = |a: u8, s: u8| json!({ "agent": agent(a), "serviceId": service(s) });
-        let record = |a: u8, s: u8, requests: i64| crate::support::usage(&agent(a), &service(s), requests);
-        let post = |path: &str, body: Value| ("POST", format!("/api/v1/{path}"), body);
-        match self {
-            Self::Record { agent, service, requests } => post("usage", record(*agent, *service, *requests)),
-            Self::Bulk(items) => {
-                let items = items.iter().map(|(agent, service, requests)| record(*agent, *service, *requests));
-                post("usage/bulk", json!({ "items": items.collect::<Vec<_>>() }))
-            }
-            Self::Settle { agent, service } => post("settle", pair(*agent, *service)),
-            Self::SettleAgent { agent: a } => post("settle/bulk", json!({ "agent": agent(*a) })),
-            Self::Reset { agent: a, service: s } => {
-                ("DELETE", format!("/api/v1/usage/{}/{}", agent(*a), service(*s)), Value::Null)
-            }
-            Self::Register { service: s, price } => {
-                post("services", json!({ "serviceId": service(*s), "priceStroops": price }))
-            }
-            Self::Reprice { service: s, price } => {
-                ("PATCH", format!("/api/v1/services/{}/price", service(*s)), json!({ "priceStroops": price }))
-            }
-            Self::Disable { service: s } => post(&format!("services/{}/disable", service(*s)), json!({})),
-            Self::Enable { service: s } => post(&format!("services/{}/enable", service(*s)), json!({})),
-            Self::Remove { service: s } => ("DELETE", format!("/api/v1/services/{}", service(*s)), Value::Null),
-            Self::CreateWebhook { url, events } => post("webhooks", json!({ "url": url, "events": events })),
-            Self::DeleteWebhook { id } => ("DELETE", format!("/api/v1/webhooks/{id}"), Value::Null),
-            Self::ReadPair { agent: a, service: s } => {
-                ("GET", format!("/api/v1/usage/{}/{}", agent(*a), service(*s)), Value::Null)
-            }
-            Self::ReadAgent { agent: a } => ("GET", format!("/api/v1/agents/{}/usage", agent(*a)), Value::Null),
-        }
-    }
-}
-
 /// One tenant: its clients, one for each replica, and what is known of it.
 struct Tenant {
     id: String,
@@ -208,21 +71,21 @@ impl Tenant {
     /// What is sent for a wish.
     fn prepare(&mut self, wish: &Wish, receiver: &Receiver, request_id: &str) -> Sent {
         let sent = |key: Option<u8>, operation: Operation| Sent::new(operation, key, request_id.to_owned());
-        let latest = |len: usize, place: usize| len.checked_sub(1 + place.min(len.saturating_sub(1)));
+        let latest = |len: usize, index: usize| len.checked_sub(1 + index.min(len.saturating_sub(1)));
         let sent = match wish {
             Wish::Do(_, read @ (Operation::ReadPair { .. } | Operation::ReadAgent { .. })) => sent(None, read.clone()),
             Wish::Do(key, operation) => sent(*key, operation.clone()),
-            Wish::Again(place) => match latest(self.keyed.len(), *place) {
-                Some(place) => Sent { request_id: request_id.to_owned(), ..self.keyed[place].clone() },
+            Wish::Again(index) => match latest(self.keyed.len(), *index) {
+                Some(index) => Sent { request_id: request_id.to_owned(), ..self.keyed[index].clone() },
                 None => sent(None, Operation::ReadAgent { agent: 0 }),
             },
             Wish::CreateWebhook(subscription) => {
                 let url = format!("{}/{request_id}", receiver.url);
                 sent(None, Operation::CreateWebhook { url, events: SUBSCRIPTIONS[*subscription] })
             }
-            Wish::DeleteWebhook(place) => {
+            Wish::DeleteWebhook(index) => {
                 let unknown = || "wh_0123456789abcdef".to_owned();
-                let id = latest(self.webhooks.len(), *place).map_or_else(unknown, |place| self.webhooks[place].clone());
+                let id = latest(self.webhooks.len(), *index).map_or_else(unknown, |index| self.webhooks[index].clone());
                 sent(None, Operation::DeleteWebhook { id })
             }
         };
@@ -238,8 +101,8 @@ impl Tenant {
         for _ in sent {
             let mut next = HashSet::new();
             for (done, state) in &reached {
-                for (place, one) in sent.iter().enumerate().filter(|(place, _)| done >> place & 1 == 0) {
-                    next.extend(state.after(one).map(|after| (done | 1 << place, after)));
+                for (index, one) in sent.iter().enumerate().filter(|(index, _)| done >> index & 1 == 0) {
+                    next.extend(state.after(one).map(|after| (done | 1 << index, after)));
                 }
             }
             assert!(!next.is_empty(), "no order explains {}\nfrom one of {:#?}", told(sent), self.states);
@@ -340,10 +203,8 @@ impl Case {
             tasks.push((*tenant, tokio::spawn(async move { send(&client, sent).await })));
         }
         if is_held_up {
-            let waiting =
-                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
             let is_met =
-                async || tasks.iter().all(|(_, task)| task.is_finished()) || self.replicas[0].number(waiting).await > 0;
+                async || tasks.iter().all(|(_, task)| task.is_finished()) || self.replicas[0].number(BLOCKED).await > 0;
             wait_until(is_met).await;
         }
         table.rollback().await.expect("rollback");

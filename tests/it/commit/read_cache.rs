@@ -1,4 +1,4 @@
-//! What a lane remembers is never trusted: whatever another process changed since is noticed with the next write.
+//! The cache of a lane is never trusted: a change by another process is noticed with the next write.
 
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnectOptions;
@@ -10,7 +10,7 @@ const USAGE: &str = "/api/v1/usage";
 const PAIR: &str = "/api/v1/usage/a/s";
 const ADMIN: &[(&str, &str)] = &[("ALLOW_ADMIN_RESET", "on"), ("ADMIN_API_KEY", "admin"), ("RATE_LIMIT", "off")];
 
-/// Two services on one database. The first one relies on its memory, of the pair a/s, its service and its tenant.
+/// Two services on one database. The first one uses its cache of the pair a/s, its service and its tenant.
 async fn remembering() -> [Service; 2] {
     let database = new_database().await;
     remembering_on(database.clone(), database).await
@@ -20,7 +20,7 @@ async fn remembering_on(first: PgConnectOptions, second: PgConnectOptions) -> [S
     let services = [Service::start_on(first, ADMIN).await, Service::start_on(second, ADMIN).await];
     let client = services[0].client();
     register(&client, 5).await;
-    // A lane reads everything until it has seen that nobody else writes.
+    // A lane reads everything until it has seen that no other process writes.
     for _ in 0..70 {
         assert_eq!(client.post(USAGE, &usage("warm", "s", 1)).await.status, 201);
     }
@@ -63,7 +63,7 @@ async fn a_key_that_another_process_stored_replays_and_conflicts() {
     let [first, second] = remembering().await;
     let (here, there) = (first.client(), second.client());
     let made = there.key("theirs").post(USAGE, &usage("a", "s", 1)).await;
-    // Sent to a lane that has every reason to rely on its memory: it never saw the key, and knows the rest.
+    // Sent to a lane that uses its cache: it has never seen the key, and has the rest.
     total(&here, 1).await;
     let replayed = here.key("theirs").post(USAGE, &usage("a", "s", 1)).await;
     assert!(replayed.replayed && replayed.same(&made), "{replayed:?}");
@@ -107,7 +107,7 @@ async fn a_webhook_that_another_process_made_is_told_of_the_next_record() {
 }
 
 #[tokio::test]
-async fn a_pair_that_fell_to_zero_takes_room_again() {
+async fn a_pair_that_fell_to_zero_takes_capacity_again() {
     let service = Service::start(&[]).await;
     let client = service.client();
     client.send("PATCH", "/api/v1/config", Some(r#"{"usageStoreMaxKeys":1}"#)).await;
@@ -132,7 +132,7 @@ async fn a_pair_at_zero_that_another_process_raised_is_settled_and_cleared_in_fu
 }
 
 #[tokio::test]
-async fn a_pair_at_zero_that_another_process_raised_needs_no_room() {
+async fn a_pair_at_zero_that_another_process_raised_needs_no_capacity() {
     let [first, second] = remembering().await;
     let (here, there) = (first.client(), second.client());
     here.post(SETTLE, &pair()).await;
@@ -162,7 +162,7 @@ async fn nothing_of_before_a_reset_by_another_process_comes_back() {
     let [first, second] = remembering().await;
     let there = second.client();
     assert_eq!(there.with("x-api-key", "admin").send("POST", "/api/v1/admin/reset", None).await.status, 200);
-    // All that is remembered is there again, the pair as often written as before.
+    // All that is cached is there again, and the pair was written as often as before.
     register(&there, 5).await;
     assert_eq!(total(&there, 10).await, 10);
     assert_eq!(total(&there, 10).await, 20);
@@ -181,7 +181,7 @@ async fn a_reset_here_is_not_forgotten() {
 }
 
 #[tokio::test]
-async fn a_connection_that_died_while_idle_leaves_nobody_in_doubt() {
+async fn a_connection_that_was_lost_while_idle_leaves_no_write_in_doubt() {
     let [first, _] = remembering().await;
     let lanes = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() \
                  AND query LIKE '-- commit::%'";
@@ -195,7 +195,7 @@ async fn a_connection_that_died_while_idle_leaves_nobody_in_doubt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_commit_that_did_not_land_nothing_is_remembered_of_it() {
+async fn a_commit_that_did_not_land_leaves_nothing_in_the_cache() {
     let database = new_database().await;
     let proxy = Proxy::start(&database).await;
     let [first, second] = remembering_on(proxy.options(), database).await;

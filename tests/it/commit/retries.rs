@@ -1,6 +1,7 @@
-//! What becomes of requests whose batch was taken back: those that can still count do, once, and the others are told that
-//! nothing was changed.
+//! Requests whose batch was rolled back: those that can still commit do so once, and the others are told that nothing
+//! was changed.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use agentpay_billing::clock::Clock;
@@ -25,7 +26,7 @@ fn unavailable(message: &str) -> (u16, String, String) {
     (503, "service_unavailable".to_owned(), message.to_owned())
 }
 
-/// A rule that nobody told the service of: whoever writes the agent `unlucky` is rolled back with this SQLSTATE.
+/// A trigger that the service does not know: writes of the agent `unlucky` are rolled back with this SQLSTATE.
 async fn roll_back_the_unlucky(service: &Service, code: &str) {
     let rule = format!(
         "CREATE OR REPLACE FUNCTION roll_back() RETURNS trigger LANGUAGE plpgsql AS
@@ -58,22 +59,43 @@ async fn a_request_that_is_rolled_back_time_and_again_is_given_up_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_twin_of_a_request_that_left_no_record_runs_itself() {
+async fn a_request_that_violates_a_constraint_fails_alone() {
+    let service = Service::start(&[("COMMIT_LANES", "1")]).await;
+    // A rule the program does not know of, as a DBA might add it.
+    sqlx::query("ALTER TABLE usage_counters ADD CONSTRAINT no_forbidden_agent CHECK (agent_id <> 'forbidden')")
+        .execute(&service.pool)
+        .await
+        .expect("constraint");
+    let records = (0..50).map(|number| {
+        let agent = if number == 25 { "forbidden".to_owned() } else { format!("agent-{number}") };
+        (service.client().key(&format!("k{number}")), usage(&agent, "s", 1))
+    });
+    let mut statuses = BTreeMap::new();
+    for answer in service.record_together(records.collect()).await {
+        *statuses.entry(answer.status).or_insert(0) += 1;
+    }
+    assert_eq!(statuses, BTreeMap::from([(201, 49), (500, 1)]));
+    assert_eq!(service.number("SELECT count(*) FROM idempotency_keys").await, 49);
+    service.verify().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_duplicate_of_a_request_that_left_no_record_is_executed() {
     let service = Service::start(&[("COMMIT_LANES", "1")]).await;
     let client = service.client();
     client.send("PATCH", "/api/v1/config", Some(r#"{"usageStoreMaxKeys":2}"#)).await;
     for agent in ["occupant", "a"] {
         assert_eq!(client.post(USAGE, &usage(agent, "s", 1)).await.status, 201);
     }
-    // There is no room for the first of the twins. That refusal is not stored, and then the settlement makes room.
-    let twin = (client.key("twin"), USAGE, usage("b", "s", 7));
+    // There is no capacity for the first of the two. Its refusal is not stored, and then the settlement frees capacity.
+    let duplicate = (client.key("k"), USAGE, usage("b", "s", 7));
     let settlement = (client.clone(), "/api/v1/settle", json!({ "agent": "a", "serviceId": "s" }));
-    let mut answers = service.post_together(vec![twin.clone(), twin, settlement]).await;
+    let mut answers = service.post_together(vec![duplicate.clone(), duplicate, settlement]).await;
     assert_eq!(answers.pop().map(|settled| settled.status), Some(200));
     answers.sort_by_key(|answer| answer.status);
     let told: Vec<(u16, bool)> = answers.iter().map(|answer| (answer.status, answer.replayed)).collect();
     assert_eq!(told, [(201, false), (429, false)], "{answers:?}");
-    let again = client.key("twin").post(USAGE, &usage("b", "s", 7)).await;
+    let again = client.key("k").post(USAGE, &usage("b", "s", 7)).await;
     assert!(again.replayed && again.same(&answers[0]), "{again:?}");
     assert_eq!(
         service.number("SELECT outstanding + settled + reset FROM usage_counters WHERE agent_id = 'b'").await,
@@ -83,7 +105,7 @@ async fn a_twin_of_a_request_that_left_no_record_runs_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_blocked_request_that_finds_the_queue_full_is_refused_and_holds_up_nobody() {
+async fn a_blocked_request_that_finds_the_queue_full_is_refused_and_delays_no_other() {
     let service = Service::start(&[("COMMIT_LANES", "1"), ("COMMIT_QUEUE_MAX", "1")]).await;
     let client = service.client();
     client.post(USAGE, &usage("locked", "s", 1)).await;
@@ -108,7 +130,7 @@ async fn a_blocked_request_that_finds_the_queue_full_is_refused_and_holds_up_nob
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_waits_in_a_lane_that_lost_its_database_is_refused_before_its_deadline_and_changes_nothing() {
+async fn requests_that_wait_in_a_lane_that_lost_its_database_are_refused_before_their_deadline_and_change_nothing() {
     let database = new_database().await;
     let proxy = Proxy::start(&database).await;
     let environment = [("COMMIT_LANES", "1"), ("ALLOW_ADMIN_RESET", "true"), ("REQUEST_TIMEOUT_MS", "30000")];
@@ -125,7 +147,7 @@ async fn whatever_waits_in_a_lane_that_lost_its_database_is_refused_before_its_d
     };
     let change = send("PATCH", "/api/v1/config", r#"{"bulkMaxItems":7}"#.to_owned());
     service.blocked(1).await;
-    // A reset shares its transaction with nobody, so these are three that would be tried one by one.
+    // A reset has a transaction of its own, so these three would be tried one by one.
     let mut waiting = Vec::new();
     for (path, body) in [
         (USAGE, usage("a", "s", 10).to_string()),

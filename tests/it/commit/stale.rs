@@ -1,5 +1,4 @@
-//! What a commit must not take from before: prices and flags from before a reset, a lack of webhooks, a wait that was not
-//! for a twin.
+//! Stale data that a commit must not use: prices and flags from before a reset, and that a tenant has no webhooks.
 
 use serde_json::json;
 
@@ -11,7 +10,7 @@ async fn after_a_reset_of_everything_no_old_price_is_billed() {
     let client = service.client();
     let priced = client.post("/api/v1/services", &json!({ "serviceId": "s", "priceStroops": 5 })).await;
     assert_eq!(priced.status, 201);
-    // Until the lane uses what it remembers.
+    // Until the lane uses its cache.
     for _ in 0..100 {
         assert_eq!(client.post("/api/v1/usage", &usage("a", "s", 1)).await.status, 201);
     }
@@ -45,24 +44,7 @@ async fn after_a_reset_of_everything_no_old_flag_refuses_usage() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_keyed_request_without_a_twin_that_waits_for_a_counter_is_told_that_the_store_is_unavailable() {
-    let service = Service::start(&[("COMMIT_LANES", "1"), ("REQUEST_TIMEOUT_MS", "3000")]).await;
-    let client = service.client();
-    client.post("/api/v1/usage", &usage("locked", "s", 1)).await;
-    let mut holder = service.pool.begin().await.expect("transaction");
-    sqlx::query("SELECT 1 FROM usage_counters WHERE agent_id = 'locked' FOR UPDATE")
-        .execute(&mut *holder)
-        .await
-        .expect("lock");
-    // A new pair beside it: the write needs a transaction.
-    let bulk = json!({ "items": [{ "agent": "locked", "serviceId": "s", "requests": 1 }, { "agent": "new", "serviceId": "s", "requests": 1 }] });
-    let gives_up = client.key("k").post("/api/v1/usage/bulk", &bulk).await;
-    assert_eq!(gives_up.status, 503, "{gives_up:?}");
-    holder.rollback().await.expect("rollback");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_event_after_the_first_webhook_of_its_tenant_is_on_its_way_to_it() {
+async fn an_event_after_the_first_webhook_of_its_tenant_is_queued_for_it() {
     let service = Service::start(&[("COMMIT_LANES", "1")]).await;
     let client = service.client();
     client.post("/api/v1/services", &json!({ "serviceId": "s", "priceStroops": 5 })).await;

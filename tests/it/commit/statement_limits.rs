@@ -1,4 +1,4 @@
-//! A statement that does not end: whoever waits for it learns in time what is certain, and the others go on.
+//! A statement that does not end: the requests that wait for it are answered in time, and the others go on.
 
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
@@ -110,7 +110,7 @@ async fn nothing_commits_after_the_deadline_of_its_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_statement_that_does_not_end_holds_up_nobody_else_in_its_lane() {
+async fn a_statement_that_does_not_end_delays_no_other_request_of_its_lane() {
     let service = Service::start(&[("COMMIT_LANES", "1"), ("REQUEST_TIMEOUT_MS", "60000")]).await;
     service.slow_down().await;
     let slow = post(&service, Some("k"), usage("slow", "s", 5));
@@ -147,7 +147,7 @@ async fn a_lane_whose_server_process_is_stopped_goes_on_over_a_new_connection() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stopped_server_process_keeps_its_rows_and_nobody_elses() {
+async fn a_stopped_server_process_blocks_only_the_rows_that_it_locked() {
     let service = Service::start(&[("COMMIT_LANES", "1"), ("REQUEST_TIMEOUT_MS", "60000")]).await;
     let client = service.client();
     service.slow_down().await;

@@ -1,4 +1,4 @@
-//! What the commands write, to whom, and what becomes of it when nobody reads.
+//! What the commands write, where to, and how they end when their output is closed.
 
 use std::fs::File;
 use std::process::{Output, Stdio};
@@ -52,7 +52,7 @@ async fn a_command_whose_reader_is_gone_stops_the_postgresql_it_started() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_audit_with_findings_fails_although_nobody_reads_them() {
+async fn an_audit_with_findings_fails_although_its_output_is_closed() {
     let options = new_database().await;
     sqlx::query("INSERT INTO agents (tenant_id, agent_id) VALUES ('public', 'a')")
         .execute(&pool(&options))

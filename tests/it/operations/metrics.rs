@@ -187,7 +187,7 @@ async fn requests_commits_and_replays_are_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_janitors_work_and_the_waits_for_twins_are_counted() {
+async fn the_work_of_the_janitor_and_the_waits_for_requests_with_the_same_key_are_counted() {
     let database = new_database().await;
     let settings =
         [("JANITOR_INTERVAL_MS", "10"), ("IDEMPOTENCY_MAX_ENTRIES_PER_CALLER", "2"), ("ALLOW_ADMIN_RESET", "true")];
@@ -195,14 +195,14 @@ async fn the_janitors_work_and_the_waits_for_twins_are_counted() {
     let client = process.client();
     let pool = pool(&database);
     store_records(&pool, "ip:127.0.0.1", 5, 7_200_000, 10).await;
-    let twins: Vec<_> = (0..20)
+    let requests: Vec<_> = (0..20)
         .map(|_| {
-            let client = client.key("twin");
+            let client = client.key("k");
             tokio::spawn(async move { client.post("/api/v1/usage", &usage("a", "s", 1)).await.status })
         })
         .collect();
-    for twin in twins {
-        assert_eq!(twin.await.expect("a twin"), 201);
+    for request in requests {
+        assert_eq!(request.await.expect("a client"), 201);
     }
     let figure = async |name: &str| -> u64 {
         scrape(&client).await.get(&format!("agentpay_{name}")).map_or(0, |value| value.parse().expect("a number"))

@@ -1,5 +1,5 @@
-//! Start, stop and signals, with the real binary: whatever a start waits for, it says so and can be stopped; whatever
-//! hangs, a stop ends; and a log that nobody reads holds up nothing.
+//! Start, stop and signals of the real binary: a start says what it waits for and can be stopped, a stop ends whatever
+//! hangs, and a log without a reader delays nothing.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::Command;
@@ -34,7 +34,7 @@ async fn dropped_lines(client: &Client) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_nobody_reads_holds_up_neither_requests_nor_the_stop() {
+async fn a_log_without_a_reader_delays_neither_requests_nor_the_stop() {
     let (mut service, log) = Process::spawn(&[("DATABASE_URL", &url(&new_database().await))]);
     service.is_ready().await;
     let client = service.client();

@@ -110,16 +110,16 @@ async fn run(shared: Arc<Shared>, http: [Client; 2], mut rng: StdRng) -> Tally {
             let key = format!("op-{number}");
             let clients = clients.map(|client| client.key(&key));
             let answers = if rng.random_range(0..50) == 0 {
-                // Twins, each of which meets its own faults.
+                // Two requests with one key, each with faults of its own.
                 let mut other = Tally::default();
                 let repeat = send_until_acknowledged(&clients[1 - first], &clients[first], &operation, &mut other);
-                let twins = tokio::join!(
+                let both = tokio::join!(
                     send_until_acknowledged(&clients[first], &clients[1 - first], &operation, &mut tally),
                     repeat
                 );
-                tally.twins += 1;
+                tally.duplicates += 1;
                 tally.add(other);
-                vec![twins.0, twins.1]
+                vec![both.0, both.1]
             } else {
                 vec![send_until_acknowledged(&clients[first], &clients[1 - first], &operation, &mut tally).await]
             };

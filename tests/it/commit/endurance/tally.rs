@@ -50,7 +50,7 @@ pub struct Tally {
     pub unknown: u64,
     pub refused: u64,
     pub lost: u64,
-    pub twins: u64,
+    pub duplicates: u64,
     pub unkeyed: BTreeMap<usize, Unkeyed>,
     /// The hash of the answer of each keyed operation.
     answers: HashMap<u64, u64>,
@@ -65,8 +65,8 @@ impl fmt::Display for Tally {
             self.unkeyed.values().map(|own| format!("{} of {}", own.unknown, own.acknowledged + own.unknown)).collect();
         writeln!(
             formatter,
-            "retries {}: {} lost, {} refused, {} unknown; replays {}, twins {}",
-            self.retries, self.lost, self.refused, self.unknown, self.replays, self.twins
+            "retries {}: {} lost, {} refused, {} unknown; replays {}, duplicates {}",
+            self.retries, self.lost, self.refused, self.unknown, self.replays, self.duplicates
         )?;
         write!(formatter, "without a key, unknown: {}", unkeyed.join(", "))
     }
@@ -110,7 +110,7 @@ impl Tally {
         self.unknown += other.unknown;
         self.refused += other.refused;
         self.lost += other.lost;
-        self.twins += other.twins;
+        self.duplicates += other.duplicates;
         self.answers.extend(other.answers);
         for (tenant, unkeyed) in other.unkeyed {
             let own = self.unkeyed.entry(tenant).or_default();

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::{Value, json};
 
+use super::sequence::Operation;
 use super::state::{State, agent, service};
-use super::{Operation, Sent, key_name};
+use super::{Sent, key_name};
 use crate::support::{Client, Receiver, wait_until};
 
 #[derive(Default)]

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{KEYS, Operation, Sent, key_name};
+use super::sequence::{KEYS, Operation};
+use super::{Sent, key_name};
 use crate::support::Client;
 
 pub fn agent(number: u8) -> String {
