@@ -30,7 +30,7 @@ async fn agents_are_listed_as_first_seen_zero_included() {
 }
 
 #[tokio::test]
-async fn an_agents_usage_is_told_in_sum_and_by_service() {
+async fn usage_of_an_agent_is_shown_in_sum_and_by_service() {
     let service = Service::start(&[]).await;
     let client = service.client();
     for (service_id, requests) in [("z", 2), ("b", 3), ("a", 4)] {
@@ -77,7 +77,7 @@ async fn sums_are_exact_and_saturate_only_when_shown() {
 }
 
 #[tokio::test]
-async fn another_tenants_agents_are_not_there() {
+async fn agents_of_another_tenant_do_not_exist() {
     let service = Service::start(&[]).await;
     let anyone = service.client();
     let made = anyone.post("/api/v1/api-keys", &json!({ "label": "x" })).await.json();
@@ -87,4 +87,22 @@ async fn another_tenants_agents_are_not_there() {
     assert_eq!(anyone.get("/api/v1/agents/mine/total").await.text, r#"{"agent":"mine","total":0}"#);
     assert_eq!(anyone.get("/api/v1/agents/mine/usage").await.text, r#"{"agent":"mine","items":[]}"#);
     assert_eq!(tenant.get("/api/v1/agents").await.text, r#"{"agents":["mine"]}"#);
+}
+
+#[tokio::test]
+async fn a_list_that_is_too_long_to_be_whole_is_refused_and_can_be_read_in_pages() {
+    let service = Service::start(&[]).await;
+    let sql = "WITH agents AS (INSERT INTO agents (tenant_id, agent_id) VALUES ('public', 'a'))
+               INSERT INTO usage_counters (tenant_id, agent_id, service_id, outstanding, version)
+               SELECT 'public', 'a', 's' || number, 1, 1 FROM generate_series(1, 100000) AS number";
+    sqlx::query(sql).execute(&service.pool).await.expect("pairs");
+    let client = service.client();
+    let whole = client.get("/api/v1/agents/a/usage").await.json();
+    assert_eq!(whole["items"].as_array().map(Vec::len), Some(100_000));
+    assert_eq!(client.post("/api/v1/usage", &usage("a", "one-more", 1)).await.status, 201);
+    let message = "the list has more than 100000 items: read it with page and limit".to_owned();
+    let refused = client.get("/api/v1/agents/a/usage").await.error();
+    assert_eq!(refused, (400, "invalid_request".to_owned(), message));
+    let page = client.get("/api/v1/agents/a/usage?limit=1000&page=101").await;
+    assert_eq!(page.text, r#"{"agent":"a","items":[{"serviceId":"one-more","total":1}],"page":101,"pageCount":101}"#);
 }

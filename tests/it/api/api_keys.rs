@@ -13,7 +13,7 @@ async fn make(client: &Client, body: Value) -> Value {
 }
 
 #[tokio::test]
-async fn a_key_founds_a_tenant_or_joins_one_and_is_shown_once() {
+async fn a_key_creates_a_tenant_or_joins_one_and_is_shown_once() {
     let service = Service::start(&[]).await;
     let client = service.client();
     let made = client.key("ignored").post(KEYS, &json!({ "label": " as sent \u{1F511}" })).await;

@@ -24,7 +24,7 @@ async fn a_settlement_drains_the_pair_at_the_current_price_and_is_kept() {
     assert_eq!(bill["requestId"].as_str(), settled.headers["x-request-id"].to_str().ok());
     let id = bill["id"].as_str().expect("an id");
     assert_eq!(client.get(&format!("/api/v1/settlements/{id}")).await.json(), *bill);
-    // Nothing due: told, counted, and not in the ledger; a pair never seen is not made.
+    // Nothing due: answered and counted, without a settlement; an unknown pair is not created.
     for service_id in ["s", "never"] {
         let again = client.post("/api/v1/settle", &json!({ "agent": "a", "serviceId": service_id })).await.json();
         assert_eq!((&again["requests"], &again["billedStroops"]), (&json!(0), &json!(0)));

@@ -12,6 +12,8 @@ const MEDIA: &str = "write requests with a body must use Content-Type: applicati
 const CHARSET: &str = "request bodies must use UTF-8";
 const ENCODING: &str = "unsupported Content-Encoding";
 const LARGE: &str = "request body exceeds the 100 KiB limit";
+const CORRUPT: &str = "request body could not be decompressed";
+const MALFORMED: &str = "Malformed JSON in request body";
 
 fn body() -> Vec<u8> {
     usage("a", "s", 1).to_string().into_bytes()
@@ -42,11 +44,24 @@ fn expected(status: u16, code: &str, message: &str) -> (u16, String, String) {
 #[tokio::test]
 async fn the_media_type_is_json_in_utf_8() {
     let service = Service::start(&[]).await;
-    for accepted in ["application/json", "Application/JSON; charset=UTF-8", "application/json;charset=\"utf-8\"; x=y"] {
+    for accepted in [
+        "application/json",
+        "Application/JSON; charset=UTF-8",
+        "application/json;charset=\"utf-8\"; x=y",
+        "APPLICATION/JSON;Charset=\"UTF-8\"; x=y",
+    ] {
         let client = service.client().with("content-type", accepted);
         assert_eq!(post(&client, body()).await.0, 201, "{accepted}");
     }
-    for other in ["", "text/plain", "application/problem+json", "application/jsonp", "multipart/form-data", "json"] {
+    for other in [
+        "",
+        "text/plain",
+        "application/problem+json",
+        "application/vnd.x+json",
+        "application/jsonp",
+        "multipart/form-data",
+        "json",
+    ] {
         let client = service.client().with("content-type", other);
         assert_eq!(post(&client, body()).await, expected(415, "unsupported_media_type", MEDIA), "{other}");
     }
@@ -60,8 +75,29 @@ async fn the_media_type_is_json_in_utf_8() {
     assert!(head.status == 415 && text.contains(MEDIA), "{text}");
 }
 
+/// The first check that fails decides.
 #[tokio::test]
-async fn no_payload_needs_no_type_and_is_an_empty_object() {
+async fn bodies_are_checked_for_type_then_encoding_then_size_then_content() {
+    let service = Service::start(&[]).await;
+    let large = vec![b' '; 102_401];
+    let gzip = |bytes: &[u8]| gzip(bytes, Compression::default());
+    for (kind, encoding, bytes, status, code, message) in [
+        ("text/plain", "zip", large.clone(), 415, "unsupported_media_type", MEDIA),
+        ("application/json; charset=latin1", "zip", b"{".to_vec(), 415, "unsupported_media_type", CHARSET),
+        ("application/json", "zip", large.clone(), 415, "unsupported_media_type", ENCODING),
+        ("application/json", "gzip, gzip", b"{".to_vec(), 415, "unsupported_media_type", ENCODING),
+        ("application/json", "identity", large.clone(), 413, "payload_too_large", LARGE),
+        ("application/json", "gzip", gzip(&large), 413, "payload_too_large", LARGE),
+        ("application/json", "gzip", gzip(b"{"), 400, "invalid_request", MALFORMED),
+    ] {
+        let client = service.client().with("content-type", kind).with("content-encoding", encoding);
+        assert_eq!(post(&client, bytes).await, expected(status, code, message), "{kind} {encoding}");
+    }
+    assert_eq!(service.number("SELECT count(*) FROM usage_counters").await, 0);
+}
+
+#[tokio::test]
+async fn a_request_without_a_body_needs_no_media_type_and_counts_as_an_empty_object() {
     let service = Service::start(&[]).await;
     let mut socket = Socket::connect(service.address).await;
     for (path, head, payload) in [
@@ -76,13 +112,16 @@ async fn no_payload_needs_no_type_and_is_an_empty_object() {
         assert_eq!((head.status, text.as_str()), (400, expected));
     }
     // Even an empty chunked body is a payload, and has to say what it is.
-    socket
-        .send(format!("POST {USAGE} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"))
-        .await;
-    let (head, text) = socket.answer().await;
-    assert!(head.status == 415 && text.contains(MEDIA), "{text}");
+    for chunks in ["0\r\n\r\n", "2\r\n{}\r\n0\r\n\r\n"] {
+        let mut socket = Socket::connect(service.address).await;
+        socket
+            .send(format!("POST {USAGE} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}"))
+            .await;
+        let (head, text) = socket.answer().await;
+        assert!(head.status == 415 && text.contains(MEDIA), "{text}");
+    }
     // A body of GET or DELETE is ignored, whatever it is.
-    let client = service.client().with("content-type", "text/plain");
+    let client = service.client().with("content-type", "text/plain").with("content-encoding", "zip");
     assert_eq!(client.send("GET", "/health", Some("{")).await.status, 200);
     let deleted = client.send("DELETE", "/api/v1/api-keys/apk_none", Some("{")).await.error();
     assert_eq!(deleted, expected(404, "not_found", "no api key with prefix apk_none"));
@@ -118,17 +157,41 @@ async fn bodies_may_be_compressed_in_three_ways() {
     }
     let twice = client("gzip").with("content-encoding", "gzip");
     assert_eq!(post(&twice, body()).await, expected(415, "unsupported_media_type", ENCODING));
-    let corrupt = "request body could not be decompressed";
     let half = gzip(&body(), Compression::default());
     for (encoding, bytes) in
         [("gzip", body()), ("gzip", half[..20].to_vec()), ("deflate", body()), ("br", vec![255; 9])]
     {
-        assert_eq!(post(&client(encoding), bytes).await, expected(400, "invalid_request", corrupt), "{encoding}");
+        assert_eq!(post(&client(encoding), bytes).await, expected(400, "invalid_request", CORRUPT), "{encoding}");
     }
 }
 
 #[tokio::test]
-async fn bodies_hold_102400_bytes_and_not_one_more() {
+async fn a_byte_order_mark_and_charset_utf8_are_accepted() {
+    let service = Service::start(&[]).await;
+    let body = [b"\xef\xbb\xbf", body().as_slice()].concat();
+    let gzip = gzip(&body, Compression::default());
+    for (kind, encoding, bytes) in [
+        ("application/json", "identity", body.clone()),
+        ("application/json; charset=utf8", "identity", body),
+        ("application/json; charset=\"UTF8\"", "gzip", gzip),
+    ] {
+        let client = service.client().with("content-type", kind).with("content-encoding", encoding);
+        assert_eq!(post(&client, bytes).await.0, 201, "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn a_brotli_body_with_a_large_window_is_refused() {
+    let service = Service::start(&[]).await;
+    let hex = "111e3800027b226167656e74223a2261222c22736572766963654964223a2273222c600008227265717565737473223a317d03";
+    let body: Vec<u8> =
+        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex")).collect();
+    let client = service.client().with("content-encoding", "br");
+    assert_eq!(post(&client, body).await, expected(400, "invalid_request", CORRUPT));
+}
+
+#[tokio::test]
+async fn a_body_has_at_most_102400_bytes() {
     let service = Service::start(&[]).await;
     let client = service.client();
     let zipped = client.with("content-encoding", "gzip");
@@ -170,17 +233,22 @@ async fn a_body_that_does_not_arrive_in_time_is_408_and_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn what_is_no_json_is_refused_without_an_echo() {
+async fn malformed_json_is_refused_and_not_repeated() {
     let service = Service::start(&[]).await;
     let nested = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth - 1), "]".repeat(depth - 1));
     let deep = nested(129);
     for text in
         [" ", "{", "{}{}", "1", "\"a\"", "null", "true", "[1e999]", r#"["\ud800"]"#, r#"{"a":1,}"#, "{}\u{feff}", &deep]
     {
-        let refusal = expected(400, "invalid_request", "Malformed JSON in request body");
+        let refusal = expected(400, "invalid_request", MALFORMED);
         assert_eq!(post(&service.client(), text.as_bytes().to_vec()).await, refusal, "{text}");
     }
-    assert_eq!(post(&service.client(), b"{\"a\":\"\xff\"}".to_vec()).await.2, "Malformed JSON in request body");
+    assert_eq!(post(&service.client(), b"{\"a\":\"\xff\"}".to_vec()).await.2, MALFORMED);
+    let mut broken = Socket::connect(service.address).await;
+    let head = "Host: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n";
+    broken.send(format!("POST {USAGE} HTTP/1.1\r\n{head}\r\nzz\r\n")).await;
+    let (head, text) = broken.answer().await;
+    assert!(head.status == 400 && text.contains(MALFORMED), "{text}");
     for text in [&nested(128), "[]", r#"[{"agent":"a"}]"#, "{}"] {
         let refusal = expected(400, "invalid_request", "agent must be a safe identifier");
         assert_eq!(post(&service.client(), text.as_bytes().to_vec()).await, refusal, "{text}");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::{Process, Service, Socket, new_database, pool, url, usage, wait_until};
+use crate::support::{BLOCKED, Process, Service, Socket, new_database, pool, url, usage, wait_until};
 
 const HEALTH: &str = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
 const LONG_MS: &str = "600000";
@@ -100,9 +100,8 @@ async fn a_write_that_cannot_commit_does_not_hold_up_a_stop_when_its_client_is_g
         "POST /api/v1/usage HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
     ))
     .await;
-    let waiting =
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&pool).await.expect("a number") == 0 {}
+    let blocked = async || sqlx::query_scalar::<_, i64>(BLOCKED).fetch_one(&pool).await.expect("a number");
+    wait_until(async || blocked().await > 0).await;
     drop(gone);
     let began = Instant::now();
     process.signal("-TERM");
@@ -117,7 +116,7 @@ async fn a_second_signal_aborts_at_once() {
     let mut process = Process::start_with(&[("DATABASE_URL", &database), ("SHUTDOWN_GRACE_MS", LONG_MS)], 0);
     process.signal("-TERM");
     // Still served, and no longer ready: the grace has begun.
-    while process.client().get("/api/v1/health/ready").await.status != 503 {}
+    wait_until(async || process.client().get("/api/v1/health/ready").await.status == 503).await;
     assert_eq!(process.client().get("/health").await.status, 200);
     process.signal("-INT");
     let status = tokio::task::block_in_place(|| process.child.wait()).expect("exit");

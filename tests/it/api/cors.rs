@@ -1,4 +1,4 @@
-//! HTTP contract, sections 4.2 and 4.3: CORS and `Vary`.
+//! HTTP contract, section 4.2: CORS and `Vary`.
 
 use crate::support::{Answer, Client, Service};
 
@@ -58,7 +58,7 @@ async fn an_allowed_origin_is_told_so_on_every_response() {
 }
 
 #[tokio::test]
-async fn another_origin_is_served_without_a_word_of_cors() {
+async fn another_origin_gets_no_cors_header() {
     let service = Service::start(ORIGINS).await;
     for origin in [
         "https://evil.example",
@@ -91,17 +91,4 @@ async fn without_an_origin_options_is_204_and_nothing_varies_by_it() {
         assert_ne!(answer.header("x-request-id"), "");
     }
     assert_eq!(client.get("/api/v1/services").await.header("vary"), "X-API-Key");
-}
-
-#[tokio::test]
-async fn responses_are_private_and_new_secrets_are_not_stored() {
-    let service = Service::start(ORIGINS).await;
-    let client = service.client();
-    for path in ["/api/v1/services", "/health", "/api/v1/nothing", "/api/v1/metrics"] {
-        assert_eq!(client.get(path).await.header("cache-control"), "private, no-cache", "{path}");
-    }
-    assert_eq!(client.get("/nothing").await.header("cache-control"), "");
-    let created =
-        client.with("x-api-key", "admin").post("/api/v1/api-keys", &serde_json::json!({ "label": "l" })).await;
-    assert_eq!((created.status, created.header("cache-control").as_str()), (201, "no-store"));
 }

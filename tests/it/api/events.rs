@@ -167,7 +167,7 @@ async fn since_and_type_filter_items_total_and_cursor() {
 }
 
 #[tokio::test]
-async fn cursors_and_parameters_are_judged_by_their_form_and_their_place() {
+async fn cursors_and_parameters_are_checked_by_their_form_and_their_position() {
     let service = Service::start(&[]).await;
     let client = service.client();
     record(&client, 1..=2).await;

@@ -4,7 +4,7 @@
 use serde_json::json;
 use sqlx::{Postgres, Transaction};
 
-use crate::support::{Answer, Client, Service};
+use crate::support::{Answer, BLOCKED, Client, Service};
 
 const SERVICES: &str = "/api/v1/services";
 const LIMITED: &[(&str, &str)] = &[("RATE_LIMIT", "on"), ("TRUST_PROXY", "1"), ("ADMIN_API_KEY", "admin")];
@@ -15,7 +15,7 @@ async fn lock_keys(service: &Service) -> Transaction<'static, Postgres> {
     transaction
 }
 
-/// A client with a key of its own making, which nobody has seen before.
+/// A client with a made-up key that was not sent before.
 fn with_made_up_key(client: &Client, number: usize) -> Client {
     client.with("x-api-key", &format!("apk_{number:032x}"))
 }
@@ -32,7 +32,7 @@ async fn made_up_keys_cost_no_query_once_their_address_has_no_quota() {
         for number in 0..60 {
             assert_eq!(with_made_up_key(&flood, number).get(SERVICES).await.status, 200);
         }
-        // A few guesses more, because somebody with a key may share the address.
+        // A few more, because a caller with a key may share the address.
         for number in 60..70 {
             assert!(is_rate_limited(&with_made_up_key(&flood, number).get(SERVICES).await));
         }
@@ -124,11 +124,9 @@ async fn keys_that_arrive_together_share_a_query() {
         .collect();
     service.blocked(1).await;
     for _ in 0..100 {
-        let waiting =
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        assert!(service.number(waiting).await <= 1);
+        assert!(service.number(BLOCKED).await <= 1);
     }
-    // There is room for everybody else.
+    // Other callers are served.
     assert_eq!(service.client().get(SERVICES).await.status, 200);
     keys.rollback().await.expect("rollback");
     for request in requests {

@@ -93,7 +93,7 @@ async fn this_machine_and_the_sites_that_are_listed_are_not_elsewhere() {
 }
 
 #[tokio::test]
-async fn with_an_admin_key_the_operator_needs_it_and_everybody_else_still_writes() {
+async fn with_an_admin_key_the_operator_needs_it_and_other_callers_still_write() {
     let service = Service::start(&[("ADMIN_API_KEY", "admin")]).await;
     let client = service.client();
     let message = "valid ADMIN_API_KEY required for privileged writes".to_owned();

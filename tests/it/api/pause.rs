@@ -101,7 +101,7 @@ async fn changes_reach_the_other_process_within_a_second() {
     wait_until(async || there.post("/api/v1/usage", &usage("a", "s", 1)).await.status == 401).await;
 }
 
-/// As behind a pooler in transaction mode: the poll and the age of remembered keys alone keep the promise.
+/// As behind a pooler in transaction mode: the poll and the age of cached keys alone keep the promise.
 #[tokio::test(flavor = "multi_thread")]
 async fn changes_without_a_notification_hold_within_a_second_too() {
     let service = Service::start(&[("REQUIRE_API_KEY", "true"), ("ADMIN_API_KEY", "admin")]).await;

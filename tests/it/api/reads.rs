@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, Row};
 
 use crate::jobs::janitor_cost::statement;
-use crate::support::{Client, Service, usage, wait_until};
+use crate::support::{BLOCKED, Client, Service, usage, wait_until};
 
 const CLIENTS: i64 = 24;
 
@@ -40,7 +40,7 @@ async fn view(client: &Client) -> [Value; 5] {
 }
 
 #[tokio::test]
-async fn everybody_gets_their_own_answer_from_a_read_for_all() {
+async fn each_caller_gets_its_own_answer_from_a_shared_read() {
     let service = Service::start(&[]).await;
     let mut clients = Vec::new();
     for number in 1..=CLIENTS {
@@ -71,7 +71,7 @@ async fn everybody_gets_their_own_answer_from_a_read_for_all() {
 }
 
 #[tokio::test]
-async fn whoever_recorded_sees_it_in_the_next_read() {
+async fn a_caller_reads_its_own_writes() {
     let service = Service::start(&[]).await;
     let made = service.client().post("/api/v1/services", &json!({ "serviceId": "s", "priceStroops": 1 })).await;
     assert_eq!(made.status, 201);
@@ -98,14 +98,14 @@ async fn whoever_recorded_sees_it_in_the_next_read() {
     service.verify().await;
 }
 
-/// Somebody keeps a table: all who ask are refused in time, and nothing waits for it any more, here or in the database.
+/// While a table is locked, all reads of it are refused in time, and none still waits here or in the database.
 #[tokio::test]
-async fn a_read_that_is_kept_waiting_is_refused_to_all_and_ends() {
+async fn a_read_that_is_kept_waiting_is_refused_to_all_callers_and_ends() {
     let service = Service::start(&[("REQUEST_TIMEOUT_MS", "1000"), ("DATABASE_POOL_MAX", "4")]).await;
     let client = tenant(&service, 3).await;
-    let mut keeper = service.pool.acquire().await.expect("a connection").detach();
-    let mut kept = keeper.begin().await.expect("a transaction");
-    sqlx::raw_sql("LOCK TABLE usage_counters IN ACCESS EXCLUSIVE MODE").execute(&mut *kept).await.expect("a lock");
+    let mut holder = service.pool.acquire().await.expect("a connection").detach();
+    let mut lock = holder.begin().await.expect("a transaction");
+    sqlx::raw_sql("LOCK TABLE usage_counters IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.expect("a lock");
     let tasks = (0..CLIENTS).map(|_| {
         let client = client.clone();
         tokio::spawn(async move { client.get("/api/v1/usage/a/s").await.status })
@@ -117,17 +117,15 @@ async fn a_read_that_is_kept_waiting_is_refused_to_all_and_ends() {
     assert_eq!(statuses, BTreeMap::from([(503, CLIENTS)]));
     // Reads of other tables go on meanwhile.
     assert_eq!(client.get("/api/v1/stats").await.status, 200);
-    let waiting =
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    wait_until(async || service.number(waiting).await == 0).await;
-    kept.rollback().await.expect("rolled back");
+    wait_until(async || service.number(BLOCKED).await == 0).await;
+    lock.rollback().await.expect("rolled back");
     let answer = client.get("/api/v1/usage/a/s").await;
     assert_eq!(answer.json()["total"], json!(3), "{answer:?}");
 }
 
 /// The answer of one tenant cannot be given: the others get theirs.
 #[tokio::test]
-async fn what_breaks_one_answer_is_not_told_to_others() {
+async fn an_error_in_one_answer_of_a_shared_read_does_not_affect_the_others() {
     let service = Service::start(&[]).await;
     let (broken, sound) = (tenant(&service, 1).await, tenant(&service, 2).await);
     // More than any figure can be. Shards of it are summed for the answer.
@@ -151,7 +149,7 @@ async fn what_breaks_one_answer_is_not_told_to_others() {
 }
 
 #[tokio::test]
-async fn one_statement_answers_different_questions_in_their_order() {
+async fn one_statement_answers_different_keys_in_their_order() {
     let service = Service::start(&[]).await;
     let mut tenants = Vec::new();
     for number in 1..=3 {

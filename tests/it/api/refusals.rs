@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Client, Service, usage};
+use crate::support::{Answer, Client, Service, usage, wait_until};
 
 const USAGE: &str = "/api/v1/usage";
 const BULK: &str = "/api/v1/usage/bulk";
@@ -56,7 +56,7 @@ async fn usage_and_settle_check_their_members_in_order() {
         assert_eq!(client.send("POST", USAGE, Some(&body)).await.error(), invalid(REQUESTS), "{requests}");
     }
     assert_eq!(client.post(USAGE, &json!({ "agent": "a", "serviceId": "s" })).await.error(), invalid(REQUESTS));
-    // The longest that are accepted, and members nobody knows.
+    // The longest ids that are accepted, and unknown members.
     let longest = json!({ "agent": "A".repeat(256), "serviceId": "._-".repeat(42), "requests": 1e6, "x": null });
     assert_eq!(client.post(USAGE, &longest).await.status, 201);
     assert_eq!(service.number("SELECT count(*) FROM usage_counters").await, 1);
@@ -191,7 +191,7 @@ async fn making_an_api_key_is_strict_and_checks_its_members_in_order() {
 }
 
 #[tokio::test]
-async fn cursors_that_are_none_are_malformed() {
+async fn malformed_cursors_are_refused() {
     let service = Service::start(&[]).await;
     let client = service.client();
     let encode = |text: &str| URL_SAFE_NO_PAD.encode(text);
@@ -247,7 +247,7 @@ async fn a_full_store_says_which_and_when_to_stop() {
     assert_eq!(client.post(SERVICES, &register("s")).await.status, 201);
     assert_full(&client.post(SERVICES, &register("t")).await, "service store capacity exceeded");
     assert_eq!(client.post(SERVICES, &register("s")).await.status, 200);
-    // Another tenant has room of its own.
+    // Another tenant has its own capacity.
     let key = client.post(KEYS, &json!({ "label": "x" })).await.json()["key"].as_str().expect("a key").to_owned();
     assert_eq!(client.with("x-api-key", &key).post(SERVICES, &register("t")).await.status, 201);
     assert_eq!(client.with("x-api-key", &key).post(USAGE, &usage("b", "s", 1)).await.status, 201);
@@ -273,9 +273,7 @@ async fn a_full_queue_is_503_with_retry_after_and_changes_nothing() {
     let mut holder = service.pool.begin().await.expect("transaction");
     sqlx::query("SELECT 1 FROM usage_counters FOR UPDATE").execute(&mut *holder).await.expect("lock");
     let requests: Vec<_> = (0..30).map(|_| send_usage(service.client())).collect();
-    while !requests.iter().any(tokio::task::JoinHandle::is_finished) {
-        tokio::task::yield_now().await;
-    }
+    wait_until(async || requests.iter().any(tokio::task::JoinHandle::is_finished)).await;
     holder.rollback().await.expect("rollback");
     let mut counts = BTreeMap::new();
     for request in requests {
@@ -298,7 +296,7 @@ fn send_usage(client: Client) -> tokio::task::JoinHandle<Answer> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_twin_that_still_runs_at_the_deadline_is_409_with_retry_after() {
+async fn a_key_that_is_in_flight_until_the_deadline_is_409_with_retry_after() {
     let service = Service::start(&[("REQUEST_TIMEOUT_MS", "1000")]).await;
     service.client().post(USAGE, &usage("a", "s", 1)).await;
     let mut holder = service.pool.begin().await.expect("transaction");
@@ -323,7 +321,7 @@ async fn a_read_that_is_not_done_by_the_deadline_is_503() {
     let service = Service::start(&[("REQUEST_TIMEOUT_MS", "300")]).await;
     let mut holder = service.pool.begin().await.expect("transaction");
     sqlx::query("LOCK TABLE usage_counters, api_keys").execute(&mut *holder).await.expect("lock");
-    // The second cannot even be told apart from its tenant.
+    // The tenant of the second cannot be read either.
     for client in [service.client(), service.client().with("x-api-key", "apk_unknown")] {
         let answer = client.get("/api/v1/usage/a/s").await;
         let message = "the store is unavailable; nothing was changed".to_owned();
@@ -332,7 +330,7 @@ async fn a_read_that_is_not_done_by_the_deadline_is_503() {
     }
 }
 
-/// A store is full until room is made, so there is nothing to wait for.
+/// A store stays full until a caller frees capacity, so there is no Retry-After.
 fn assert_full(answer: &Answer, message: &str) {
     assert_eq!(answer.error(), (429, "store_capacity_exceeded".to_owned(), message.to_owned()));
     assert!(!answer.headers.contains_key("retry-after"));

@@ -1,5 +1,5 @@
-//! Usage of services that nobody registered: refused where REQUIRE_REGISTERED_SERVICES says so, otherwise settled at no
-//! price, which is counted and warned of.
+//! Usage of services that are not registered: refused where REQUIRE_REGISTERED_SERVICES says so, otherwise settled at
+//! no price, which is counted and warned of.
 
 use serde_json::json;
 
@@ -40,7 +40,7 @@ async fn usage_of_an_unregistered_service_is_refused_each_item_for_itself() {
     let again = client.key("k").post(USAGE, &usage("a", "maps", 1)).await;
     assert!(again.same(&first) && again.replayed && again.status == 404, "{again:?}");
     assert_eq!(client.post(USAGE, &usage("a", "maps", 1)).await.status, 201);
-    // A deleted service takes no more, also where a lane remembers its price.
+    // A deleted service takes no more, even if a lane has its price in its cache.
     assert_eq!(client.send("DELETE", "/api/v1/services/maps", None).await.status, 204);
     assert_eq!(client.post(USAGE, &usage("a", "maps", 1)).await.error(), unregistered("maps"));
     service.verify().await;

@@ -120,7 +120,7 @@ async fn kinds(service: &Service, mode: usize) -> Vec<Kind> {
 }
 
 #[tokio::test]
-async fn every_route_is_open_to_those_who_may_use_it_and_nobody_else() {
+async fn every_route_is_open_to_the_callers_that_may_use_it_and_to_no_other() {
     for (mode, environment) in MODES.into_iter().enumerate() {
         let required = mode == 0;
         let service = Service::start(environment).await;

@@ -45,7 +45,7 @@ async fn nothing_is_zeros_with_every_member_in_order() {
 }
 
 #[tokio::test]
-async fn everybody_sees_the_own_tenant_and_the_operator_all_of_them() {
+async fn a_caller_sees_its_tenant_and_the_operator_sees_all_tenants() {
     let service = Service::start(&[("ADMIN_API_KEY", "admin")]).await;
     let operator = service.client().with("x-api-key", "admin");
     let unknown = service.client().with("x-api-key", "unknown");
@@ -78,7 +78,7 @@ async fn everybody_sees_the_own_tenant_and_the_operator_all_of_them() {
         r#"{{"totalServices":3,"totalApiKeys":2,"totalWebhooks":1,"usageKeys":6,"totalRequests":38,"lifetimeRequests":40,"uniqueAgents":3,"settledStroopsTotal":"4","settlementsTotal":1,"paused":false,"servicesBreakdown":[{lines}],"servicesBreakdownTotal":3,"nextServicesBreakdownCursor":null}}"#
     );
     assert_eq!(operator.get(STATS).await.text, all);
-    // An unknown key is nobody: the tenant public, and no operator. No key is no operator either, where there is one.
+    // An unknown key means the tenant public, not the operator. So does no key, where there is an operator key.
     for client in [&unknown, &service.client()] {
         let public = stats(client).await;
         assert_eq!(

@@ -1,5 +1,5 @@
-//! One tenant's things do not exist for another, on any route: an answer about them is the answer about what never
-//! was, and no row of them changes. A route of the table without a row here fails the test.
+//! The data of one tenant does not exist for another, on any route: the answer is the one for names that do not exist,
+//! and no row of it changes. A route of the table without a row here fails the test.
 
 use agentpay_billing::api::route::Route;
 use agentpay_billing::api::routes::ROUTES;
@@ -8,7 +8,7 @@ use sqlx::AssertSqlSafe;
 
 use crate::support::{Client, Receiver, Service, usage};
 
-/// Method, pattern, path, body, status. `{…}` stands for a name: of the other tenant once, and of nobody once.
+/// Method, pattern, path, body, status. `{…}` stands for a name: once one of the other tenant, and once one that does not exist.
 const ROWS: &[(&str, &str, &str, &str, u16)] = &[
     ("POST", "/api/v1/admin/pause", "/api/v1/admin/pause", "", 401),
     ("POST", "/api/v1/admin/unpause", "/api/v1/admin/unpause", "", 401),
@@ -98,7 +98,7 @@ const ROWS: &[(&str, &str, &str, &str, u16)] = &[
     ("GET", "/api/v1/idempotency/:key", "/api/v1/idempotency/{key}", "", 404),
 ];
 
-/// The names of what the other tenant has, and of what nobody has.
+/// Names of the other tenant, and names that do not exist.
 struct Names(Vec<(&'static str, String, String)>);
 
 impl Names {
@@ -191,8 +191,8 @@ async fn rows_of(service: &Service, tenant: &str) -> Vec<(String, Value)> {
 }
 
 #[tokio::test]
-async fn another_tenants_things_are_told_to_nobody_and_changed_by_nobody() {
-    // As a tenant with a key of its own, and as nobody in particular: the tenant public, and not the operator.
+async fn no_caller_sees_or_changes_the_data_of_another_tenant() {
+    // As a tenant with a key of its own, and as the tenant public without the rights of the operator.
     for has_key in [true, false] {
         let service = Service::start(&[("ADMIN_API_KEY", "admin"), ("WEBHOOK_ALLOW_PRIVATE", "true")]).await;
         let operator = service.client().with("x-api-key", "admin");
@@ -254,7 +254,7 @@ async fn another_tenants_things_are_told_to_nobody_and_changed_by_nobody() {
     }
 }
 
-/// The text as it were about the other tenant's things.
+/// The text with the names of the other tenant.
 fn renamed(names: &Names, text: &str) -> String {
     names.0.iter().fold(text.to_owned(), |text, (_, theirs, nobodys)| text.replace(nobodys, theirs))
 }

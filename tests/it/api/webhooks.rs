@@ -126,7 +126,7 @@ async fn a_tenants_webhooks_are_capped_exactly() {
         }
     }
     assert_eq!(refused, 5);
-    // Per tenant; and what is deleted makes room.
+    // For each tenant; a deletion frees capacity.
     make(&service.client(), "https://example.com", &["*"]).await;
     let id = client.get(WEBHOOKS).await.json()["items"][0]["id"].as_str().expect("an id").to_owned();
     assert_eq!(client.send("DELETE", &format!("{WEBHOOKS}/{id}"), None).await.status, 204);
@@ -208,7 +208,7 @@ async fn webhooks_are_listed_by_creation_with_cursors_that_are_positions() {
 }
 
 #[tokio::test]
-async fn another_tenants_webhook_is_not_there() {
+async fn a_webhook_of_another_tenant_does_not_exist() {
     let service = Service::start(&[]).await;
     let (owner, other) = (tenant(&service).await, tenant(&service).await);
     let made = make(&owner, "https://example.com", &["*"]).await;
@@ -311,7 +311,7 @@ async fn writes_need_a_key_where_keys_are_required() {
 }
 
 #[tokio::test]
-async fn a_url_of_control_characters_is_none() {
+async fn a_url_of_control_characters_is_refused() {
     let service = Service::start(&[]).await;
     let url = format!("https://example.com/{}", "\u{1}".repeat(2000));
     let body = json!({ "url": url, "events": ["*"] });
@@ -331,7 +331,7 @@ async fn a_webhook_keeps_each_name_of_a_type_once() {
     let path = format!("/api/v1/webhooks/{}", created["id"].as_str().expect("an id"));
     let changed = client.send("PATCH", &path, Some(r#"{"events":["usage.reset","usage.reset"]}"#)).await.json();
     assert_eq!(changed["events"], json!(["usage.reset"]), "{changed}");
-    // However many unknown names there are, the first one is told.
+    // Of any number of unknown names the first one is named.
     let names: Vec<String> = (0..1000).map(|number| format!("no.{number}")).collect();
     let refused = client.post("/api/v1/webhooks", &webhook(names.iter().map(String::as_str).collect())).await;
     assert_eq!(refused.error().2, "unknown event type: no.0");
