@@ -21,6 +21,7 @@ use crate::settings::committer::CommitterSettings;
 use crate::store::totals::SHARDS;
 
 use super::cache::ReadCache;
+use super::group::AttemptNumber;
 use super::in_flight::InFlight;
 use super::job::Job;
 use super::lane::Lane;
@@ -83,6 +84,7 @@ impl Committer {
                 cache: ReadCache::default(),
                 pessimistic_batches: 0,
                 last_used: Instant::now(),
+                number: AttemptNumber::of_lane(number),
             };
             tasks.spawn(lane.run());
             entrance

@@ -22,6 +22,7 @@ use crate::store::{Conflict, FaultKind, StoreError, server, usage};
 use super::attempt::{AttemptError, AttemptState, Done, Locking, Phase, Settings};
 use super::batch::BatchAttempt;
 use super::cache::ReadCache;
+use super::group::{AttemptNumber, Group};
 use super::job::Job;
 use super::queue::{Arrivals, Entrance};
 use super::shared::{LaneConnection, Shared};
@@ -60,47 +61,7 @@ pub struct Lane {
     /// Batches that lock their counters at once, because an earlier one lost a race.
     pub pessimistic_batches: u32,
     pub last_used: Instant,
-}
-
-/// Requests that run together.
-struct Group {
-    jobs: Vec<Job>,
-    locking: Locking,
-    reruns: u32,
-    reconnects: u32,
-}
-
-impl Group {
-    fn of(jobs: Vec<Job>, locking: Locking) -> Self {
-        Self { jobs, locking, reruns: 0, reconnects: 0 }
-    }
-
-    /// In order: the commands of a batch that stand together, and each other command by itself.
-    fn split(jobs: Vec<Job>, locking: Locking) -> VecDeque<Self> {
-        let mut groups: VecDeque<Self> = VecDeque::new();
-        for job in jobs {
-            match groups.back_mut() {
-                Some(group) if job.batched().is_some() && group.is_batch() => group.jobs.push(job),
-                _ => {
-                    let locking = if job.is_exclusive() { Locking::Exclusive } else { locking };
-                    groups.push_back(Self::of(vec![job], locking));
-                }
-            }
-        }
-        groups
-    }
-
-    fn is_batch(&self) -> bool {
-        self.jobs.iter().all(|job| job.batched().is_some())
-    }
-
-    /// The members, each by itself.
-    fn apart(self) -> impl Iterator<Item = Self> {
-        self.jobs.into_iter().map(|job| {
-            let locking = if job.is_exclusive() { Locking::Exclusive } else { Locking::PessimisticShortWait };
-            Self::of(vec![job], locking)
-        })
-    }
+    pub number: AttemptNumber,
 }
 
 impl Lane {
@@ -123,15 +84,14 @@ impl Lane {
     async fn commit(&mut self, jobs: Vec<Job>) -> Vec<Job> {
         let mut carried = Vec::new();
         let mut pause = false;
+        self.number.next_batch();
         let mut groups = match self.waiting_room {
             Some(_) => Group::split(jobs, self.locking()),
             // Each of them may be blocked, perhaps for reasons of its own.
             None => Group::of(jobs, Locking::PessimisticShortWait).apart().collect(),
         };
         while let Some(mut group) = groups.pop_front() {
-            if drop_given_up(&mut group.jobs) {
-                self.note_failure(StoreError::Blocked);
-            }
+            self.drop_given_up(&mut group.jobs);
             if group.jobs.is_empty() {
                 continue;
             }
@@ -165,8 +125,10 @@ impl Lane {
             };
             let phase = state.phase();
             if phase == Phase::Commit && !fault.proves_rollback() {
-                warn!(error = %fault, "the outcome of a COMMIT is unknown");
-                self.note_failure(fault);
+                self.number.span(&group.jobs).in_scope(|| {
+                    warn!(error = %fault, "the outcome of a COMMIT is unknown");
+                    self.note_failure(fault);
+                });
                 self.connection = None;
                 metrics::commit_retried("connection_lost");
                 carried.extend(mark_in_doubt(group.jobs, &state));
@@ -188,11 +150,11 @@ impl Lane {
                     if conflict == Conflict::Version {
                         self.pessimistic_batches = PESSIMISTIC_BATCHES;
                     }
-                    carried.extend(again(&mut groups, group));
+                    carried.extend(self.again(&mut groups, group));
                 }
                 FaultKind::Deadlock | FaultKind::Serialization => {
                     metrics::commit_retried(reason(kind));
-                    carried.extend(again(&mut groups, group));
+                    carried.extend(self.again(&mut groups, group));
                 }
                 FaultKind::Unavailable => {
                     self.connection = None;
@@ -201,13 +163,13 @@ impl Lane {
                         metrics::commit_retried(reason(kind));
                         groups.push_front(group);
                     } else {
-                        warn!(error = %fault, requests = group.jobs.len(), "the database is unavailable");
-                        self.note_failure(fault);
-                        carried.extend(refuse_unless_in_doubt(group.jobs));
                         // The rest would meet the same fate, one connection attempt after the other.
-                        for group in groups.drain(..) {
-                            carried.extend(refuse_unless_in_doubt(group.jobs));
-                        }
+                        group.jobs.extend(groups.drain(..).flat_map(|group| group.jobs));
+                        self.number.span(&group.jobs).in_scope(|| {
+                            warn!(error = %fault, requests = group.jobs.len(), "the database is unavailable");
+                            self.note_failure(fault);
+                        });
+                        carried.extend(refuse_unless_in_doubt(group.jobs));
                         pause = true;
                     }
                 }
@@ -227,10 +189,10 @@ impl Lane {
                     metrics::commit_retried(reason(kind));
                     prepend(&mut groups, group.apart());
                 }
-                FaultKind::Rejected => {
+                FaultKind::Rejected => self.number.span(&group.jobs).in_scope(|| {
                     fail(group.jobs, &fault);
                     self.note_failure(fault);
-                }
+                }),
             }
         }
         if pause {
@@ -244,6 +206,7 @@ impl Lane {
     /// then is cancelled; one that does not answer to that either is given up with its connection.
     async fn attempt(&mut self, group: &mut Group, state: &AttemptState) -> Result<Vec<Option<Answer>>, AttemptError> {
         let shared = self.shared.clone();
+        self.number.next_attempt();
         if self.last_used.elapsed() > TRUSTED_IDLE {
             self.drop_if_dead().await;
         }
@@ -254,6 +217,7 @@ impl Lane {
             self.connection = Some(shared.connect(CONNECT_LIMIT).await?);
         }
         let LaneConnection { connection, backend } = self.connection.as_mut().expect("it was just made");
+        let backend = *backend;
         let deadlines = || group.jobs.iter().map(|job| Instant::from_std(job.request.deadline));
         let earliest = deadlines().min().expect("a group is never empty");
         let latest = deadlines().max().expect("a group is never empty");
@@ -280,7 +244,7 @@ impl Lane {
         let (rng, cache) = (&mut self.rng, &mut self.cache);
         let full = &*shared.full.now();
         let began = std::time::Instant::now();
-        let ended = {
+        let (ended, cancelled) = {
             let run = async {
                 state.set(Phase::Read);
                 let mut transaction = CommitTransaction::on(connection);
@@ -305,17 +269,20 @@ impl Lane {
                 // Those whose deadline has passed are left out when it comes to commit.
                 ended = timeout_at(limit, &mut run).await;
             }
+            let mut cancelled = Ok(());
             if ended.is_err() {
-                let cancel = shared.interrupt(*backend, Interrupt::Cancel, INTERRUPT_LIMIT);
-                (ended, ()) = tokio::join!(timeout(INTERRUPT_LIMIT, &mut run), cancel);
+                let cancel = shared.interrupt(backend, Interrupt::Cancel, INTERRUPT_LIMIT);
+                (ended, cancelled) = tokio::join!(timeout(INTERRUPT_LIMIT, &mut run), cancel);
             }
-            ended
+            (ended, cancelled)
         };
+        self.note_interrupt(&group.jobs, cancelled);
         if let Ok(ended) = ended {
-            return ended.map(|done| self.note(done, began.elapsed()));
+            return ended.map(|done| self.note(done, &group.jobs, began.elapsed()));
         }
         // The server process may yet come to what it was sent, and may keep the rows of this shard locked until it ends.
-        shared.interrupt(*backend, Interrupt::Terminate, INTERRUPT_LIMIT).await;
+        let terminated = shared.interrupt(backend, Interrupt::Terminate, INTERRUPT_LIMIT).await;
+        self.note_interrupt(&group.jobs, terminated);
         self.connection = None;
         self.shard = (self.shard + 1) % SHARDS;
         Err(StoreError::TimedOut.into())
@@ -333,17 +300,51 @@ impl Lane {
     }
 
     /// Committed: only from now on is it known what is stored.
-    fn note(&mut self, done: Done, took: Duration) -> Vec<Option<Answer>> {
+    fn note(&mut self, done: Done, jobs: &[Job], took: Duration) -> Vec<Option<Answer>> {
         done.written.iter().for_each(|(id, counter)| self.cache.note_counter(id, *counter));
         if done.executed > 0 {
             metrics::committed(done.executed, took);
             self.shared.health.note(job_health::Job::Commit, &Ok::<_, StoreError>(()));
         }
-        self.shared.unpriced.note(done.unpriced);
+        if !done.unpriced.is_empty() {
+            self.number.span(jobs).in_scope(|| self.shared.unpriced.note(done.unpriced));
+        }
         if done.has_outbox {
             self.shared.deliveries.notify_one();
         }
         done.answers
+    }
+
+    /// Drops jobs that were withdrawn or whose deadline has passed. The latter is a failure.
+    fn drop_given_up(&self, jobs: &mut Vec<Job>) {
+        let now = std::time::Instant::now();
+        let is_late = |job: &Job| job.request.deadline <= now;
+        let late: Vec<Job> = jobs.extract_if(.., |job| job.is_withdrawn() || is_late(job)).filter(is_late).collect();
+        if !late.is_empty() {
+            self.number.span(&late).in_scope(|| self.note_failure(StoreError::Blocked));
+        }
+    }
+
+    /// Runs a group again that lost a race, a bounded number of times. Returns what is left after that.
+    fn again(&self, groups: &mut VecDeque<Group>, mut group: Group) -> Vec<Job> {
+        group.reruns += 1;
+        if group.reruns <= RERUNS_MAX {
+            groups.push_front(group);
+        } else if group.jobs.len() > 1 {
+            prepend(groups, group.apart());
+        } else {
+            let span = self.number.span(&group.jobs);
+            span.in_scope(|| warn!("a request was rolled back {RERUNS_MAX} times in a row"));
+            return refuse_unless_in_doubt(group.jobs);
+        }
+        Vec::new()
+    }
+
+    fn note_interrupt(&self, jobs: &[Job], interrupted: Result<(), StoreError>) {
+        if let Err(error) = interrupted {
+            let span = self.number.span(jobs);
+            span.in_scope(|| warn!(%error, "a statement that took too long could not be ended"));
+        }
     }
 
     /// Notes what kept a request from being committed, for those who watch the service.
@@ -390,14 +391,6 @@ fn mark_in_doubt(jobs: Vec<Job>, state: &AttemptState) -> Vec<Job> {
     keyed
 }
 
-/// Forgets jobs whose handlers gave up, and those nobody waits for any more. Says whether the deadline of one has passed.
-fn drop_given_up(jobs: &mut Vec<Job>) -> bool {
-    let now = std::time::Instant::now();
-    let is_late = jobs.iter().any(|job| job.request.deadline <= now);
-    jobs.retain(|job| !job.is_withdrawn() && job.request.deadline > now);
-    is_late
-}
-
 /// Hands out the answers. Returns the twins that still have to run.
 fn deliver(jobs: Vec<Job>, answers: Vec<Option<Answer>>) -> Vec<Job> {
     let mut left = Vec::new();
@@ -411,20 +404,6 @@ fn deliver(jobs: Vec<Job>, answers: Vec<Option<Answer>>) -> Vec<Job> {
         }
     }
     left
-}
-
-/// Runs a group again that lost a race, a bounded number of times. Returns what is left after that.
-fn again(groups: &mut VecDeque<Group>, mut group: Group) -> Vec<Job> {
-    group.reruns += 1;
-    if group.reruns <= RERUNS_MAX {
-        groups.push_front(group);
-    } else if group.jobs.len() > 1 {
-        prepend(groups, group.apart());
-    } else {
-        warn!("a request was rolled back {RERUNS_MAX} times in a row");
-        return refuse_unless_in_doubt(group.jobs);
-    }
-    Vec::new()
 }
 
 fn prepend(groups: &mut VecDeque<Group>, first: impl Iterator<Item = Group>) {

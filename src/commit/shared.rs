@@ -6,7 +6,6 @@ use std::time::Duration;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, PgConnection};
 use tokio::sync::Notify;
-use tracing::warn;
 
 use crate::clock::Clock;
 use crate::full_callers::FullCallers;
@@ -53,13 +52,11 @@ impl Shared {
     }
 
     /// Interrupts what the server does for a lane, over another connection.
-    pub async fn interrupt(&self, backend: Backend, interrupt: Interrupt, limit: Duration) {
+    pub async fn interrupt(&self, backend: Backend, interrupt: Interrupt, limit: Duration) -> Result<(), StoreError> {
         let run = async {
             let mut connection = self.connect_options.connect().await?;
             server::interrupt(&mut connection, backend, interrupt).await
         };
-        if let Err(error) = tokio::time::timeout(limit, run).await.unwrap_or(Err(StoreError::TimedOut)) {
-            warn!(%error, "a statement that took too long could not be ended");
-        }
+        tokio::time::timeout(limit, run).await.unwrap_or(Err(StoreError::TimedOut))
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use sqlx::{Connection, PgConnection};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{Instrument, info, warn};
 
 use crate::clock::Clock;
 use crate::domain::timestamp::{StoredMoment, Timestamp};
@@ -87,17 +87,22 @@ impl LastRun {
 
 impl Janitor {
     pub async fn run(self, stop: CancellationToken) {
+        let span_of = |run| super::run_span("janitor", run);
         // Who was full before this process began is full now.
-        let _ = stop.run_until_cancelled(self.learn_full()).await;
-        while super::pause(self.settings.pause, &stop).await {
+        let _ = stop.run_until_cancelled(self.learn_full().instrument(span_of(0))).await;
+        for run in 1.. {
+            if !super::pause(self.settings.pause, &stop).await {
+                return;
+            }
+            let span = span_of(run);
             let mut report = Report::default();
             // A run may be cut or fail anywhere: each of its transactions is whole, and counted as soon as its end is heard.
             let run = async {
                 let _ = self.prune(&mut report).await;
                 let _ = self.learn_full().await;
             };
-            let outcome = stop.run_until_cancelled(run).await;
-            log(&report, &self.settings);
+            let outcome = stop.run_until_cancelled(run.instrument(span.clone())).await;
+            span.in_scope(|| log(&report, &self.settings));
             if outcome.is_none() {
                 return;
             }

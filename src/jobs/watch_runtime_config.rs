@@ -9,6 +9,7 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::clock::Clock;
 use crate::runtime_config::SharedRuntimeConfig;
@@ -62,9 +63,9 @@ impl RuntimeConfigWatcher {
     }
 
     async fn poll(&self, notified: &Notify) {
-        loop {
+        for run in 1.. {
             // A failure is noted; the last state stays in force.
-            let _ = self.run_once().await;
+            let _ = self.run_once().instrument(super::run_span("config", run)).await;
             let _ = timeout(self.poll_interval, notified.notified()).await;
         }
     }

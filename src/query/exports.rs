@@ -17,6 +17,7 @@ use crate::domain::refusal::Refusal;
 use crate::store::exports::{ExportCursor, Exported, pairs_after};
 use crate::store::pool::Held;
 use crate::store::{StoreError, server};
+use crate::telemetry::RequestSpan;
 
 use super::reader::{Reader, read_refusal};
 
@@ -106,10 +107,10 @@ pub async fn pairs(
     let tenant = tenant.clone();
     // A task of its own, because what reads a snapshot must not be cut off between two statements. It ends when the stream
     // is dropped, which the connection does with an answer that is read too slowly.
-    tokio::spawn(async move {
+    tokio::spawn(RequestSpan::carry(async move {
         read_all(connection, &tenant, sender).await;
         drop(turn);
-    });
+    }));
     match receiver.recv().await {
         Some(Message::Fault(error)) => Err(read_refusal(&error)),
         None => Err(Refusal::StoreUnavailable),

@@ -3,6 +3,7 @@
 mod log_writer;
 pub mod process;
 mod request_line;
+mod request_span;
 
 use std::io;
 use std::os::fd::AsFd;
@@ -19,6 +20,8 @@ use crate::settings::Settings;
 use log_writer::LogWriter;
 pub use log_writer::write_patiently;
 pub use request_line::RequestLine;
+use request_span::InRequestSpan;
+pub use request_span::RequestSpan;
 
 static LOG: OnceLock<LogWriter> = OnceLock::new();
 /// Whether the line per request is written as JSON.
@@ -64,9 +67,9 @@ fn install(level: String, as_json: bool, output: std::os::fd::BorrowedFd<'_>) ->
     let writer = LOG.get_or_init(|| LogWriter::start(output));
     let log = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(level)).with_writer(writer);
     if as_json {
-        log.json().init();
+        log.json().with_span_list(false).map_event_format(InRequestSpan).init();
     } else {
-        log.init();
+        log.map_event_format(InRequestSpan).init();
     }
     // The default hook writes to standard error, and would block the thread if nobody reads that.
     std::panic::set_hook(Box::new(|panic| {

@@ -20,6 +20,7 @@ use crate::jobs::webhooks::sender;
 use crate::query::reader::read_refusal;
 use crate::query::webhooks;
 use crate::store::webhooks::WebhookCursor;
+use crate::telemetry::RequestSpan;
 
 use crate::api::openapi::bodies;
 use crate::api::openapi::description::{CURSOR, Description, limit};
@@ -136,8 +137,8 @@ async fn attempt(
     limit: Duration,
 ) -> Result<Option<Result<u16, sender::Failure>>, Refusal> {
     let dispatcher = state.dispatcher.clone();
-    let attempt = tokio::spawn(async move { dispatcher.attempt_test(&tenant, &webhook, &delivery, limit).await });
-    let attempted = attempt.await.map_err(|_| Refusal::Internal)?;
+    let attempt = async move { dispatcher.attempt_test(&tenant, &webhook, &delivery, limit).await };
+    let attempted = tokio::spawn(RequestSpan::carry(attempt)).await.map_err(|_| Refusal::Internal)?;
     // The test itself is committed, but nobody can tell how it went.
     attempted.map_err(|error| match read_refusal(&error) {
         Refusal::StoreUnavailable => Refusal::OutcomeUnknown,

@@ -34,11 +34,11 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 pub fn add(headers: &mut HeaderMap, received: &Received) {
-    let Received { method, path, request_id, began } = received;
+    let Received { method, path, began, .. } = received;
     // What the response has of these replaces them: the pages for people have a content security policy of their own.
     let own = std::mem::replace(headers, FIXED.clone());
     headers.extend(own);
-    if let Ok(value) = HeaderValue::from_str(request_id) {
+    if let Ok(value) = HeaderValue::from_str(received.request_id()) {
         headers.insert(X_REQUEST_ID, value);
     }
     let timing = format!("app;dur={:.1}", began.elapsed().as_secs_f64() * 1000.0);

@@ -1,18 +1,20 @@
 //! A request as it was received: what every response and the log say of it.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::Request;
 use axum::http::{Method, Uri};
 use uuid::Uuid;
 
+use crate::telemetry::RequestSpan;
+
 #[derive(Clone, Debug)]
 pub struct Received {
     pub method: Method,
     /// As sent, without query.
     pub path: String,
-    /// The client's own, or a random one.
-    pub request_id: String,
+    pub span: Arc<RequestSpan>,
     pub began: Instant,
 }
 
@@ -22,9 +24,14 @@ impl Received {
         Self {
             method: request.method().clone(),
             path: original.unwrap_or_else(|| request.uri().path().to_owned()),
-            request_id: request_id(request),
+            span: RequestSpan::new(request_id(request)),
             began: Instant::now(),
         }
+    }
+
+    /// The client's own, or a random one.
+    pub fn request_id(&self) -> &str {
+        &self.span.request_id
     }
 }
 

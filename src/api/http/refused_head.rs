@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::domain::refusal::Refusal;
 use crate::metrics;
+use crate::telemetry::RequestSpan;
 
 use crate::api::http::headers;
 use crate::api::http::received::Received;
@@ -40,7 +41,8 @@ fn write(refusal: &Refusal, more: Option<(HeaderName, HeaderValue)>) -> Bytes {
     let (status, _) = refusal.status_and_code();
     let request_id = Uuid::new_v4().to_string();
     let body = refusal.to_body("", "", &request_id);
-    let received = Received { method: Method::GET, path: String::new(), request_id, began: Instant::now() };
+    let span = RequestSpan::new(request_id);
+    let received = Received { method: Method::GET, path: String::new(), span, began: Instant::now() };
     let mut fields = HeaderMap::new();
     fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
     fields.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
@@ -58,6 +60,6 @@ fn write(refusal: &Refusal, more: Option<(HeaderName, HeaderValue)>) -> Bytes {
     answer.extend_from_slice(b"\r\n");
     answer.extend_from_slice(&body);
     metrics::http_request("OTHER", "unmatched", &status.to_string(), Duration::ZERO);
-    info!(requestId = received.request_id, status, error = %refusal, "connection refused");
+    info!(requestId = received.request_id(), status, error = %refusal, "connection refused");
     answer.into()
 }

@@ -34,7 +34,7 @@ pub async fn finish(State(allowed_origins): State<Arc<[String]>>, mut request: R
     let received = Arc::new(Received::now(&request));
     let origin = Origin::of(request.headers(), &allowed_origins);
     request.extensions_mut().insert(received.clone());
-    let mut response = next.run(request).await;
+    let mut response = received.span.scope(next.run(request)).await;
     let record: RequestRecord = response.extensions_mut().remove().unwrap_or_default();
     headers::add(response.headers_mut(), &received);
     origin.add_headers(response.headers_mut());
@@ -88,7 +88,8 @@ fn error_type(refusal: &Refusal) -> Option<&'static str> {
 }
 
 fn log(response: &Response, received: &Received, refusal: Option<&Refusal>) {
-    let Received { method, request_id, began, .. } = received;
+    let Received { method, began, .. } = received;
+    let request_id = received.request_id();
     let status = response.status().as_u16();
     let path = without_keys(&received.path);
     let duration_tenths = u64::try_from((began.elapsed().as_micros() + 50) / 100).unwrap_or(u64::MAX);
@@ -103,6 +104,8 @@ fn log(response: &Response, received: &Received, refusal: Option<&Refusal>) {
         && !matches!(refusal, Refusal::Starting | Refusal::TooManyRecords)
         && matches!(refusal.status_and_code().1, "internal_error" | "service_unavailable")
     {
-        error!(requestId = request_id, %method, path, error = %refusal, "request failed");
+        received.span.in_scope(|| {
+            error!(requestId = request_id, %method, path, error = %refusal, "request failed");
+        });
     }
 }

@@ -68,7 +68,7 @@ impl IntoResponse for ApiError {
 /// Writes the envelope of a refusal.
 pub fn render(mut response: Response, received: &Received) -> Response {
     let Some(ApiError { refusal, .. }) = response.extensions().get() else { return response };
-    let body = refusal.to_body(received.method.as_str(), &received.path, &received.request_id);
+    let body = refusal.to_body(received.method.as_str(), &received.path, received.request_id());
     *response.body_mut() = Body::from(body);
     let others = mem::take(response.headers_mut());
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));

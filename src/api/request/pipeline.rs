@@ -16,6 +16,7 @@ use percent_encoding::percent_decode_str;
 use crate::domain::caller::Caller;
 use crate::domain::refusal::Refusal;
 use crate::domain::runtime_config::Limits;
+use crate::telemetry::RequestSpan;
 
 use crate::api::http::admission::{Client, TooManyHeld};
 use crate::api::http::head;
@@ -82,7 +83,7 @@ async fn execute(request: Request, next: Next, deadline: Instant) -> Response {
     }
     // In a task of its own, which ends by itself when the client or the deadline has ended this one: a read that is cut
     // off while it begins a transaction would leave that open on a connection which others use next.
-    match tokio::time::timeout_at(deadline.into(), tokio::spawn(run)).await {
+    match tokio::time::timeout_at(deadline.into(), tokio::spawn(RequestSpan::carry(run))).await {
         Ok(Ok(response)) => response,
         Ok(Err(_)) | Err(_) => ApiError::from(Refusal::StoreUnavailable).into_response(),
     }
@@ -101,10 +102,14 @@ async fn pass(
     let is_whole = request.uri().path().split('/').skip(1).all(|segment| !segment.is_empty());
     let matched = request.extensions().get::<MatchedPath>().filter(|_| is_whole);
     let route = matched.and_then(|matched| routes::find(method, matched.as_str()));
+    if let Some(route) = route {
+        received.span.note_route(route.pattern);
+    }
     let deadline = received.began + state.settings.request_timeout;
     let identified = identify(state, (request.uri(), request.headers()), peer.ip(), route, deadline);
     let identified = tokio::time::timeout_at(deadline.into(), identified).await;
     let identity = identified.unwrap_or(Err(Refusal::StoreUnavailable))?;
+    received.span.note_tenant(&identity.tenant);
     if let Some(route) = route {
         if let Err(refusal) = authorise(route, &identity, &state.settings) {
             // A failed login counts on the address it came from, so that guessing keys is slow.

@@ -79,7 +79,7 @@ impl WriteRequest {
             keyed,
             method: context.route.method,
             path: context.received.path.clone(),
-            request_id: context.received.request_id.clone(),
+            request_id: context.received.request_id().to_owned(),
             deadline: context.deadline,
             command,
         })

@@ -11,14 +11,14 @@ use tokio::sync::{Mutex, Notify};
 use tokio::task::JoinError;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tracing::error;
+use tracing::{Instrument, error};
 
 use crate::clock::Clock;
 use crate::domain::caller::Tenant;
 use crate::domain::delivery::KEPT_MS;
 use crate::domain::timestamp::Timestamp;
 use crate::job_health::{Job, JobHealth};
-use crate::jobs::STEP_LIMIT;
+use crate::jobs::{self, STEP_LIMIT};
 use crate::store::deliveries::{self, Outgoing};
 use crate::store::pool::Pool;
 use crate::store::webhook_queues::{self, QueueId};
@@ -79,9 +79,9 @@ impl Dispatcher {
     }
 
     pub async fn run(self, stop: CancellationToken) {
-        while !stop.is_cancelled() {
+        for run in (1..).take_while(|_| !stop.is_cancelled()) {
             // What failed is noted, and tried again.
-            let _ = self.run_until(&stop).await;
+            let _ = self.run_until(&stop).instrument(jobs::run_span("webhooks", run)).await;
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.new_deliveries.notified() => {}
@@ -319,11 +319,12 @@ impl<'a> Run<'a> {
 
     fn attempt(&mut self, outgoing: Outgoing, target: Target, until: Timestamp) {
         let Dispatcher { sender, clock, attempt_limit, .. } = self.dispatcher.clone();
-        self.in_flight.attempts.spawn(async move {
+        let attempt = async move {
             let began_at = clock.now();
             let result = sender.send(&outgoing, &target, began_at, attempt_limit).await;
             Attempted { outgoing, leased_until: Some(until), began_at, ended_at: clock.now(), result }
-        });
+        };
+        self.in_flight.attempts.spawn(attempt.in_current_span());
     }
 
     fn note_end(&mut self, ended: Result<Attempted, JoinError>) {

@@ -41,9 +41,16 @@ async fn requests_are_logged_as_json_lines() {
     let ms = completed["durationMs"].as_f64().expect("a number");
     assert!((ms * 10.0 - (ms * 10.0).round()).abs() < 1e-6, "{ms}");
     assert!(completed["timestamp"].as_str().is_some_and(|moment| moment.ends_with('Z')), "{completed}");
-    assert!(completed["target"].is_string());
+    assert!(completed["target"].is_string() && completed.get("span").is_none(), "{completed}");
     let signal = find("shutdown signal received");
     assert_eq!((&signal["level"], &signal["signal"]), (&json!("INFO"), &json!("SIGTERM")));
+}
+
+/// Those of the service. It listens before it connects, and to try its port until then could take that very port from it.
+async fn connections(pool: &sqlx::PgPool) -> i64 {
+    let connections = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+                       AND application_name = 'agentpay-billing'";
+    sqlx::query_scalar(connections).fetch_one(pool).await.expect("a number")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -62,18 +69,12 @@ async fn a_silent_service_says_nothing_and_a_quiet_one_only_what_is_wrong() {
         ];
         let mut service = Logged::start(&environment);
         let client = Client::new(([127, 0, 0, 1], port).into());
-        // It listens before it connects. Trying its port until then could take that very port from it.
-        let connections = async || -> i64 {
-            let connections = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-                               AND application_name = 'agentpay-billing'";
-            sqlx::query_scalar(connections).fetch_one(&pool).await.expect("a number")
-        };
-        wait_until(async || connections().await > 0).await;
+        wait_until(async || connections(&pool).await > 0).await;
         assert_eq!(client.get("/health").await.status, 200);
         service.terminate();
         let exit = service.exit().await;
         assert!(exit.success(), "{level}: {exit}: {}", service.text());
-        wait_until(async || connections().await == 0).await;
+        wait_until(async || connections(&pool).await == 0).await;
         let text = service.text();
         // A busy machine may give it more to warn of, so not every line is ours to expect.
         assert!(!text.contains("INFO") && (level != "silent" || text.is_empty()), "{level}: {text}");
@@ -108,7 +109,49 @@ async fn records_that_are_evicted_before_they_expire_are_warned_of() {
         let find = |message: &str| lines.iter().find(|line| line["message"] == message).expect(message);
         let pruned = find("the janitor pruned");
         assert_eq!((&pruned["level"], &pruned["expired"], &pruned["evicted"]), (&json!("INFO"), &json!(0), &json!(1)));
+        assert!(pruned["span"]["run"].is_number() && pruned["span"]["job"] == "janitor", "{pruned}");
         let evicted = find("live idempotency records evicted");
         assert_eq!((&evicted["level"], &evicted["cap"], &evicted["count"]), (&json!("WARN"), &json!(2), &json!(1)));
     }
+}
+
+/// At the level `warn`, where nothing but what goes wrong is logged.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_wrong_is_tied_to_its_request_and_to_its_batch() {
+    let options = new_database().await;
+    let (database, port) = (url(&options), free_port());
+    let text = port.to_string();
+    let environment = [("DATABASE_URL", database.as_str()), ("PORT", &text), ("LOG_LEVEL", "warn")];
+    let mut service = Logged::start(&environment);
+    let client = |request_id| Client::new(([127, 0, 0, 1], port).into()).with("x-request-id", request_id);
+    let pool = sqlx::PgPool::connect_with(options).await.expect("connect");
+    wait_until(async || connections(&pool).await > 0).await;
+    wait_until(async || client("r-0").get("/api/v1/services/s-1").await.status == 404).await;
+    sqlx::query("ALTER TABLE services RENAME TO moved").execute(&pool).await.expect("a statement");
+    pool.close().await;
+    let usage = json!({"agent": "a-1", "serviceId": "s-1", "requests": 1});
+    assert_eq!(client("r-1").get("/api/v1/services/s-1").await.status, 500);
+    assert_eq!(client("r-2").post("/api/v1/usage", &usage).await.status, 500);
+    service.terminate();
+    assert!(service.exit().await.success());
+    let lines = lines(&service.text());
+    let find = |message: &str, request_id: &str| {
+        let of_request = |span: &Value| span["requestId"] == request_id || span["requestIds"] == request_id;
+        let found = lines.iter().find(|line| line["message"] == message && of_request(&line["span"]));
+        found.unwrap_or_else(|| panic!("{message}, {request_id}: {}", service.text()))["span"].clone()
+    };
+    let read = json!({
+        "name": "request",
+        "requestId": "r-1",
+        "route": "/api/v1/services/:serviceId",
+        "tenant": "public"
+    });
+    for message in ["a read failed", "request failed"] {
+        assert_eq!(find(message, "r-1"), read);
+    }
+    assert_eq!(find("request failed", "r-2")["route"], "/api/v1/usage");
+    let batch = find("a request could not be executed", "r-2");
+    assert_eq!((&batch["name"], &batch["requests"]), (&json!("batch"), &json!(1)), "{batch}");
+    assert!(["lane", "batch", "attempt"].iter().all(|name| batch[name].is_number()), "{batch}");
+    assert_eq!(find("a job failed", "r-2"), batch);
 }

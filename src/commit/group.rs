@@ -1,0 +1,79 @@
+//! Requests that a lane runs together, and the span that names them in the log.
+
+use std::collections::VecDeque;
+
+use tracing::{Span, error_span};
+
+use super::attempt::Locking;
+use super::job::Job;
+
+/// Requests that run together.
+pub struct Group {
+    pub jobs: Vec<Job>,
+    pub locking: Locking,
+    pub reruns: u32,
+    pub reconnects: u32,
+}
+
+impl Group {
+    pub fn of(jobs: Vec<Job>, locking: Locking) -> Self {
+        Self { jobs, locking, reruns: 0, reconnects: 0 }
+    }
+
+    /// In order: the commands of a batch that stand together, and each other command by itself.
+    pub fn split(jobs: Vec<Job>, locking: Locking) -> VecDeque<Self> {
+        let mut groups: VecDeque<Self> = VecDeque::new();
+        for job in jobs {
+            match groups.back_mut() {
+                Some(group) if job.batched().is_some() && group.is_batch() => group.jobs.push(job),
+                _ => {
+                    let locking = if job.is_exclusive() { Locking::Exclusive } else { locking };
+                    groups.push_back(Self::of(vec![job], locking));
+                }
+            }
+        }
+        groups
+    }
+
+    fn is_batch(&self) -> bool {
+        self.jobs.iter().all(|job| job.batched().is_some())
+    }
+
+    /// The members, each by itself.
+    pub fn apart(self) -> impl Iterator<Item = Self> {
+        self.jobs.into_iter().map(|job| {
+            let locking = if job.is_exclusive() { Locking::Exclusive } else { Locking::PessimisticShortWait };
+            Self::of(vec![job], locking)
+        })
+    }
+}
+
+/// Which attempt at which batch of a lane, since the start of this process.
+#[derive(Clone, Copy, Debug)]
+pub struct AttemptNumber {
+    lane: usize,
+    batch: u64,
+    attempt: u32,
+}
+
+impl AttemptNumber {
+    pub fn of_lane(lane: usize) -> Self {
+        Self { lane, batch: 0, attempt: 0 }
+    }
+
+    pub fn next_batch(&mut self) {
+        *self = Self { batch: self.batch + 1, attempt: 0, ..*self };
+    }
+
+    pub fn next_attempt(&mut self) {
+        self.attempt += 1;
+    }
+
+    /// The span of log lines about `jobs`, with the ids of their requests. It is made only where something is logged, because
+    /// most batches log nothing. At the highest level, so that it is there at every level of the log.
+    pub fn span(self, jobs: &[Job]) -> Span {
+        let Self { lane, batch, attempt } = self;
+        let ids: Vec<&str> = jobs.iter().map(|job| job.request.request_id.as_str()).collect();
+        error_span!("batch", lane, batch, attempt, requests = ids.len(), requestIds = ids.join(", "))
+    }
+}
