@@ -48,6 +48,9 @@ impl Group {
     }
 }
 
+/// Requests that the span of a batch names. A line of the log has bounded length.
+const NAMED_MAX: usize = 32;
+
 /// Which attempt at which batch of a lane, since the start of this process.
 #[derive(Clone, Copy, Debug)]
 pub struct AttemptNumber {
@@ -73,7 +76,7 @@ impl AttemptNumber {
     /// most batches log nothing. At the highest level, so that it is there at every level of the log.
     pub fn span(self, jobs: &[Job]) -> Span {
         let Self { lane, batch, attempt } = self;
-        let ids: Vec<&str> = jobs.iter().map(|job| job.request.request_id.as_str()).collect();
-        error_span!("batch", lane, batch, attempt, requests = ids.len(), requestIds = ids.join(", "))
+        let ids: Vec<&str> = jobs.iter().map(|job| job.request.request_id.as_str()).take(NAMED_MAX).collect();
+        error_span!("batch", lane, batch, attempt, requests = jobs.len(), requestIds = ids.join(", "))
     }
 }
