@@ -188,7 +188,7 @@ impl Families {
             full_callers: gauge(
                 &registry,
                 "agentpay_idempotency_full_callers",
-                "Callers that get no new record, because they are over a cap and none of theirs may be evicted.",
+                "Callers that get no new record, because they are over a cap and no record of theirs may be evicted.",
             ),
             clock_offset: register(
                 &registry,

@@ -160,8 +160,8 @@ fn open_to_others(host: IpAddr, trust_proxy: usize, has_admin_key: bool) -> Opti
     };
     let operator = if has_admin_key { "operator routes need ADMIN_API_KEY" } else { "everybody is the operator" };
     Some(format!(
-        "REQUIRE_API_KEY is false and {reached}: whoever reaches the service reads all data of requests without a key, \
-         and writes it with a Host that names this machine; {operator}"
+        "REQUIRE_API_KEY is false and {reached}: anyone who can reach the service can read all data of the public tenant, \
+         and write it with a Host that names this machine; {operator}"
     ))
 }
 
