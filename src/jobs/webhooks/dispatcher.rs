@@ -381,7 +381,8 @@ impl<'a> Run<'a> {
     /// Deletes what finished too long ago to be listed, now and then. True if there may be more.
     async fn prune(&mut self, stop: &CancellationToken) -> Result<bool, StoreError> {
         let Dispatcher { pool, clock, health, .. } = self.dispatcher;
-        if stop.is_cancelled() || clock.elapsed_ms() < self.prune_at_ms {
+        let began_ms = clock.elapsed_ms();
+        if stop.is_cancelled() || began_ms < self.prune_at_ms {
             return Ok(false);
         }
         self.check_clock(Job::WebhookPrune)?;
@@ -393,7 +394,7 @@ impl<'a> Run<'a> {
         self.report.pruned += pruned;
         let has_more = pruned == ROWS_MAX;
         if !has_more {
-            self.prune_at_ms = clock.elapsed_ms() + PRUNE_PAUSE_MS;
+            self.prune_at_ms = began_ms + PRUNE_PAUSE_MS;
         }
         Ok(has_more)
     }
