@@ -133,20 +133,19 @@ async fn a_blocked_request_that_finds_the_queue_full_is_refused_and_delays_no_ot
 async fn requests_that_wait_in_a_lane_that_lost_its_database_are_refused_before_their_deadline_and_change_nothing() {
     let database = new_database().await;
     let proxy = Proxy::start(&database).await;
-    let environment = [("COMMIT_LANES", "1"), ("ALLOW_ADMIN_RESET", "true"), ("REQUEST_TIMEOUT_MS", "30000")];
+    let environment = [("COMMIT_LANES", "1"), ("ALLOW_ADMIN_RESET", "true"), ("REQUEST_TIMEOUT_MS", "60000")];
     let mut service = Service::start_on(proxy.options(), &environment).await;
     service.pool = pool(&database);
     let client = service.client();
     client.post(USAGE, &usage("a", "s", 1)).await;
     // The lane is busy with a change of the limits, whose COMMIT will be the last thing that the lane does for a while.
-    let mut row = service.pool.begin().await.expect("begin");
-    sqlx::query("SELECT FROM runtime_config FOR UPDATE").execute(&mut *row).await.expect("a lock");
+    proxy.at_next_commit(Moment::HeldThenCut);
     let send = |method: &'static str, path: &'static str, body: String| {
         let client = client.clone();
         tokio::spawn(async move { client.send(method, path, Some(&body)).await })
     };
     let change = send("PATCH", "/api/v1/config", r#"{"bulkMaxItems":7}"#.to_owned());
-    service.blocked(1).await;
+    proxy.happened().await;
     // A reset has a transaction of its own, so these three would be tried one by one.
     let mut waiting = Vec::new();
     for (path, body) in [
@@ -157,8 +156,8 @@ async fn requests_that_wait_in_a_lane_that_lost_its_database_are_refused_before_
         waiting.push(send("POST", path, body));
         service.queued(waiting.len()).await;
     }
-    proxy.at_next_commit_and_close(Moment::BeforeCommit);
-    row.rollback().await.expect("rollback");
+    proxy.close();
+    proxy.release();
     assert_eq!(change.await.expect("a client").error(), unavailable(UNKNOWN));
     for request in waiting {
         wait_until(async || request.is_finished()).await;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use agentpay_billing::jobs::webhooks::dispatcher::{Dispatcher, Report};
 use agentpay_billing::store::StoreError;
 use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
 use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinHandle;
 
@@ -33,7 +34,10 @@ pub async fn copy_webhook(service: &Service, copies: i64) {
     let copy = "INSERT INTO webhooks (tenant_id, webhook_id, url, events, secret, created_at, from_position)
         SELECT tenant_id, 'wh_' || lpad(to_hex(number), 16, '0'), url, events, secret, created_at, from_position
         FROM webhooks CROSS JOIN generate_series(1, $1) AS number";
-    sqlx::query(copy).bind(copies).execute(&service.pool).await.expect("webhooks");
+    // A session reports what it has read when it ends, and some time later otherwise.
+    let mut connection = PgConnection::connect_with(&service.pool.connect_options()).await.expect("a connection");
+    sqlx::query(copy).bind(copies).execute(&mut connection).await.expect("webhooks");
+    connection.close().await.expect("closed");
 }
 
 async fn deliveries(client: &Client, webhook: &str) -> Vec<Value> {

@@ -24,6 +24,8 @@ pub enum Moment {
     AfterCommitSilent,
     /// Keep back what would commit, or begin a transaction, until [`Proxy::release`].
     Held,
+    /// Keep back what would commit until [`Proxy::release`], and cut the connection then: nothing lands.
+    HeldThenCut,
 }
 
 #[derive(Default)]
@@ -82,6 +84,11 @@ impl Proxy {
 
     pub fn open(&self) {
         self.plan().is_closed = false;
+    }
+
+    /// Refuses further connections until [`Proxy::open`].
+    pub fn close(&self) {
+        self.plan().is_closed = true;
     }
 
     /// Waits until the planned moment has come.
@@ -167,6 +174,11 @@ impl Proxy {
             let commits = lock(session).request(kind, &body);
             if commits && self.take(&[Moment::BeforeCommit]).is_some() {
                 self.happened.notify_one();
+                return Ok(());
+            }
+            if commits && self.take(&[Moment::HeldThenCut]).is_some() {
+                self.happened.notify_one();
+                self.released.notified().await;
                 return Ok(());
             }
             // Of a lane: jobs and reads have transactions, too.
