@@ -1,4 +1,4 @@
-//! Builds every part from the settings, starts them, and stops them in order.
+//! Builds all parts from the settings, starts them, and stops them in order.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -36,13 +36,13 @@ use crate::store::pool::Pool;
 use crate::store::retention::OldestExpiry;
 use crate::store::{runtime_config, server};
 
-/// How long a stop waits for running requests and what they left in the lanes.
+/// How long a stop waits for running requests and for the commands that they queued.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
-/// How long a stop then waits for the jobs, and after them for connections to the database to close.
+/// How long a stop waits for the jobs, and then for the connections of the pool to close.
 const JOBS_LIMIT: Duration = Duration::from_secs(2);
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
-/// The open port. Until the service has started, it answers that it is starting. Dropped, it closes.
+/// The open port. It answers that the service is starting until the service has started. Dropping it closes the port.
 pub struct Entrance {
     address: SocketAddr,
     router: CurrentRouter,
@@ -72,7 +72,7 @@ impl Entrance {
         })
     }
 
-    /// What is noted here is told to those who ask whether the service is ready.
+    /// Steps recorded here are shown by the readiness check.
     pub fn progress(&self) -> Progress {
         self.progress.clone()
     }
@@ -96,8 +96,8 @@ pub struct App {
 }
 
 impl App {
-    /// Starts the service behind its open port. `clock` is set by the database's; tests keep a clone to move it. A drain begins
-    /// when `draining` is cancelled.
+    /// Starts the service behind its open port. `clock` is set from the database's clock; tests keep a clone to move
+    /// it. A drain begins when `draining` is cancelled.
     pub async fn start(
         entrance: Entrance,
         settings: &Settings,
@@ -111,7 +111,7 @@ impl App {
         progress.step("the migrations", migrated).await?;
         let read = look(runtime_config::read(&mut connection));
         let config = SharedRuntimeConfig::new(progress.step("the limits", read).await?);
-        // Before anything is served.
+        // The clock must be set before any request is served.
         progress.step("the database's clock", look(server::measure_clock(&mut connection, &clock))).await?;
         drop(connection);
         let pool = Pool::new(options.clone(), settings.pool_max as usize, settings.api.request_timeout);
@@ -184,12 +184,13 @@ impl App {
         })
     }
 
-    /// Serves until a drain begins or a background task dies, and then stops: HTTP first, then the lanes, which commit
-    /// what they were sent, then the rest. Each part has a limit, so that it ends whatever hangs. True if everything went
+    /// Serves until a drain begins or a background task ends unexpectedly. Then stops the parts in order: HTTP, the
+    /// lanes with the commands in their queues, the jobs, the pool. Each has a time limit. Returns true if all went
     /// well and in time.
     pub async fn run(mut self) -> bool {
         let mut is_well = tokio::select! {
-            // First: after a very early signal the lanes may have ended by now, as they should.
+            // `biased` checks the drain first: after a very early signal the lanes may have ended already, which is no
+            // failure.
             biased;
             () = self.draining.cancelled() => true,
             _ = self.jobs.join_next() => false,
@@ -203,13 +204,13 @@ impl App {
         }
         drop(self.stop_serving);
         let latest = Instant::now() + DRAIN_LIMIT;
-        // It has the same limit.
+        // `server::serve` ends within the same limit.
         let is_drained = self.serving.await.unwrap_or_else(|_| {
             is_well = false;
             true
         });
-        // All senders went with the router, so the lanes end when their queues are empty. A write whose client hung up
-        // may still wait there, for its own deadline.
+        // The router held all senders of the lanes, so the lanes end when their queues are empty. A write whose client
+        // disconnected may still wait there until its deadline.
         let are_committed = is_drained && timeout_at(latest, join_all(&mut self.lanes, &mut is_well)).await.is_ok();
         if !are_committed {
             error!(limitMs = DRAIN_LIMIT.as_millis() as u64, "forced exit after drain timeout");
@@ -227,7 +228,7 @@ impl App {
     }
 }
 
-/// Waits until all tasks have ended, and notes if one of them died.
+/// Waits until all tasks have ended. Clears `is_well` if one of them panicked.
 async fn join_all(tasks: &mut JoinSet<()>, is_well: &mut bool) {
     while let Some(ended) = tasks.join_next().await {
         *is_well &= ended.is_ok();

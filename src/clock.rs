@@ -1,6 +1,6 @@
-//! The time, everywhere: the database's, so that all replicas agree. `now` is monotonic time plus the offset to the
-//! database's clock that [`Clock::take_over`] maintains. This machine's own clock decides nothing; it is compared with the
-//! database's to report the difference. The only file that reads a clock.
+//! The clock of the service. `now` is the time of the database, so that all replicas agree: monotonic time plus an
+//! offset that [`Clock::take_over`] measures. This machine's clock decides nothing; it is read only to report its
+//! difference from the database's. No other file reads a clock.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -11,35 +11,36 @@ use tracing::{info, warn};
 
 use crate::domain::timestamp::Timestamp;
 
-/// Monotonic time counts from here.
+/// Origin of monotonic time.
 static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// A difference that is reported.
+/// Larger differences are reported.
 const WARN_US: u64 = 1_000_000;
-/// A difference that no working time synchronisation leaves: one of the two clocks is wrong, and nobody can tell which.
+/// Larger differences mean that one of the two clocks is wrong, because time synchronisation never leaves such a
+/// difference.
 const APART_US: u64 = 30_000_000;
-/// How far the time may be corrected backwards while `now` stands still instead. Larger corrections are steps, because to
-/// wait for the database's clock would take too long.
+/// For corrections up to this, `now` stands still instead of running backwards. Larger corrections take effect at once,
+/// because standing still for so long would be worse.
 const STANDSTILL_MAX_MS: i64 = 1000;
-/// Marks that nothing was measured yet.
+/// Nothing has been measured yet.
 const UNKNOWN: i64 = i64::MIN;
 
-/// A handle to the time; all clones show the same.
+/// A handle to the clock; all clones share it.
 #[derive(Clone, Debug)]
 pub struct Clock(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// What the deciding clock showed at [`ORIGIN`], in microseconds since the Unix epoch: this machine's clock until the
-    /// database's was measured.
+    /// The time at [`ORIGIN`], in microseconds since the Unix epoch. Taken from this machine's clock until the
+    /// database's has been measured.
     origin_us: AtomicI64,
     /// This machine's clock minus the database's, as last measured.
     offset_us: AtomicI64,
-    /// When that was, in monotonic microseconds.
+    /// Time of the last measurement, in monotonic microseconds.
     measured_us: AtomicI64,
-    /// The latest that `now` returned.
+    /// The latest result of `now`.
     latest_ms: AtomicI64,
-    /// How far tests have moved the time.
+    /// How far tests have moved the clock.
     ahead_ms: AtomicI64,
 }
 
@@ -57,8 +58,8 @@ impl Default for Clock {
 }
 
 impl Clock {
-    /// The database's time. It runs backwards only where a measurement says so, and by more than a second; for smaller
-    /// corrections it stands still.
+    /// The database's time. After a correction backwards of up to a second it stands still; after a larger one it runs
+    /// backwards.
     pub fn now(&self) -> Timestamp {
         let inner = &self.0;
         let now_us = inner.origin_us.load(Ordering::Relaxed).saturating_add(monotonic_us(Instant::now()));
@@ -71,15 +72,15 @@ impl Clock {
         Timestamp::from_ms(now_ms.max(latest_ms))
     }
 
-    /// Milliseconds that passed since some moment in the life of this process. Never steps, in either direction.
+    /// Milliseconds since an arbitrary moment of this process. Unaffected by corrections of the clock.
     pub fn elapsed_ms(&self) -> u64 {
         let elapsed_ms = monotonic_us(Instant::now()).unsigned_abs() / 1000;
         elapsed_ms.saturating_add_signed(self.0.ahead_ms.load(Ordering::Relaxed))
     }
 
-    /// Takes over a measurement: the database's clock showed `shown` at some moment between `sent` and `received`. The
-    /// first one counts as taken half-way. Later ones change the time by no more than they prove, so that it does not
-    /// follow the varying delays of the network.
+    /// Applies a measurement: the database's clock showed `shown` at some moment between `sent` and `received`. The
+    /// first measurement assumes the midpoint. Later ones move the time only as far as they prove necessary, so that
+    /// varying network delays do not move it.
     pub fn take_over(&self, shown: OffsetDateTime, sent: Instant, received: Instant) {
         let shown_us = i64::try_from(shown.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX);
         let earliest_us = shown_us.saturating_sub(monotonic_us(received));
@@ -102,7 +103,7 @@ impl Clock {
         report(Offset::of(known_offset_us), Offset(offset_us));
     }
 
-    /// How far this machine's clock is from the database's; none until it was measured.
+    /// This machine's clock minus the database's; `None` until it is measured.
     pub fn offset(&self) -> Option<Offset> {
         Offset::of(self.0.offset_us.load(Ordering::Relaxed))
     }
@@ -112,7 +113,7 @@ impl Clock {
         monotonic_us(Instant::now()).saturating_sub(measured_us) <= micros(limit)
     }
 
-    /// Moves the time of all clones, as tests do.
+    /// Moves the time of all clones, for tests.
     pub fn advance_ms(&self, ms: i64) {
         self.0.ahead_ms.fetch_add(ms, Ordering::Relaxed);
     }
@@ -135,12 +136,12 @@ impl Offset {
         self.0 / 1000
     }
 
-    /// Beyond a second.
+    /// More than a second.
     pub fn is_large(self) -> bool {
         self.0.unsigned_abs() > WARN_US
     }
 
-    /// Beyond thirty seconds. Deleting and leasing then wait until the clocks agree.
+    /// More than thirty seconds. The process then neither deletes nor leases.
     pub fn is_apart(self) -> bool {
         self.0.unsigned_abs() > APART_US
     }
@@ -162,19 +163,19 @@ fn report(known: Option<Offset>, measured: Offset) {
     }
 }
 
-/// This machine's time, for the log only: its other lines carry it, too.
+/// This machine's time, for the time stamps of log lines.
 pub fn machine_now() -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(machine_us()) * 1000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
 
-/// What this machine's clock shows, in microseconds since the Unix epoch. One set before 1970 shows 1970.
+/// This machine's clock in microseconds since the Unix epoch; 0 if it is set before 1970.
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]
 fn machine_us() -> i64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     micros(since_epoch)
 }
 
-/// Microseconds from [`ORIGIN`] to `moment`, negative before it.
+/// Microseconds from [`ORIGIN`] to `moment`; negative before it.
 fn monotonic_us(moment: Instant) -> i64 {
     let origin = *ORIGIN;
     match moment.checked_duration_since(origin) {
@@ -193,19 +194,19 @@ mod tests {
 
     const HOUR: i64 = 3_600_000;
 
-    /// A clock whose database is `ms` ahead of this machine, as a measurement of `round_trip_ms` shows it.
+    /// Applies a measurement of a database that is `ms` ahead of this machine, with a round trip of `round_trip_ms`.
     fn measure(clock: &Clock, ms: i64, round_trip_ms: u64) {
         let received = Instant::now();
         let sent = received.checked_sub(Duration::from_millis(round_trip_ms)).expect("a moment");
         clock.take_over(shown(ms), sent, received);
     }
 
-    /// This machine's time and `ms`.
+    /// This machine's time plus `ms`.
     fn shown(ms: i64) -> OffsetDateTime {
         Timestamp::from_ms(machine_us() / 1000 + ms).to_date_time()
     }
 
-    /// By how many milliseconds the clock is ahead of this machine's, give or take a tenth of a second.
+    /// Whether the clock is `ms` ahead of this machine's, within a tenth of a second.
     fn is_ahead(clock: &Clock, ms: i64) -> bool {
         (clock.now().as_ms() - machine_us() / 1000).abs_diff(ms) < 100
     }
@@ -227,10 +228,10 @@ mod tests {
         let clock = Clock::default();
         measure(&clock, 10_000, 4000);
         assert!(is_ahead(&clock, 12_000));
-        // It may have been so all the time.
+        // This measurement does not contradict the time.
         measure(&clock, 9_000, 8000);
         assert!(is_ahead(&clock, 12_000));
-        // It was 13 to 16 seconds ahead, and then 6 to 10.
+        // The first measurement proves 13 to 16 seconds ahead, the second 6 to 10.
         measure(&clock, 13_000, 3000);
         assert!(is_ahead(&clock, 13_000));
         measure(&clock, 6_000, 4000);

@@ -1,17 +1,17 @@
-//! The callers that get no new idempotency record for now: they have more than they may, and nothing of it may be evicted
-//! yet. The janitor finds them; the commit asks for each request whose key is new.
+//! The callers that may not create idempotency records: they are over a cap, and none of their records may be evicted.
+//! The janitor determines them, and commits check each request with a new key.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-/// As this process last read them; all clones share it.
+/// As this process last read them. All clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct FullCallers(Arc<ArcSwap<HashSet<String>>>);
 
 impl FullCallers {
-    /// Who is full now: one attempt to commit decides by one answer.
+    /// The current callers. An attempt to commit uses one snapshot.
     pub fn now(&self) -> Arc<HashSet<String>> {
         self.0.load_full()
     }

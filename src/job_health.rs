@@ -1,5 +1,5 @@
-//! How each job does, and the committing of what requests ask for: when it last succeeded, and with what it last failed.
-//! Deep health, metrics and readiness are made of this.
+//! The health of background jobs and of commits: when each last succeeded, and how it last failed. Readiness, deep
+//! health and metrics report it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,29 +10,29 @@ use crate::domain::timestamp::Timestamp;
 use crate::metrics;
 use crate::store::{FaultKind, StoreError};
 
-/// A job that has failed for so long is reported as an error, and not only as a warning.
+/// A job that has failed for this long is an error instead of a warning.
 const TOLERATED_MS: u64 = 60_000;
-/// After so long without another failure nobody knows whether commits still fail. Who was sent no request because of
-/// that has to be sent one again to find out.
+/// After this long without another failure it is unknown whether commits still fail. A replica that receives no
+/// requests because of the failure must receive one again to find out.
 const COMMIT_LAPSE_MS: u64 = 60_000;
 
-/// A part of the work that can fail by itself.
+/// A unit of work that can fail independently of the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Job {
-    /// Reads limits, pause flag and revisions.
+    /// Reads the limits, the pause flag and the revisions.
     Config,
-    /// The janitor's steps.
+    /// The steps of the janitor.
     Expired,
     Caps,
     Events,
-    /// Reads which callers get no new record.
+    /// Reads which callers may not create records.
     FullCallers,
-    /// The dispatcher's.
+    /// The steps of the dispatcher.
     WebhookExpand,
     WebhookLease,
     WebhookRecord,
     WebhookPrune,
-    /// Commits what requests ask for, as long as there are any.
+    /// Commits requests. Not a job: it depends on requests.
     Commit,
 }
 
@@ -70,30 +70,30 @@ impl Job {
     }
 }
 
-/// What is known of one job.
+/// The state of one job.
 #[derive(Clone, Debug, Default)]
 pub struct State {
     pub last_success_at: Option<Timestamp>,
-    /// Without secrets and without data.
+    /// Without secrets and data.
     pub last_error: Option<(String, Timestamp)>,
-    /// What its last error calls for.
+    /// The kind of the last error.
     pub last_fault: Option<FaultKind>,
-    /// Since when it fails, as [`Clock::elapsed_ms`] counts; none while it does not.
+    /// When the current series of failures began, in [`Clock::elapsed_ms`]. `None` if the job does not fail.
     failing_since_ms: Option<u64>,
-    /// When it last failed, as [`Clock::elapsed_ms`] counts.
+    /// When it last failed, in [`Clock::elapsed_ms`].
     failed_at_ms: u64,
-    /// How long it has failed.
+    /// How long it has been failing.
     pub failing_ms: Option<u64>,
 }
 
 impl State {
-    /// Whether it has failed for longer than is tolerated.
+    /// Whether it has been failing for longer than is tolerated.
     pub fn is_broken(&self) -> bool {
         self.failing_ms.is_some_and(|failing_ms| failing_ms >= TOLERATED_MS)
     }
 }
 
-/// Of this process; all clones share it.
+/// The health of this process. All clones share it.
 #[derive(Clone, Debug)]
 pub struct JobHealth {
     clock: Clock,
@@ -105,7 +105,7 @@ impl JobHealth {
         Self { clock, states: Arc::default() }
     }
 
-    /// Notes how a run of `job` ended. The log tells the first failure and the recovery.
+    /// Records the result of a run of `job`. Logs the first failure and the recovery.
     pub fn note<T>(&self, job: Job, result: &Result<T, StoreError>) {
         let now = self.clock.now();
         let mut states = self.states();
@@ -130,7 +130,7 @@ impl JobHealth {
         }
     }
 
-    /// Notes that another process does `job` at present: whether it can be done is for that one to say.
+    /// Records that another process does `job` now. That process reports its failures.
     pub fn note_left_to_others(&self, job: Job) {
         self.states()[job as usize].failing_since_ms = None;
     }

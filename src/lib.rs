@@ -1,7 +1,8 @@
-//! AgentPay Billing: exactly-once metering and settlement on PostgreSQL.
+//! AgentPay Billing: exactly-once usage metering and settlement on PostgreSQL.
 //!
-//! A write travels from [`api`] to [`commit`], which decides it with [`command`] and commits it with [`store`]; a read from
-//! [`api`] to [`query`], which asks [`store`]; [`jobs`] work in the background. [`domain`] holds the words they share. [`app`] puts them together.
+//! A write goes from [`api`] to [`commit`], which decides it with [`command`] and commits it with [`store`]. A read
+//! goes from [`api`] to [`query`], which uses [`store`]. [`jobs`] run in the background. [`domain`] has the types that
+//! all of them share. [`app`] builds and starts the parts. docs/architecture.md describes the whole.
 
 pub mod api;
 pub mod app;

@@ -8,11 +8,11 @@ use agentpay_billing::telemetry;
 use clap::Parser;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// A batch frees on one thread what handlers allocated on others, which this one does cheaply.
+/// The lanes free memory that handlers allocated on other threads. mimalloc does that cheaply.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// How long the end waits for a reader of the log or of standard error.
+/// How long the end of the process waits for the readers of the log and of standard error.
 const LAST_LINES_LIMIT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
         }
     };
     let ended = runtime.block_on(command.run());
-    // Dropping the runtime would wait for the lookup of a name, or for a write to a pipe that nobody reads.
+    // Dropping the runtime would wait for a blocked name lookup, or a write to a pipe that nobody reads.
     runtime.shutdown_background();
     telemetry::flush(LAST_LINES_LIMIT);
     match ended {
@@ -38,10 +38,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// Each connection is an open file, and the usual soft limit of 1024 is below what is served at a time. The hard limit is
-/// the administrator's.
+/// Raises the soft limit on open files to the hard limit. Each connection is an open file, and the usual soft limit of
+/// 1024 is below the limit on connections.
 fn allow_open_files() {
     let limit = getrlimit(Resource::Nofile);
-    // Refused, it stays as it is, and connections beyond it wait to be accepted.
+    // If this fails, the limit stays, and further connections wait to be accepted.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }

@@ -1,6 +1,6 @@
-//! What this process counts (HTTP contract, section 17.2). Every layer may call the functions here: each costs a fraction
-//! of a microsecond. The exporter is the crate `prometheus`; only figures of the database, which must be exact digits,
-//! are written here.
+//! The metrics of this process (HTTP contract, section 17.2). Every layer may call these functions; each takes a
+//! fraction of a microsecond. The crate `prometheus` formats them, except for figures of the database, which must be
+//! exact.
 
 use std::fmt::Write;
 use std::sync::{Arc, LazyLock};
@@ -13,7 +13,7 @@ use prometheus::{
     TextEncoder, proto,
 };
 
-/// All families start at zero together, and again after a reset.
+/// All metrics start at zero together, at the start and after a reset.
 static FAMILIES: LazyLock<ArcSwap<Families>> = LazyLock::new(|| ArcSwap::from_pointee(Families::new()));
 
 const HTTP_SECONDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -231,7 +231,7 @@ fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
     register(registry, IntGauge::new(name, help))
 }
 
-/// Known values are shown from the start, at zero.
+/// Known label values are exported from the start, at zero.
 fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str], known: &[&str]) -> IntCounterVec {
     let family = register(registry, IntCounterVec::new(Opts::new(name, help), labels));
     for value in known {
@@ -244,31 +244,31 @@ fn histogram_options(name: &str, help: &str, buckets: &[f64]) -> HistogramOpts {
     HistogramOpts::new(name, help).buckets(buckets.to_vec())
 }
 
-/// Log lines reached no reader.
+/// Lines were dropped because their reader was too slow.
 pub fn log_lines_dropped(count: u64) {
     FAMILIES.load().log_lines_dropped.inc_by(count);
 }
 
-/// Everything counts from zero again. What is under way stays under way.
+/// Resets all counters to zero. What is in progress stays in progress.
 pub fn restart() {
     let families = Families::new();
     families.waiting.set(FAMILIES.load().waiting.get());
     FAMILIES.store(Arc::new(families));
 }
 
-/// A request was answered. `method`, `route` and `status` must come from bounded sets.
+/// A request was answered. `method`, `route` and `status` must be from bounded sets.
 pub fn http_request(method: &str, route: &str, status: &str, took: Duration) {
     let families = FAMILIES.load();
     families.http_requests.with_label_values(&[method, route, status]).inc();
     families.http_seconds.with_label_values(&[method, route, status]).observe(took.as_secs_f64());
 }
 
-/// A request failed by its body, its path or a fault of ours.
+/// A request failed because of its body, its path or the server.
 pub fn http_error(error_type: &str) {
     FAMILIES.load().http_errors.with_label_values(&[error_type]).inc();
 }
 
-/// What proxies say of the client is in doubt; `reason`: `unreadable`, `short` or `missing`.
+/// The client's address is uncertain. `reason` is `unreadable`, `short` or `missing`.
 pub fn forwarded_in_doubt(reason: &str) {
     FAMILIES.load().forwarded_in_doubt.with_label_values(&[reason]).inc();
 }
@@ -281,7 +281,7 @@ pub fn idempotency_conflicted() {
     FAMILIES.load().conflicts.inc();
 }
 
-/// A request met a twin in flight; [`twin_wait_ended`] follows.
+/// A request has the same key as one in progress. [`twin_wait_ended`] must follow.
 pub fn twin_wait_began() {
     FAMILIES.load().waiting.inc();
 }
@@ -290,12 +290,12 @@ pub fn twin_wait_ended() {
     FAMILIES.load().waiting.dec();
 }
 
-/// `outcome`: `replayed`, `conflict`, `executed` or `timed_out`.
+/// `outcome` is `replayed`, `conflict`, `executed` or `timed_out`.
 pub fn twin_waited(outcome: &str) {
     FAMILIES.load().waits.with_label_values(&[outcome]).inc();
 }
 
-/// Requests to a service without a price were settled.
+/// Usage of a service without a price was settled.
 pub fn settled_without_price() {
     FAMILIES.load().unpriced_settlements.inc();
 }
@@ -304,29 +304,29 @@ pub fn records_expired(count: u64) {
     FAMILIES.load().expired.inc_by(count);
 }
 
-/// Unexpired records were removed; `cap`: `caller` or `total`.
+/// Records were evicted before they expired. `cap` is `caller` or `total`.
 pub fn records_evicted(cap: &str, count: u64) {
     FAMILIES.load().evictions.with_label_values(&[cap]).inc_by(count);
 }
 
-/// A COMMIT was confirmed.
+/// A commit succeeded.
 pub fn committed(commands: usize, took: Duration) {
     let families = FAMILIES.load();
     families.batch_size.observe(commands as f64);
     families.commit_seconds.observe(took.as_secs_f64());
 }
 
-/// `reason`: `key_taken`, `deadlock`, `serialization`, `connection_lost` or `poisoned`.
+/// `reason` is `key_taken`, `deadlock`, `serialization`, `connection_lost` or `poisoned`.
 pub fn commit_retried(reason: &str) {
     FAMILIES.load().retries.with_label_values(&[reason]).inc();
 }
 
-/// An attempt to deliver ended; `outcome`: `delivered`, `retry`, `failed` or `refused`.
+/// An attempt ended. `outcome` is `delivered`, `retry`, `failed` or `refused`.
 pub fn webhook_attempt(outcome: &str) {
     FAMILIES.load().webhook_attempts.with_label_values(&[outcome]).inc();
 }
 
-/// The private PostgreSQL was started again.
+/// The private PostgreSQL was restarted.
 pub fn local_postgres_restarted() {
     FAMILIES.load().local_postgres_restarts.inc();
 }
@@ -336,13 +336,13 @@ pub fn job_failed(job: &str) {
     FAMILIES.load().job_failures.with_label_values(&[job]).inc();
 }
 
-/// What the process knows at the moment of a scrape, and nobody counts.
+/// Values that are read at the moment of a scrape.
 #[derive(Clone, Debug)]
 pub struct Gauges {
     pub queue_depth: usize,
     pub connections_idle: usize,
     pub connections_in_use: usize,
-    /// Each background job, and when it last succeeded, in seconds since 1970.
+    /// Each background job, and when it last succeeded in seconds since the Unix epoch.
     pub jobs: Vec<(&'static str, i64)>,
     /// This machine's clock minus the database's.
     pub clock_offset_seconds: f64,
@@ -351,7 +351,7 @@ pub struct Gauges {
     pub http_held_bytes: usize,
 }
 
-/// One family with one value, written as it is.
+/// One metric with one value, written exactly as given.
 pub struct Exact {
     pub name: &'static str,
     pub kind: &'static str,
@@ -359,7 +359,7 @@ pub struct Exact {
     pub value: String,
 }
 
-/// All families in the Prometheus text format 0.0.4.
+/// Renders all metrics in the Prometheus text format 0.0.4.
 pub fn render(gauges: Gauges, exact: &[Exact]) -> String {
     let families = FAMILIES.load();
     families.queue_depth.set(gauges.queue_depth as i64);
@@ -367,7 +367,7 @@ pub fn render(gauges: Gauges, exact: &[Exact]) -> String {
     families.connections.with_label_values(&["in_use"]).set(gauges.connections_in_use as i64);
     for (job, last_success_seconds) in gauges.jobs {
         families.job_success.with_label_values(&[job]).set(last_success_seconds);
-        // Shown from the start, at zero.
+        // Exported from the start, at zero.
         families.job_failures.with_label_values(&[job]);
     }
     families.full_callers.set(gauges.full_callers as i64);
@@ -380,19 +380,19 @@ pub fn render(gauges: Gauges, exact: &[Exact]) -> String {
     }
     let mut gathered = families.registry.gather();
     gathered.iter_mut().for_each(round_sums);
-    // Families without a value yet: their names are there from the start.
+    // Metrics without a value are exported, too, so that their names are known.
     for empty in [families.http_requests.collect(), families.http_seconds.collect()].iter().flatten() {
         if !gathered.iter().any(|family| family.name() == empty.name()) {
             let kind = format!("{:?}", empty.get_field_type()).to_lowercase();
             let _ = write!(text, "# HELP {0} {1}\n# TYPE {0} {kind}\n", empty.name(), empty.help());
         }
     }
-    // Only a name without a value could fail, and gathering leaves none.
+    // Fails only for a metric without a value, and gathering returns none.
     let _ = TextEncoder::new().encode_utf8(&gathered, &mut text);
     text
 }
 
-/// Sums of seconds have at most six decimals.
+/// Rounds sums of seconds to six decimals.
 fn round_sums(family: &mut proto::MetricFamily) {
     if family.get_field_type() != proto::MetricType::HISTOGRAM {
         return;

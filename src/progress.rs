@@ -1,4 +1,4 @@
-//! What a start waits for, step by step: for the log, and for clients that ask whether the service is ready.
+//! The steps of a start, for the log and for readiness checks.
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tracing::warn;
 
-/// A step that takes longer is logged, and then again from time to time.
+/// A step that takes longer is logged, and logged again periodically.
 const FIRST_LINE_AFTER: Duration = Duration::from_secs(2);
 const NEXT_LINE_AFTER: Duration = Duration::from_secs(10);
 
@@ -21,7 +21,7 @@ struct Current {
 }
 
 impl Progress {
-    /// Does one step of a start. `name` says what is waited for.
+    /// Runs one step of the start. `name` says what the start waits for.
     pub async fn step<T>(&self, name: &'static str, work: impl Future<Output = T>) -> T {
         *self.current() = Current { step: name, last_error: None };
         let began = Instant::now();
@@ -44,7 +44,7 @@ impl Progress {
         }
     }
 
-    /// Notes why the current step has to try again.
+    /// Records why the current step is tried again.
     pub fn note_error(&self, error: String) {
         self.current().last_error = Some(error);
     }

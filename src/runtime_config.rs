@@ -1,4 +1,4 @@
-//! The runtime configuration as this process last read it. A job keeps it current; its readers take a copy.
+//! The runtime configuration as this process last read it. A job keeps it current.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -7,11 +7,11 @@ use arc_swap::ArcSwap;
 
 use crate::domain::runtime_config::{Limits, RuntimeConfig};
 
-/// A handle to the configuration in force. All clones share it.
+/// A handle to the configuration. All clones share it.
 #[derive(Clone, Debug)]
 pub struct SharedRuntimeConfig(Arc<ArcSwap<Known>>);
 
-/// What was read, and when: a moment of this process before the read began.
+/// The configuration, and a moment before the read of it began.
 #[derive(Debug)]
 struct Known {
     config: RuntimeConfig,
@@ -32,13 +32,13 @@ impl SharedRuntimeConfig {
         self.0.load().config.paused
     }
 
-    /// Cached API keys belong to a revision: those looked up under another one may be stale.
+    /// Cached API keys of another revision may be stale.
     pub fn keys_revision(&self) -> i64 {
         self.0.load().config.keys_revision
     }
 
-    /// Takes over the result of a read that began at `read_at`, unless a later read is in force. The row's own revision
-    /// orders nothing: after a failover or a restore it may be lower than what this process has seen.
+    /// Applies the result of a read that began at `read_at`, unless a later read was applied. Revisions are not
+    /// compared: after a failover or a restore the revision may be lower than before.
     pub fn replace(&self, config: RuntimeConfig, read_at: Instant) {
         let read = Arc::new(Known { config, read_at });
         self.0.rcu(|own| if own.read_at > read.read_at { own.clone() } else { read.clone() });
@@ -56,10 +56,10 @@ mod tests {
         let paused = |paused, revision| RuntimeConfig { paused, revision, ..RuntimeConfig::default() };
         let config = SharedRuntimeConfig::new(paused(true, 7));
         let began = Instant::now();
-        // A restored database begins at an earlier revision.
+        // A restored database has an earlier revision.
         config.replace(paused(false, 0), began);
         assert!(!config.is_paused());
-        // A read that began earlier and ended late.
+        // A read that began earlier and ended later.
         let earlier = began.checked_sub(Duration::from_nanos(1)).expect("the machine runs for longer");
         config.replace(paused(true, 8), earlier);
         assert!(!config.is_paused());

@@ -1,4 +1,4 @@
-//! Signals: the first asks the process to stop, the second aborts it.
+//! Signal handling: the first signal stops the process, the second aborts it.
 
 use std::io;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -10,10 +10,10 @@ use tracing::info;
 
 use crate::telemetry;
 
-/// How long an abort waits for its last line to be written.
+/// How long an abort waits for its last log line.
 const LAST_LINE_LIMIT: Duration = Duration::from_millis(200);
 
-/// The stop that signals ask for.
+/// The stop that signals request.
 #[derive(Clone, Default)]
 pub struct Stop {
     requested: CancellationToken,
@@ -34,13 +34,13 @@ const INTERRUPT: StopSignal = StopSignal { name: "SIGINT", number: 2 };
 const TERMINATE: StopSignal = StopSignal { name: "SIGTERM", number: 15 };
 
 impl Stop {
-    /// From here on the signals no longer end the process by themselves.
+    /// From here on, signals do not end the process directly.
     pub fn listen() -> io::Result<Self> {
         let stop = Self::default();
         let signals = Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            // nohup has the process ignore it, and means to.
+            // nohup ignores SIGHUP on purpose.
             hangup: if ignores_hangup() { None } else { Some(signal(SignalKind::hangup())?) },
         };
         tokio::spawn(stop.clone().watch(signals));
@@ -52,17 +52,17 @@ impl Stop {
         &self.requested
     }
 
-    /// The first signal, once there was one.
+    /// The first signal, if there was one.
     pub fn signal(&self) -> Option<StopSignal> {
         self.signal.get().copied()
     }
 
-    /// Does `work`, and drops it at the first signal.
+    /// Runs `work`, and cancels it at the first signal.
     pub async fn race<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         self.requested.run_until_cancelled(work).await
     }
 
-    /// What an abort does before it ends the process. It must not wait.
+    /// Sets what an abort does before it ends the process. It must not block.
     pub fn on_abort(&self, hook: impl Fn() + Send + 'static) {
         *self.on_abort.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(hook));
     }
@@ -70,7 +70,7 @@ impl Stop {
     async fn watch(self, mut signals: Signals) {
         let first = signals.next().await;
         info!(signal = first.name, "shutdown signal received");
-        // The one place that sets it.
+        // Nothing else sets it.
         let _ = self.signal.set(first);
         self.requested.cancel();
         let second = signals.next().await;
@@ -79,7 +79,7 @@ impl Stop {
             hook();
         }
         telemetry::flush(LAST_LINE_LIMIT);
-        // What was acknowledged is committed, so an abort loses nothing.
+        // Acknowledged writes are committed, so an abort loses nothing.
         std::process::exit(1);
     }
 }
@@ -106,7 +106,7 @@ impl Signals {
     }
 }
 
-/// Whether SIGHUP was ignored when the process began. Only Linux says so in a file.
+/// Whether SIGHUP was ignored when the process started. Known only on Linux.
 fn ignores_hangup() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

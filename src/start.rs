@@ -1,4 +1,4 @@
-//! What a start needs before there is a service: a database that answers, that we can work with, and its schema.
+//! The first steps of a start: connects to a suitable database, and migrates it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use crate::settings::Settings;
 use crate::shutdown::Stop;
 use crate::store::{StoreError, migrations, server};
 
-/// How long a start waits for the database.
+/// How long a start tries to connect to the database.
 const REACH_LIMIT: Duration = Duration::from_secs(30);
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
-/// How long the private PostgreSQL may take to stop, before it is stopped like a crash, and how long that may take.
+/// How long the private PostgreSQL may take to stop, and to stop immediately after that.
 const LOCAL_STOP_LIMIT: Duration = Duration::from_secs(5);
 const LOCAL_ABORT_LIMIT: Duration = Duration::from_secs(3);
 
-/// Why the service did not start. One line, without secrets.
+/// Why the service did not start. Messages are one line, without secrets.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("{address} cannot be listened on: {error}")]
@@ -55,14 +55,14 @@ pub enum StartError {
     Store(#[from] StoreError),
 }
 
-/// A database to work with, and the server that has to be stopped with us if it is our own.
+/// The database, and its server if that is private.
 pub struct Database {
     pub options: PgConnectOptions,
     local: Option<Arc<LocalPostgres>>,
 }
 
 impl Database {
-    /// For a service, which has its private PostgreSQL to itself. [`Database::run`] starts that.
+    /// Opens the database of a service, which owns its private PostgreSQL. [`Database::run`] starts the server.
     pub async fn open(settings: &Settings, stop: &Stop) -> Result<Self, StartError> {
         if let Some(options) = &settings.database {
             return Ok(Self { options: options.clone().application_name("agentpay-billing"), local: None });
@@ -75,7 +75,8 @@ impl Database {
         Ok(Self { options: local.connect_options("agentpay"), local: Some(local) })
     }
 
-    /// For a command, which uses the private PostgreSQL of a running service, or starts it for as long as it runs.
+    /// Opens the database of a command. It uses the private PostgreSQL of a running service, or starts it while the
+    /// command runs.
     pub async fn open_beside(settings: &Settings, stop: &Stop) -> Result<Self, StartError> {
         let begins_empty = settings.database.is_none() && !LocalPostgres::has_data(&settings.data_dir);
         if begins_empty && !settings.local_postgres {
@@ -89,7 +90,7 @@ impl Database {
         }
     }
 
-    /// Starts the private PostgreSQL, if it is one. [`Database::close`] also undoes a start that was given up half-way.
+    /// Starts the private PostgreSQL, if there is one. If this is cancelled, [`Database::close`] undoes it.
     pub async fn run(&self) -> Result<(), StartError> {
         match &self.local {
             Some(local) => Ok(local.run().await?),
@@ -97,7 +98,7 @@ impl Database {
         }
     }
 
-    /// Keeps the private PostgreSQL running, for as long as it is polled.
+    /// Restarts the private PostgreSQL when it exits, while this is polled.
     pub async fn keep_running(&self) {
         match &self.local {
             Some(local) => local.keep_running().await,
@@ -105,7 +106,7 @@ impl Database {
         }
     }
 
-    /// Stops the private PostgreSQL. True if it stopped as it should.
+    /// Stops the private PostgreSQL. Returns true if it stopped properly.
     pub async fn close(self) -> bool {
         let Some(local) = self.local else { return true };
         match timeout(LOCAL_STOP_LIMIT, local.stop_fast()).await {
@@ -122,7 +123,7 @@ impl Database {
     }
 }
 
-/// Waits until the database answers, and checks that it is one we can work with.
+/// Waits until the database responds, and checks that it is suitable.
 pub async fn reach(options: &PgConnectOptions, progress: &Progress) -> Result<PgConnection, StartError> {
     let deadline = Instant::now() + REACH_LIMIT;
     let mut last_error = None;
@@ -164,21 +165,21 @@ async fn attempt(options: &PgConnectOptions) -> Result<PgConnection, StartError>
     Ok(connection)
 }
 
-/// Whether waiting can help. A name that is not known may appear when the network of a container is complete; a wrong
-/// password, a missing database or a certificate that is not accepted stays what it is.
+/// Whether waiting can help. An unknown host name may become known when the network of a container is ready. A wrong
+/// password, a missing database or an invalid certificate is permanent.
 fn may_heal(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(refusal) => {
             refusal.code().is_some_and(|code| ["57", "53", "08"].iter().any(|class| code.starts_with(class)))
         }
         sqlx::Error::Tls(_) | sqlx::Error::Configuration(_) => false,
-        // How the handshake of TLS fails.
+        // The error of a failed TLS handshake.
         sqlx::Error::Io(error) => error.kind() != std::io::ErrorKind::InvalidData,
         _ => true,
     }
 }
 
-/// One line.
+/// The error as one line.
 fn describe(error: &sqlx::Error) -> String {
     let text = error.to_string().replace('\n', " ");
     match error {
@@ -190,12 +191,12 @@ fn describe(error: &sqlx::Error) -> String {
     }
 }
 
-/// A first look at the database, which ends in time though its connection may have fallen silent.
+/// Runs a first read with a time limit, because the connection may not respond.
 pub async fn look<T>(read: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
     timeout(REACH_LIMIT, read).await.unwrap_or(Err(StoreError::TimedOut))
 }
 
-/// Brings the schema up to date, or insists that it is. Writes nothing, and needs no right to, when it is.
+/// Migrates the schema, or checks that it is up to date. If it is, nothing is written, and no right to write is needed.
 pub async fn prepare_schema(connection: &mut PgConnection, migrate: bool) -> Result<(), StartError> {
     let difference = look(migrations::compare(connection)).await?;
     let list = |versions: &[i64]| versions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");

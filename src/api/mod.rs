@@ -1,4 +1,5 @@
-//! HTTP, the only home of axum. Handlers parse and submit writes, and answer reads from [`query`](crate::query).
+//! HTTP, the only module that uses axum. Handlers parse and submit writes, and answer reads from
+//! [`query`](crate::query).
 
 pub(crate) mod handlers;
 pub(crate) mod http;
@@ -25,7 +26,7 @@ use request::errors::ApiError;
 use request::pipeline;
 use state::ApiState;
 
-/// All routes with their layers, the innermost first. Paths come without their trailing slash.
+/// All routes with their layers, innermost first. Paths arrive without their trailing slash.
 pub fn router(state: ApiState) -> Router {
     let allowed_origins: Arc<[String]> = state.settings.cors_allowed_origins.as_slice().into();
     let threshold_bytes = state.settings.compression_threshold_bytes;
@@ -40,7 +41,7 @@ pub fn router(state: ApiState) -> Router {
     router.layer(from_fn_with_state(allowed_origins, answer::finish)).with_state(state)
 }
 
-/// The pipeline has ended such a request before.
+/// Never runs: the pipeline has already refused such a request.
 async fn unmatched() -> ApiError {
     Refusal::Internal.into()
 }

@@ -1,4 +1,4 @@
-//! One operation: what the pipeline has to know of it, who answers it, and what the OpenAPI document says of it.
+//! One operation: the rules that the pipeline applies to it, its handler, and its description for the OpenAPI document.
 
 use axum::routing::MethodRouter;
 
@@ -9,31 +9,31 @@ use crate::api::state::ApiState;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Auth {
     Open,
-    /// A recognised key, while keys are required.
+    /// A recognised API key, while keys are required.
     Tenant,
     Operator,
-    /// The operator or a token, while keys are required or a token is set.
+    /// The operator or METRICS_TOKEN, while keys are required or the token is set.
     Metrics,
 }
 
-/// One operation: what the pipeline has to know of it, and who answers it.
+/// A row of the table of routes.
 #[derive(Clone, Copy, Debug)]
 pub struct Route {
     pub method: &'static str,
-    /// With `:name` for a path parameter; part of every fingerprint (HTTP contract, section 6.2).
+    /// With `:name` for a path parameter. Part of every fingerprint (HTTP contract, section 6.2).
     pub pattern: &'static str,
     pub auth: Auth,
     /// Honours `Idempotency-Key`.
     pub idempotent: bool,
-    /// Counted by the rate limiter.
+    /// Counts against the rate limit.
     pub limited: bool,
     /// Refused while the service is paused.
     pub pausable: bool,
     /// Refuses unknown query parameters.
     pub strict_query: bool,
-    /// Works without a database, so an API key that cannot be looked up counts as unknown.
+    /// Works without a database. An API key that cannot be looked up counts as unknown.
     pub needs_no_database: bool,
-    /// For the OpenAPI document.
+    /// What the OpenAPI document says beyond these flags.
     pub description: Description,
     pub(super) handler: fn() -> MethodRouter<ApiState>,
 }
@@ -60,7 +60,7 @@ impl Route {
         }
     }
 
-    /// Whether its answer depends on whose key is sent: on the tenant's data, or on its quota.
+    /// Whether the response depends on the tenant: on its data or its quota.
     pub fn needs_tenant(&self) -> bool {
         self.limited && self.auth != Auth::Operator
     }
@@ -86,7 +86,7 @@ impl Route {
     }
 }
 
-/// `:name` as axum writes it.
+/// `pattern` in axum's notation.
 pub fn braced(pattern: &str) -> String {
     pattern
         .split('/')

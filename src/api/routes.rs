@@ -1,4 +1,4 @@
-//! The table of routes: every operation of the API with what the pipeline has to know of it.
+//! The table of routes: every operation of the API, with the rules that the pipeline applies to it.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -121,7 +121,7 @@ pub const ROUTES: &[Route] = &[
     read("/api/v1/idempotency/:key", || get(idempotency::find), idempotency::FIND).strict(),
 ];
 
-/// Pages for people: they pass the pipeline as routes do, but are no operations of the API.
+/// HTML pages. They pass the pipeline, but are not operations of the API.
 const PAGES: &[Route] = &[
     read("/docs", || get(docs_page), Description::of("showReference", "Show the API reference", "A page for people.")),
     read(
@@ -131,7 +131,7 @@ const PAGES: &[Route] = &[
     ),
 ];
 
-/// Made once, at the first look at it.
+/// Built on first use.
 static DOCUMENT: LazyLock<Value> = LazyLock::new(|| openapi::document(ROUTES));
 
 async fn openapi_document() -> Response {
@@ -156,9 +156,9 @@ pub fn mount() -> Router<ApiState> {
     })
 }
 
-/// All routes of one path, by its pattern as axum writes it. axum gives a path to its most literal pattern, so that
-/// pattern also has the methods of the parameter patterns that hold the same paths. Fixed names are no reserved words:
-/// where `/services/bulk` has no GET, `/services/:serviceId` reads the service of that name.
+/// The routes of each path, by its pattern in axum's notation. axum matches the most literal pattern, so that pattern
+/// also gets the methods of parameter patterns that contain the same paths. Literal names are not reserved: where
+/// `/services/bulk` has no GET, `/services/:serviceId` reads the service named `bulk`.
 static BY_PATTERN: LazyLock<HashMap<String, Vec<&'static Route>>> = LazyLock::new(|| {
     let patterns = all().map(|route| braced(route.pattern));
     let routes = |path: &str| METHODS.iter().filter_map(|method| most_literal(method, path)).collect();
@@ -170,7 +170,7 @@ fn most_literal(method: &str, path: &str) -> Option<&'static Route> {
     all().filter(|route| route.method == method && covers(route.pattern, path)).min_by_key(parameters)
 }
 
-/// The route of a request, by the pattern that matched; HEAD is answered as GET.
+/// The route of a request, by the pattern that matched. HEAD uses the route of GET.
 pub fn find(method: &str, matched: &str) -> Option<&'static Route> {
     let method = if method == "HEAD" { "GET" } else { method };
     BY_PATTERN.get(matched)?.iter().copied().find(|route| route.method == method)
@@ -189,7 +189,7 @@ pub fn allow(matched: &str) -> String {
     methods.join(", ")
 }
 
-/// Whether every path that matches `matched`, a pattern in axum's spelling, matches `pattern` too.
+/// Whether every path that matches `matched`, a pattern in axum's notation, also matches `pattern`.
 fn covers(pattern: &str, matched: &str) -> bool {
     let mut ours = pattern.split('/');
     let mut theirs = matched.split('/');
@@ -225,7 +225,7 @@ mod tests {
         assert_eq!(found("PATCH", "/api/v1/services/bulk"), None);
     }
 
-    /// [`find`] sees patterns only. A path of two patterns, neither of which covers the other, would escape it.
+    /// [`find`] compares patterns, so it would miss a path that matches two patterns of which neither covers the other.
     #[test]
     fn of_two_patterns_that_share_a_path_one_covers_the_other() {
         let meet = |left: &str, right: &str| {

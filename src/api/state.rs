@@ -1,4 +1,4 @@
-//! What handlers share.
+//! State that all handlers share.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use crate::api::request::errors::ApiError;
 use crate::api::request::etag::Tagged;
 use crate::api::request::known_keys::KnownKeys;
 
-/// The parts behind one handle: it is cloned several times for each request.
+/// Cheap to clone: each request clones it several times.
 #[derive(Clone)]
 pub struct ApiState(Arc<ApiParts>);
 
@@ -57,24 +57,25 @@ pub struct ApiParts {
     pub draining: CancellationToken,
     pub known_keys: KnownKeys,
     pub export_turns: Arc<ExportTurns>,
-    /// What clients hold of this process.
+    /// Counts what clients hold of this process.
     pub admission: Admission,
     /// Makes the attempts of webhook tests.
     pub dispatcher: Dispatcher,
-    /// None if RATE_LIMIT is off.
+    /// `None` if RATE_LIMIT is off.
     pub limiter: Option<Arc<RateLimiter>>,
     pub jobs: JobHealth,
     pub full_callers: FullCallers,
-    /// When this process's janitor last ran.
+    /// When the janitor of this process last ran.
     pub janitor_ran: LastRun,
-    /// Of the record that waits longest for a janitor.
+    /// Expiry of the oldest expired record that is not deleted yet.
     pub oldest_expiry: OldestExpiry,
     pub started: Instant,
 }
 
 impl ApiState {
-    /// Takes over what a write through this process may have changed, before its response is given: a caller that is told
-    /// that writes are refused can rely on it here. Whatever the response, what is in the database counts.
+    /// Reloads the runtime configuration and the API keys after a write by this process and before its response, so
+    /// that a caller who is told of a pause can rely on it. Reloads after a failed write, too, because it may have
+    /// committed.
     pub async fn follow_config<T>(
         &self,
         deadline: std::time::Instant,

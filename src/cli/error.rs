@@ -1,4 +1,4 @@
-//! Why a command ended early.
+//! Why a command failed.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use crate::store::StoreError;
 
 use super::output::OutputError;
 
-/// One line.
+/// The message is one line.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
     #[error(transparent)]

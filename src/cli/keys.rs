@@ -1,4 +1,4 @@
-//! Making, listing and revoking API keys.
+//! The commands that create, list and revoke API keys.
 
 use std::time::Duration;
 
@@ -26,17 +26,17 @@ use crate::store::{api_keys, runtime_config, server};
 use super::error::CliError;
 use super::output::Output;
 
-/// Keys of one page of the list.
+/// Number of keys in one page of the list.
 const PAGE: i64 = 1000;
-/// How long a command waits for a read, and for its write.
+/// Time limits of a command's reads and writes.
 pub const READ_LIMIT: Duration = Duration::from_secs(30);
 const WRITE_LIMIT: Duration = Duration::from_secs(30);
-/// How long a key that is being made is waited for once the command is asked to stop.
+/// How long a running creation is waited for after a signal.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Subcommand)]
 pub enum Keys {
-    /// Make a key, for a new tenant unless --tenant names one. The key is shown this once.
+    /// Create a key, for a new tenant unless --tenant names one. The key is shown only once.
     Create {
         #[arg(long)]
         label: String,
@@ -49,7 +49,7 @@ pub enum Keys {
     Revoke { prefix: String },
 }
 
-/// Where the commands for keys work.
+/// What the commands about keys need.
 pub struct KeyStore<'a> {
     pub settings: &'a Settings,
     pub options: &'a PgConnectOptions,
@@ -59,7 +59,7 @@ pub struct KeyStore<'a> {
 }
 
 impl KeyStore<'_> {
-    /// Makes a key and shows it. A key that cannot be shown is revoked again, because its secret is lost.
+    /// Creates a key and prints it. If it cannot be printed, it is revoked, because nobody knows it.
     pub async fn create(&mut self, label: &str, tenant: Option<&str>) -> Result<(), CliError> {
         let length = label.encode_utf16().count();
         if !(1..=64).contains(&length) || label.trim().is_empty() {
@@ -113,7 +113,7 @@ impl KeyStore<'_> {
         self.submit(TransactionalCommand::RevokeApiKey { prefix: prefix.to_owned() }).await.map(drop)
     }
 
-    /// Goes the way of every write: through a committer. Returns the body of the answer.
+    /// Executes a command through a committer, as every write. Returns the body of the response.
     async fn submit(&mut self, command: TransactionalCommand) -> Result<Vec<u8>, CliError> {
         let clock = Clock::default();
         let read = async |connection: &mut PgConnection| {
@@ -141,7 +141,7 @@ impl KeyStore<'_> {
         };
         let answer = committer.submit(request).await;
         drop(committer);
-        // Nothing is left in them.
+        // The queues are empty.
         let _ = timeout(STOP_LIMIT, async { while lanes.join_next().await.is_some() {} }).await;
         match answer {
             Answer::Fresh(reply) | Answer::Replayed(reply) => {
@@ -158,7 +158,7 @@ struct Created {
 }
 
 impl Created {
-    /// The prefix of the key in the answer to its creation.
+    /// The prefix of the key in the response to its creation.
     fn prefix(body: &[u8]) -> String {
         let key = serde_json::from_slice(body).map(|created: Self| created.key).unwrap_or_default();
         key.chars().take(12).collect()

@@ -1,4 +1,4 @@
-//! The command line: serve, migrate, keys, verify.
+//! The command line: `serve`, `migrate`, `keys`, `verify`.
 
 mod error;
 mod keys;
@@ -42,10 +42,10 @@ enum Action {
     Serve,
     /// Apply all pending migrations.
     Migrate,
-    /// Make, list and revoke API keys.
+    /// Create, list and revoke API keys.
     #[command(subcommand)]
     Keys(Keys),
-    /// Check over the whole database that every pair and every bill adds up. Exit code 1 if something does not.
+    /// Check the sums of the whole database. Exit code 1 if any is wrong.
     Verify,
 }
 
@@ -54,7 +54,7 @@ type Code = u8;
 
 const SUCCESS: Code = 0;
 const FAILURE: Code = 1;
-/// Added to the number of the signal that ended a command before its work was done.
+/// Added to the number of the signal that ended a command before it was complete.
 const SIGNALLED: Code = 128;
 
 impl Cli {
@@ -69,12 +69,12 @@ impl Cli {
     }
 }
 
-/// Writes one line to standard error, and waits no longer than `limit` for its reader.
+/// Writes one line to standard error. Waits at most `limit` for the reader.
 pub fn complain(line: &str, limit: Duration) {
     let (done, written) = mpsc::channel();
     let line = format!("{line}\n");
     let write = move || {
-        // There is no better place to say that this failed.
+        // If this fails, there is nowhere to report it.
         let _ = io::stderr().write_all(line.as_bytes());
         let _ = done.send(());
     };
@@ -104,14 +104,15 @@ async fn serve(settings: &Settings, stop: &Stop) -> Result<Code, CliError> {
             database.close().await;
             return Err(error.into());
         }
-        // A stop that is asked for is no failure, however early.
+        // A stop during startup is not a failure.
         None => true,
     };
     let is_closed = database.close().await;
     Ok(if is_well && is_closed { SUCCESS } else { FAILURE })
 }
 
-/// Serves, and has the database running until a stop is asked for: a server that ends then was told to, as we were.
+/// Serves, and restarts the database when it exits, until a stop is requested. If the database exits after that, it
+/// received the same signal.
 async fn run_to_the_end(app: App, database: &Database, stop: &Stop) -> bool {
     let mut serving = pin!(app.run());
     tokio::select! {
@@ -129,7 +130,7 @@ async fn run_command(action: &Action, settings: &Settings, stop: &Stop) -> Resul
     let executed = execute(action, settings, &database, stop).await;
     database.close().await;
     match executed {
-        // As `head` expects: it has read all it wants.
+        // A closed pipe is not an error: `head` has read all it needs.
         Err(CliError::Output(OutputError::Closed)) => Ok(SUCCESS),
         Ok(None) => Ok(interrupted(stop)),
         Ok(Some(code)) => Ok(code),
@@ -141,7 +142,7 @@ fn interrupted(stop: &Stop) -> Code {
     stop.signal().map_or(FAILURE, |signal| SIGNALLED + signal.number)
 }
 
-/// None: a signal came first.
+/// Returns `None` if a signal ended the command.
 async fn execute(
     action: &Action,
     settings: &Settings,
@@ -163,7 +164,7 @@ async fn execute(
             let pool = Pool::new(options.clone(), 1, keys::READ_LIMIT);
             let mut store = KeyStore { settings, options, pool: &pool, output: &output, stop };
             let done = match keys {
-                // It looks after the signal itself: a key is shown, or it is not kept.
+                // Handles the signal itself: a key is either shown or revoked.
                 Keys::Create { label, tenant } => Some(store.create(label, tenant.as_deref()).await),
                 Keys::List => stop.race(store.list()).await,
                 Keys::Revoke { prefix } => stop.race(store.revoke(prefix)).await,
@@ -174,7 +175,7 @@ async fn execute(
     done.transpose()
 }
 
-/// A connection to a database whose schema is up to date.
+/// Returns a connection to a database whose schema is up to date.
 async fn prepare(action: &Action, settings: &Settings, database: &Database) -> Result<PgConnection, CliError> {
     let progress = Progress::default();
     progress.step("the private PostgreSQL", database.run()).await?;
@@ -182,7 +183,7 @@ async fn prepare(action: &Action, settings: &Settings, database: &Database) -> R
     let migrates = match action {
         Action::Migrate => true,
         Action::Serve | Action::Keys(Keys::Create { .. }) => settings.migrate_on_start,
-        // Who only looks changes nothing.
+        // Commands that only read, and `revoke`, never migrate.
         Action::Keys(Keys::List | Keys::Revoke { .. }) | Action::Verify => false,
     };
     progress.step("the migrations", start::prepare_schema(&mut connection, migrates)).await?;
@@ -200,7 +201,7 @@ async fn verify(connection: &mut PgConnection, output: &Output) -> Result<Code, 
     };
     let pairs = audit::everything(&mut snapshot, &mut report).await?;
     match told {
-        // Its reader has seen enough; the exit code still says that something does not add up.
+        // The reader has closed the pipe. The exit code still reports the findings.
         Ok(()) | Err(OutputError::Closed) if findings > 0 => Ok(FAILURE),
         Ok(()) => {
             output.line(format!("{pairs} pairs add up")).await?;

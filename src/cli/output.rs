@@ -1,5 +1,5 @@
-//! What commands write to standard output. A write that blocks keeps no signal waiting, and one that fails is an error:
-//! the reader that went away, as `head` does, is told apart from everything else.
+//! Standard output of commands. A blocked write does not delay a signal, and a failed write is an error. A closed pipe,
+//! as after `head`, has its own error.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -27,7 +27,7 @@ impl Output {
         Ok(Self(Arc::new(output.into())))
     }
 
-    /// Writes one line, unbuffered: once this returns, the line is where it belongs.
+    /// Writes one line without buffering.
     pub async fn line(&self, mut line: String) -> Result<(), OutputError> {
         line.push('\n');
         let output = self.0.clone();

@@ -1,4 +1,4 @@
-//! Makes and revokes API keys. A key is shown once, in the answer that makes it, and stored only as its hash.
+//! Creates and revokes API keys. A key is shown once, in the response that creates it. Only its hash is stored.
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -20,9 +20,10 @@ pub struct Created<'a> {
     tenant_id: &'a str,
 }
 
-/// Without `tenant_id` the key founds a new tenant.
+/// Without `tenant_id`, also creates a new tenant.
 pub async fn create(context: &mut TransactionContext<'_>, label: &str, tenant_id: Option<&str>) -> Result<Reply, Stop> {
-    // One at a time over all tenants, which makes the count exact and a drawn prefix stay free.
+    // One creation at a time over all tenants, so that the count is exact and no other creation can draw the same
+    // prefix.
     runtime_config::lock(context.connection).await?;
     let tenant = match tenant_id {
         Some(id) => {

@@ -1,5 +1,5 @@
-//! What commands work with and gather. It begins and ends with one attempt: a command that is decided twice before it
-//! commits starts from a new context.
+//! What commands read and what they produce. A context belongs to one attempt: a batch that is decided again starts
+//! with a new context.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -19,13 +19,13 @@ use crate::store::{StoreError, usage};
 
 use super::counters::BatchCounters;
 
-/// Why a command gives no reply.
+/// Why a command has no response of its own.
 #[derive(Debug, thiserror::Error)]
 pub enum Stop {
-    /// For the caller. Nothing is changed.
+    /// For the caller. Nothing has changed.
     #[error("the request was refused")]
     Refuse(Refusal),
-    /// Ours: the database failed.
+    /// Internal: the database failed.
     #[error(transparent)]
     Fault(#[from] StoreError),
 }
@@ -36,7 +36,7 @@ impl From<Refusal> for Stop {
     }
 }
 
-/// Counts of rare things of a tenant, as a command changes them.
+/// Changes of rare counts of a tenant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TenantCounts {
     pub settlements: i64,
@@ -46,7 +46,7 @@ pub struct TenantCounts {
     pub api_keys: i64,
 }
 
-/// What every command gathers.
+/// Effects that every kind of command can have.
 #[derive(Debug, Default)]
 pub struct Effects {
     pub events: Vec<(Tenant, Event)>,
@@ -59,16 +59,16 @@ impl Effects {
     }
 }
 
-/// For the commands of a batch, which are decided in memory.
+/// Context of the commands in a batch, which are decided in memory.
 pub struct BatchContext<'r, 'c> {
     pub now: Timestamp,
-    /// Services without a price take no usage and are not settled.
+    /// Refuse usage of services without a price, and do not settle them.
     pub require_registered_services: bool,
     pub rng: &'r mut StdRng,
     pub counters: BatchCounters<'c>,
     pub pricing: Pricing,
     pub agents: AgentsToSettle,
-    /// How many more pairs each tenant may bring above zero.
+    /// How many more pairs above zero each tenant may have.
     pub capacity_left: BTreeMap<Tenant, i64>,
     pub settlements: Vec<(Tenant, Settlement)>,
     /// The service of each settlement that had no price.
@@ -77,7 +77,7 @@ pub struct BatchContext<'r, 'c> {
 }
 
 impl BatchContext<'_, '_> {
-    /// Counts one more pair above zero. False if the tenant may not have another.
+    /// Reserves one more pair above zero. False if the tenant may have no more.
     pub fn reserve(&mut self, tenant: &Tenant) -> bool {
         let left = self.capacity_left.get_mut(tenant).expect("it was looked up of each tenant with a pair at zero");
         *left -= 1;
@@ -89,7 +89,7 @@ impl BatchContext<'_, '_> {
     }
 }
 
-/// Prices and flags of the services of a batch.
+/// Prices and flags of the services in a batch.
 #[derive(Debug, Default)]
 pub struct Pricing(HashMap<Tenant, HashMap<ServiceId, Terms>>);
 
@@ -98,16 +98,16 @@ impl Pricing {
         self.0.entry(tenant.clone()).or_default().insert(service_id.clone(), terms);
     }
 
-    /// None for a service that is not registered.
+    /// `None` if the service is not registered.
     pub fn of(&self, tenant: &Tenant, service_id: &ServiceId) -> Option<Terms> {
         self.0.get(tenant)?.get(service_id).copied()
     }
 }
 
-/// The pairs that an agent's settlement is about.
+/// The pairs that the settlement of an agent covers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AgentPairs {
-    /// In the order of their first records, all as of one moment.
+    /// In the order of their first records, all read at one moment.
     pub pairs: usage::AgentPairs,
     /// Whether more pairs are due than these.
     pub has_more: bool,
@@ -123,19 +123,19 @@ impl AgentsToSettle {
     }
 }
 
-/// For a command that runs in a transaction of its own.
+/// Context of a command that runs in its own transaction.
 pub struct TransactionContext<'a> {
     pub connection: &'a mut PgConnection,
     pub now: Timestamp,
     pub limits: Limits,
     pub rng: &'a mut StdRng,
-    /// Tenants whose services, prices, flags or presence of webhooks the command changed.
+    /// Tenants whose terms the command changed: services, prices, flags, or whether they have webhooks.
     pub changed_terms: Vec<Tenant>,
     pub webhook_test: Option<WebhookTest>,
     pub effects: Effects,
 }
 
-/// The delivery of a test, whose event is the only one of its command.
+/// The delivery of a webhook test. Its event is the only one of the command.
 #[derive(Clone, Debug)]
 pub struct WebhookTest {
     pub webhook: String,

@@ -1,5 +1,5 @@
-//! The counters that a batch touches, as they were looked up and as they will be written. Every change of what is
-//! outstanding is made here, in memory; the sums over pairs follow from it in one place.
+//! The counters of a batch in memory, as they were read and as they will be written. All changes of usage are made
+//! here, and the sums over pairs are derived from them.
 
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
@@ -18,24 +18,24 @@ pub struct BatchCounters<'a> {
 
 struct Entry<'a> {
     id: &'a CounterId,
-    /// As it was looked up; none for a pair without a record.
+    /// As it was read; `None` if the pair does not exist.
     before: Option<Counter>,
     agent_is_known: bool,
     outstanding: i64,
     settled: i64,
     reset: i64,
-    /// Rank of its first record among the new pairs of the batch.
+    /// Order of its first record among the new pairs of the batch.
     arrival: Option<i64>,
 }
 
-/// How the sums over pairs change.
+/// How a pair changes the sums over pairs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PairSums {
     pub pairs: i64,
     pub pairs_above_zero: i64,
     pub outstanding: i64,
     pub recorded: i64,
-    /// Of a tenant only.
+    /// Only in the sums of a tenant.
     pub agents: i64,
 }
 
@@ -57,7 +57,7 @@ impl Entry<'_> {
 }
 
 impl<'a> BatchCounters<'a> {
-    /// `ids` are sorted and distinct; `counters` and `agents` are what was looked up of them.
+    /// `ids` are sorted and distinct. `counters` and `agents` have one entry for each id.
     pub fn new(ids: &'a [CounterId], counters: Vec<Option<Counter>>, agents: Vec<bool>) -> Self {
         let known = counters.into_iter().zip(agents);
         let entries = ids.iter().zip(known).map(|(id, (before, agent_is_known))| {
@@ -67,18 +67,18 @@ impl<'a> BatchCounters<'a> {
         Self { entries: entries.collect(), arrivals: 0 }
     }
 
-    /// Whether the pair has a record, of this batch or before.
+    /// Whether the pair exists, before this batch or because of it.
     pub fn contains(&mut self, tenant: &Tenant, pair: &Pair) -> bool {
         let entry = self.entry(tenant, pair);
         entry.before.is_some() || entry.arrival.is_some()
     }
 
-    /// What is outstanding of a pair now; 0 if it has no record.
+    /// Outstanding requests of the pair; 0 if it does not exist.
     pub fn outstanding(&mut self, tenant: &Tenant, pair: &Pair) -> i64 {
         self.entry(tenant, pair).outstanding
     }
 
-    /// Adds requests. Returns what is outstanding then.
+    /// Adds requests, and returns the outstanding total.
     pub fn record(&mut self, tenant: &Tenant, pair: &Pair, requests: i64) -> i64 {
         let next_arrival = self.arrivals + 1;
         let entry = self.entry(tenant, pair);
@@ -91,14 +91,14 @@ impl<'a> BatchCounters<'a> {
         total
     }
 
-    /// Moves what is outstanding to settled. Returns how much that was.
+    /// Moves the outstanding requests to settled, and returns their number.
     pub fn settle(&mut self, tenant: &Tenant, pair: &Pair) -> i64 {
         let entry = self.entry(tenant, pair);
         entry.settled += entry.outstanding;
         std::mem::take(&mut entry.outstanding)
     }
 
-    /// Moves what is outstanding to reset. Returns how much that was; none for a pair without a record.
+    /// Moves the outstanding requests to reset, and returns their number. `None` if the pair does not exist.
     pub fn reset(&mut self, tenant: &Tenant, pair: &Pair) -> Option<i64> {
         if !self.contains(tenant, pair) {
             return None;
@@ -108,7 +108,7 @@ impl<'a> BatchCounters<'a> {
         Some(std::mem::take(&mut entry.outstanding))
     }
 
-    /// The services of an agent's pairs that are recorded for the first time, in the order of their records.
+    /// Services of the agent's new pairs, in the order of their first records.
     pub fn new_services(&self, tenant: &Tenant, agent: &AgentId) -> Vec<ServiceId> {
         if self.arrivals == 0 {
             return Vec::new();
@@ -128,7 +128,7 @@ impl<'a> BatchCounters<'a> {
         &mut self.entries[index]
     }
 
-    /// New values of the pairs that exist, sorted by number: the order in which everybody locks them.
+    /// New values of existing pairs, sorted by number: every writer locks them in this order.
     pub fn changes(&self) -> Vec<CounterChange> {
         let changed = self.entries.iter().filter(|entry| entry.is_changed());
         let mut changes: Vec<CounterChange> = changed
@@ -142,7 +142,7 @@ impl<'a> BatchCounters<'a> {
         changes
     }
 
-    /// The pairs recorded for the first time, sorted by name.
+    /// New pairs, sorted by name.
     pub fn new_pairs(&self) -> Vec<NewPair<'a>> {
         if self.arrivals == 0 {
             return Vec::new();
@@ -153,7 +153,7 @@ impl<'a> BatchCounters<'a> {
             let first = agents.entry((&entry.id.tenant, &entry.id.pair.agent)).or_insert(arrival);
             *first = arrival.min(*first);
         }
-        // The ranks of pairs have gaps where an agent brought several.
+        // The order has gaps where an agent has several new pairs.
         let mut arrivals: Vec<&mut i64> = agents.values_mut().collect();
         arrivals.sort_unstable();
         for (rank, arrival) in (1..).zip(arrivals) {
@@ -171,7 +171,7 @@ impl<'a> BatchCounters<'a> {
         .collect()
     }
 
-    /// The counters as the batch leaves them under `version`. Those of new pairs have no number yet and are left out.
+    /// The counters after the batch, with `version`. New pairs are left out, because they have no number yet.
     pub fn written(&self, version: i64) -> impl Iterator<Item = (&'a CounterId, Counter)> {
         self.entries.iter().filter(|entry| entry.is_changed()).filter_map(move |entry| {
             let pair_id = entry.before?.pair_id;
@@ -180,7 +180,7 @@ impl<'a> BatchCounters<'a> {
         })
     }
 
-    /// How each pair changes the sums it is part of.
+    /// How each pair changes the sums that include it.
     pub fn sums(&self) -> impl Iterator<Item = (&'a CounterId, PairSums)> {
         self.entries.iter().filter(|entry| entry.is_changed() || entry.arrival.is_some()).map(|entry| {
             let before = entry.before.unwrap_or_default();

@@ -1,5 +1,5 @@
-//! The verbs: every change of billing state is a [`Command`]. Those of a batch are decided in memory by pure functions;
-//! the others run statements of their own, each in a transaction.
+//! The commands: every change of billing state is a [`Command`]. Batched commands are decided in memory by pure
+//! functions. Transactional commands execute statements in a transaction.
 
 pub mod context;
 pub mod counters;
@@ -19,7 +19,7 @@ use context::{BatchContext, Stop, TransactionContext};
 pub use reply::{Answer, Reply};
 pub use request::{BatchedCommand, Command, Keyed, Request, TransactionalCommand};
 
-/// The shapes of the answers to writes, for the OpenAPI document.
+/// The types of the responses to writes, for the OpenAPI document.
 pub mod answers {
     pub use super::admin::reset::Answer as Reset;
     pub use super::api_keys::Created as CreatedApiKey;
@@ -48,7 +48,7 @@ impl BatchedCommand {
 }
 
 impl TransactionalCommand {
-    /// Runs the command's statements in the transaction of `context`.
+    /// Executes the command's statements in the transaction of `context`.
     pub async fn apply(&self, context: &mut TransactionContext<'_>, request: &Request) -> Result<Reply, Stop> {
         let tenant = &request.tenant;
         match self {

@@ -1,11 +1,11 @@
-//! What a command is answered. The stored reply is the sent reply: serialised once, kept and sent as these bytes.
+//! The results of commands. A response is serialised once; the stored bytes are the bytes that are sent.
 
 use bytes::Bytes;
 use serde::Serialize;
 
 use crate::domain::refusal::Refusal;
 
-/// A status and the exact bytes of a JSON body; none with 204.
+/// A status and the exact bytes of a JSON body; no body with 204.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
     pub status: u16,
@@ -28,13 +28,13 @@ impl Reply {
     }
 }
 
-/// What a submitted request comes to.
+/// The result of a submitted request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// Executed now.
+    /// It was executed now.
     Fresh(Reply),
-    /// Executed before: the stored reply.
+    /// It was executed before. This is the stored response.
     Replayed(Reply),
-    /// Not executed, and not kept.
+    /// It was not executed, and the refusal is not stored.
     Refused(Refusal),
 }

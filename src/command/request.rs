@@ -1,4 +1,4 @@
-//! A write as it arrived, and the change of billing state that it asks for.
+//! A write request, and the change of billing state that it requests.
 
 use std::time::Instant;
 
@@ -19,27 +19,27 @@ pub enum Command {
     Transactional(TransactionalCommand),
 }
 
-/// Commits together with all others that wait.
+/// Commits together with all other waiting commands.
 #[derive(Clone, Debug)]
 pub enum BatchedCommand {
     RecordUsage(UsageRecord),
-    /// An item that is no valid record is answered `invalid_item` at its index.
+    /// An item that is not valid becomes `invalid_item` at its index.
     RecordUsageBulk(Vec<Option<UsageRecord>>),
     Settle(Pair),
     SettleAgent(AgentId),
-    /// Clears what is outstanding without billing it.
+    /// Clears outstanding usage without billing it.
     ResetUsage(Pair),
     /// Stores the refusal of an invalid request under its key.
     Refuse(Refusal),
 }
 
-/// Runs in a transaction of its own.
+/// Runs in its own transaction.
 #[derive(Clone, Debug)]
 pub enum TransactionalCommand {
     RegisterService(Registration),
-    /// An item that is no valid registration is answered `invalid_item` at its index.
+    /// An item that is not valid becomes `invalid_item` at its index.
     RegisterServices(Vec<Option<PricedService>>),
-    /// A service that is not registered is refused before what is wrong with the edit.
+    /// The edit may be invalid. A service that is not registered is reported first.
     ChangeService {
         service_id: ServiceId,
         edit: Result<ServiceEdit, Refusal>,
@@ -67,19 +67,19 @@ pub enum TransactionalCommand {
     DeleteWebhook {
         id: String,
     },
-    /// Records the test. The request that asked for it makes the attempt.
+    /// Records the test. The handler then makes the attempt.
     TestWebhook {
         id: String,
     },
     SetPaused(bool),
     ChangeLimits(Vec<(Limit, i64)>),
-    /// Deletes everything. Its answer tells how many callers the rate limiter remembered.
+    /// Deletes everything. The response contains the number of callers that the rate limiter remembers.
     Reset {
         rate_buckets: u64,
     },
 }
 
-/// What the settlement of an agent counts in a batch.
+/// Rows that the settlement of an agent counts towards the size of a batch.
 const AGENT_ROWS: usize = 16;
 
 impl From<BatchedCommand> for Command {
@@ -95,11 +95,11 @@ impl From<TransactionalCommand> for Command {
 }
 
 impl Command {
-    /// How much of a batch it takes: about the rows that it writes.
+    /// The share of a batch that the command takes: about the number of rows it writes.
     pub fn rows(&self) -> usize {
         match self {
             Self::Batched(BatchedCommand::RecordUsageBulk(items)) => items.len().max(1),
-            // Its pairs are not known yet. A batch looks up a bounded number of agents.
+            // The number of pairs is not known yet. This limits the number of agents that a batch reads.
             Self::Batched(BatchedCommand::SettleAgent(_)) => AGENT_ROWS,
             Self::Transactional(TransactionalCommand::RegisterServices(items)) => items.len().max(1),
             _ => 1,
@@ -118,19 +118,19 @@ impl BatchedCommand {
         }
     }
 
-    /// Whether it adds usage. In a batch usage is applied before what settles or resets it.
+    /// Whether it records usage. A batch applies usage before settlements and resets.
     pub fn is_usage(&self) -> bool {
         matches!(self, Self::RecordUsage(_) | Self::RecordUsageBulk(_))
     }
 }
 
 impl TransactionalCommand {
-    /// Shares the database with no other commit.
+    /// Whether no other commit may run at the same time.
     pub fn is_exclusive(&self) -> bool {
         matches!(self, Self::Reset { .. })
     }
 
-    /// Whether it changes services or webhooks of the request's tenant, which is locked first then.
+    /// Whether it changes services or webhooks of the request's tenant, whose row is then locked first.
     pub fn is_of_tenant(&self) -> bool {
         match self {
             Self::RegisterService(_)
@@ -151,20 +151,20 @@ impl TransactionalCommand {
     }
 }
 
-/// A write as it arrived: the command, and what its answer and its record need to know.
+/// A write request: the command, and what its response and its idempotency record need.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub tenant: Tenant,
     pub keyed: Option<Keyed>,
     pub method: &'static str,
-    /// As sent, without query.
+    /// As sent, without the query.
     pub path: String,
     pub request_id: String,
     pub deadline: Instant,
     pub command: Command,
 }
 
-/// The idempotency key of a request, and the fingerprint that tells the request from others.
+/// The idempotency key of a request, and its fingerprint.
 #[derive(Clone, Debug)]
 pub struct Keyed {
     pub id: CallerKey,

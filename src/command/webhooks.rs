@@ -1,4 +1,5 @@
-//! Makes, changes, deletes and tests webhooks. The secret is drawn here and shown once, in the answer that makes it.
+//! Creates, changes, deletes and tests webhooks. The secret is generated here, and shown once in the response that
+//! creates the webhook.
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -13,7 +14,8 @@ use crate::store::{deliveries, webhooks};
 use super::context::{Stop, TransactionContext, WebhookTest};
 use super::reply::Reply;
 
-/// Open deliveries that go with their webhook at once; the dispatcher drops the others when they are due.
+/// Maximum number of pending deliveries that are deleted with their webhook. The dispatcher deletes the others when
+/// they are due.
 const DROPPED_MAX: i64 = 1000;
 
 #[derive(JsonSchema, Serialize)]
@@ -49,7 +51,7 @@ pub async fn create(
     Ok(Reply::json(201, &created))
 }
 
-/// All or nothing; a success enables a disabled webhook.
+/// Applies all changes or none. A success enables a disabled webhook.
 pub async fn change(
     context: &mut TransactionContext<'_>,
     tenant: &Tenant,
@@ -86,13 +88,13 @@ pub async fn delete(context: &mut TransactionContext<'_>, tenant: &Tenant, id: &
     Ok(Reply::no_content())
 }
 
-/// What the request that asked for a test has to attempt once this is committed.
+/// What the handler of a test needs for its attempt after the commit.
 #[derive(Serialize)]
 struct Recorded<'a> {
     delivery: &'a str,
 }
 
-/// Records a test: its event, and its delivery to this webhook only.
+/// Records a test: its event, and a delivery to this webhook only.
 pub async fn test(context: &mut TransactionContext<'_>, tenant: &Tenant, id: &str) -> Result<Reply, Stop> {
     let Some(webhook) = webhooks::find(context.connection, tenant, id).await? else {
         return Err(Refusal::WebhookNotFound(id.to_owned()).into());

@@ -1,4 +1,4 @@
-//! One attempt to commit, of a batch or of a single command: what both kinds share.
+//! One attempt to commit: what batches and single commands have in common.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -17,18 +17,18 @@ use crate::store::usage::{Counter, CounterId};
 
 use super::job::Job;
 
-/// How far an attempt got: what a failure means depends on it.
+/// How far an attempt got. The meaning of a failure depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Nothing can have been committed.
+    /// Nothing can have committed.
     Read,
-    /// The same, and if the attempt waits it is for keys: it has locked its counters.
+    /// Nothing can have committed. A pessimistic attempt holds its counters, so a lock wait is for idempotency keys.
     Write,
     /// The statement that commits was sent.
     Commit,
 }
 
-/// The state of an attempt, for the lane that watches it.
+/// The state of an attempt, shared with the lane that supervises it.
 #[derive(Debug)]
 pub struct AttemptState {
     phase: AtomicU8,
@@ -42,12 +42,12 @@ impl Default for AttemptState {
     }
 }
 
-/// What the attempt commits.
+/// What the attempt is about to commit.
 #[derive(Clone, Debug)]
 pub struct Executed {
     pub attempt_id: i64,
     pub expires_at: Timestamp,
-    /// Of each job, whether the attempt executed it.
+    /// For each job, whether the attempt executed it.
     pub jobs: Vec<bool>,
 }
 
@@ -60,7 +60,7 @@ impl AttemptState {
         self.phase.store(phase as u8, Ordering::Release);
     }
 
-    /// The moment before COMMIT: from here on no request can be withdrawn.
+    /// Called just before COMMIT: from here on no request can be withdrawn.
     pub fn claim(&self, jobs: &[Job], executed: Executed) -> Result<(), AttemptError> {
         let now = Instant::now();
         if !jobs.iter().all(|job| job.request.deadline > now && job.begin_commit()) {
@@ -76,15 +76,15 @@ impl AttemptState {
     }
 }
 
-/// Why an attempt changed nothing, or in [`Phase::Commit`] perhaps something.
+/// Why an attempt failed. It changed nothing, except perhaps in [`Phase::Commit`].
 #[derive(Debug, thiserror::Error)]
 pub enum AttemptError {
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A handler gave up while the batch ran. Without that request it can run again.
+    /// A request was withdrawn while the batch ran. The batch can run again without it.
     #[error("a request was withdrawn")]
     Cancelled,
-    /// A key was presumed to be new, and nothing that is written would tell if it is not. The batch runs again, and looks.
+    /// A key was assumed to be new, and the write cannot check that. The batch runs again and reads the key.
     #[error("a key was not looked up")]
     UnverifiedKey,
     /// The jobs at these indexes settle more pairs than a batch may have.
@@ -92,23 +92,24 @@ pub enum AttemptError {
     TooManyPairs(Vec<usize>),
 }
 
-/// How an attempt meets others that want the same rows.
+/// How an attempt competes with other transactions for rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Locking {
-    /// Reads without locking, and begins again if what it read has changed.
+    /// Reads without locks. Fails if the data has changed when it writes.
     Optimistic,
     /// Locks the counters before it reads them.
     Pessimistic,
-    /// The same for one request that is known to be blocked: it waits only briefly, so that others get their turn.
+    /// Like `Pessimistic`, for one request that is known to be blocked. The wait is short, so that other requests get
+    /// their turn.
     PessimisticShortWait,
-    /// For a reset: no other commit is under way.
+    /// For a reset: no other commit runs at the same time.
     Exclusive,
 }
 
-/// How long an attempt waits for a lock: longer than a commit takes, so that replicas take turns.
+/// Maximum wait for a lock. Longer than a commit takes, so that replicas take turns.
 pub const LOCK_TIMEOUT: &str = "500ms";
 
-/// The same for a reset. All commits queue behind it, so it gives up before they do, and tries again.
+/// Maximum wait of a reset. All commits queue behind it, so it gives up before they do, and tries again.
 const EXCLUSIVE_LOCK_TIMEOUT: &str = "200ms";
 
 impl Locking {
@@ -121,26 +122,26 @@ impl Locking {
     }
 }
 
-/// What an attempt is told.
+/// The parameters of an attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     pub now: Timestamp,
     pub limits: Limits,
     pub ttl_ms: i64,
     pub require_registered_services: bool,
-    /// Which rows of the totals this lane writes.
+    /// The shard of the totals that this lane writes.
     pub shard: i16,
     pub locking: Locking,
-    /// Most pairs of the agents that the batch settles.
+    /// Maximum number of pairs of the agents that the batch settles.
     pub pairs_max: usize,
 }
 
-/// What an attempt did.
+/// The result of a successful attempt.
 #[derive(Debug, Default)]
 pub struct Done {
-    /// One answer for each job, committed. None for a duplicate whose leader left no record: it has to execute later.
+    /// One committed answer for each job. `None` for a duplicate whose leader stored no response: it must be executed.
     pub answers: Vec<Option<Answer>>,
-    /// How many of the jobs were executed, and not answered from what is stored.
+    /// Number of jobs that were executed rather than answered from stored responses.
     pub executed: usize,
     pub has_outbox: bool,
     /// The service of each settlement without a price.
@@ -149,7 +150,8 @@ pub struct Done {
     pub written: Vec<(CounterId, Counter)>,
 }
 
-/// Drawn by each attempt: two writes never share a version, and a record tells which attempt stored it.
+/// Each attempt draws an id. It is the version of the counters that the attempt writes, so no two writes share a
+/// version, and it identifies the records that the attempt stored.
 pub fn draw_attempt_id(rng: &mut StdRng) -> i64 {
     rng.random_range(1..i64::MAX)
 }

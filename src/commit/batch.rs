@@ -1,6 +1,6 @@
 //! One attempt to commit a batch, in five steps: plan, complete, deduplicate, decide, write. It answers no request; the
-//! lane does, after it returned. An optimistic attempt that changes nothing rare is one statement or two, and the last one
-//! commits by itself.
+//! lane does that when the attempt has succeeded. An optimistic attempt without rare changes is one or two statements,
+//! and the last one commits implicitly.
 
 use std::collections::HashSet;
 use std::time::Instant;
@@ -33,13 +33,13 @@ pub struct BatchAttempt<'a> {
     pub rng: &'a mut StdRng,
     pub state: &'a AttemptState,
     pub cache: &'a mut ReadCache,
-    /// Callers that get no new idempotency record.
+    /// Callers that may not create idempotency records.
     pub full: &'a HashSet<String>,
-    /// From where requests join a batch that has waited for its counters, up to so many rows.
+    /// The queue from which requests join a batch that waited for its counters, and the maximum number of rows.
     pub arrivals: Option<(&'a Arrivals, usize)>,
 }
 
-/// What a batch comes to, before it is written.
+/// The result of step 4.
 struct Decided<'a> {
     answers: Vec<Option<Answer>>,
     counters: BatchCounters<'a>,
@@ -49,7 +49,7 @@ struct Decided<'a> {
 }
 
 impl BatchAttempt<'_> {
-    /// Leaves `transaction` open after an error, and where nothing had to be written.
+    /// Leaves `transaction` open after an error, and if nothing had to be written.
     pub async fn run(
         mut self,
         transaction: &mut CommitTransaction<'_>,
@@ -57,13 +57,13 @@ impl BatchAttempt<'_> {
     ) -> Result<Done, AttemptError> {
         let began = Instant::now();
         let locking = self.settings.locking;
-        // A pessimistic attempt locks what it reads.
+        // A pessimistic attempt locks the rows that it reads.
         let is_pessimistic = locking != Locking::Optimistic;
         if is_pessimistic {
             transaction.begin(locking.lock_timeout(), None).await?;
         }
 
-        // 1. Plan: what the batch has to know.
+        // 1. Plan: list what the batch must know.
         let agents = self.agents_to_settle(transaction.connection(), jobs, is_pessimistic).await?;
         let pairs = plan::pairs(jobs, &agents);
         let locked = if is_pessimistic { Some(usage::lock(transaction.connection(), &pairs).await?) } else { None };
@@ -74,16 +74,16 @@ impl BatchAttempt<'_> {
         let (jobs, now) = (jobs.as_slice(), self.settings.now);
         let plan = Plan::of(jobs, &pairs, self.full);
 
-        // 2. Complete: what is remembered, and at most one SELECT for each kind of the rest.
+        // 2. Complete: use what is cached, and read the rest with at most one SELECT of each kind.
         let mut known = self.cache.complete(transaction.connection(), &plan, &pairs, locked, &agents).await?;
 
-        // 3. Deduplicate: what is new, a repeat, a conflict, or a duplicate within the batch.
+        // 3. Deduplicate: classify each request as new, replay, conflict, or duplicate within the batch.
         let dedup = dedup::dedup(jobs, std::mem::take(&mut known.responses), now, self.full);
         if !dedup.iter().any(Dedup::executes) {
             return Ok(Done { answers: answers_in_order(jobs, dedup, Vec::new()), ..Done::default() });
         }
 
-        // 4. Decide: in memory.
+        // 4. Decide: compute all changes in memory.
         let terms: Vec<(&Tenant, i64)> =
             plan.tenants.iter().zip(&known.tenants).map(|(tenant, terms)| (*tenant, terms.revision)).collect();
         let has_webhooks = plan.tenants.iter().zip(&known.tenants).filter(|(_, terms)| terms.has_webhooks);
@@ -96,7 +96,7 @@ impl BatchAttempt<'_> {
             return Err(AttemptError::UnverifiedKey);
         }
 
-        // 5. Write: one transaction, and until it commits every request can still be withdrawn.
+        // 5. Write: one transaction. Requests can be withdrawn until it commits.
         let attempt_id = draw_attempt_id(self.rng);
         let mut events = StoredEvents::of(&decided.effects.events);
         if events.is_of_any(&listening) {
@@ -128,17 +128,17 @@ impl BatchAttempt<'_> {
         })
     }
 
-    /// Others wait for the counters that are locked now. What arrived for them while this batch waited joins it, so that
-    /// each turn at a hot pair commits all that can be committed.
+    /// Other transactions want the same counters. Requests for them that arrived while this batch waited for its locks
+    /// join it, so that one turn at a hot pair commits everything that waits.
     fn let_join(&self, jobs: &mut Vec<Job>, pairs: &[CounterId]) {
         let Some((arrivals, rows_max)) = self.arrivals else { return };
-        // The attempt ends at the earliest deadline.
+        // The attempt ends at the earliest deadline of its requests.
         let earliest = jobs.iter().map(|job| job.request.deadline).min();
         let may_join = |job: &Job| Some(job.request.deadline) >= earliest && plan::is_within(pairs, job);
         arrivals.take_while(jobs, rows_max, may_join);
     }
 
-    /// Looks up the pairs of the agents that the batch settles: as many as a batch may have rows, whatever is stored.
+    /// Reads the pairs of the agents that the batch settles. Bounded, however many pairs are stored.
     async fn agents_to_settle(
         &self,
         connection: &mut PgConnection,
@@ -155,7 +155,7 @@ impl BatchAttempt<'_> {
             return Ok(agents);
         }
         if locks {
-            // No pair is added to an agent that is locked.
+            // A locked agent gets no new pairs.
             store_agents::lock(connection, &wanted).await?;
         }
         if self.settings.pairs_max >= usage::SETTLED_MAX {
@@ -181,7 +181,7 @@ impl BatchAttempt<'_> {
         if too_many.is_empty() { Ok(agents) } else { Err(AttemptError::TooManyPairs(too_many)) }
     }
 
-    /// Applies the commands that execute: usage first, then settlements and resets, each as they came.
+    /// Applies the commands to execute: first usage, then settlements and resets, each in order of arrival.
     fn decide<'a>(
         &mut self,
         jobs: &[Job],
@@ -282,13 +282,13 @@ fn expired_keys<'a>(jobs: &'a [Job], dedup: &[Dedup]) -> Vec<&'a CallerKey> {
     keys
 }
 
-/// All answers in the order of the jobs; each duplicate shares its leader's.
+/// All answers in the order of the jobs. A duplicate shares the answer of its leader.
 fn answers_in_order(jobs: &[Job], dedup: Vec<Dedup>, mut answers: Vec<Option<Answer>>) -> Vec<Option<Answer>> {
     answers.resize(jobs.len(), None);
     for (index, dedup) in dedup.into_iter().enumerate() {
         match dedup {
             Dedup::Answered(answer) => answers[index] = Some(answer),
-            // A leader stands before its duplicates, so its own answer is already there.
+            // A leader precedes its duplicates, so it already has its answer.
             Dedup::DuplicateOf(leader) => {
                 let shared = answers[leader].as_ref();
                 answers[index] =

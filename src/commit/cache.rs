@@ -1,7 +1,8 @@
-//! Step 2 of a batch: what a lane remembers of its latest batches, and at most one statement for each kind of the rest. Nothing that is
-//! remembered is trusted: the statement that writes compares it, writes nothing where it is stale, and the next attempt
-//! reads. Three things that it could not compare are therefore always read: a counter at zero, which may decide something
-//! without being written; how many pairs a tenant has above zero; and the absence of a key whose request leaves no record.
+//! Step 2 of a batch: takes what the lane has cached, and reads the rest with at most one statement of each kind.
+//!
+//! The statement that writes compares everything that was cached. If anything is stale, nothing is written, and the
+//! next attempt reads. What that statement cannot compare is therefore always read: a counter at zero, the number of a
+//! tenant's pairs above zero, and the absence of a key whose request leaves no record.
 
 use std::collections::HashSet;
 use std::hash::BuildHasher;
@@ -22,37 +23,37 @@ use crate::store::{Conflict, StoreError};
 
 use super::plan::Plan;
 
-/// Most entries of each kind.
+/// Maximum number of entries of each kind.
 const ENTRIES_MAX: usize = 16_384;
 
-/// At least so many of the latest keys are remembered, and at most twice as many.
+/// At least this many of the latest keys are remembered, and at most twice as many.
 const KEYS_MIN: usize = 32_768;
 
-/// Batches that read what is cached at the start, and after one for which it was stale.
+/// Number of batches that do not use cached data, after the start and after cached data was stale.
 const COOLDOWN_BATCHES: u32 = 64;
 
-/// Hashes with a seed of this process, as the standard library does, in a tenth of the time.
+/// foldhash has a random seed, like the standard library's hasher, and takes a tenth of the time.
 type Cache<K, V> = LruCache<K, V, RandomState>;
 
 pub struct ReadCache {
-    /// As they were last read or written, all of them above zero.
+    /// As last read or written. All of them are above zero.
     counters: Cache<CounterId, Counter>,
-    /// With the revision of the tenant's terms under which they were read. None: the service is not registered.
+    /// With the revision of the tenant's terms at which they were read. `None`: the service is not registered.
     services: Cache<(Tenant, ServiceId), (i64, Option<Terms>)>,
     tenants: Cache<Tenant, TenantTerms>,
     keys: LatestKeys,
-    /// Batches that still read.
+    /// Number of batches that still have to read.
     cooldown: ByKind<u32>,
-    /// Whether the attempt under way uses what is cached.
+    /// Whether the current attempt uses cached data.
     used: ByKind<bool>,
 }
 
-/// What is cached, by what a write compares. If one kind was stale, the others need not be.
+/// One value for each kind of cached data. A write reports which kind was stale; the others may still be valid.
 #[derive(Clone, Copy)]
 struct ByKind<T> {
     counters: T,
     terms: T,
-    /// That a key has no record.
+    /// The absence of a record.
     keys: T,
 }
 
@@ -69,7 +70,7 @@ impl Default for ReadCache {
     }
 }
 
-/// Hashes of the latest keys, in two generations: when the young one is full, the old one is dropped.
+/// Hashes of the latest keys in two generations. When the young one is full, it replaces the old one.
 #[derive(Default)]
 struct LatestKeys {
     young: HashSet<u64, RandomState>,
@@ -78,7 +79,7 @@ struct LatestKeys {
 }
 
 impl LatestKeys {
-    /// Two keys with one hash only cost a lookup.
+    /// A hash collision only causes a needless read.
     fn contains(&self, key: &CallerKey) -> bool {
         let hash = self.hasher.hash_one(key);
         self.young.contains(&hash) || self.old.contains(&hash)
@@ -93,12 +94,12 @@ impl LatestKeys {
 }
 
 impl ReadCache {
-    /// Whether the latest attempt presumed keys to be new.
+    /// Whether the latest attempt assumed keys to be new without reading them.
     pub fn presumed_keys(&self) -> bool {
         self.used.keys
     }
 
-    /// Whether the latest attempt may have failed because cached data was stale. The next ones then read it.
+    /// Whether the latest attempt may have failed because cached data was stale. If so, the next batches read it.
     pub fn was_stale(&mut self, conflict: Conflict) -> bool {
         let (used, cooldown) = match conflict {
             Conflict::Version => (self.used.counters, &mut self.cooldown.counters),
@@ -111,12 +112,12 @@ impl ReadCache {
         used
     }
 
-    /// The batch has to be decided again, with its keys looked up.
+    /// The batch runs again, and must read its keys.
     pub fn read_keys_next_time(&mut self) {
         self.cooldown.keys = self.cooldown.keys.max(1);
     }
 
-    /// Knows everything that the plan asks for. `locked` are the counters, where the attempt has locked them.
+    /// Returns everything that the plan needs. `locked` are the counters, if the attempt has locked them.
     pub async fn complete(
         &mut self,
         connection: &mut PgConnection,
@@ -161,7 +162,7 @@ impl ReadCache {
                 known = known.filter(|known| entry.is_some_and(|(revision, _)| revision == known.revision));
                 terms.push(entry.map(|(_, terms)| terms));
             }
-            // What was read under several revisions is never combined.
+            // Data read at different revisions is never combined.
             if known.is_none() {
                 terms[begin..].fill(None);
             }
@@ -171,7 +172,7 @@ impl ReadCache {
         Cached { keys: keys.map(may_be_stored).collect(), counters, tenants, services: terms }
     }
 
-    /// Notes what was read, after comparing it with what would have been used.
+    /// Caches what was read, and compares it with what was cached before.
     fn note_read(&mut self, wanted: &Wanted<'_>, read: &Known, is_locked: bool) {
         let mut stored = wanted.keys.iter().zip(&read.responses).filter(|(_, stored)| stored.is_some());
         count_down(&mut self.cooldown.keys, || stored.any(|(key, _)| !self.keys.contains(key)));
@@ -201,7 +202,7 @@ impl ReadCache {
         }
     }
 
-    /// What is stored of a counter, for certain.
+    /// Caches a counter as it is certainly stored.
     pub fn note_counter(&mut self, id: &CounterId, counter: Counter) {
         if counter.outstanding > 0 {
             self.counters.insert(id.clone(), counter);
@@ -211,14 +212,14 @@ impl ReadCache {
     }
 }
 
-/// One more batch has read what was not to be presumed. The count begins again if presuming it would have failed.
+/// Counts one more batch that has read. Starts over if using the cache would have failed.
 fn count_down(cooldown: &mut u32, would_have_failed: impl FnOnce() -> bool) {
     if *cooldown > 0 {
         *cooldown = if would_have_failed() { COOLDOWN_BATCHES } else { *cooldown - 1 };
     }
 }
 
-/// What is known without reading. None: it has to be read.
+/// What is known without reading. `None`: it must be read.
 struct Cached {
     /// Whether the key may have a record.
     keys: Vec<bool>,
@@ -228,7 +229,7 @@ struct Cached {
 }
 
 impl Cached {
-    /// The pairs of an agent count as they were when all of them were read: one that is new since then came after them.
+    /// Uses the pairs of an agent as they were read together. A pair created since then is later than the settlement.
     fn set_agents(&mut self, pairs: &[CounterId], agents: &AgentsToSettle) {
         for ((tenant, agent), of_agent) in &agents.0 {
             for (service_id, counter) in &of_agent.pairs {
@@ -240,7 +241,7 @@ impl Cached {
         }
     }
 
-    /// What still has to be read.
+    /// What must be read.
     fn missing<'a>(&self, plan: &Plan<'a>, pairs: &'a [CounterId]) -> Wanted<'a> {
         fn missing<T: Copy, M>(items: impl Iterator<Item = T>, found: &[Option<M>]) -> Vec<T> {
             items.zip(found).filter(|(_, found)| found.is_none()).map(|(item, _)| item).collect()
@@ -259,7 +260,7 @@ impl Cached {
         }
     }
 
-    /// All that a batch has to know, in the order of its plan, with what was read of `missing`.
+    /// Everything that the batch must know, in the order of its plan: cached data, and what was read of `missing`.
     fn with(self, missing: &Wanted<'_>, read: Known) -> Known {
         debug_assert_eq!(missing.keys.len(), read.responses.len());
         let mut responses = read.responses.into_iter();
@@ -267,7 +268,7 @@ impl Cached {
         let (counters, agents) = self
             .counters
             .into_iter()
-            // A pair's agent has at least that pair.
+            // An agent with a pair exists.
             .map(|cached| cached.map_or_else(|| counters.next().unwrap_or_default(), |counter| (Some(counter), true)))
             .unzip();
         let mut tenants = read.tenants.into_iter();

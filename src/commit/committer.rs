@@ -1,5 +1,5 @@
-//! The way in: a request is put into the lane of what it locks, and waits there until it is committed or its deadline
-//! passes. Lanes run side by side; within one lane, requests that arrive during a commit form the next batch.
+//! The entrance to the commit pipeline. A request waits in a lane until it is committed or its deadline passes. Lanes
+//! run concurrently. Within a lane, the requests that arrive during one commit form the next batch.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -29,11 +29,11 @@ use super::queue::{Entrance, Queue};
 use super::shared::Shared;
 use super::unpriced::UnpricedServices;
 
-/// How long past its deadline a request waits for the end of a commit that is under way: the lane cancels it then, and a
-/// moment later what came of it is nearly always known.
+/// How long past its deadline a request waits for a commit that has begun. The lane cancels the statement at the
+/// deadline, and nearly always knows the outcome a moment later.
 const END_LIMIT: Duration = Duration::from_secs(2);
 
-/// The entrance to all lanes. When its last clone is dropped, the lanes finish what was sent, and end.
+/// The entrance to all lanes. When its last clone is dropped, the lanes empty their queues and end.
 #[derive(Clone, Debug)]
 pub struct Committer {
     lanes: Arc<[Entrance]>,
@@ -43,7 +43,7 @@ pub struct Committer {
 }
 
 impl Committer {
-    /// Starts the lanes. The tasks end after the last clone of the committer was dropped, and not before.
+    /// Starts the lanes. Their tasks end only after the last clone of the committer was dropped.
     pub fn start(
         settings: &CommitterSettings,
         connect_options: PgConnectOptions,
@@ -66,11 +66,11 @@ impl Committer {
             health,
             full,
         });
-        // The last one is the waiting room: for requests that the row lock of another transaction keeps from committing, and
-        // for settlements of many pairs. There they hold up no lane.
+        // The last lane takes requests that another transaction's row lock blocks, and settlements of many pairs, so
+        // that they do not delay the other lanes.
         let queue = Queue::new(settings.lanes + 1, settings.queue_max);
         let mut tasks = JoinSet::new();
-        // Replicas begin at different shards, so that they seldom meet in one.
+        // Replicas begin at random shards, so that they seldom use the same one.
         let first_shard = rand::random_range(0..SHARDS);
         let mut start = |number: usize, waiting_room| {
             let (entrance, arrivals) = queue.lane(number);
@@ -96,8 +96,8 @@ impl Committer {
         (committer, tasks)
     }
 
-    /// Executes a request exactly once, or finds what came of it earlier. Returns at the request's deadline; if its commit
-    /// is under way then, as soon as that has ended or was cancelled, `END_LIMIT` later at the latest.
+    /// Executes a request exactly once, or returns what an earlier execution stored. Returns at the request's deadline
+    /// or, if the commit has begun, when the outcome is known, at most `END_LIMIT` later.
     pub async fn submit(&self, request: Request) -> Answer {
         let deadline = Instant::from_std(request.deadline);
         let lane = self.lane_of(&request);
@@ -108,7 +108,7 @@ impl Committer {
         if met_twin {
             progress.meet_twin();
         }
-        // A lane that died lets go of the job at once.
+        // A lane that has ended drops the job, and the receiver notices at once.
         self.lanes[lane].put(job);
         let mut ended = tokio::time::timeout_at(deadline, &mut answered).await;
         if ended.is_err() && !progress.withdraw() {
@@ -116,7 +116,7 @@ impl Committer {
         }
         let answer = match ended {
             Ok(Ok(answer)) => answer,
-            // The time is over, or the lane let go of the job.
+            // The deadline passed, or the lane dropped the job.
             Ok(Err(_)) | Err(_) => Answer::Refused(progress.refusal()),
         };
         count(&answer, progress.has_met_twin());
@@ -127,18 +127,18 @@ impl Committer {
         self.queue.jobs_max()
     }
 
-    /// Notified after each commit that put deliveries into the outbox.
+    /// Notified after each commit that wrote to the outbox.
     pub fn new_deliveries(&self) -> Arc<Notify> {
         self.deliveries.clone()
     }
 
-    /// Commands that wait for a lane.
+    /// Number of commands that wait for a lane.
     pub fn queue_depth(&self) -> usize {
         self.queue.depth()
     }
 
-    /// The lane of what the request locks: twins meet in one, as do all requests for a hot pair, while a large tenant
-    /// still uses them all.
+    /// The lane of a request, by tenant and agent: requests with one key, or for one pair, are in one lane, and a large
+    /// tenant uses all lanes.
     fn lane_of(&self, request: &Request) -> usize {
         let agent = match &request.command {
             Command::Batched(command) => match command {
@@ -156,7 +156,7 @@ impl Committer {
     }
 }
 
-/// Notes what came of a request.
+/// Counts the result of a request.
 fn count(answer: &Answer, met_twin: bool) {
     let outcome = match answer {
         Answer::Fresh(_) => Some("executed"),

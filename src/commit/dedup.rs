@@ -1,4 +1,4 @@
-//! Step 3 of a batch: is each request new, a repeat, a conflict, or a duplicate of one in the same batch?
+//! Step 3 of a batch: classifies each request as new, replay, conflict, or duplicate of another one in the batch.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,7 +12,7 @@ use crate::store::idempotency::{CallerKey, StoredResponse};
 
 use super::job::Job;
 
-/// Longest path in bytes that a record keeps.
+/// Maximum length in bytes of the path in a record.
 const STORED_PATH_MAX: usize = 1024;
 
 /// What to do with a request.
@@ -20,11 +20,11 @@ const STORED_PATH_MAX: usize = 1024;
 pub enum Dedup {
     /// Its key is new, or it has none.
     Execute,
-    /// The record of its key has expired: execute it, and replace the record.
+    /// The record of its key has expired. Execute it, and replace the record.
     Replace,
-    /// Its key has a record: this is the answer, and nothing changes.
+    /// This is the response. Nothing changes.
     Answered(Answer),
-    /// Its key is that of an earlier request of this batch, whose outcome it shares.
+    /// An earlier request of this batch has the same key. Share its response.
     DuplicateOf(usize),
 }
 
@@ -34,8 +34,8 @@ impl Dedup {
     }
 }
 
-/// One for each job; `stored` has one entry for each keyed job, in order. Callers that are `full` get no new record, so none
-/// of their requests with a new key is executed.
+/// Returns one decision for each job. `stored` has one entry for each job with a key, in order. Callers in `full` may
+/// not create records, so their requests with new keys are refused.
 pub fn dedup(jobs: &[Job], stored: Vec<Option<StoredResponse>>, now: Timestamp, full: &HashSet<String>) -> Vec<Dedup> {
     let mut leaders: HashMap<&CallerKey, usize, RandomState> = HashMap::default();
     let mut stored = stored.into_iter();
@@ -48,9 +48,10 @@ pub fn dedup(jobs: &[Job], stored: Vec<Option<StoredResponse>>, now: Timestamp, 
         let record = stored.next().flatten();
         let is_own = record.as_ref().is_some_and(|record| job.is_own_attempt(record.attempt_id));
         decisions.push(match record {
-            // What this request stored by a COMMIT in doubt is its answer, however long it took to find out.
+            // The request's own earlier COMMIT stored this record, so it is the response even if it has expired
+            // meanwhile.
             Some(record) if record.expires_at > now || is_own => Dedup::Answered(answer_from(keyed, record, is_own)),
-            // It may have been executed, and its record have expired and be gone.
+            // The request may have been executed, and its record may have been deleted after it expired.
             _ if job.in_doubt.as_ref().is_some_and(|doubt| doubt.expires_at <= now) => {
                 Dedup::Answered(Answer::Refused(Refusal::OutcomeUnknown))
             }
@@ -67,7 +68,7 @@ pub fn dedup(jobs: &[Job], stored: Vec<Option<StoredResponse>>, now: Timestamp, 
     decisions
 }
 
-/// `is_own`: the request itself was executed by the commit that stored this, so it is answered for the first time.
+/// `is_own`: the commit in doubt executed this very request, so the response is not a replay.
 fn answer_from(keyed: &Keyed, record: StoredResponse, is_own: bool) -> Answer {
     if record.fingerprint != keyed.fingerprint {
         return Answer::Refused(Refusal::KeyConflict);
@@ -76,8 +77,8 @@ fn answer_from(keyed: &Keyed, record: StoredResponse, is_own: bool) -> Answer {
     if is_own { Answer::Fresh(reply) } else { Answer::Replayed(reply) }
 }
 
-/// What a duplicate gets, now that its leader's answer is known. None: the leader left no record, so the duplicate has to
-/// execute.
+/// The answer for a duplicate, derived from that of its leader. `None` if the leader stored no response: the duplicate
+/// must be executed.
 pub fn share(duplicate: &Request, leader: &Request, outcome: &Answer) -> Option<Answer> {
     let Answer::Fresh(reply) = outcome else { return None };
     let fingerprint = |request: &Request| request.keyed.as_ref().map(|keyed| keyed.fingerprint);
@@ -88,7 +89,7 @@ pub fn share(duplicate: &Request, leader: &Request, outcome: &Answer) -> Option<
     })
 }
 
-/// What is answered to a request that was executed. [`Answer::Fresh`] is what gets a record if the request has a key.
+/// The answer for an executed request. [`Answer::Fresh`] is stored if the request has a key.
 pub fn answer(request: &Request, outcome: Result<Reply, Refusal>) -> Answer {
     match outcome {
         Ok(reply) => Answer::Fresh(reply),
@@ -99,12 +100,12 @@ pub fn answer(request: &Request, outcome: Result<Reply, Refusal>) -> Answer {
     }
 }
 
-/// Whether the key of a request that was executed gets no record, so that the write would not notice an earlier one.
+/// Whether an executed request stores no record under its key, so that the write would not notice an existing one.
 pub fn leaves_no_record(request: &Request, answer: Option<&Answer>) -> bool {
     request.keyed.is_some() && matches!(answer, Some(Answer::Refused(_)))
 }
 
-/// The records of the keyed requests, sorted by key: commits that store the same keys wait for each other in one order.
+/// The records to store, sorted by key: concurrent commits that store the same keys then wait in the same order.
 pub fn records<'a>(answered: impl Iterator<Item = (&'a Request, &'a Answer)>) -> Vec<NewIdempotencyKey<'a>> {
     let mut records: Vec<NewIdempotencyKey<'_>> = answered
         .filter_map(|(request, answer)| {
@@ -125,7 +126,7 @@ pub fn records<'a>(answered: impl Iterator<Item = (&'a Request, &'a Answer)>) ->
     records
 }
 
-/// As much of a path as is kept. A valid one is shorter.
+/// The part of a path that is stored. Valid paths are shorter than the limit.
 fn stored_path(path: &str) -> &str {
     &path[..path.floor_char_boundary(STORED_PATH_MAX)]
 }
@@ -143,7 +144,8 @@ mod tests {
 
     const ATTEMPT: i64 = 7;
 
-    /// Requests with one key and these fingerprints. The commit of `attempt`, if any, was to store one under it.
+    /// Requests with one key and these fingerprints. `attempt_id` is that of an earlier commit in doubt that executed
+    /// the request.
     fn jobs(attempts: &[(u8, Option<i64>)], expires_at: Timestamp) -> Vec<Job> {
         let job = |(fingerprint, attempt_id): &(u8, Option<i64>)| {
             let id = CallerKey { caller: "ip:192.0.2.1".into(), key: "k".into() };
@@ -175,7 +177,7 @@ mod tests {
         let fresh = Dedup::Answered(Answer::Fresh(reply.clone()));
         let replayed = Dedup::Answered(Answer::Replayed(reply));
         let conflict = Dedup::Answered(Answer::Refused(Refusal::KeyConflict));
-        // The second was executed by the attempt in doubt; the third was its duplicate, and is not marked.
+        // The second was executed by the attempt in doubt. The third was its duplicate, and is not marked.
         let jobs = jobs(&[(2, None), (1, Some(ATTEMPT)), (1, None), (1, Some(8))], expiry);
         let own = dedup(&jobs, vec![stored(ATTEMPT, expiry); 4], now, &none);
         assert_eq!(own, [conflict.clone(), fresh, replayed.clone(), replayed.clone()]);

@@ -1,4 +1,4 @@
-//! What the decisions of a commit come to, as rows: runs of events, the outbox, and sums.
+//! Turns the decisions of a commit into rows: runs of events, outbox rows, and sums.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,7 @@ struct Run<'a> {
 }
 
 impl<'a> StoredEvents<'a> {
-    /// Each tenant's events keep their order.
+    /// The events of each tenant keep their order.
     pub fn of(events: &'a [(Tenant, Event)]) -> Self {
         let mut of_tenants: BTreeMap<&Tenant, Vec<Run<'a>>> = BTreeMap::new();
         for (tenant, event) in events {
@@ -43,7 +43,7 @@ impl<'a> StoredEvents<'a> {
         Self { runs: of_tenants.into_values().flatten().collect() }
     }
 
-    /// Draws the positions now, for those who have to know them before the events are written.
+    /// Draws the positions now, because outbox rows and webhook tests need them before the events are written.
     pub async fn draw_positions(&mut self, connection: &mut PgConnection) -> Result<(), StoreError> {
         let positions = events::draw_positions(connection, self.runs.len()).await?;
         for (run, position) in self.runs.iter_mut().zip(positions) {
@@ -90,10 +90,10 @@ impl<'a> StoredEvents<'a> {
     }
 }
 
-/// Sums by tenant and service; those of a tenant itself have no service.
+/// Sums by tenant and service. Those of the tenant itself have an empty service.
 pub type Sums<'a> = BTreeMap<(&'a str, &'a str), PairSums>;
 
-/// What the commit adds to `totals`: what most commits change, and what few do.
+/// What the commit adds to `totals`: the columns that most commits change, and those that few change.
 pub fn totals<'a>(effects: &'a Effects, sums: &Sums<'a>) -> (Vec<TotalsChange<'a>>, Vec<RareTotals<'a>>) {
     let mut common: BTreeMap<(&str, &str), TotalsChange<'a>> = BTreeMap::new();
     let mut rare: BTreeMap<(&str, &str), RareTotals<'a>> = BTreeMap::new();
@@ -125,7 +125,7 @@ pub fn totals<'a>(effects: &'a Effects, sums: &Sums<'a>) -> (Vec<TotalsChange<'a
     (common.into_values().collect(), rare.into_values().collect())
 }
 
-/// What the records add to the totals of their callers, by caller.
+/// What the records add to the totals of their callers.
 pub fn callers<'a>(records: &[NewIdempotencyKey<'a>]) -> Vec<CallerChange<'a>> {
     let mut changes: BTreeMap<&str, CallerChange<'a>> = BTreeMap::new();
     for record in records {

@@ -1,4 +1,4 @@
-//! Requests that a lane runs together, and the span that names them in the log.
+//! Requests that a lane commits together, and their log span.
 
 use std::collections::VecDeque;
 
@@ -7,7 +7,7 @@ use tracing::{Span, error_span};
 use super::attempt::Locking;
 use super::job::Job;
 
-/// Requests that run together.
+/// Requests that are committed together.
 pub struct Group {
     pub jobs: Vec<Job>,
     pub locking: Locking,
@@ -20,7 +20,7 @@ impl Group {
         Self { jobs, locking, reruns: 0, reconnects: 0 }
     }
 
-    /// In order: the commands of a batch that stand together, and each other command by itself.
+    /// Splits jobs in order: consecutive batched commands form one group, and every other command is a group by itself.
     pub fn split(jobs: Vec<Job>, locking: Locking) -> VecDeque<Self> {
         let mut groups: VecDeque<Self> = VecDeque::new();
         for job in jobs {
@@ -39,7 +39,7 @@ impl Group {
         self.jobs.iter().all(|job| job.batched().is_some())
     }
 
-    /// The members, each by itself.
+    /// One group for each member.
     pub fn apart(self) -> impl Iterator<Item = Self> {
         self.jobs.into_iter().map(|job| {
             let locking = if job.is_exclusive() { Locking::Exclusive } else { Locking::PessimisticShortWait };
@@ -48,10 +48,10 @@ impl Group {
     }
 }
 
-/// Requests that the span of a batch names. A line of the log has bounded length.
+/// Maximum number of requests that a span lists, so that log lines have a bounded length.
 const NAMED_MAX: usize = 32;
 
-/// Which attempt at which batch of a lane, since the start of this process.
+/// Number of a batch in its lane, counted from the start of the process, and of the attempt to commit it.
 #[derive(Clone, Copy, Debug)]
 pub struct AttemptNumber {
     lane: usize,
@@ -72,8 +72,8 @@ impl AttemptNumber {
         self.attempt += 1;
     }
 
-    /// The span of log lines about `jobs`, with the ids of their requests. It is made only where something is logged, because
-    /// most batches log nothing. At the highest level, so that it is there at every level of the log.
+    /// The span of log lines about `jobs`. Created only when something is logged, because most batches log nothing. Its
+    /// level is the highest, so that no `LOG_LEVEL` hides it.
     pub fn span(self, jobs: &[Job]) -> Span {
         let Self { lane, batch, attempt } = self;
         let ids: Vec<&str> = jobs.iter().map(|job| job.request.request_id.as_str()).take(NAMED_MAX).collect();

@@ -1,4 +1,4 @@
-//! Which idempotency keys have a request under way in this process.
+//! Detects concurrent requests with the same idempotency key in this process.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,13 +7,13 @@ use foldhash::fast::RandomState;
 
 use crate::store::idempotency::CallerKey;
 
-/// Counts the requests under way per key.
+/// Counts the requests in progress for each key.
 #[derive(Clone, Debug, Default)]
 pub struct InFlight {
     requests: Arc<Mutex<HashMap<CallerKey, usize, RandomState>>>,
 }
 
-/// One request under way; it ends when this is dropped.
+/// A request in progress. Dropping it ends the request.
 #[derive(Debug)]
 pub struct Presence {
     in_flight: InFlight,
@@ -21,7 +21,7 @@ pub struct Presence {
 }
 
 impl InFlight {
-    /// Enters a request, and tells whether it met a twin.
+    /// Adds a request. Returns whether another one with the same key is in progress.
     pub fn enter(&self, id: &CallerKey) -> (Presence, bool) {
         let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         let count = requests.entry(id.clone()).or_default();

@@ -1,5 +1,5 @@
-//! A request on its way through a lane, and the one question its two ends must agree on: is it still wanted?
-//! Until the moment before COMMIT its handler can withdraw it, and then knows that nothing was changed.
+//! A request in a lane. Its handler and the lane share one state: until just before COMMIT the handler can withdraw the
+//! request, and then knows that nothing has changed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -17,11 +17,11 @@ const WAITING: u8 = 0;
 const COMMITTING: u8 = 1;
 const WITHDRAWN: u8 = 2;
 
-/// What handler and lane share.
+/// State that the handler and the lane share.
 #[derive(Debug, Default)]
 pub struct Progress {
     state: AtomicU8,
-    /// Another request with the same key is, or was, under way.
+    /// Another request with the same key is or was in progress.
     met_twin: AtomicBool,
 }
 
@@ -36,13 +36,13 @@ impl Progress {
         self.met_twin.load(Ordering::Acquire)
     }
 
-    /// Gives up at the deadline. False if the commit is under way.
+    /// Withdraws the request at its deadline. False if its commit has begun.
     pub fn withdraw(&self) -> bool {
         self.state.compare_exchange(WAITING, WITHDRAWN, Ordering::AcqRel, Ordering::Acquire) != Err(COMMITTING)
     }
 
-    /// What a request is told that gets no answer: as much as is certain. Nobody can commit it afterwards who had not
-    /// begun to.
+    /// The refusal for a request without an answer. It states what is certain. A request that has not begun to commit
+    /// is withdrawn first.
     pub fn refusal(&self) -> Refusal {
         match (self.has_met_twin(), self.withdraw()) {
             (true, _) => Refusal::KeyInFlight,
@@ -60,10 +60,10 @@ impl Drop for Progress {
     }
 }
 
-/// What commits of unknown outcome would have stored for a request.
+/// What commits with an unknown outcome may have stored for a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InDoubt {
-    /// The attempts that executed it; none for a duplicate of a request that was.
+    /// The attempts that executed this request. Empty for a duplicate of another request.
     pub attempt_ids: Vec<i64>,
     /// When the record of the first of them expires.
     pub expires_at: Timestamp,
@@ -74,7 +74,7 @@ pub struct InDoubt {
 pub struct Job {
     pub request: Request,
     pub progress: Arc<Progress>,
-    /// Set after a COMMIT whose outcome is unknown.
+    /// Present after a COMMIT with an unknown outcome.
     pub in_doubt: Option<InDoubt>,
     answer: oneshot::Sender<Answer>,
     _presence: Option<Presence>,
@@ -87,29 +87,29 @@ impl Job {
         (Self { request, progress, in_doubt: None, answer, _presence: presence }, answered)
     }
 
-    /// How much of a batch it takes.
+    /// The share of a batch that it takes.
     pub fn rows(&self) -> usize {
         self.request.command.rows()
     }
 
-    /// From here on the job may count, whatever its handler does. False if it was withdrawn.
+    /// Called before COMMIT: from here on the request cannot be withdrawn. False if it was.
     pub fn begin_commit(&self) -> bool {
         self.progress.state.compare_exchange(WAITING, COMMITTING, Ordering::AcqRel, Ordering::Acquire) != Err(WITHDRAWN)
     }
 
-    /// The COMMIT did not happen, for certain. A job that is unsettled from an earlier one stays so.
+    /// The COMMIT has certainly failed. A request that an earlier COMMIT left in doubt stays in doubt.
     pub fn end_commit(&self) {
         if self.in_doubt.is_none() {
             let _ = self.progress.state.compare_exchange(COMMITTING, WAITING, Ordering::AcqRel, Ordering::Acquire);
         }
     }
 
-    /// Whether this request was executed by that attempt.
+    /// Whether this attempt executed this request.
     pub fn is_own_attempt(&self, attempt_id: i64) -> bool {
         self.in_doubt.as_ref().is_some_and(|doubt| doubt.attempt_ids.contains(&attempt_id))
     }
 
-    /// The outcome of a COMMIT is unknown. `attempt_id`: it executed this request.
+    /// The outcome of a COMMIT is unknown. `attempt_id` is present if that attempt executed this request.
     pub fn mark_in_doubt(&mut self, attempt_id: Option<i64>, expires_at: Timestamp) {
         let doubt = self.in_doubt.get_or_insert(InDoubt { attempt_ids: Vec::new(), expires_at });
         doubt.attempt_ids.extend(attempt_id);
@@ -119,7 +119,7 @@ impl Job {
         self.progress.state.load(Ordering::Acquire) == WITHDRAWN
     }
 
-    /// A handler that is gone no longer listens; the answer is then only in the database.
+    /// If the client has disconnected, nobody receives the answer. It is stored nevertheless.
     pub fn answer(self, answer: Answer) {
         let _ = self.answer.send(answer);
     }
@@ -128,7 +128,7 @@ impl Job {
         self.answer(Answer::Refused(refusal));
     }
 
-    /// Refuses what this attempt did not change. An earlier COMMIT in doubt stays so: then nothing else can be said.
+    /// Refuses a request that this attempt did not change. If an earlier COMMIT is in doubt, only that can be stated.
     pub fn give_up(self, refusal: Refusal) {
         let is_in_doubt = self.in_doubt.is_some();
         self.refuse(if is_in_doubt { Refusal::OutcomeUnknown } else { refusal });

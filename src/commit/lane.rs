@@ -1,5 +1,5 @@
-//! A lane: takes whatever waits, commits it, answers it, and begins again. What goes wrong is sorted here: which
-//! requests run again, which fail, and which outcome nobody can know.
+//! A lane commits whatever waits in its queue, answers it, and begins again. It also decides what a failure means:
+//! which requests run again, which are refused, and which have an unknown outcome.
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -28,44 +28,44 @@ use super::queue::{Arrivals, Entrance};
 use super::shared::{LaneConnection, Shared};
 use super::transaction::TransactionAttempt;
 
-/// Batches that lock their counters at once after one that lost a race for them.
+/// Number of batches that are pessimistic after a version conflict.
 const PESSIMISTIC_BATCHES: u32 = 16;
 
-/// Runs of one batch after deadlocks, taken keys and withdrawals, before its members are tried one by one.
+/// How often a batch runs again after conflicts and deadlocks before its requests run one by one.
 const RERUNS_MAX: u32 = 8;
 
-/// Pause before what could not be done now is tried again.
+/// Pause before requests that cannot be committed now are tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long a connection may take to be made.
+/// Time limit for opening a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 
-/// How much longer than one statement an attempt may take before its connection is given up.
+/// An attempt may take this much longer than one statement before its connection is dropped.
 const ATTEMPT_MARGIN: Duration = Duration::from_secs(1);
 
-/// How long a lane waits for the answer of a statement that it had cancelled, and for the server to take the order.
+/// How long a lane waits for a cancelled statement to end, and for the server to accept the cancellation.
 const INTERRUPT_LIMIT: Duration = Duration::from_secs(1);
 
-/// How long a connection may have been idle and still be used without asking whether it works.
+/// A connection that was idle for longer is pinged before use.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 
 pub struct Lane {
     pub shared: Arc<Shared>,
     pub arrivals: Arrivals,
-    /// Where blocked requests go. None: this is the waiting room itself.
+    /// The lane for blocked requests. `None` in that lane itself.
     pub waiting_room: Option<Entrance>,
     pub shard: i16,
     pub rng: StdRng,
     pub connection: Option<LaneConnection>,
     pub cache: ReadCache,
-    /// Batches that lock their counters at once, because an earlier one lost a race.
+    /// Number of further batches that lock their counters at once, after a version conflict.
     pub pessimistic_batches: u32,
     pub last_used: Instant,
     pub number: AttemptNumber,
 }
 
 impl Lane {
-    /// Runs until all senders are gone and everything that was sent is answered.
+    /// Runs until all senders are gone and all requests are answered.
     pub async fn run(mut self) {
         let mut carried: Vec<Job> = Vec::new();
         loop {
@@ -73,21 +73,21 @@ impl Lane {
             if jobs.is_empty() && !self.arrivals.wait().await {
                 return;
             }
-            // In the lane of blocked requests one at a time, so that each waits for few others.
+            // The lane for blocked requests takes one at a time, so that each waits for few others.
             let rows_max = if self.waiting_room.is_some() { self.shared.batch_max } else { 1 };
             self.arrivals.take(&mut jobs, rows_max);
             carried = self.commit(jobs).await;
         }
     }
 
-    /// Commits and answers `jobs`. Returns those that have to be tried again.
+    /// Commits and answers `jobs`. Returns those to try again.
     async fn commit(&mut self, jobs: Vec<Job>) -> Vec<Job> {
         let mut carried = Vec::new();
         let mut pause = false;
         self.number.next_batch();
         let mut groups = match self.waiting_room {
             Some(_) => Group::split(jobs, self.locking()),
-            // Each of them may be blocked, perhaps for reasons of its own.
+            // Each may be blocked for a different reason.
             None => Group::of(jobs, Locking::PessimisticShortWait).apart().collect(),
         };
         while let Some(mut group) = groups.pop_front() {
@@ -110,7 +110,7 @@ impl Lane {
                     groups.push_front(group);
                     continue;
                 }
-                // They take longer than others should wait.
+                // Such a settlement takes too long for this lane.
                 AttemptError::TooManyPairs(indexes) => {
                     for index in indexes.into_iter().rev() {
                         let job = group.jobs.remove(index);
@@ -140,7 +140,8 @@ impl Lane {
             match kind {
                 FaultKind::Conflict(conflict) => {
                     metrics::commit_retried(reason(kind));
-                    // Read this time: what is stale may have been so for long. If it was read, lock it first.
+                    // Stale cached data is read the next time. If the data was not cached, the rows are locked the next
+                    // time.
                     if !self.cache.was_stale(conflict)
                         && conflict == Conflict::Version
                         && group.locking == Locking::Optimistic
@@ -163,7 +164,7 @@ impl Lane {
                         metrics::commit_retried(reason(kind));
                         groups.push_front(group);
                     } else {
-                        // The rest would meet the same fate, one connection attempt after the other.
+                        // The other groups would fail in the same way, each after another attempt to connect.
                         group.jobs.extend(groups.drain(..).flat_map(|group| group.jobs));
                         self.number.span(&group.jobs).in_scope(|| {
                             warn!(error = %fault, requests = group.jobs.len(), "the database is unavailable");
@@ -175,7 +176,7 @@ impl Lane {
                 }
                 FaultKind::LockTimeout if group.jobs.len() > 1 => prepend(&mut groups, group.apart()),
                 FaultKind::LockTimeout => {
-                    // An optimistic attempt may wait for a counter here.
+                    // An optimistic attempt may be waiting for a counter in this phase.
                     if phase == Phase::Write && group.locking != Locking::Optimistic {
                         let keyed = group.jobs.iter().filter(|job| job.request.keyed.is_some());
                         keyed.for_each(|job| job.progress.meet_twin());
@@ -201,9 +202,9 @@ impl Lane {
         carried
     }
 
-    /// One attempt, which ends in bounded time whatever the database does. Until it commits it may take as long as a
-    /// statement and a little more; its commit ends at the first deadline of the group. A statement that does not end by
-    /// then is cancelled; one that does not answer to that either is given up with its connection.
+    /// Makes one attempt, which ends in bounded time. Before its commit it may take slightly longer than one statement;
+    /// its commit must end at the first deadline of the group. A statement that is still running then is cancelled. If
+    /// it does not end, the server process is terminated and the connection dropped.
     async fn attempt(&mut self, group: &mut Group, state: &AttemptState) -> Result<Vec<Option<Answer>>, AttemptError> {
         let shared = self.shared.clone();
         self.number.next_attempt();
@@ -212,7 +213,7 @@ impl Lane {
         }
         self.last_used = Instant::now();
         if self.connection.is_none() {
-            // Behind another connection there may be another database, which does not know what the former one said.
+            // A new connection may lead to another server, for which the cached data may be wrong.
             self.cache = ReadCache::default();
             self.connection = Some(shared.connect(CONNECT_LIMIT).await?);
         }
@@ -239,7 +240,7 @@ impl Lane {
                 usage::SETTLED_MAX
             },
         };
-        // Requests that are tried one by one, because one of them is blocked or broken, stay alone.
+        // Requests that run one by one, because one of them is blocked or fails, stay alone.
         let arrivals = (group.locking == Locking::Pessimistic).then_some((&self.arrivals, shared.batch_max));
         let (rng, cache) = (&mut self.rng, &mut self.cache);
         let full = &*shared.full.now();
@@ -266,7 +267,7 @@ impl Lane {
             let mut run = pin!(run);
             let mut ended = timeout_at(earliest.min(limit), &mut run).await;
             if ended.is_err() && state.phase() != Phase::Commit {
-                // Those whose deadline has passed are left out when it comes to commit.
+                // The commit leaves out requests whose deadline has passed.
                 ended = timeout_at(limit, &mut run).await;
             }
             let mut cancelled = Ok(());
@@ -280,7 +281,8 @@ impl Lane {
         if let Ok(ended) = ended {
             return ended.map(|done| self.note(done, &group.jobs, began.elapsed()));
         }
-        // The server process may yet come to what it was sent, and may keep the rows of this shard locked until it ends.
+        // The server process may still execute what it received, and may keep the rows of this shard locked until it
+        // ends.
         let terminated = shared.interrupt(backend, Interrupt::Terminate, INTERRUPT_LIMIT).await;
         self.note_interrupt(&group.jobs, terminated);
         self.connection = None;
@@ -290,7 +292,7 @@ impl Lane {
 }
 
 impl Lane {
-    /// Locks at once while others write the same counters: an attempt that loses the race costs more than the locks.
+    /// Locks at once while others write the same counters, because a failed attempt costs more than the locks.
     fn locking(&mut self) -> Locking {
         if self.pessimistic_batches == 0 {
             return Locking::Optimistic;
@@ -299,7 +301,7 @@ impl Lane {
         Locking::Pessimistic
     }
 
-    /// Committed: only from now on is it known what is stored.
+    /// Records a committed attempt. Only now is it certain what is stored.
     fn note(&mut self, done: Done, jobs: &[Job], took: Duration) -> Vec<Option<Answer>> {
         done.written.iter().for_each(|(id, counter)| self.cache.note_counter(id, *counter));
         if done.executed > 0 {
@@ -315,7 +317,7 @@ impl Lane {
         done.answers
     }
 
-    /// Drops jobs that were withdrawn or whose deadline has passed. The latter is a failure.
+    /// Drops requests that were withdrawn or whose deadline has passed. A passed deadline counts as a failure.
     fn drop_given_up(&self, jobs: &mut Vec<Job>) {
         let now = std::time::Instant::now();
         let is_late = |job: &Job| job.request.deadline <= now;
@@ -325,7 +327,7 @@ impl Lane {
         }
     }
 
-    /// Runs a group again that lost a race, a bounded number of times. Returns what is left after that.
+    /// Runs a group again after a conflict, a limited number of times. Returns the jobs that remain after that.
     fn again(&self, groups: &mut VecDeque<Group>, mut group: Group) -> Vec<Job> {
         group.reruns += 1;
         if group.reruns <= RERUNS_MAX {
@@ -347,13 +349,13 @@ impl Lane {
         }
     }
 
-    /// Notes what kept a request from being committed, for those who watch the service.
+    /// Records a failed commit for readiness and `/health/deep`.
     fn note_failure(&self, fault: StoreError) {
         self.shared.health.note(job_health::Job::Commit, &Err::<(), _>(fault));
     }
 
-    /// A connection may die while nobody uses it. To find that out with the statement that commits would leave a request
-    /// in doubt that was never sent.
+    /// A connection may have died while it was idle. Finding that out with a statement that commits would leave its
+    /// requests in doubt needlessly.
     async fn drop_if_dead(&mut self) {
         if let Some(LaneConnection { connection, .. }) = &mut self.connection {
             let answer = timeout(CONNECT_LIMIT, server::ping(connection)).await;
@@ -364,7 +366,7 @@ impl Lane {
     }
 }
 
-/// What the metrics call a fault that is tried again.
+/// The label of a retry in the metrics.
 fn reason(kind: FaultKind) -> &'static str {
     match kind {
         FaultKind::Conflict(Conflict::Key) => "key_taken",
@@ -375,8 +377,8 @@ fn reason(kind: FaultKind) -> &'static str {
     }
 }
 
-/// After a COMMIT of unknown outcome. Keyed requests are carried until the database tells; of the others nobody can ever
-/// know.
+/// Handles a COMMIT with an unknown outcome. Requests with a key are looked up in the next batch. The others are
+/// refused, because their outcome can never be known.
 fn mark_in_doubt(jobs: Vec<Job>, state: &AttemptState) -> Vec<Job> {
     let executed = state.executed();
     let mut keyed = Vec::new();
@@ -391,7 +393,7 @@ fn mark_in_doubt(jobs: Vec<Job>, state: &AttemptState) -> Vec<Job> {
     keyed
 }
 
-/// Hands out the answers. Returns the twins that still have to run.
+/// Sends the answers. Returns the duplicates that must still be executed.
 fn deliver(jobs: Vec<Job>, answers: Vec<Option<Answer>>) -> Vec<Job> {
     let mut left = Vec::new();
     for (job, answer) in jobs.into_iter().zip(answers) {
@@ -411,14 +413,14 @@ fn prepend(groups: &mut VecDeque<Group>, first: impl Iterator<Item = Group>) {
     groups.extend(first.chain(rest));
 }
 
-/// Nothing of this attempt was committed, and it ends here. Only jobs with an earlier COMMIT in doubt go on.
+/// Nothing of this attempt has committed. Refuses all requests but those that an earlier COMMIT left in doubt.
 fn refuse_unless_in_doubt(jobs: Vec<Job>) -> Vec<Job> {
     let (in_doubt, others): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| job.in_doubt.is_some());
     others.into_iter().for_each(|job| job.refuse(Refusal::StoreUnavailable));
     in_doubt
 }
 
-/// One request alone breaks something: our fault, or a database that was changed by hand.
+/// A single request fails: a defect of the service, or of manually changed data.
 fn fail(jobs: Vec<Job>, fault: &StoreError) {
     for job in jobs {
         let request = &job.request;

@@ -1,5 +1,5 @@
-//! The commit pipeline: takes whatever is waiting, commits it in one PostgreSQL transaction with the idempotency records
-//! and the stored responses, and answers it then. What arrives during one commit forms the next batch.
+//! The commit pipeline. It commits all waiting commands in one PostgreSQL transaction, together with their idempotency
+//! records and stored responses, and then answers them. Commands that arrive during one commit form the next batch.
 
 mod attempt;
 mod batch;

@@ -1,4 +1,4 @@
-//! Step 1 of a batch: what it has to know.
+//! Step 1 of a batch: lists what the batch must know.
 
 use std::collections::HashSet;
 
@@ -12,10 +12,10 @@ use crate::store::usage::CounterId;
 
 use super::job::Job;
 
-/// Keys in the order of their jobs; the rest sorted and distinct.
+/// Keys are in the order of their jobs. The rest is sorted and distinct.
 pub struct Plan<'a> {
     pub keys: Vec<&'a CallerKey>,
-    /// Of each key, whether it has to be looked up although no record of it is remembered.
+    /// For each key, whether it must be read even if no record of it is cached.
     pub uncertain: Vec<bool>,
     pub tenants: Vec<&'a Tenant>,
     pub services: Vec<(&'a Tenant, &'a ServiceId)>,
@@ -41,12 +41,12 @@ pub fn pairs(jobs: &[Job], agents: &AgentsToSettle) -> Vec<CounterId> {
     pairs
 }
 
-/// Whether a request concerns none but these pairs, which are sorted.
+/// Whether a request uses no other pairs than these. `pairs` is sorted.
 pub fn is_within(pairs: &[CounterId], job: &Job) -> bool {
     let mut is_within = true;
     let tenant = &job.request.tenant;
     match job.batched() {
-        // Which pairs its agent has is not known yet.
+        // The pairs of its agent are not known yet.
         None | Some(BatchedCommand::SettleAgent(_)) => return false,
         Some(command) => command.for_each_pair(|pair| {
             is_within &= pairs.binary_search_by(|id| (&id.tenant, &id.pair).cmp(&(tenant, pair))).is_ok();
@@ -57,7 +57,7 @@ pub fn is_within(pairs: &[CounterId], job: &Job) -> bool {
 
 impl<'a> Plan<'a> {
     pub fn of(jobs: &'a [Job], pairs: &'a [CounterId], full: &HashSet<String>) -> Self {
-        // A caller that is full is refused unless its key is stored.
+        // A request of a full caller is refused unless its key is stored.
         let is_uncertain = |job: &Job, id: &CallerKey| {
             job.in_doubt.is_some() || job.progress.has_met_twin() || full.contains(&id.caller)
         };
@@ -79,12 +79,12 @@ impl<'a> Plan<'a> {
 }
 
 impl Job {
-    /// Whether it shares the database with no other commit.
+    /// Whether no other commit may run at the same time.
     pub fn is_exclusive(&self) -> bool {
         matches!(&self.request.command, Command::Transactional(command) if command.is_exclusive())
     }
 
-    /// The command, if it is one of a batch.
+    /// The command, if it is batched.
     pub fn batched(&self) -> Option<&BatchedCommand> {
         match &self.request.command {
             Command::Batched(command) => Some(command),

@@ -1,6 +1,6 @@
-//! Where requests wait for their lane. Within a lane the tenants take turns, one request each, so that one with thousands
-//! waiting delays another by one request and not by thousands. The queue is bounded over all lanes: when it is full, the
-//! tenant with the most rows waiting gives way, and alone a tenant may fill it.
+//! The queue of the lanes. Within a lane the tenants take turns, one request each, so that a tenant with thousands of
+//! waiting requests delays another tenant by one request. The queue is bounded over all lanes. When it is full, the
+//! tenant with the most waiting rows loses its latest request. A tenant that is alone may fill the queue.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,8 @@ use crate::domain::refusal::Refusal;
 
 use super::job::Job;
 
-/// Rows that may wait for each request that may: they bound the memory of bulk requests.
+/// The queue is also limited to this many rows for each request of its capacity, which bounds the memory of bulk
+/// requests.
 const ROWS_PER_JOB: usize = 20;
 
 #[derive(Debug)]
@@ -27,7 +28,7 @@ pub struct Queue {
 #[derive(Debug)]
 struct Waiting {
     lanes: Vec<Turns>,
-    /// What each tenant has waiting, over all lanes; none for those with nothing.
+    /// The load of each tenant over all lanes. Tenants without waiting requests are absent.
     loads: HashMap<Tenant, Load, RandomState>,
     total: Load,
 }
@@ -38,19 +39,19 @@ struct Load {
     jobs: usize,
 }
 
-/// What waits for one lane.
+/// The requests that wait for one lane.
 #[derive(Debug, Default)]
 struct Turns {
     jobs: HashMap<Tenant, VecDeque<Job>, RandomState>,
-    /// The tenants with something waiting; the first one's turn is next.
+    /// The tenants with waiting requests, in the order of their turns.
     order: VecDeque<Tenant>,
-    /// No more jobs will come.
+    /// No more jobs will arrive.
     is_closed: bool,
     /// The lane has ended.
     is_dead: bool,
 }
 
-/// The way into one lane. When its last clone is dropped, the lane finishes what waits, and ends.
+/// The sending end of one lane. When its last clone is dropped, the lane empties its queue and ends.
 #[derive(Clone, Debug)]
 pub struct Entrance(Arc<Door>);
 
@@ -60,7 +61,7 @@ struct Door {
     lane: usize,
 }
 
-/// The lane's own end. When it is dropped, the lane lets go of everything that waits, and of all that comes.
+/// The receiving end of one lane. When it is dropped, waiting and later jobs are dropped, too.
 #[derive(Debug)]
 pub struct Arrivals {
     queue: Arc<Queue>,
@@ -78,7 +79,7 @@ impl Queue {
         Arc::new(Self { waiting: Mutex::new(waiting), news, jobs_max })
     }
 
-    /// Both ends of one lane.
+    /// Returns both ends of one lane.
     pub fn lane(self: &Arc<Self>, lane: usize) -> (Entrance, Arrivals) {
         let entrance = Entrance(Arc::new(Door { queue: self.clone(), lane }));
         (entrance, Arrivals { queue: self.clone(), lane })
@@ -88,7 +89,7 @@ impl Queue {
         self.jobs_max
     }
 
-    /// Requests that wait, over all lanes.
+    /// Number of waiting requests over all lanes.
     pub fn depth(&self) -> usize {
         self.waiting().total.jobs
     }
@@ -99,13 +100,13 @@ impl Queue {
 }
 
 impl Entrance {
-    /// Puts a job into the queue. The one that finds no place is refused: this one, or the latest of a tenant that has
-    /// more waiting.
+    /// Adds a job to the queue. If the queue is full, refuses this job, or the latest one of a tenant with more waiting
+    /// rows.
     pub fn put(&self, job: Job) {
         let Door { queue, lane } = &*self.0;
         let mut waiting = queue.waiting();
         if waiting.lanes[*lane].is_dead {
-            // Dropped, which tells its handler as much.
+            // Dropping the job closes its channel, which the handler notices.
             return;
         }
         let mut refused = Vec::new();
@@ -134,7 +135,7 @@ impl Drop for Door {
 }
 
 impl Arrivals {
-    /// Waits until there is something to do. False when nothing will come any more.
+    /// Waits for a job. False if no more jobs will arrive.
     pub async fn wait(&self) -> bool {
         loop {
             {
@@ -151,13 +152,13 @@ impl Arrivals {
         }
     }
 
-    /// Adds what waits to `batch`, in turns, until it has `rows_max` rows. A request with more rows than that is a batch by
-    /// itself.
+    /// Moves waiting jobs to `batch`, in turns, until it has `rows_max` rows. A request with more rows than that is a
+    /// batch by itself.
     pub fn take(&self, batch: &mut Vec<Job>, rows_max: usize) {
         self.take_while(batch, rows_max, |_| true);
     }
 
-    /// The same, up to the first request that is not wanted.
+    /// Like [`Self::take`], but stops at the first job that is not wanted.
     pub fn take_while(&self, batch: &mut Vec<Job>, rows_max: usize, is_wanted: impl Fn(&Job) -> bool) {
         let mut rows: usize = batch.iter().map(Job::rows).sum();
         let mut waiting = self.queue.waiting();
@@ -204,7 +205,7 @@ impl Load {
 }
 
 impl Waiting {
-    /// Something large may always come when nothing waits.
+    /// An empty queue accepts a job of any size.
     fn has_place_for(&self, job: &Job, jobs_max: usize) -> bool {
         let fits = self.total.rows + job.rows() <= jobs_max * ROWS_PER_JOB || self.total.jobs == 0;
         self.total.jobs < jobs_max && fits
@@ -224,7 +225,7 @@ impl Waiting {
         }
     }
 
-    /// The next one in turn; its tenant waits for the next round.
+    /// The next job in turn. Its tenant moves to the end of the order.
     fn pop(&mut self, lane: usize) -> Option<Job> {
         let turns = &mut self.lanes[lane];
         let tenant = turns.order.pop_front()?;
@@ -239,7 +240,7 @@ impl Waiting {
         Some(job)
     }
 
-    /// Removes the latest job of the tenant that has the most waiting. None if that is the tenant of `job` itself.
+    /// Removes the latest job of the tenant with the highest load. `None` if that is the tenant of `job` itself.
     fn evict_for(&mut self, job: &Job) -> Option<Job> {
         let (heaviest, most) = self.loads.iter().max_by_key(|(_, load)| **load)?;
         let mut own = self.loads.get(&job.request.tenant).copied().unwrap_or_default();
@@ -260,7 +261,7 @@ impl Waiting {
         Some(evicted)
     }
 
-    /// Subtracts a job that waits no longer.
+    /// Subtracts a job that no longer waits.
     fn forget(&mut self, job: &Job) {
         self.total.subtract(job);
         if let Some(load) = self.loads.get_mut(&job.request.tenant) {
@@ -286,7 +287,7 @@ mod tests {
 
     use super::*;
 
-    /// A bulk request of so many items. Its path tells it from others.
+    /// A bulk request with this many items. Its path identifies it.
     fn job(tenant: &str, rows: usize, path: &str) -> (Job, Receiver<Answer>) {
         let pair = Pair { agent: AgentId::from_stored("a".into()), service_id: ServiceId::from_stored("s".into()) };
         let request = Request {
@@ -328,7 +329,7 @@ mod tests {
             batch.iter().map(|job| job.request.path.clone()).collect::<Vec<_>>()
         };
         assert_eq!(join(&mut batch, 4), ["first"]);
-        // The next in turn is of another tenant, whose pairs are others.
+        // The next one in turn belongs to another tenant, so it uses other pairs.
         assert_eq!(join(&mut batch, 100), ["first", "a1"]);
         assert_eq!(take(&arrivals, 100), ["b1", "a2", "a3"]);
         let (mut bill, _) = job("a", 1, "bill");
@@ -349,7 +350,7 @@ mod tests {
             answers.push(put(&entrance, tenant, rows, path));
         }
         assert_eq!(take(&arrivals, 10), ["a1", "b1", "c1", "a2"]);
-        // Larger than a batch: alone.
+        // Larger than a batch, so it is alone.
         assert_eq!(take(&arrivals, 10), ["c2"]);
         assert_eq!(take(&arrivals, 10), ["a3"]);
         assert_eq!((queue.depth(), take(&arrivals, 10).len()), (0, 0));

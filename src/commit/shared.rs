@@ -1,4 +1,4 @@
-//! What all lanes share: how the pipeline is set up, how a lane connects, and what keeps it informed.
+//! State that all lanes share, and how a lane connects.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::store::server::{self, Backend, Interrupt};
 use super::attempt::LOCK_TIMEOUT;
 use super::unpriced::UnpricedServices;
 
-/// What all lanes share.
+/// State that all lanes share.
 pub struct Shared {
     pub connect_options: PgConnectOptions,
     pub clock: Clock,
@@ -32,10 +32,10 @@ pub struct Shared {
     pub full: FullCallers,
 }
 
-/// A connection of a lane.
+/// The connection of a lane.
 pub struct LaneConnection {
     pub connection: PgConnection,
-    /// Who serves it, to be told to stop.
+    /// The server process of this connection, so that it can be interrupted.
     pub backend: Backend,
 }
 
@@ -51,7 +51,7 @@ impl Shared {
         tokio::time::timeout(limit, connect).await.unwrap_or(Err(StoreError::TimedOut))
     }
 
-    /// Interrupts what the server does for a lane, over another connection.
+    /// Interrupts the server process of a lane, over another connection.
     pub async fn interrupt(&self, backend: Backend, interrupt: Interrupt, limit: Duration) -> Result<(), StoreError> {
         let run = async {
             let mut connection = self.connect_options.connect().await?;

@@ -1,5 +1,4 @@
-//! One attempt to commit a command that runs in a transaction of its own, as a textbook has it: look up the key, run the
-//! statements, store the response, commit.
+//! One attempt to commit a transactional command: look up the key, run the statements, store the response, commit.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -24,14 +23,14 @@ pub struct TransactionAttempt<'a> {
     pub settings: Settings,
     pub rng: &'a mut StdRng,
     pub state: &'a AttemptState,
-    /// How long a command that shares the database with no other commit may take.
+    /// Time limit of a command during which no other commit may run.
     pub exclusive: Option<Duration>,
-    /// Callers that get no new idempotency record.
+    /// Callers that may not create idempotency records.
     pub full: &'a HashSet<String>,
 }
 
 impl TransactionAttempt<'_> {
-    /// `job` holds `command`. Leaves `transaction` open after an error, and where nothing had to be written.
+    /// `job` contains `command`. Leaves `transaction` open after an error, and if nothing had to be written.
     pub async fn run(
         self,
         transaction: &mut CommitTransaction<'_>,
@@ -43,7 +42,7 @@ impl TransactionAttempt<'_> {
         let tenant = &job.request.tenant;
         transaction.begin(locking.lock_timeout(), self.exclusive).await?;
         let connection = transaction.connection();
-        // What is looked up of the tenant then stays true, and its counts are exact.
+        // Locked, so that the tenant's terms and counts stay as they are read.
         if command.is_of_tenant() {
             tenants::lock(connection, tenant).await?;
         }

@@ -1,5 +1,5 @@
-//! Tells of settlements without a price: usage of a service that is not registered, a misspelt one most likely, is
-//! billed at nothing and then gone.
+//! Reports settlements without a price. The service of such usage is not registered, probably because its id is
+//! misspelt, and the usage is billed at zero.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
@@ -10,15 +10,15 @@ use crate::domain::caller::Tenant;
 use crate::domain::names::ServiceId;
 use crate::metrics;
 
-/// Services that are warned of by name. Their names come from clients, so there could be any number.
+/// Maximum number of services that are logged by name. Clients choose the names, so there may be any number.
 const NAMED_MAX: usize = 1000;
 
-/// The services that were warned of, each once.
+/// The services that were logged, so that each is logged once.
 #[derive(Debug, Default)]
 pub struct UnpricedServices(Mutex<HashSet<(Tenant, ServiceId)>>);
 
 impl UnpricedServices {
-    /// Counts committed settlements without a price, and warns of each service once.
+    /// Counts committed settlements without a price, and logs each service once.
     pub fn note(&self, settled: Vec<(Tenant, ServiceId)>) {
         for (tenant, service_id) in settled {
             metrics::settled_without_price();

@@ -1,4 +1,4 @@
-//! Who is asking: the tenant that owns the data, and the caller that owns the idempotency keys.
+//! The tenant, which owns data, and the caller, which owns idempotency keys.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-/// The account that everything billed belongs to. Opaque text of at most 64 characters.
+/// A customer account. Its id is opaque text of at most 64 characters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Tenant(String);
@@ -33,8 +33,8 @@ impl fmt::Display for Tenant {
     }
 }
 
-/// The owner of a space of idempotency keys: the tenant of a recognised API key, otherwise the client's address.
-/// The two kinds never share anything, not even for the tenant `public`.
+/// The owner of idempotency keys: the tenant of a recognised API key, otherwise the client's address. The two never
+/// share a key, not even if the tenant is `public`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Caller {
     Tenant(Tenant),
@@ -50,23 +50,23 @@ impl fmt::Display for Caller {
     }
 }
 
-/// Longest text of an address that cannot be read. Of a longer one its SHA-256 is kept.
+/// Maximum length of an unreadable address. A longer one is replaced by its SHA-256.
 const UNREADABLE_TEXT_MAX: usize = 64;
 const HASHED: &str = "sha256:";
 
-/// Where a client is. IPv4 in IPv6 is IPv4, and IPv6 is reduced to its /64, which one client has to itself, except on
-/// a link.
+/// The address of a client. IPv4 in IPv6 becomes IPv4. IPv6 is reduced to its /64, which usually belongs to one client,
+/// except for link-local addresses.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ClientAddress {
     V4(Ipv4Addr),
     Network(Ipv6Addr),
     LinkLocal(Ipv6Addr),
-    /// What a proxy wrote where an address should be: visible ASCII, or `HASHED` and its SHA-256.
+    /// What a proxy wrote instead of an address: visible ASCII, or `HASHED` and its SHA-256.
     Unreadable(Arc<str>),
 }
 
 impl ClientAddress {
-    /// What stands where an address should be, as it was sent.
+    /// The text that a proxy sent instead of an address.
     pub fn unreadable(text: &[u8]) -> Self {
         let is_plain = text.len() <= UNREADABLE_TEXT_MAX && text.iter().all(u8::is_ascii_graphic);
         Self::Unreadable(match std::str::from_utf8(text) {
@@ -84,9 +84,9 @@ impl From<IpAddr> for ClientAddress {
         };
         let network = v6.to_bits() & !u128::from(u64::MAX);
         match v6.segments() {
-            // RFC 6052: all of IPv4, as a translator shows it, would be one network.
+            // RFC 6052. As IPv6, all of IPv4 behind a translator would be one network.
             [0x64, 0xff9b, 0, 0, 0, 0, ..] => Self::V4(Ipv4Addr::from_bits(v6.to_bits() as u32)),
-            // A link, whose clients all have the same network.
+            // Link-local: all clients of a link have the same prefix.
             [first, ..] if first & 0xffc0 == 0xfe80 => Self::LinkLocal(v6),
             _ => Self::Network(network.into()),
         }
@@ -130,7 +130,7 @@ mod tests {
         for raw in hashed {
             assert!(text(raw).starts_with("ip:?sha256:") && text(raw).len() == 11 + 64, "{}", text(raw));
         }
-        // What the database holds at most.
+        // The length of the column in the database.
         assert!(text(&[b'x'; 5000]).len() <= 128);
     }
 

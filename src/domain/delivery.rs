@@ -1,4 +1,4 @@
-//! Deliveries: one event on its way to one webhook. What is sent, and when it is sent again.
+//! Deliveries: one event for one webhook. What is sent, and when it is retried.
 
 use rand::{Rng, RngExt};
 use schemars::JsonSchema;
@@ -27,22 +27,21 @@ const RETRY_PAUSES_MS: [i64; 9] = [
     24 * HOUR_MS,
 ];
 
-/// How long a finished delivery can be listed.
+/// How long finished deliveries are kept.
 pub const KEPT_MS: i64 = 7 * 24 * HOUR_MS;
 
-/// The longest wait a receiver can ask for.
+/// The longest pause that a receiver can request.
 pub const RETRY_AFTER_MAX_MS: i64 = 24 * HOUR_MS;
 
-/// The id of the delivery of an event to a webhook: the same whenever and wherever it is computed, so that receivers can
-/// drop repeats even when the database lost that the delivery was written, as a failover may.
+/// The id of the delivery of an event to a webhook. It is derived from the event, so that after a failover which lost
+/// the delivery the new one has the same id, and receivers can discard the duplicate.
 pub fn id(tenant: &Tenant, webhook: &str, recorded_at: Timestamp, position: i64) -> String {
     let named = format!("{tenant}\n{webhook}\n{}\n{position}", recorded_at.as_ms());
     format!("dlv_{}", hex::encode(&Sha256::digest(named)[..16]))
 }
 
-/// When a delivery whose latest attempt ended at `now` is tried again, after `attempts` failures in all; none when it
-/// is given up. Each pause is up to a tenth shorter or longer, so that receivers are not hit by everything at once, and
-/// at least `retry_after_ms`.
+/// When a delivery is tried again, after `attempts` failures of which the latest ended at `now`. `None` if it is
+/// abandoned. Each pause is up to a tenth shorter or longer, so that retries spread out, and at least `retry_after_ms`.
 pub fn next_attempt_at(attempts: i16, now: Timestamp, retry_after_ms: i64, dice: &mut impl Rng) -> Option<Timestamp> {
     let pause_ms = *RETRY_PAUSES_MS.get(usize::try_from(attempts).ok()?.checked_sub(1)?)?;
     let tenth_ms = pause_ms / 10;
@@ -50,7 +49,7 @@ pub fn next_attempt_at(attempts: i16, now: Timestamp, retry_after_ms: i64, dice:
     Some(now.plus_ms(pause_ms.max(retry_after_ms)))
 }
 
-/// A delivery of one event to one webhook.
+/// The delivery of one event to one webhook.
 #[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Delivery {
@@ -76,7 +75,7 @@ struct Message<'a> {
     data: &'a RawValue,
 }
 
-/// The body of every attempt: the event, with its payload as stored. None if the payload is no JSON.
+/// The body of every attempt: the event, with its payload as stored. `None` if the payload is not JSON.
 pub fn body(event_id: Uuid, event_type: &str, recorded_at: Timestamp, payload: &str) -> Option<Vec<u8>> {
     let data = serde_json::from_str(payload).ok()?;
     serde_json::to_vec(&Message { id: event_id.to_string(), event_type, timestamp: recorded_at.to_rfc_3339(), data })

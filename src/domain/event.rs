@@ -1,4 +1,4 @@
-//! Events: what happened to a tenant, as told to its log and its webhooks.
+//! Events: what happened in a tenant, for its event log and its webhooks.
 
 use std::ops::Not;
 
@@ -9,7 +9,7 @@ use super::money::{Count, Stroops};
 use super::names::{AgentId, ServiceId};
 use super::timestamp::Timestamp;
 
-/// One event's facts. The JSON of a variant is the event's payload (HTTP contract, section 14).
+/// The data of an event. The JSON of a variant is the payload (HTTP contract, section 14).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Event {
@@ -49,12 +49,12 @@ pub enum Event {
     },
 }
 
-/// The public id of an event: a UUID of version 8 (RFC 9562, section 5.8) made of its moment and its place in the log.
-/// Ids of one tenant sort as its log does, as long as the clock does not step back.
+/// The public id of an event: a UUID of version 8 (RFC 9562, section 5.8) made of its time and its position. The ids of
+/// a tenant sort like its event log, unless the clock runs backwards.
 pub fn event_id(recorded_at: Timestamp, position: i64) -> Uuid {
     let ms = recorded_at.as_ms().unsigned_abs();
     let position = position.unsigned_abs();
-    // 48 bits of milliseconds, 12 bits of position, and the other 62 bits of it. Version and variant are added.
+    // 48 bits of milliseconds, then 12 and 62 bits of the position. Version and variant are set afterwards.
     let mut bytes = [0; 16];
     bytes[..6].copy_from_slice(&ms.to_be_bytes()[2..]);
     bytes[6..8].copy_from_slice(&((position >> 62) as u16).to_be_bytes());
@@ -62,7 +62,7 @@ pub fn event_id(recorded_at: Timestamp, position: i64) -> Uuid {
     Builder::from_custom_bytes(bytes).into_uuid()
 }
 
-/// Moment and place of the event that has this id; none if no event can have it.
+/// Time and position of the event with this id. `None` if no event can have it.
 pub fn place_of(id: Uuid) -> Option<(Timestamp, i64)> {
     let (high, low) = id.as_u64_pair();
     let position = i64::try_from((high & 0xfff) << 62 | low & (u64::MAX >> 2)).ok()?;
@@ -70,7 +70,7 @@ pub fn place_of(id: Uuid) -> Option<(Timestamp, i64)> {
     (event_id(recorded_at, position) == id).then_some((recorded_at, position))
 }
 
-/// Payload of the events that switch a service.
+/// The payload of events about enabling and disabling a service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceChange {
@@ -84,7 +84,7 @@ impl Event {
         serde_json::to_string(self).expect("an event is plain data")
     }
 
-    /// The name of the event's type in JSON.
+    /// The name of the event type in JSON.
     pub fn type_name(&self) -> &'static str {
         match self {
             Self::UsageRecorded { .. } => "usage.recorded",

@@ -1,16 +1,16 @@
-//! What makes two requests the same: SHA-256 of the RFC 8785 form of `[method, route, parameters, body]`.
-//! Member order, blanks and the spelling of numbers do not matter; everything else does.
+//! The fingerprint of a request: SHA-256 of the RFC 8785 form of `[method, route, parameters, body]`. The order of
+//! members, whitespace and the notation of numbers do not matter. Everything else does.
 
 use serde_json::{Map, Number, Value};
 use sha2::{Digest, Sha256};
 
-/// The fingerprint of a request: 32 bytes of SHA-256.
+/// 32 bytes of SHA-256.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fingerprint(pub [u8; 32]);
 
 impl Fingerprint {
-    /// `route` is the pattern of the route, such as `/api/v1/services/:serviceId/disable`;
-    /// `parameters` its decoded path parameters; `body` the parsed body, `{}` if there is none.
+    /// `route` is the pattern of the route, such as `/api/v1/services/:serviceId/disable`. `parameters` are the decoded
+    /// path parameters. `body` is the parsed body, `{}` if there is none.
     pub fn of(method: &str, route: &str, parameters: &[(&str, &str)], body: &Value) -> Self {
         let mut text = Vec::with_capacity(256);
         text.push(b'[');
@@ -49,7 +49,7 @@ fn write_value(text: &mut Vec<u8>, value: &Value) {
     }
 }
 
-/// Members sort by the UTF-16 code units of their names (section 3.2.3), which is not the order of UTF-8 bytes.
+/// Members are sorted by the UTF-16 code units of their names (section 3.2.3). UTF-8 bytes have another order.
 fn write_object(text: &mut Vec<u8>, members: &Map<String, Value>) {
     let mut sorted: Vec<_> = members.iter().collect();
     sorted.sort_by(|(left, _), (right, _)| left.encode_utf16().cmp(right.encode_utf16()));
@@ -65,14 +65,14 @@ fn write_object(text: &mut Vec<u8>, members: &Map<String, Value>) {
     text.push(b'}');
 }
 
-/// Numbers are IEEE doubles in ECMAScript's spelling (section 3.2.2.3): `5`, `5.0` and `5e0` are one.
+/// Numbers are IEEE doubles in ECMAScript's notation (section 3.2.2.3): `5`, `5.0` and `5e0` are equal.
 fn write_number(text: &mut Vec<u8>, number: &Number) {
-    // The parser only yields finite doubles and integers; an integer too long for a double is rounded to one.
+    // The parser yields only finite doubles and integers. An integer that is too long is rounded to a double.
     let double = number.as_f64().unwrap_or_default();
     text.extend_from_slice(ryu_js::Buffer::new().format(double).as_bytes());
 }
 
-/// serde_json escapes exactly what section 3.2.2.2 asks for, in the same spelling.
+/// serde_json escapes exactly what section 3.2.2.2 requires, in the same notation.
 fn write_text(text: &mut Vec<u8>, string: &str) {
     serde_json::to_writer(text, string).expect("writing to memory cannot fail");
 }

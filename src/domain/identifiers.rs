@@ -1,19 +1,19 @@
-//! Ids and secrets of our own making, drawn from a source of randomness that the caller owns.
+//! Ids and secrets that the service generates. The caller passes the source of randomness.
 
 use rand::Rng;
 use sha2::{Digest, Sha256};
 
-/// Hexadecimal digits of a key that its prefix shows.
+/// Number of hexadecimal digits in the prefix of a key.
 const PREFIX_DIGITS: usize = 8;
 
-/// `prefix` and `bytes` random bytes in lowercase hexadecimal.
+/// `prefix`, and `bytes` random bytes in lowercase hexadecimal.
 pub fn draw(dice: &mut impl Rng, prefix: &str, bytes: usize) -> String {
     let mut drawn = vec![0; bytes];
     dice.fill_bytes(&mut drawn);
     format!("{prefix}{}", hex::encode(drawn))
 }
 
-/// An API key as its owner holds it: `apk_` and 32 hexadecimal digits. Only [`ApiKey::hash`] is ever stored.
+/// A complete API key: `apk_` and 32 hexadecimal digits. Only its hash is stored.
 pub struct ApiKey(String);
 
 impl ApiKey {
@@ -22,7 +22,7 @@ impl ApiKey {
         Self(draw(dice, "apk_", 16))
     }
 
-    /// The first 12 characters: the key's public name.
+    /// The first 12 characters, which identify the key in lists.
     pub fn prefix(&self) -> &str {
         &self.0[.."apk_".len() + PREFIX_DIGITS]
     }
@@ -31,18 +31,18 @@ impl ApiKey {
         hash_of_key(self.0.as_bytes())
     }
 
-    /// The secret, to be shown once.
+    /// The secret. Shown only once.
     pub fn reveal(&self) -> &str {
         &self.0
     }
 }
 
-/// What is stored of an API key: its SHA-256. The keys are 128 random bits, so no slow hash is needed.
+/// The stored hash of an API key: SHA-256. A key has 128 random bits, so it needs no slow hash.
 pub fn hash_of_key(presented: &[u8]) -> [u8; 32] {
     Sha256::digest(presented).into()
 }
 
-/// `text` with every API key in it cut down to its prefix, for logs: a client that means to name a key may send all of it.
+/// `text` with every API key reduced to its prefix, for logs: a client may put a whole key into a path.
 pub fn without_keys(text: &str) -> String {
     let mut parts = text.split("apk_");
     let mut shown = parts.next().unwrap_or_default().to_owned();

@@ -1,4 +1,4 @@
-//! Values and rules that all other modules share: no async, no SQL, no HTTP, no clock, no random numbers.
+//! Values and rules that all other modules share. No async, no SQL, no HTTP, no clock, no random numbers.
 
 pub mod caller;
 pub mod delivery;

@@ -1,4 +1,4 @@
-//! Money and counts: exact inside, and shown the way a JavaScript client can read without loss.
+//! Money and counts. They are exact, and in JSON they have a form that JavaScript clients read without loss.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,21 +10,21 @@ use serde::{Serialize, Serializer};
 /// The largest integer that an IEEE double holds exactly: 2^53 − 1.
 pub const SAFE_MAX: u64 = 9_007_199_254_740_991;
 
-/// Highest price of one request, in stroops.
+/// Maximum price of one request, in stroops.
 pub const PRICE_MAX: i64 = 9_007_199_254;
 
-/// An amount of money in stroops, the smallest unit.
-/// In JSON a number up to [`SAFE_MAX`], a decimal string above.
+/// An amount of money in stroops, the smallest unit. In JSON a number up to [`SAFE_MAX`], and a decimal string above
+/// it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Stroops(u128);
 
 impl Stroops {
-    /// What `requests` cost at `price_stroops` each. Both are never negative; 63 bits times 34 bits fit.
+    /// The price of `requests` at `price_stroops` each. Neither is negative. A product of 63 and 34 bits fits.
     pub fn bill(requests: i64, price_stroops: i64) -> Self {
         Self(u128::from(requests.unsigned_abs()) * u128::from(price_stroops.unsigned_abs()))
     }
 
-    /// Reads the decimal digits PostgreSQL gives for a `numeric` without fraction.
+    /// Parses the decimal digits of a PostgreSQL `numeric` without fraction.
     pub fn from_digits(digits: &str) -> Option<Self> {
         digits.parse().ok().map(Self)
     }
@@ -67,7 +67,7 @@ impl JsonSchema for Stroops {
     }
 }
 
-/// A number of requests: 64 bits inside, shown as a JSON number that saturates at [`SAFE_MAX`].
+/// A number of requests in 64 bits. In JSON a number that saturates at [`SAFE_MAX`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Count(pub i64);
 
@@ -93,7 +93,7 @@ impl JsonSchema for Count {
     }
 }
 
-/// As it is shown in JSON.
+/// As in JSON.
 impl fmt::Display for Count {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}", self.0.min(SAFE_MAX as i64))

@@ -1,19 +1,20 @@
-//! The names clients choose: agents, services and idempotency keys. Parsed once, trusted after.
+//! Names that clients choose: agents, services and idempotency keys. They are validated when they are parsed.
 
 use std::fmt;
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
-/// Longest agent id, in characters.
+/// Maximum length of an agent id, in characters.
 pub const AGENT_ID_MAX: usize = 256;
-/// Longest service id, in characters.
+/// Maximum length of a service id, in characters.
 pub const SERVICE_ID_MAX: usize = 128;
-/// Agents and services as a pattern for clients. `.` and `..` are none: in a path they mean another one.
+/// The pattern of agent and service ids for clients. `.` and `..` are excluded, because in a path they mean another
+/// path.
 pub const IDENTIFIER: &str = "^([.]{0,2}[A-Za-z0-9_-]|[.]{3})[A-Za-z0-9._-]*$";
-/// The same in paths, which may also name what was stored when `.` and `..` were valid.
+/// The pattern in paths, which may also name ids stored when `.` and `..` were valid.
 pub const STORED_IDENTIFIER: &str = "^[A-Za-z0-9._-]+$";
-/// Longest idempotency key, in characters, after unquoting.
+/// Maximum length of an idempotency key, in characters, without quotes.
 pub const IDEMPOTENCY_KEY_MAX: usize = 255;
 
 /// An agent: 1 to 256 ASCII letters, digits, `.`, `_`, `-`, but neither `.` nor `..`.
@@ -26,7 +27,7 @@ pub struct AgentId(#[schemars(length(min = 1, max = AGENT_ID_MAX), regex(pattern
 #[serde(transparent)]
 pub struct ServiceId(#[schemars(length(min = 1, max = SERVICE_ID_MAX), regex(pattern = IDENTIFIER))] String);
 
-/// An idempotency key: 1 to 255 visible ASCII characters, without the quotes it may have been sent in.
+/// An idempotency key: 1 to 255 visible ASCII characters, without the quotes around it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct IdempotencyKey(String);
@@ -38,12 +39,12 @@ macro_rules! identifier {
                 Self::parse_existing(text).filter(Self::is_valid)
             }
 
-            /// For reads and settlements: also `.` and `..`, which may be stored from the time when they were valid.
+            /// For reads and settlements. Also accepts `.` and `..`, which earlier versions may have stored.
             pub fn parse_existing(text: &str) -> Option<Self> {
                 is_plain(text, $length_max).then(|| Self(text.to_owned()))
             }
 
-            /// Whether something new may have this id.
+            /// Whether new data may have this id.
             pub fn is_valid(&self) -> bool {
                 !matches!(self.0.as_str(), "." | "..")
             }
@@ -53,13 +54,13 @@ macro_rules! identifier {
 identifier!(AgentId, AGENT_ID_MAX);
 identifier!(ServiceId, SERVICE_ID_MAX);
 
-/// Why a header value is no idempotency key.
+/// The header value is not an idempotency key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MalformedKey;
 
 impl IdempotencyKey {
-    /// Reads the value of an `Idempotency-Key` header: raw text, or an RFC 8941 string in double quotes.
-    /// An empty value and `""` are no key at all.
+    /// Parses an `Idempotency-Key` header: raw text, or an RFC 8941 string in double quotes. An empty value and `""`
+    /// count as no key.
     pub fn parse(value: &[u8]) -> Result<Option<Self>, MalformedKey> {
         let value = value.trim_ascii();
         let key = match value {
@@ -75,7 +76,7 @@ impl IdempotencyKey {
         Self::literal(&key).map(Some)
     }
 
-    /// Takes `text` as it is: quotes are part of the key.
+    /// Takes `text` literally: quotes are part of the key.
     pub fn literal(text: &str) -> Result<Self, MalformedKey> {
         let is_key =
             (1..=IDEMPOTENCY_KEY_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
@@ -83,7 +84,7 @@ impl IdempotencyKey {
     }
 }
 
-/// What stands between an opening quote, already taken, and a closing one at the very end.
+/// Unquotes the text after the opening quote. The closing quote must be the last character.
 fn unquote(quoted: &[u8]) -> Result<Vec<u8>, MalformedKey> {
     let mut key = Vec::with_capacity(quoted.len());
     let mut bytes = quoted.iter();
@@ -112,7 +113,7 @@ macro_rules! text_of {
                 &self.0
             }
 
-            /// Takes a value that was checked before it was stored.
+            /// Trusts a value that was validated before it was stored.
             pub fn from_stored(text: String) -> Self {
                 Self(text)
             }

@@ -1,5 +1,4 @@
-//! Every reason to say no: its status, code and message, in one place.
-//! A refusal is an answer (HTTP contract, sections 5.2 and 5.3); a fault of ours is not one.
+//! Every reason to refuse a request, with its status, code and message (HTTP contract, sections 5.2 and 5.3).
 
 use std::fmt;
 
@@ -8,10 +7,10 @@ use serde::Serialize;
 use super::names::ServiceId;
 use super::usage::Pair;
 
-/// Why a request was not done. The text of [`fmt::Display`] is the message a client sees.
+/// Why a request was refused. [`fmt::Display`] gives the message for the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    // The request's head, and what is held of its client.
+    // The request head, and what is held for its client.
     MalformedHead,
     HeadTimeout,
     HeadTooLarge,
@@ -21,7 +20,7 @@ pub enum Refusal {
     TransferCoding,
     TooManyConnections,
     TooManyBytesHeld,
-    // The request itself.
+    // The body, the query and the path.
     MalformedJson,
     MediaType,
     Encoding,
@@ -39,7 +38,7 @@ pub enum Refusal {
     ListTooLong {
         items_max: i64,
     },
-    // Its route and its rights.
+    // The route and access.
     NoRoute {
         method: String,
         path: String,
@@ -52,7 +51,7 @@ pub enum Refusal {
     AdminKeyForReads,
     ApiKeyForWrites,
     KeyForMetrics,
-    /// Writes without required keys, from another site or to another host name.
+    /// A write without required API keys, from another site or to another host name.
     Foreign,
     Paused,
     /// More than `limit` requests within `window_ms`.
@@ -66,9 +65,9 @@ pub enum Refusal {
     KeyConflict,
     KeyInFlight,
     KeyUnknown,
-    /// The caller is over a cap, and nothing that it has may be evicted.
+    /// The caller is over a cap, and none of its records may be evicted.
     TooManyRecords,
-    // Names and numbers.
+    // Identifiers and numbers.
     Agent,
     Service,
     AgentAndService,
@@ -96,7 +95,7 @@ pub enum Refusal {
         key: &'static str,
         max: i64,
     },
-    // Things that are not there, not allowed, or too many.
+    // Objects that do not exist, are not allowed, or are too many.
     ServiceNotRegistered(ServiceId),
     ServiceDisabled(ServiceId),
     NoMetadata(ServiceId),
@@ -110,12 +109,13 @@ pub enum Refusal {
     ServiceCapacity,
     WebhookCapacity,
     ApiKeyCapacity,
-    /// A test delivery was not accepted; `reason` is `status <n>`, `timeout`, `connection failed` or `private address`.
+    /// The receiver did not accept a test. `reason` is `status <n>`, `timeout`, `connection failed` or `private
+    /// address`.
     WebhookFailed {
         id: String,
         reason: String,
     },
-    // The service's own state.
+    // The state of the service.
     Starting,
     StoreUnavailable,
     QueueFull,
@@ -194,7 +194,7 @@ impl Refusal {
         }
     }
 
-    /// `Retry-After` in seconds: the same request may succeed then.
+    /// `Retry-After` in seconds.
     pub fn retry_after(&self) -> Option<u16> {
         match self {
             Self::KeyInFlight
@@ -209,7 +209,7 @@ impl Refusal {
         }
     }
 
-    /// Whether the answer is kept under an idempotency key: the request was understood and decided.
+    /// Whether the response is stored under an idempotency key.
     pub fn is_stored(&self) -> bool {
         match self.status_and_code() {
             (400, "invalid_request") | (404, _) => true,
@@ -325,10 +325,10 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Most characters of what a client sent that a message repeats. Valid ids, which are short, are repeated in full.
+/// A message repeats at most this many characters of what the client sent. Valid ids are repeated in full.
 const ECHO_MAX: usize = 64;
 
-/// What a client sent, cut where it gets long: a refusal may be stored, and is never sized by what was sent.
+/// Text that the client sent, truncated: a refusal may be stored, so its size must not depend on the request.
 struct Echo<'a>(&'a str);
 
 impl fmt::Display for Echo<'_> {
@@ -340,7 +340,7 @@ impl fmt::Display for Echo<'_> {
     }
 }
 
-/// Most unknown keys of a configuration that a refusal lists.
+/// A refusal lists at most this many unknown configuration keys.
 const UNKNOWN_KEYS_MAX: usize = 16;
 
 /// The error body (HTTP contract, section 5.1).
@@ -359,7 +359,7 @@ struct Envelope<'a> {
 }
 
 impl Refusal {
-    /// The body of the answer. A fault of ours also names the request it happened to.
+    /// The body of the response. An internal error also names the method and the path.
     pub fn to_body(&self, method: &str, path: &str, request_id: &str) -> Vec<u8> {
         let is_fault = *self == Self::Internal;
         let envelope = Envelope {

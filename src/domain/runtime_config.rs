@@ -1,10 +1,10 @@
-//! The runtime configuration: what operators change while the service runs. It is stored in the database and the same for
-//! every replica.
+//! The runtime configuration: settings that operators change while the service runs. It is stored in the database, and
+//! is the same for every replica.
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
-/// The limits in force. They are counts unless the name ends in a unit.
+/// The limits in force. A name without a unit is a count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Limits {
@@ -33,7 +33,7 @@ impl Default for Limits {
     }
 }
 
-/// One limit: its name in the API, and the largest value it takes; the smallest is 1.
+/// The name of a limit in the API, and its maximum. The minimum is 1.
 #[derive(Clone, Copy, Debug)]
 pub struct Limit {
     pub key: &'static str,
@@ -58,7 +58,7 @@ pub const LIMITS: [Limit; 8] = [
 pub struct RuntimeConfig {
     pub limits: Limits,
     pub paused: bool,
-    /// Increases with each change.
+    /// Increases with each change of the row.
     pub revision: i64,
     /// Increases when an API key is created or revoked.
     pub keys_revision: i64,

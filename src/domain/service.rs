@@ -1,21 +1,22 @@
-//! Services: what a tenant sells, and at which price.
+//! Services and their prices.
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::names::ServiceId;
 
-/// Longest description, and longest owner, in UTF-16 code units.
+/// Maximum length of a description and of an owner, in UTF-16 code units.
 pub const METADATA_TEXT_MAX: usize = 256;
 
-// Texts for people; both or neither. No doc comment: it would describe every schema that this is a part of.
+// Texts for people; both are present or none. Not a doc comment, because that would describe every schema that contains
+// this.
 #[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct Metadata {
     pub description: String,
     pub owner: String,
 }
 
-/// A registration, new or repeated.
+/// A registration of a new or an existing service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registration {
     pub service_id: ServiceId,
@@ -30,7 +31,7 @@ pub struct PricedService {
     pub price_stroops: i64,
 }
 
-/// One change of a registered service.
+/// A change of a registered service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServiceEdit {
     Price(i64),
@@ -49,7 +50,7 @@ pub struct Service {
     pub metadata: Option<Metadata>,
 }
 
-/// What billing needs to know of a service.
+/// The terms of a service: what billing needs to know of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Terms {
     pub price_stroops: i64,

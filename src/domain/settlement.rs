@@ -1,4 +1,4 @@
-//! Settlements: the permanent rows of the ledger.
+//! Settlements. They are permanent.
 
 use schemars::JsonSchema;
 use serde::Serialize;

@@ -1,12 +1,12 @@
-//! Which addresses deliveries may be sent to: those of the public internet. Everything else belongs to the machine, to
-//! its network or to nobody, and a webhook must not reach it (server-side request forgery).
-//! After the IANA registries of special-purpose addresses (RFC 6890 and its updates).
+//! The addresses to which webhooks may be sent: those of the public internet. A webhook must not reach the machine or
+//! its network (server-side request forgery). The ranges are those of the IANA registries of special-purpose addresses
+//! (RFC 6890 and its updates).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use url::Host;
 
-/// Whether a URL's host may be a target, as far as its text tells.
+/// Whether the host of a URL may be a target. The addresses of a name are checked at each attempt.
 pub fn is_public_host(host: &Host<&str>) -> bool {
     match host {
         Host::Ipv4(address) => is_public_v4(*address),
@@ -18,7 +18,7 @@ pub fn is_public_host(host: &Host<&str>) -> bool {
     }
 }
 
-/// Whether an address is one of the public internet.
+/// Whether an address is on the public internet.
 pub fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
@@ -28,7 +28,7 @@ pub fn is_public(address: IpAddr) -> bool {
 
 fn is_public_v4(address: Ipv4Addr) -> bool {
     let is_special = match address.octets() {
-        // This network, loopback; multicast and everything reserved above it.
+        // "This network" and loopback; multicast and all reserved addresses above.
         [0 | 127 | 224..=255, ..] => true,
         [100, second, ..] => second & 0xc0 == 64,
         [192, 0, 0 | 2, _] | [192, 88, 99, _] => true,
@@ -42,13 +42,13 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     let segments = address.segments();
     let embedded = |high: u16, low: u16| is_public_v4((u32::from(high) << 16 | u32::from(low)).into());
     match segments {
-        // IPv4-compatible and IPv4-mapped; the first also covers :: and ::1.
+        // IPv4-compatible and IPv4-mapped addresses. The former include `::` and `::1`.
         [0, 0, 0, 0, 0, 0 | 0xffff, high, low] => embedded(high, low),
-        // NAT64 and 6to4 lead to the IPv4 address inside.
+        // NAT64 and 6to4 lead to the embedded IPv4 address.
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => embedded(high, low),
-        // Protocol assignments (Teredo, ORCHID and so on) and documentation.
+        // Protocol assignments (such as Teredo and ORCHID) and documentation.
         [0x2001, 0..=0x1ff | 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] => false,
-        // The only part of the address space that is given out.
+        // The only range that is allocated to the public internet.
         [first, ..] => first & 0xe000 == 0x2000,
     }
 }
@@ -120,7 +120,7 @@ mod tests {
             "localhost.",
             "a.localhost",
             "a.localhost.",
-            // Other spellings of 127.0.0.1.
+            // Other notations of 127.0.0.1.
             "2130706433",
             "0x7f.1",
             "127.1",

@@ -1,4 +1,4 @@
-//! A moment, as the API and the database show it: whole milliseconds since the Unix epoch.
+//! A time in whole milliseconds since the Unix epoch, as in the API.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ use time::{Duration, OffsetDateTime};
 #[serde(transparent)]
 pub struct Timestamp(i64);
 
-/// RFC 3339 in UTC. `time` has it without milliseconds where they are zero; here all texts have the same length.
+/// RFC 3339 in UTC. The format of `time` omits milliseconds that are zero; here all texts have the same length.
 const RFC_3339: StaticFormatDescription =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
 
@@ -25,7 +25,7 @@ impl Timestamp {
         Self(ms)
     }
 
-    /// Digits, as cursors hold them.
+    /// Parses the digits in a cursor.
     pub fn parse(digits: &str) -> Option<Self> {
         digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok().map(Self))?
     }
@@ -38,8 +38,8 @@ impl Timestamp {
         Self(self.0.saturating_add(ms))
     }
 
-    /// The value as PostgreSQL's `timestamptz` takes it. Moments outside the calendar's range saturate: after the year
-    /// 9999 as those of [`OffsetDateTime`] do, and before the year 1, because PostgreSQL's calendar begins later than that.
+    /// The value for PostgreSQL. Years above 9999 saturate, because [`OffsetDateTime`] ends there; years before 1
+    /// saturate, because PostgreSQL's calendar has another beginning.
     pub fn to_date_time(self) -> OffsetDateTime {
         let ms = self.0.max(YEAR_ONE_MS);
         OffsetDateTime::UNIX_EPOCH.saturating_add(Duration::milliseconds(ms))
@@ -58,13 +58,13 @@ impl From<OffsetDateTime> for Timestamp {
     }
 }
 
-/// A stored moment as PostgreSQL keeps it, in microseconds since the Unix epoch. Cursors hold it, because one of whole
-/// milliseconds would repeat or skip rows that another program wrote. Its text is `<ms>`, or `<ms>.<µs>` where it has to be.
+/// A stored time in microseconds since the Unix epoch, PostgreSQL's precision. Cursors contain it, because whole
+/// milliseconds would repeat or skip rows that another program wrote. Its text is `<ms>`, or `<ms>.<µs>` if necessary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StoredMoment(i64);
 
 impl StoredMoment {
-    /// Before and after everything that is stored.
+    /// Earlier and later than everything that is stored.
     pub const FIRST: Self = Self(0);
     pub const LAST: Self = Self(i64::MAX);
 
@@ -78,12 +78,12 @@ impl StoredMoment {
         Some(Self(ms.parse::<i64>().ok()?.saturating_mul(1000).saturating_add(us)))
     }
 
-    /// The last moment before this one.
+    /// The time one microsecond earlier.
     pub fn before(self) -> Self {
         Self(self.0.saturating_sub(1))
     }
 
-    /// The value as PostgreSQL's `timestamptz` takes it, saturating like [`Timestamp::to_date_time`].
+    /// The value for PostgreSQL. Saturates like [`Timestamp::to_date_time`].
     pub fn to_date_time(self) -> OffsetDateTime {
         let us = self.0.max(YEAR_ONE_MS * 1000);
         OffsetDateTime::UNIX_EPOCH.saturating_add(Duration::microseconds(us))

@@ -1,28 +1,28 @@
-//! Usage: how many requests one agent made of one service.
+//! Usage: requests that one agent made to one service.
 
 use serde_json::Value;
 
 use super::names::{AgentId, ServiceId};
 
-/// Most requests one record may hold.
+/// Maximum number of requests in one record.
 pub const REQUESTS_MAX: i64 = 1_000_000;
 
-/// One agent's use of one service: what is counted, and what is settled.
+/// One agent and one service: the unit that is counted and settled.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pair {
     pub agent: AgentId,
     pub service_id: ServiceId,
 }
 
-/// Requests to be added to a pair: 1 to [`REQUESTS_MAX`].
+/// Requests to add to a pair: 1 to [`REQUESTS_MAX`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsageRecord {
     pub pair: Pair,
     pub requests: i64,
 }
 
-/// The integer a JSON value is, whatever its spelling: `3`, `3.0` and `3e0` are one.
-/// None for anything else, and for integers beyond what a double holds exactly.
+/// The integer value of JSON, whatever its notation: `3`, `3.0` and `3e0` are equal. `None` for other values, and for
+/// integers that a double cannot hold exactly.
 pub fn integer(value: &Value) -> Option<i64> {
     const EXACT_MAX: f64 = super::money::SAFE_MAX as f64;
     let double = value.as_f64()?;

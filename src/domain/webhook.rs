@@ -1,5 +1,5 @@
-//! Webhooks: where a tenant wants which of its events sent, and the secret that signs them.
-//! The secret is never printed, not even by [`fmt::Debug`]; only [`Secret::reveal`] shows it.
+//! Webhooks: the endpoint, the event types that it receives, and the secret that signs deliveries. Only
+//! [`Secret::reveal`] shows the secret; [`fmt::Debug`] does not.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ use super::refusal::Refusal;
 use super::target;
 use super::timestamp::Timestamp;
 
-/// Longest URL, in UTF-16 code units.
+/// Maximum length of a URL, in UTF-16 code units.
 pub const URL_MAX: usize = 2048;
 /// Subscribes to every type.
 pub const EVERY_TYPE: &str = "*";
@@ -44,14 +44,14 @@ pub struct Webhook {
     pub disabled_at: Option<Timestamp>,
 }
 
-/// What a PATCH asks for. The names of the types are judged after the webhook was found.
+/// The content of a PATCH request. The event types are validated after the webhook was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     pub url: Option<String>,
     pub events: Option<Vec<String>>,
 }
 
-/// Every name must be a known type.
+/// Every name must be a known event type.
 pub fn check_types(events: &[String]) -> Result<(), Refusal> {
     match events.iter().find(|name| !KNOWN_TYPES.contains(&name.as_str())) {
         Some(unknown) => Err(Refusal::WebhookEventType(unknown.clone())),
@@ -59,10 +59,11 @@ pub fn check_types(events: &[String]) -> Result<(), Refusal> {
     }
 }
 
-/// A URL that deliveries may be sent to, as far as its text tells: a name's addresses are judged at every attempt.
+/// Checks a URL for deliveries. If its host is a name, the addresses are checked at each attempt.
 pub fn check_url(text: &str, allow_private: bool) -> Result<(), Refusal> {
     let has_scheme = text.starts_with("http://") || text.starts_with("https://");
-    // A parser would strip or escape control characters, but they are no part of a URL, and in JSON each is six long.
+    // A parser would remove or escape control characters. They are not valid in a URL, and in JSON each takes six
+    // characters.
     if !has_scheme || text.encode_utf16().count() > URL_MAX || text.contains(char::is_control) {
         return Err(Refusal::WebhookUrl);
     }
@@ -71,7 +72,7 @@ pub fn check_url(text: &str, allow_private: bool) -> Result<(), Refusal> {
     if allow_private || target::is_public_host(&host) { Ok(()) } else { Err(Refusal::WebhookTarget) }
 }
 
-/// The key of a webhook's signatures: 32 random bytes, written as `whsec_` and their base64.
+/// The key of a webhook's signatures: 32 random bytes. Its text is `whsec_` and their base64.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret([u8; 32]);
 
@@ -91,12 +92,12 @@ impl Secret {
         &self.0
     }
 
-    /// The secret as its owner holds it, to be shown once.
+    /// The text of the secret. Shown only once.
     pub fn reveal(&self) -> String {
         format!("whsec_{}", STANDARD.encode(self.0))
     }
 
-    /// The value of `webhook-signature`, as Standard Webhooks 1.0.0 defines it.
+    /// The value of `webhook-signature` according to Standard Webhooks 1.0.0.
     pub fn sign(&self, delivery: &str, timestamp_seconds: i64, body: &[u8]) -> String {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes keys of any length");
         mac.update(format!("{delivery}.{timestamp_seconds}.").as_bytes());

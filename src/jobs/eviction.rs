@@ -1,21 +1,21 @@
-//! Which records go when callers have more than they may: each caller's oldest, and none younger than was promised.
-//! There is no index by caller. The records are walked in the order of their expiry, and a cursor for each caller keeps
-//! where its walk stands, so that no record is passed twice for one caller.
+//! Chooses the records to evict from callers over a cap: the oldest records of each caller, but none that is protected
+//! by its age. There is no index by caller, so the records are read in the order of their expiry. A cursor for each
+//! caller remembers how far they were read, so that no record is read twice for one caller.
 
 use std::collections::{BTreeMap, HashMap};
 
 use crate::domain::timestamp::StoredMoment;
 use crate::store::retention::Walked;
 
-/// Callers whose cursors are kept.
+/// Maximum number of cursors.
 const CURSORS_MAX: usize = 100_000;
 
-/// What a caller has more than it may.
+/// By how much a caller exceeds its caps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Surplus {
     pub records: i64,
     pub bytes: i64,
-    /// Which cap it is over, as the metrics name it: `caller` or `total`.
+    /// The cap that it exceeds, as in the metrics: `caller` or `total`.
     pub cap: &'static str,
 }
 
@@ -25,17 +25,18 @@ impl Surplus {
     }
 }
 
-/// The callers that have a surplus left. Once all have been walked to the horizon, they have nothing that may be evicted.
+/// The callers that still exceed a cap. Once all of them have been read up to the horizon, none of their records may be
+/// evicted.
 pub fn with_surplus(surpluses: &BTreeMap<String, Surplus>) -> Vec<&str> {
     surpluses.iter().filter(|(_, surplus)| surplus.is_left()).map(|(caller, _)| caller.as_str()).collect()
 }
 
-/// Where the walk of each caller stands: it has no evictable record that expires at its cursor or before. A caller that is
-/// no longer over its cap soon is again, so its cursor stays.
+/// How far the records of each caller were read: it has no evictable record that expires at its cursor or earlier. A
+/// caller that falls below its cap keeps its cursor, because it may soon exceed the cap again.
 #[derive(Debug, Default)]
 pub struct Cursors(HashMap<String, StoredMoment>);
 
-/// A part of the walk: the records that expire after `from` and until `until`, both for the same callers.
+/// A range to read: the records that expire after `from` and not after `until`, for the same callers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stretch {
     pub from: StoredMoment,
@@ -44,7 +45,7 @@ pub struct Stretch {
 }
 
 impl Cursors {
-    /// Forgets cursors at which everything has expired, and all if there are too many.
+    /// Removes cursors before `start`, where all records have expired, and all cursors if there are too many.
     pub fn tidy(&mut self, start: StoredMoment) {
         self.0.retain(|_, cursor| *cursor > start);
         if self.0.len() > CURSORS_MAX {
@@ -52,8 +53,8 @@ impl Cursors {
         }
     }
 
-    /// The next stretch for callers that have a surplus: from the earliest cursor to the next one, where its callers are
-    /// joined by those, or to `horizon`. None: all have been walked to there.
+    /// The next range to read: from the earliest cursor of the callers over a cap to the next cursor, where the next
+    /// callers join, or to `horizon`. `None` if all have been read up to the horizon.
     pub fn next(
         &self,
         surpluses: &BTreeMap<String, Surplus>,
@@ -68,8 +69,9 @@ impl Cursors {
         Some(Stretch { from, until, callers })
     }
 
-    /// Chooses what goes of a walked stretch: of each caller the first until its surplus is gone, and at most
-    /// `records_max`. Takes that off the surpluses, and moves the cursors. Returns the places of the records.
+    /// Chooses the records to evict from a range: the oldest of each caller until it no longer exceeds its caps, and at
+    /// most `records_max` in all. Updates the surpluses and the cursors. Returns the row locations (`ctid`) of the
+    /// records.
     pub fn choose(
         &mut self,
         stretch: &Stretch,
@@ -96,7 +98,7 @@ impl Cursors {
         chosen
     }
 
-    /// Undoes the moves of a stretch whose removal failed.
+    /// Resets the cursors of a range after its eviction failed.
     pub fn rewind(&mut self, stretch: &Stretch) {
         for caller in &stretch.callers {
             self.0.insert(caller.clone(), stretch.from);
@@ -141,10 +143,10 @@ mod tests {
         assert_eq!(both, Stretch { from: at(0), until: at(100), callers: vec!["a".into(), "b".into()] });
         let walked = Walked { end: at(30), candidates: candidates(&[("a", 5), ("a", 10), ("b", 20)]) };
         assert_eq!(cursors.choose(&both, &walked, &mut over, 1000), ["5", "20"]);
-        // One has enough, the other goes on alone.
+        // One caller no longer exceeds its cap, so the other is read alone.
         let alone = cursors.next(&over, start, horizon).expect("a stretch");
         assert_eq!(alone, Stretch { from: at(30), until: at(100), callers: vec!["b".into()] });
-        // The first is over its cap again: it starts before what it left, and ends where the other one is.
+        // The first caller exceeds its cap again. It is read from its cursor to that of the other.
         over.insert("a".into(), surplus(1, 0));
         let again = cursors.next(&over, start, horizon).expect("a stretch");
         assert_eq!((again.from, again.until, again.callers), (at(10).before(), at(30), vec!["a".to_owned()]));
@@ -158,7 +160,7 @@ mod tests {
         let stretch = cursors.next(&over, start, horizon).expect("a stretch");
         cursors.choose(&stretch, &Walked { end: at(100), candidates: candidates(&[("b", 7)]) }, &mut over, 1000);
         assert_eq!((cursors.next(&over, start, horizon), with_surplus(&over)), (None, vec!["a"]));
-        // As time goes on, there is more to walk.
+        // The horizon moves with time.
         assert_eq!(cursors.next(&over, start, at(101)).map(|stretch| stretch.from), Some(at(100)));
     }
 
@@ -167,7 +169,7 @@ mod tests {
         let mut cursors = Cursors::default();
         let mut over = surpluses(&[("a", 3)]);
         let stretch = cursors.next(&over, at(0), at(100)).expect("a stretch");
-        // All expire together.
+        // All of them expire at the same time.
         let walked = Walked { end: at(100), candidates: candidates(&[("a", 7), ("a", 7), ("a", 7)]) };
         assert_eq!(cursors.choose(&stretch, &walked, &mut over, 2).len(), 2);
         assert_eq!(cursors.next(&over, at(0), at(100)).map(|stretch| stretch.from), Some(at(7).before()));

@@ -1,7 +1,7 @@
-//! The janitor prunes idempotency records: the expired, then the oldest of callers that have more than they may; and events
-//! beyond the log's length. It deletes in small transactions, one replica at a time, and leaves alone what a writer holds.
-//! It never evicts a record younger than an hour, which is a promise given: callers that have nothing else are full, and
-//! get no new records. Its cost follows what it deletes: the counts are maintained, not recounted.
+//! The janitor deletes expired idempotency records, evicts the oldest records of callers over a cap, and prunes events
+//! over `eventLogCap`. Its transactions are small, only one replica works at a time, and rows that a writer has locked
+//! are skipped. A record younger than an hour is never evicted; a caller that has no older ones becomes full. The
+//! counts are maintained by writers, so the cost depends only on what is deleted.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -28,31 +28,31 @@ use super::STEP_LIMIT;
 use super::eviction::{self, Cursors, Stretch, Surplus};
 use crate::job_health::{Job, JobHealth};
 
-/// Rows one transaction deletes at most, so that none is long.
+/// Maximum number of rows that one transaction deletes.
 const ROWS_MAX: i64 = 1000;
-/// Callers over a cap that one run looks at, and that can be full.
+/// Maximum number of callers over a cap in one run, and of full callers.
 const CALLERS_MAX: i64 = 10_000;
-/// Tenants whose log is too long that one step looks at.
+/// Maximum number of tenants over the event cap in one step.
 const OWNERS_MAX: i64 = 100;
-/// How old a live record is at least when it is evicted, unless records live shorter: clients retry for minutes, and
-/// within an hour nobody's retry is executed again.
+/// Minimum age of a live record that is evicted, unless its lifetime is shorter. Clients retry for minutes, so their
+/// retries are not executed again.
 const PROMISE_MS: i64 = 3_600_000;
-/// How much longer the janitor rests after a step that pruned records than the step took, and at most. It still
-/// prunes faster than records are written.
+/// After a step that deleted records, the janitor pauses for this many times the duration of the step, at most
+/// `REST_MAX`. It still deletes faster than records are written.
 const RESTS_PER_STEP: u32 = 3;
 const REST_MAX: Duration = Duration::from_secs(1);
-/// Transactions one round may take for each of its tasks.
+/// Maximum number of transactions of each step in one round.
 const STEPS_MAX: u32 = 100;
-/// Rounds of one run; what is left waits for the next.
+/// Maximum number of rounds in one run. The next run continues.
 const ROUNDS_MAX: u32 = 10;
 
-/// What one run removed.
+/// What one run deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// False if another replica's janitor was at work.
+    /// False if the janitor of another replica was working.
     pub was_alone: bool,
     pub expired: i64,
-    /// Live records removed for a cap of their caller, and for the total cap.
+    /// Live records evicted for the caller's caps, and for the total cap.
     pub over_caller_cap: i64,
     pub over_total_cap: i64,
     pub events: i64,
@@ -70,7 +70,7 @@ pub struct Janitor {
     pub cursors: Arc<Mutex<Cursors>>,
 }
 
-/// When this process's janitor last looked; all clones tell the same.
+/// When the janitor of this process last ran. All clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct LastRun(Arc<AtomicI64>);
 
@@ -88,7 +88,7 @@ impl LastRun {
 impl Janitor {
     pub async fn run(self, stop: CancellationToken) {
         let span_of = |run| super::run_span("janitor", run);
-        // Who was full before this process began is full now.
+        // Other processes may have found full callers before this one started.
         let _ = stop.run_until_cancelled(self.learn_full().instrument(span_of(0))).await;
         for run in 1.. {
             if !super::pause(self.settings.pause, &stop).await {
@@ -96,7 +96,8 @@ impl Janitor {
             }
             let span = span_of(run);
             let mut report = Report::default();
-            // A run may be cut or fail anywhere: each of its transactions is whole, and counted as soon as its end is heard.
+            // A run may be cancelled or fail at any point. Each of its transactions is complete, and is counted when
+            // its result is known.
             let run = async {
                 let _ = self.prune(&mut report).await;
                 let _ = self.learn_full().await;
@@ -109,7 +110,7 @@ impl Janitor {
         }
     }
 
-    /// Prunes everything there is to prune. An error: a step failed; all others were done.
+    /// Prunes until nothing is left. Returns an error if a step failed; the other steps were still done.
     pub async fn run_once(&self) -> Result<Report, StoreError> {
         let mut report = Report::default();
         let pruned = self.prune(&mut report).await;
@@ -117,8 +118,7 @@ impl Janitor {
         pruned.map(|()| report)
     }
 
-    /// A few steps of each task a round, so that the log and the counts do not wait for a million records that expired
-    /// together.
+    /// Alternates between the steps, so that events and caps need not wait until a million expired records are deleted.
     async fn prune(&self, report: &mut Report) -> Result<(), StoreError> {
         let allowed = server::check_clock(&self.clock);
         if allowed.is_err() {
@@ -133,16 +133,16 @@ impl Janitor {
         Ok(())
     }
 
-    /// Says whether something is left. A task that fails keeps none of the others from its turn.
+    /// Returns whether something is left. A step that fails does not prevent the others.
     async fn round(&self, report: &mut Report) -> Result<bool, StoreError> {
         let now = self.clock.now();
         let expired = match self.expired(now, report).await {
-            // Another janitor is at work, and knows.
+            // Another janitor is working.
             Ok(None) => return Ok(false),
             Ok(Some(are_left)) => Ok(are_left),
             Err(error) => Err(error),
         };
-        // The expired go first: as long as some may be left, no cap takes a record that is still live.
+        // Expired records first: while some may be left, no live record is evicted.
         let caps = match expired {
             Ok(true) => Ok(false),
             _ => self.noted(Job::Caps, self.caps(now, report).await),
@@ -156,7 +156,7 @@ impl Janitor {
         done
     }
 
-    /// Shortens logs, by as many steps as one round may take. Says whether there is more to do.
+    /// Prunes events, in a limited number of steps. Returns whether something is left.
     async fn events(&self, report: &mut Report) -> Result<bool, StoreError> {
         for _ in 0..STEPS_MAX {
             let step = async |connection: &mut PgConnection| self.old_events(connection, report).await;
@@ -167,7 +167,7 @@ impl Janitor {
         Ok(true)
     }
 
-    /// Prunes expired records. Says whether some may be left; None if another janitor is at work.
+    /// Deletes expired records. Returns whether some may be left; `None` if another janitor is working.
     async fn expired(&self, now: Timestamp, report: &mut Report) -> Result<Option<bool>, StoreError> {
         for _ in 0..STEPS_MAX {
             let began = Instant::now();
@@ -191,11 +191,11 @@ impl Janitor {
         Ok(Some(true))
     }
 
-    /// Evicts what callers have more than they may, and notes who has nothing that may go. Says whether there is more to do.
+    /// Evicts records of callers over a cap, and records which callers are full. Returns whether something is left.
     async fn caps(&self, now: Timestamp, report: &mut Report) -> Result<bool, StoreError> {
         let look = async |connection: &mut PgConnection| self.surpluses(connection).await;
         let Some(mut surpluses) = self.pool.run(Instant::now() + STEP_LIMIT, look).await? else { return Ok(false) };
-        // Before `start` everything has expired, after `horizon` everything is too young.
+        // Records that expire before `start` have expired. Those that expire after `horizon` are too young.
         let start = StoredMoment::from(now);
         let horizon = StoredMoment::from(now.plus_ms(self.settings.ttl_ms - self.age_ms()));
         self.cursors().tidy(start);
@@ -222,7 +222,7 @@ impl Janitor {
         Ok(true)
     }
 
-    /// What callers have more than they may. None if another janitor is at work.
+    /// By how much callers exceed their caps. `None` if another janitor is working.
     async fn surpluses(&self, connection: &mut PgConnection) -> Result<Option<BTreeMap<String, Surplus>>, StoreError> {
         let JanitorSettings { records_max, records_of_caller_max, bytes_of_caller_max, .. } = self.settings;
         let mut transaction = connection.begin().await?;
@@ -242,7 +242,7 @@ impl Janitor {
         Ok(Some(surpluses.collect()))
     }
 
-    /// One step of the walk. False if another janitor is at work.
+    /// Evicts from one range. False if another janitor is working.
     async fn evict(
         &self,
         connection: &mut PgConnection,
@@ -274,7 +274,7 @@ impl Janitor {
         Ok(true)
     }
 
-    /// Takes over who is full, as every replica does, whichever one prunes.
+    /// Reads which callers are full. Every replica does so, whichever one prunes.
     async fn learn_full(&self) -> Result<(), StoreError> {
         let read = async |connection: &mut PgConnection| full_callers::list(connection, CALLERS_MAX).await;
         let full = self.pool.run(Instant::now() + STEP_LIMIT, read).await;
@@ -283,7 +283,7 @@ impl Janitor {
         Ok(())
     }
 
-    /// How old a live record must be to be evicted.
+    /// Minimum age of a live record that may be evicted.
     fn age_ms(&self) -> i64 {
         self.settings.ttl_ms.min(PROMISE_MS)
     }
@@ -292,7 +292,7 @@ impl Janitor {
         self.cursors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The tenants whose log is too long. False when there is none.
+    /// Prunes events of some tenants over the cap. False if there are none.
     async fn old_events(&self, connection: &mut PgConnection, report: &mut Report) -> Result<bool, StoreError> {
         let mut transaction = connection.begin().await?;
         if !server::try_janitor_lock(&mut transaction).await? {
@@ -315,7 +315,7 @@ impl Janitor {
     }
 }
 
-/// One step. None if another janitor is at work, else how many records were removed.
+/// Deletes some expired records, and returns their number. `None` if another janitor is working.
 async fn expired(connection: &mut PgConnection) -> Result<Option<i64>, StoreError> {
     let mut transaction = server::begin_walk(connection).await?;
     if !server::try_janitor_lock(&mut transaction).await? {
@@ -327,19 +327,20 @@ async fn expired(connection: &mut PgConnection) -> Result<Option<i64>, StoreErro
     Ok(Some(records))
 }
 
-/// The requests of now come first.
+/// Leaves the database to requests for a while.
 async fn rest_after(began: Instant) {
     tokio::time::sleep((RESTS_PER_STEP * began.elapsed()).min(REST_MAX)).await;
 }
 
-/// Corrects the totals by what was removed, in the same transaction and at its very end, because commits may wait for
-/// their rows. Returns how many records were removed.
+/// Updates the totals in the same transaction. It is the last statement, because commits may wait for these rows.
+/// Returns the number of records.
 async fn note(connection: &mut PgConnection, removed: &[Removed]) -> Result<i64, StoreError> {
     caller_totals::subtract(connection, removed).await?;
     Ok(removed.iter().map(|removed| removed.records).sum())
 }
 
-/// Notes who is full, unless another janitor is at work, and forgets callers that have nothing left.
+/// Replaces the list of full callers, unless another janitor is working, and deletes the totals of callers without
+/// records.
 async fn note_full(connection: &mut PgConnection, full: &[&str]) -> Result<(), StoreError> {
     let mut transaction = connection.begin().await?;
     if !server::try_janitor_lock(&mut transaction).await? {

@@ -1,5 +1,4 @@
-//! What happens in the background. A job is `run_once` and a pause, over and over; tests
-//! call `run_once` by hand.
+//! Background jobs. A job repeats `run_once` and a pause. Tests call `run_once` directly.
 
 pub mod eviction;
 pub mod janitor;
@@ -11,11 +10,11 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::{Span, error_span};
 
-/// How long one step of a job may take: a transaction, or a statement that commits by itself. Each is small.
+/// Time limit of one step of a job: a transaction, or a statement that commits implicitly. Each is small.
 pub const STEP_LIMIT: Duration = Duration::from_secs(10);
 
-/// The span of one run of a job, which ties log lines to it. Runs count from the start of this process. At the highest level,
-/// so that it is there at every level of the log.
+/// The span of one run of a job, which marks its log lines. Runs are counted from the start of the process. Its level
+/// is the highest, so that no `LOG_LEVEL` hides it.
 fn run_span(job: &'static str, run: u64) -> Span {
     error_span!("job", job, run)
 }

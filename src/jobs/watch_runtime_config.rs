@@ -1,6 +1,6 @@
-//! Keeps the runtime configuration of this process current, and its measurement of the database's clock. Reads one row a
-//! few times a second, and at once when PostgreSQL notifies. Polling alone applies a change within a second, so it also
-//! works behind a pooler, where LISTEN receives nothing.
+//! Keeps the runtime configuration of this process current, and measures the database's clock. It reads one row a few
+//! times a second, and at once after a notification from PostgreSQL. Polling alone applies a change within a second, so
+//! the job also works behind a pooler, where LISTEN receives nothing.
 
 use std::time::Duration;
 
@@ -19,20 +19,20 @@ use crate::store::{StoreError, runtime_config, server};
 
 use crate::job_health::{Job, JobHealth};
 
-/// Pause between two readings.
+/// Pause between two reads.
 const POLL_INTERVAL: Duration = Duration::from_millis(300);
-/// How old a comparison of the clocks may be. After a longer one the time of a suspended machine would be wrong for long.
+/// Maximum age of a measurement of the clocks. It bounds how long the time is wrong after the machine was suspended.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a reading may take.
+/// Time limit of a read.
 const READ_LIMIT: Duration = Duration::from_secs(2);
-/// Pause before listening is tried again.
+/// Pause before the next attempt to listen.
 const LISTEN_PAUSE: Duration = Duration::from_secs(1);
 /// How long a stop waits for the connections to close.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug)]
 pub struct RuntimeConfigWatcher {
-    /// A connection of its own beside the listener's: readers that fill the pool must not hold up a pause.
+    /// A separate pool of one connection: reads that use up the other pool must not delay a pause.
     pool: Pool,
     options: PgConnectOptions,
     runtime_config: SharedRuntimeConfig,
@@ -64,7 +64,7 @@ impl RuntimeConfigWatcher {
 
     async fn poll(&self, notified: &Notify) {
         for run in 1.. {
-            // A failure is noted; the last state stays in force.
+            // The failure is recorded. The last state stays in force.
             let _ = self.run_once().instrument(super::run_span("config", run)).await;
             let _ = timeout(self.poll_interval, notified.notified()).await;
         }
@@ -73,7 +73,7 @@ impl RuntimeConfigWatcher {
     async fn listen(&self, notified: &Notify) {
         loop {
             if let Ok(mut listener) = Listener::connect(&self.options, runtime_config::CHANNEL).await {
-                // A change before this moment was not heard.
+                // Changes before this moment sent no notification to this connection.
                 notified.notify_one();
                 while listener.hear().await.is_ok() {
                     notified.notify_one();
@@ -83,7 +83,7 @@ impl RuntimeConfigWatcher {
         }
     }
 
-    /// Reads once, and takes over what it found.
+    /// Reads once and applies what changed.
     pub async fn run_once(&self) -> Result<(), StoreError> {
         let read_at = Instant::now();
         let read = async |connection: &mut PgConnection| {

@@ -1,6 +1,6 @@
-//! One PostgreSQL data directory: making it, starting and stopping its server, and telling what state it is in.
-//! The server outlives its starter by design (pg_ctl gives it a session of its own), so every start first looks
-//! at what an earlier service left behind.
+//! One PostgreSQL data directory: creates it, starts and stops its server, and determines its state. pg_ctl detaches
+//! the server, so it outlives a service that is killed. Every start therefore first checks what an earlier service left
+//! behind.
 
 use std::fs::{self, File};
 use std::io;
@@ -17,20 +17,20 @@ use super::find::Binaries;
 use super::run_as::{ServerUser, success_of, telling_line};
 use super::start_program::{Ending, StartProgram};
 
-/// The superuser and owner of everything in the private PostgreSQL.
+/// The superuser and the owner of all objects.
 pub(super) const SUPERUSER: &str = "agentpay";
 
-/// The port names the socket file only; fixed, so that a PGPORT in the environment cannot lead elsewhere.
+/// The port is only a part of the socket's name. It is fixed, so that PGPORT in the environment has no effect.
 pub(super) const PORT: u16 = 5432;
 
-/// The log of the server is set aside once it is larger than this.
+/// The server's log is rotated above this size.
 const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// How long pg_ctl waits for a start, before we ask the server itself how far it is, and for a stop.
+/// How long pg_ctl waits for a start, before the server itself is asked for its state, and for a stop.
 const START_LIMIT_S: &str = "5";
 const STOP_LIMIT_S: &str = "60";
 
-/// How many connections the server allows, if its starter has no wish.
+/// The number of connections that the server allows if the caller sets none.
 const CONNECTIONS_MAX: &str = "200";
 
 #[derive(Debug)]
@@ -43,17 +43,17 @@ pub(super) struct Cluster {
     pub(super) start_program: StartProgram,
 }
 
-/// What stands behind the data directory right now.
+/// The state of the data directory's server.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ServerState {
     Stopped,
-    /// A server of this directory is alive, at least as a process.
+    /// The server's process is alive.
     Alive,
-    /// The same, but its socket is not where we would look for it.
+    /// The server's process is alive, but its socket is not where it is expected.
     AliveElsewhere,
-    /// A server of this directory waits for its connections to end, and ends then.
+    /// The server is shutting down, and waits for its connections to end.
     Stopping,
-    /// A server of this directory is dead, and its children have not noticed.
+    /// The server is dead, but some of its child processes still run.
     Ending,
 }
 
@@ -66,26 +66,27 @@ impl Cluster {
         self.home.join("server.log")
     }
 
-    /// Makes the data directory unless it is there. It gets its name only when it is complete, so that a crash in the
-    /// middle leaves nothing that looks like data.
+    /// Creates the data directory if it does not exist. It is renamed into place when it is complete, so that a crash
+    /// leaves no partial data.
     pub(super) async fn initialise_once(&self) -> Result<(), LocalPostgresError> {
         let data = Self::data(&self.home);
         if data.join("PG_VERSION").exists() {
             return Ok(());
         }
         self.clear_unfinished();
-        // The process id keeps an initdb that outlived its killed service from writing into ours.
+        // The process id keeps this directory apart from that of an initdb whose service was killed.
         let name = format!("data.new.{}", std::process::id());
         let pgdata = format!("--pgdata={name}");
         let superuser = format!("--username={SUPERUSER}");
         let mut arguments = vec![
             &pgdata,
             &superuser,
-            // No password: the server listens on nothing but a Unix socket in a directory closed to all other users.
+            // No password is needed: the server listens only on a Unix socket in a directory that other users cannot
+            // enter.
             "--auth=trust",
             "--encoding=UTF8",
-            // Bytewise order is the same on every system and never changes with an update of the C library, which
-            // would corrupt the indexes; C.UTF-8 does not exist everywhere.
+            // Bytewise order is the same on every system, and does not change with an update of the C library, which
+            // would corrupt indexes. C.UTF-8 does not exist everywhere.
             "--locale=C",
             "--data-checksums",
         ];
@@ -103,7 +104,7 @@ impl Cluster {
         })?;
         fs::rename(self.home.join(&name), &data)
             .map_err(|error| step_failed("naming the new data directory", error))?;
-        // Without this a power failure could undo the rename after the first payments were acknowledged.
+        // Without this, a power failure could undo the rename after payments were acknowledged.
         File::open(&self.home)
             .and_then(|home| home.sync_all())
             .map_err(|error| step_failed("writing the new directory to disk", error))
@@ -119,7 +120,7 @@ impl Cluster {
             return Ok(ServerState::Stopped);
         }
         if !self.is_our_postgres(pid_file.process).await {
-            // By this file PostgreSQL would see that children of the dead server still work on the data.
+            // PostgreSQL uses this file to detect child processes of a dead server.
             if pid_file.shared_memory_is_used() {
                 return Ok(ServerState::Ending);
             }
@@ -133,14 +134,15 @@ impl Cluster {
         })
     }
 
-    /// Where the server of `home` has its socket, as it says itself: a command may have another TMPDIR than its service.
+    /// The socket directory of the server of `home`, as the server reports it: a command may have another TMPDIR than
+    /// its service.
     pub(super) fn socket_dir_of(home: &Path) -> io::Result<Option<PathBuf>> {
         let pid_file = fs::read_to_string(Self::data(home).join("postmaster.pid"))?;
         Ok(PidFile::parse(&pid_file).socket_dir.map(Path::to_owned))
     }
 
-    /// Sets a long log aside: copied and emptied, because the server keeps the file open, and appends to it. Its user does
-    /// that: root would follow a link of that user's. Failing at it is no reason not to serve.
+    /// Rotates a long log. It is copied and emptied, because the server keeps the file open and appends to it. The
+    /// server's user does this, because root would follow a link that this user created. A failure does not matter.
     pub(super) async fn limit_log(&self) {
         let log = self.log();
         if !tokio::fs::metadata(&log).await.is_ok_and(|metadata| metadata.len() > LOG_BYTES_MAX) {
@@ -150,8 +152,8 @@ impl Cluster {
         let _ = self.user.run(Path::new("sh"), &self.home, &["-c", script]).await;
     }
 
-    /// Starts the server, and waits a little for it to accept connections. One that needs longer is alive; a failure comes
-    /// with the telling line of its log.
+    /// Starts the server, and waits briefly for it to accept connections. A server that needs longer counts as alive.
+    /// An error includes the relevant line of the server's log.
     pub(super) async fn launch(&self) -> Result<(), LocalPostgresError> {
         let log = self.log();
         self.limit_log().await;
@@ -172,8 +174,8 @@ impl Cluster {
         Err(LocalPostgresError::StartFailed { reason, log })
     }
 
-    /// Stops the server in one of pg_ctl's modes; one that is stopped already is fine. A start that was given up half-way
-    /// is undone.
+    /// Stops the server in one of pg_ctl's modes. A server that is already stopped is no error. Ends a start that is in
+    /// progress.
     pub(super) async fn halt(&self, mode: &str) -> Result<(), LocalPostgresError> {
         self.start_program.end();
         self.start_program.ended().await;
@@ -188,24 +190,24 @@ impl Cluster {
         Err(step_failed("pg_ctl stop", io::Error::other(status.to_string())))
     }
 
-    /// Runs pg_ctl without pipes: the server inherits what pg_ctl has open, and would keep a pipe open for ever.
+    /// Runs pg_ctl without pipes: the server inherits its open files, and would keep a pipe open.
     async fn pg_ctl(&self, arguments: &[&str]) -> Result<std::process::ExitStatus, LocalPostgresError> {
         self.pg_ctl_command(arguments).status().await.map_err(|error| step_failed("pg_ctl", error))
     }
 
     fn pg_ctl_command(&self, arguments: &[&str]) -> Command {
-        // Relative to its home, because pg_ctl hands these paths to a shell without quoting them properly.
+        // Relative to the home directory, because pg_ctl passes these paths to a shell without quoting them correctly.
         let mut command = self.user.command(&self.binaries.dir.join("pg_ctl"), &self.home);
         command.arg("-D").arg("data").args(arguments);
         command
     }
 
-    /// Ends the server, or the program that starts it, without waiting for anything. The next start recovers.
+    /// Ends the server, or the program that starts it, without waiting. The next start recovers.
     pub(super) fn abort(&self) {
         self.start_program.end();
         let pid_file = fs::read_to_string(self.pid_file()).unwrap_or_default();
         let pid = pid_file.lines().next().unwrap_or_default().trim();
-        // Without a sign that the process works in our data directory the number may belong to another one by now.
+        // Unless the process works in this data directory, its number may belong to another process by now.
         let is_ours = fs::read_link(format!("/proc/{pid}/cwd"))
             .map_or(!cfg!(target_os = "linux"), |dir| dir == Self::data(&self.home));
         if is_ours && let Some(process) = pid.parse().ok().and_then(Pid::from_raw) {
@@ -213,7 +215,7 @@ impl Cluster {
         }
     }
 
-    /// Removes what a crash in the middle of initdb left; should that fail, it takes up space and nothing else.
+    /// Removes what a crash during initdb left. If that fails, it only uses disk space.
     fn clear_unfinished(&self) {
         for entry in fs::read_dir(&self.home).into_iter().flatten().flatten() {
             if entry.file_name().as_encoded_bytes().starts_with(b"data.new.") {
@@ -226,8 +228,8 @@ impl Cluster {
         Self::data(&self.home).join("postmaster.pid")
     }
 
-    /// PostgreSQL removes stale files itself only when no process at all has the id in them. After a reboot, in a new
-    /// container or while a dead server is not reaped some process has it, and PostgreSQL would refuse to start.
+    /// Removes stale lock files. PostgreSQL keeps them if any process has the id in them, which is likely after a
+    /// reboot or in a new container, and would then refuse to start.
     fn remove_stale_pid_files(&self) -> io::Result<()> {
         match fs::remove_file(self.socket_dir.join(format!("{SOCKET_NAME}.lock"))) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -236,15 +238,15 @@ impl Cluster {
         fs::remove_file(self.pid_file())
     }
 
-    /// How many connections the server is told to allow.
+    /// The number of connections that the server allows.
     pub(super) fn connections_max(&self) -> u32 {
         let wished = self.settings.iter().rfind(|(name, _)| name == "max_connections");
         wished.map_or(CONNECTIONS_MAX, |(_, value)| value).parse().unwrap_or(0)
     }
 
-    /// The `-o` of pg_ctl, which a shell reads.
+    /// The value of pg_ctl's `-o`, which a shell parses.
     fn server_options(&self) -> String {
-        // The setting is a list with commas, in which a name may stand in double quotes.
+        // The setting is a list with commas, in which a name may be in double quotes.
         let socket_dir = self.socket_dir.to_string_lossy().replace('"', "\"\"");
         let own = [
             ("listen_addresses", String::new()),
@@ -252,7 +254,7 @@ impl Cluster {
             ("unix_socket_directories", format!("\"{socket_dir}\"")),
             ("unix_socket_permissions", "0700".to_owned()),
             ("max_connections", CONNECTIONS_MAX.to_owned()),
-            // Its log would hold the whole statement of each commit that met another one.
+            // Otherwise the log would contain the whole statement of each commit that conflicts.
             ("log_min_error_statement", "panic".to_owned()),
         ];
         let own = own.iter().map(|(name, value)| (*name, value.as_str()));
@@ -261,10 +263,10 @@ impl Cluster {
         options.join(" ")
     }
 
-    /// Whether process `pid` is a PostgreSQL server in our data directory.
+    /// Whether process `pid` is a PostgreSQL server in this data directory.
     async fn is_our_postgres(&self, pid: &str) -> bool {
         let command_line = if cfg!(target_os = "linux") {
-            // Empty for a process that is dead but not yet reaped, as happens below a container's first process.
+            // Empty for a process that has ended and is not yet reaped.
             fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()
         } else {
             let mut command = self.user.command(Path::new("ps"), &self.home);
@@ -274,13 +276,13 @@ impl Cluster {
         let command_line = String::from_utf8_lossy(&command_line);
         let program = command_line.split(['\0', ' ', '\n']).next().unwrap_or_default();
         let is_postgres = program.ends_with("postgres") || program.ends_with("postmaster");
-        // The server works in its data directory; where that cannot be read, the name has to do.
+        // The server works in its data directory. If that cannot be read, the name has to be enough.
         let in_our_data = fs::read_link(format!("/proc/{pid}/cwd")).map_or(true, |dir| dir == Self::data(&self.home));
         is_postgres && in_our_data
     }
 }
 
-/// What a server writes about itself while it runs, line by line (documented in PostgreSQL's pidfile.h).
+/// The lines that a running server writes about itself, as documented in PostgreSQL's pidfile.h.
 struct PidFile<'a> {
     process: &'a str,
     socket_dir: Option<&'a Path>,
@@ -292,16 +294,16 @@ impl<'a> PidFile<'a> {
     fn parse(text: &'a str) -> Self {
         let line = |number: usize| text.lines().nth(number - 1).unwrap_or_default().trim();
         Self {
-            // Negative for a server in single-user mode, without a postmaster.
+            // Negative for a server in single-user mode.
             process: line(1).trim_start_matches('-'),
             socket_dir: Some(line(5)).filter(|dir| !dir.is_empty()).map(Path::new),
-            // A key and an id.
+            // The key and the id of the shared memory.
             shared_memory: line(7).split_whitespace().nth(1),
             is_stopping: line(8) == "stopping",
         }
     }
 
-    /// Whether some process has the server's shared memory. Only Linux says so in a file.
+    /// Whether any process uses the server's shared memory. Known only on Linux.
     fn shared_memory_is_used(&self) -> bool {
         let table = fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
         let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());

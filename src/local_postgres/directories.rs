@@ -1,6 +1,6 @@
-//! The directories of the private PostgreSQL below DATA_DIR, and the lock that keeps a second service out.
-//! `<DATA_DIR>/lock` is the service's; `<DATA_DIR>/postgres` is the server's home (data, log, socket). Nothing lies anywhere
-//! else but a socket whose path would be too long: DATA_DIR holds all data.
+//! The directories of the private PostgreSQL in DATA_DIR, and the lock that excludes a second service.
+//! `<DATA_DIR>/lock` belongs to the service. `<DATA_DIR>/postgres` is the server's home: data, log and socket. Only a
+//! socket whose path would be too long is elsewhere.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
@@ -12,13 +12,13 @@ use sha2::{Digest, Sha256};
 use super::error::LocalPostgresError;
 use super::run_as::ServerUser;
 
-/// The name PostgreSQL gives its socket, after its port.
+/// The name that PostgreSQL gives its socket, which ends in the port.
 pub(super) const SOCKET_NAME: &str = ".s.PGSQL.5432";
 
-/// The longest path of a Unix socket: 107 bytes on Linux, 103 on macOS.
+/// Maximum length of a socket's path: 107 bytes on Linux, 103 on macOS.
 const SOCKET_PATH_BYTES_MAX: usize = 103;
 
-/// Creates DATA_DIR if needed, gives its absolute path, and the lock that says it is ours while it is held.
+/// Creates DATA_DIR if needed. Returns its absolute path and the lock on it.
 pub(super) fn open_data_dir(data_dir: &Path, we_are_root: bool) -> Result<(PathBuf, File), LocalPostgresError> {
     let not_writable = |error| not_writable(data_dir, error);
     make_data_dir(data_dir, we_are_root).map_err(not_writable)?;
@@ -38,8 +38,8 @@ pub(super) fn open_data_dir(data_dir: &Path, we_are_root: bool) -> Result<(PathB
     }
 }
 
-/// Makes DATA_DIR and what is missing above it. Root keeps the lock to itself, but lets the user who runs PostgreSQL pass
-/// through to the server's home, whatever umask says; what was there before stays as its owner wants it.
+/// Creates DATA_DIR and missing parent directories. If the service is root, the user who runs PostgreSQL can enter new
+/// directories, whatever the umask. Existing directories are not changed.
 fn make_data_dir(data_dir: &Path, we_are_root: bool) -> io::Result<()> {
     if data_dir.is_dir() {
         return Ok(());
@@ -50,16 +50,16 @@ fn make_data_dir(data_dir: &Path, we_are_root: bool) -> io::Result<()> {
     let mode = if we_are_root { 0o711 } else { 0o700 };
     match DirBuilder::new().mode(mode).create(data_dir) {
         Ok(()) => fs::set_permissions(data_dir, fs::Permissions::from_mode(mode)),
-        // Another process created it first.
+        // Another process has created it meanwhile.
         Err(error) if error.kind() == ErrorKind::AlreadyExists && data_dir.is_dir() => Ok(()),
         Err(error) => Err(error),
     }
 }
 
-/// The directory of everything the server owns, made if it is missing.
+/// Returns the server's home directory. Creates it if it is missing.
 pub(super) async fn open_home(data_dir: &Path, user: &ServerUser) -> Result<PathBuf, LocalPostgresError> {
     let home = home(data_dir)?;
-    // Every directory above counts, so each is tried, from the top.
+    // The user must be able to enter every parent directory, so each is checked, from the top.
     let above: Vec<&Path> = data_dir.ancestors().collect();
     for dir in above.into_iter().rev() {
         if !user.can_enter(dir).await {
@@ -81,8 +81,8 @@ pub(super) async fn open_home(data_dir: &Path, user: &ServerUser) -> Result<Path
     Ok(home)
 }
 
-/// Where the server's directory is or will be. A link there once led out of DATA_DIR, to data that a new container would
-/// not have; it is never followed.
+/// The server's home directory, whether or not it exists. A link is refused: it would lead out of DATA_DIR, to data
+/// that a new container does not have.
 pub(super) fn home(data_dir: &Path) -> Result<PathBuf, LocalPostgresError> {
     let home = data_dir.join("postgres");
     match fs::read_link(&home) {
@@ -91,7 +91,7 @@ pub(super) fn home(data_dir: &Path) -> Result<PathBuf, LocalPostgresError> {
     }
 }
 
-/// The directory of the socket: in the server's home unless the socket's path would become too long there.
+/// The directory of the socket: the server's home, unless the socket's path would be too long there.
 pub(super) async fn open_socket_dir(home: &Path, user: &ServerUser) -> Result<PathBuf, LocalPostgresError> {
     let in_home = home.join("run");
     if fits_socket(&in_home) {
@@ -112,11 +112,12 @@ pub(super) async fn open_socket_dir(home: &Path, user: &ServerUser) -> Result<Pa
 }
 
 fn fits_socket(dir: &Path) -> bool {
-    // A path that is no UTF-8 cannot be written into a connection URL, and psql takes one with a comma for two hosts.
+    // A path that is not UTF-8 cannot be part of a connection URL, and psql reads one with a comma as two hosts.
     dir.to_str().is_some_and(|dir| dir.len() + SOCKET_NAME.len() < SOCKET_PATH_BYTES_MAX && !dir.contains(','))
 }
 
-/// Anybody may create a directory of this name in a public place, so one that exists must prove to be the server's.
+/// Creates or checks a directory in a public place. Any user may have created one of this name, so an existing one must
+/// belong to the server's user.
 fn claim_dir_in_public(dir: &Path, user: &ServerUser) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(dir) {
         Ok(()) => return user.own(dir),
@@ -131,7 +132,7 @@ fn claim_dir_in_public(dir: &Path, user: &ServerUser) -> io::Result<()> {
     user.own(dir)
 }
 
-/// Sixteen hexadecimal digits that tell one path from another.
+/// Sixteen hexadecimal digits that identify a path.
 fn short_hash(path: &Path) -> String {
     hex::encode(&Sha256::digest(path.as_os_str().as_encoded_bytes())[..8])
 }

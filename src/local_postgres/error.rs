@@ -1,5 +1,5 @@
-//! Everything that can keep the private PostgreSQL from running.
-//! Each message is one line, says what to do and holds no secret, because start-up prints it as it is.
+//! Errors of the private PostgreSQL. Each message is one line, says what to do, and contains no secret, because startup
+//! prints it unchanged.
 
 use std::path::PathBuf;
 

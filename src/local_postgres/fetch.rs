@@ -1,5 +1,5 @@
-//! Fetches a PostgreSQL server where the machine has none (feature `fetch-postgres`).
-//! Whatever goes wrong, and however slow the network is, the outcome is the same clear start-up error in bounded time.
+//! Downloads a PostgreSQL server if the machine has none (feature `fetch-postgres`). A failure or a slow network ends
+//! in bounded time with a startup error.
 
 use std::fs;
 use std::io;
@@ -15,16 +15,16 @@ use tokio::time::timeout;
 use super::error::LocalPostgresError;
 use super::run_as::ServerUser;
 
-/// The versions we take: the newest one of these.
+/// The newest of these versions is downloaded.
 const VERSIONS: &str = ">=16, <18";
 
-/// How long the list of releases may take; without a network it ends here.
+/// Time limit for the list of releases. Without a network, the start fails after this time.
 const LIST_LIMIT_S: u64 = 20;
 
-/// How long the download, some 10 to 40 MB, may take.
+/// Time limit for the download of 10 to 40 MB.
 const DOWNLOAD_LIMIT_S: u64 = 180;
 
-/// Downloads a server into `server_dir`, readable by the user who runs it.
+/// Downloads a server into `server_dir`, so that the user who runs it can read it.
 pub(super) async fn fetch(server_dir: &Path, user: &ServerUser) -> Result<(), LocalPostgresError> {
     download(server_dir, user).await.map_err(|reason| LocalPostgresError::NotFound {
         reason: format!("none installed, and fetching one failed: {reason}"),
@@ -35,18 +35,18 @@ async fn download(server_dir: &Path, user: &ServerUser) -> Result<(), String> {
     let versions = VersionReq::parse(VERSIONS).map_err(one_line)?;
     let listing = timeout(Duration::from_secs(LIST_LIMIT_S), get_version(theseus::URL, &versions));
     let version = listing.await.map_err(|_| "the list of releases took too long".to_owned())?.map_err(one_line)?;
-    // The exact version saves the second look through all releases.
+    // With the exact version, the list of releases is not read again.
     let version = version.exact_version_req().map_err(one_line)?;
     let downloading = timeout(Duration::from_secs(DOWNLOAD_LIMIT_S), get_archive(theseus::URL, &version));
     let (_, archive) = downloading.await.map_err(|_| "the download took too long".to_owned())?.map_err(one_line)?;
     let target = server_dir.to_owned();
-    // Unpacking blocks, though the function is declared async. It unpacks beside the target and renames.
+    // The function is async, but it blocks. It unpacks beside the target and renames.
     let unpacking = spawn_blocking(move || Handle::current().block_on(extract(theseus::URL, &archive, &target)));
     unpacking.await.map_err(one_line)?.map_err(one_line)?;
     own_all(server_dir, user).map_err(one_line)
 }
 
-/// The directory was made for us alone, but the server's user has to run what is in it.
+/// Gives the directory to the server's user, who has to run its programs.
 fn own_all(path: &Path, user: &ServerUser) -> io::Result<()> {
     user.own(path)?;
     if fs::symlink_metadata(path)?.is_dir() {

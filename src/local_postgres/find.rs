@@ -1,5 +1,5 @@
-//! Finds the PostgreSQL server programs of this machine: initdb, pg_ctl and postgres in one directory.
-//! The newest usable version wins, unless the data was made by another major version: its format belongs to that one.
+//! Finds the PostgreSQL server programs of this machine: initdb, pg_ctl and postgres in one directory. Uses the newest
+//! supported version, unless existing data has another major version, because only that version can read it.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use super::error::LocalPostgresError;
 use super::run_as::ServerUser;
 
-/// The oldest major version the schema is written for.
+/// The oldest supported major version.
 const MAJOR_MIN: u32 = 14;
 
-/// Where packages put the programs: every `<parent>/<prefix>*<suffix>`.
+/// Where packages install the programs, as `<parent>/<prefix>*<suffix>`.
 const USUAL_PLACES: [(&str, &str, &str); 9] = [
     ("/usr/lib/postgresql", "", "bin"),                          // Debian, Ubuntu
     ("/usr", "pgsql-", "bin"),                                   // the PostgreSQL project's RPMs
@@ -23,7 +23,7 @@ const USUAL_PLACES: [(&str, &str, &str); 9] = [
     ("/Applications/Postgres.app/Contents/Versions", "", "bin"), // Postgres.app
 ];
 
-/// A directory with the server programs, and their version.
+/// A directory of server programs, and their version.
 #[derive(Debug, Clone)]
 pub(super) struct Binaries {
     pub(super) dir: PathBuf,
@@ -37,8 +37,8 @@ impl fmt::Display for Binaries {
     }
 }
 
-/// The newest programs that `user` can run; `fetched` is the directory of a server we downloaded earlier,
-/// `wanted_major` the version that made the data, if there is any.
+/// The newest programs that `user` can run. `fetched` is the directory of a downloaded server. `wanted_major` is the
+/// version of existing data.
 pub(super) async fn newest(
     user: &ServerUser,
     fetched: &Path,
@@ -79,7 +79,8 @@ async fn candidates(user: &ServerUser, fetched: &Path) -> Vec<PathBuf> {
     real_dirs
 }
 
-/// The directory the programs in `dir` really live in, where they are often only links; initdb looks for postgres there.
+/// The directory in which the programs really are, because package managers install links. initdb looks for `postgres`
+/// there.
 fn real_dir(dir: &Path) -> Option<PathBuf> {
     let postgres = std::fs::canonicalize(dir.join("postgres")).ok()?;
     let complete = |dir: &Path| ["initdb", "pg_ctl", "postgres"].iter().all(|name| dir.join(name).is_file());
@@ -88,13 +89,14 @@ fn real_dir(dir: &Path) -> Option<PathBuf> {
 }
 
 async fn inspect(user: &ServerUser, dir: PathBuf) -> Option<Binaries> {
-    // Run by the server's user: a server this user cannot run is of no use.
+    // As the server's user, because that user has to be able to run it.
     let output = user.run(&dir.join("postgres"), Path::new("/"), &["--version"]).await.ok()?;
     let (major, minor) = parse_version(&output)?;
     Some(Binaries { dir, major, minor })
 }
 
-/// Reads `postgres (PostgreSQL) 15.18 (Debian 15.18-1)`. Betas (`18beta1`) are left out: a release cannot open their data.
+/// Parses `postgres (PostgreSQL) 15.18 (Debian 15.18-1)`. Betas (`18beta1`) are ignored: a release cannot read their
+/// data.
 fn parse_version(output: &str) -> Option<(u32, u32)> {
     let version = output.split_whitespace().find(|word| word.starts_with(|first: char| first.is_ascii_digit()))?;
     let (major, rest) = version.split_once('.')?;

@@ -1,7 +1,7 @@
-//! The private local PostgreSQL used when DATABASE_URL is unset, and by the integration tests.
-//! It lives in DATA_DIR, listens only on a Unix socket in a directory closed to other users, and belongs to one service
-//! at a time, which starts it again when it ends. A service that was killed leaves it running; the next one takes it over,
-//! data and all. Commands may connect beside the service.
+//! The private PostgreSQL, used if DATABASE_URL is unset, and by the integration tests. It stores its data in DATA_DIR,
+//! listens only on a Unix socket in a directory that other users cannot enter, and belongs to one service at a time,
+//! which restarts it when it exits. If the service is killed, the server keeps running, and the next service takes it
+//! over. Commands may connect while the service runs.
 
 mod cluster;
 mod directories;
@@ -33,58 +33,59 @@ use find::Binaries;
 use run_as::ServerUser;
 use start_program::StartProgram;
 
-/// The database every start makes sure of.
+/// The database that every start creates if it does not exist.
 const DATABASE: &str = "agentpay";
 
-/// How long a server may say nothing at all while we wait for it. As long as it says that it is starting, we wait: crash
-/// recovery takes its time.
+/// How long a server may not respond at all. While it responds that it is starting, for example during crash recovery,
+/// there is no limit.
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 
-/// How long a server may wait for its connections to end, before they are ended for it.
+/// How long a stopping server may wait for its connections before they are terminated.
 const STOPPING_LIMIT: Duration = Duration::from_secs(10);
 
-/// How often a wait for the server is logged.
+/// Pause between two log lines about the same wait.
 const LOG_PAUSE: Duration = Duration::from_secs(5);
 
-/// How often a running server is looked at.
+/// Pause between two checks of a running server.
 const WATCH_PAUSE: Duration = Duration::from_millis(500);
 
-/// The pause before a server that ended is started again grows from the one to the other, and shrinks again once it has run
-/// for a while.
+/// The pause before a restart grows from the minimum to the maximum, and is reset after the server has run for a while.
 const RESTART_PAUSE_MIN: Duration = Duration::from_millis(100);
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
 const STEADY_AFTER: Duration = Duration::from_secs(60);
 
-/// How long a command waits for the service beside it to have started the server.
+/// How long a command waits for the running service to start the server.
 const BESIDE_LIMIT: Duration = Duration::from_secs(30);
 
-/// The pause between two looks at a server that is starting or shutting down.
+/// Pause between two checks of a server that is starting or stopping.
 const POLL_MS: u64 = 50;
 
-/// After so many looks in a row without a socket the server is taken to have lost it, and is restarted.
+/// A server without a socket for this many checks has lost it, and is restarted.
 const POLLS_WITHOUT_SOCKET_MAX: u32 = 200;
 
-/// A running PostgreSQL of our own.
+/// A private PostgreSQL server.
 ///
-/// Dropping it gives DATA_DIR free but leaves the server running, like a crash would; [`LocalPostgres::stop`] ends both.
+/// Dropping it releases DATA_DIR but leaves the server running, as a crash would. [`LocalPostgres::stop`] ends both.
 #[derive(Debug)]
 pub struct LocalPostgres {
     cluster: Cluster,
-    // Held, not used: the operating system frees it with the process, however that ends.
+    // Keeps the lock. The operating system releases it when the process ends.
     _lock: File,
 }
 
 impl LocalPostgres {
-    /// Starts the PostgreSQL of `data_dir`, or takes over the one a killed service left running, and waits until it answers.
+    /// Starts the PostgreSQL of `data_dir`, or takes over the one that a killed service left running, and waits until
+    /// it responds.
     ///
-    /// `settings` are further server settings, such as `("fsync", "off")`; a server that is taken over keeps its own.
+    /// `settings` are additional server settings, such as `("fsync", "off")`. A server that is taken over keeps its
+    /// own.
     pub async fn start(data_dir: &Path, settings: &[(&str, &str)]) -> Result<LocalPostgres, LocalPostgresError> {
         let postgres = Self::open(data_dir, settings).await?;
         postgres.run().await?;
         Ok(postgres)
     }
 
-    /// Takes `data_dir` and finds the programs, and starts nothing yet.
+    /// Locks `data_dir` and finds the programs. Starts nothing.
     pub async fn open(data_dir: &Path, settings: &[(&str, &str)]) -> Result<LocalPostgres, LocalPostgresError> {
         let user = ServerUser::choose(&Cluster::data(&data_dir.join("postgres"))).await?;
         let (data_dir, lock) = directories::open_data_dir(data_dir, user.we_are_root())?;
@@ -96,8 +97,8 @@ impl LocalPostgres {
         Ok(LocalPostgres { cluster, _lock: lock })
     }
 
-    /// Starts the server of an opened directory, and waits until it answers. A caller that gives this up half-way calls
-    /// [`LocalPostgres::stop_fast`], which undoes what was begun.
+    /// Starts the server of an opened directory, and waits until it responds. If this is cancelled,
+    /// [`LocalPostgres::stop_fast`] undoes it.
     pub async fn run(&self) -> Result<(), LocalPostgresError> {
         let data = Cluster::data(&self.cluster.home);
         let state = if data.join("PG_VERSION").exists() { "existing" } else { "new" };
@@ -105,21 +106,21 @@ impl LocalPostgres {
         self.cluster.initialise_once().await?;
         self.start_again().await?;
         if let Err(error) = self.create_database_once().await {
-            // The first error is the one to report.
+            // The first error is reported.
             let _ = self.stop_fast().await;
             return Err(LocalPostgresError::Database { database: DATABASE.to_owned(), reason: one_line(&error) });
         }
         Ok(())
     }
 
-    /// Whether there are data in `data_dir`, which a start would take up. What cannot be looked at counts as data: the start
-    /// says what is wrong with it.
+    /// Whether `data_dir` contains data. If that cannot be determined, the answer is yes, and the start reports the
+    /// error.
     pub fn has_data(data_dir: &Path) -> bool {
         Cluster::data(&data_dir.join("postgres")).join("PG_VERSION").try_exists().unwrap_or(true)
     }
 
-    /// How to connect to the database of the PostgreSQL that another process has started in `data_dir`, and will stop.
-    /// It may not answer yet.
+    /// Options for the database of a PostgreSQL that another process starts and stops in `data_dir`. The server may not
+    /// respond yet.
     pub async fn beside(data_dir: &Path) -> Result<PgConnectOptions, LocalPostgresError> {
         let home = directories::home(data_dir)?;
         let began = Instant::now();
@@ -136,12 +137,13 @@ impl LocalPostgres {
         }
     }
 
-    /// How to connect to `database` as the superuser.
+    /// Options to connect to `database` as the superuser.
     pub fn connect_options(&self, database: &str) -> PgConnectOptions {
         options(&self.cluster.socket_dir, database)
     }
 
-    /// The same as a URL, for psql, sqlx and sqlx-cli: `postgres://agentpay@localhost:5432/agentpay?host=%2F...&sslmode=disable`.
+    /// The URL of `database`, for psql, sqlx and sqlx-cli:
+    /// `postgres://agentpay@localhost:5432/agentpay?host=%2F...&sslmode=disable`.
     pub fn url(&self, database: &str) -> String {
         let database = percent_encode(database.as_bytes(), NON_ALPHANUMERIC);
         let host = percent_encode(self.cluster.socket_dir.as_os_str().as_encoded_bytes(), NON_ALPHANUMERIC);
@@ -153,29 +155,29 @@ impl LocalPostgres {
         &self.cluster.socket_dir
     }
 
-    /// Stops the server, ending its connections, and gives DATA_DIR free.
+    /// Stops the server, terminating its connections, and releases DATA_DIR.
     pub async fn stop(self) -> Result<(), LocalPostgresError> {
         self.stop_fast().await
     }
 
-    /// The same, and keeps DATA_DIR.
+    /// Stops the server, terminating its connections, and keeps DATA_DIR locked.
     pub async fn stop_fast(&self) -> Result<(), LocalPostgresError> {
         self.cluster.halt("fast").await
     }
 
-    /// Has the server end like after a crash, and does not wait for that: for a process that ends at once.
+    /// Ends the server as a crash would, without waiting, for a process that ends at once.
     pub fn abort(&self) {
         self.cluster.abort();
     }
 
-    /// Stops the server like a crash, without writing anything out; the next start recovers. For tests of faults, and for a
-    /// server that does not stop in time.
+    /// Stops the server without a checkpoint. The next start recovers. For fault tests, and for a server that does not
+    /// stop in time.
     pub async fn stop_immediately(&self) -> Result<(), LocalPostgresError> {
         self.cluster.halt("immediate").await
     }
 
-    /// Starts the server again whenever it ended, for as long as it is polled. A start that is given up half-way is undone by
-    /// [`LocalPostgres::stop_fast`].
+    /// Restarts the server whenever it exits, while this is polled. If this is cancelled during a start,
+    /// [`LocalPostgres::stop_fast`] undoes the start.
     pub async fn keep_running(&self) {
         let mut pause = RESTART_PAUSE_MIN;
         let mut began = Instant::now();
@@ -203,14 +205,14 @@ impl LocalPostgres {
         }
     }
 
-    /// Brings the server up if it is not, and waits until it answers.
+    /// Starts the server unless it runs, and waits until it responds.
     pub async fn start_again(&self) -> Result<(), LocalPostgresError> {
         self.start_again_unless_silent(SILENCE_LIMIT).await
     }
 
-    /// The same with a limit of one's own for a server that says nothing, for tests.
+    /// Like [`Self::start_again`], with another limit for a server that does not respond.
     ///
-    /// Looks at the server again and again, and does what its state calls for.
+    /// Checks the server's state repeatedly, and acts on it.
     pub async fn start_again_unless_silent(&self, silence_limit: Duration) -> Result<(), LocalPostgresError> {
         let mut polls_without_socket = 0;
         let mut last_word = Instant::now();
@@ -223,8 +225,8 @@ impl LocalPostgres {
             }
             match state {
                 ServerState::Stopped => match self.cluster.launch().await {
-                    // Children of a killed server hold its shared memory until they notice, a moment later; and the
-                    // pg_ctl of a killed service may be starting the server at this very moment.
+                    // Temporary: child processes of a killed server hold its shared memory for a moment, or the pg_ctl
+                    // of a killed service is still starting the server.
                     Err(LocalPostgresError::StartFailed { reason, .. }) if is_passing(&reason) => {}
                     Err(error) => return Err(error),
                     Ok(()) => last_word = Instant::now(),
@@ -242,7 +244,8 @@ impl LocalPostgres {
                 }
                 ServerState::Alive => match self.ask(silence_limit).await {
                     Ok(connections_max) if connections_max < self.cluster.connections_max() => {
-                        // Left running by a service with other settings, and nobody else's: DATA_DIR is ours.
+                        // A killed service with another TMPDIR left it running. Nobody else uses it, because this
+                        // process holds the lock on DATA_DIR.
                         self.cluster.halt("fast").await?;
                     }
                     Ok(_) => return Ok(()),
@@ -268,12 +271,12 @@ impl LocalPostgres {
         }
     }
 
-    /// How many connections the server allows, if it answers at all.
+    /// The server's `max_connections`, if it responds.
     async fn ask(&self, limit: Duration) -> Result<u32, sqlx::Error> {
         let asking = async {
             let mut connection = PgConnection::connect_with(&self.connect_options("postgres")).await?;
             let connections_max = server::connections_max(&mut connection).await?;
-            // How the farewell goes does not matter.
+            // An error while closing does not matter.
             let _ = connection.close().await;
             Ok(connections_max)
         };
@@ -287,7 +290,7 @@ impl LocalPostgres {
 }
 
 fn options(socket_dir: &Path, database: &str) -> PgConnectOptions {
-    // Explicit where the PG* variables of our environment would otherwise decide.
+    // Explicit, so that PG* variables of the environment have no effect.
     PgConnectOptions::new_without_pgpass()
         .socket(socket_dir)
         .port(PORT)
@@ -309,12 +312,12 @@ async fn find_binaries(data_dir: &Path, home: &Path, user: &ServerUser) -> Resul
     found
 }
 
-/// Whether the server is starting, recovering or too busy, and says so.
+/// Whether the server reports that it is starting, recovering or too busy.
 fn says_wait(error: &dyn DatabaseError) -> bool {
     matches!(error.code().as_deref(), Some("57P03" | "57P01" | "57P02" | "53300"))
 }
 
-/// Whether a failed start is worth another look at the server.
+/// Whether the cause of a failed start may be temporary.
 fn is_passing(reason: &str) -> bool {
     reason.contains("shared memory block") || reason.contains("lock file")
 }

@@ -1,6 +1,6 @@
-//! Who runs PostgreSQL, and how its programs are run.
-//! PostgreSQL refuses to run as root, so root hands the server and its directories to an unprivileged user.
-//! The programs never see our environment, which holds secrets, our standard streams or a directory that user cannot enter.
+//! The user who runs PostgreSQL, and how programs run as that user. PostgreSQL refuses to run as root, so root gives
+//! the server and its directories to an unprivileged user. The programs get neither the environment of the service,
+//! which contains secrets, nor its standard streams, nor a working directory that the user cannot enter.
 
 use std::fs::DirBuilder;
 use std::io;
@@ -12,10 +12,10 @@ use tokio::process::Command;
 
 use super::error::LocalPostgresError;
 
-/// All that children see of our environment: where programs and libraries are, and what the server's defaults come from.
+/// The environment variables that programs get: where programs and libraries are, and defaults of the server.
 const VARIABLES: [&str; 5] = ["PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TZ", "TMPDIR"];
 
-/// The user PostgreSQL runs as: our own, unless we are root.
+/// The user who runs PostgreSQL: the current one, unless it is root.
 #[derive(Debug)]
 pub(super) struct ServerUser {
     pub(super) name: String,
@@ -25,7 +25,7 @@ pub(super) struct ServerUser {
 }
 
 impl ServerUser {
-    /// Takes the owner of `data` if it exists, because PostgreSQL insists on running as the owner of its data.
+    /// Chooses the owner of `data` if it exists, because PostgreSQL must run as the owner of its data.
     pub(super) async fn choose(data: &Path) -> Result<ServerUser, LocalPostgresError> {
         let uid = id(&["-u"]).await.map_err(|error| failed("id -u", error))?;
         let owner = std::fs::metadata(data).ok().map(|metadata| (metadata.uid(), metadata.gid()));
@@ -51,7 +51,8 @@ impl ServerUser {
         self.we_are_root
     }
 
-    /// A command of this user with a clean environment and no standard streams: a daemon must not keep our pipes open.
+    /// A command of this user with a clean environment and without standard streams, because a daemon would keep pipes
+    /// open.
     pub(super) fn command(&self, program: &Path, current_dir: &Path) -> Command {
         let mut command = clean_command(program);
         command.current_dir(current_dir).stdout(Stdio::null()).stderr(Stdio::null());
@@ -61,7 +62,7 @@ impl ServerUser {
         command
     }
 
-    /// Runs a command to its end and gives its standard output, or one line that says what went wrong.
+    /// Runs a command, and returns its standard output or a line that describes the error.
     pub(super) async fn run(
         &self,
         program: &Path,
@@ -74,13 +75,13 @@ impl ServerUser {
         success_of(&name, command.output().await)
     }
 
-    /// Whether this user can make `dir` its current directory; every parent counts, so only trying it tells.
+    /// Whether this user can enter `dir`. Every parent directory matters, so it is tried.
     pub(super) async fn can_enter(&self, dir: &Path) -> bool {
         let status = self.command(Path::new("true"), dir).status().await;
         status.is_ok_and(|status| status.success())
     }
 
-    /// Makes sure that `dir` exists, for this user alone.
+    /// Creates `dir` if it does not exist, accessible to this user only.
     pub(super) fn make_private_dir(&self, dir: &Path) -> io::Result<()> {
         match DirBuilder::new().mode(0o700).create(dir) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
@@ -88,13 +89,13 @@ impl ServerUser {
         }
     }
 
-    /// Hands `path` itself, not what a link leads to, to this user; only root needs to.
+    /// Makes this user the owner of `path`, not of what a link leads to. Only root needs that.
     pub(super) fn own(&self, path: &Path) -> io::Result<()> {
         if self.we_are_root { lchown(path, Some(self.uid), Some(self.gid)) } else { Ok(()) }
     }
 }
 
-/// The standard output of a program that succeeded, or one line that says what went wrong.
+/// The standard output of a program that succeeded, or a line that describes the error.
 pub(super) fn success_of(program: &str, output: io::Result<Output>) -> Result<String, LocalPostgresError> {
     let output = output.map_err(|error| failed(program, error))?;
     if output.status.success() {
@@ -104,14 +105,14 @@ pub(super) fn success_of(program: &str, output: io::Result<Output>) -> Result<St
     Err(LocalPostgresError::Command { program: program.to_owned(), reason })
 }
 
-/// The line of a program's output that names the fault: PostgreSQL's own hints around it do not.
+/// The line of a program's output that describes the error. PostgreSQL adds hints around it.
 pub(super) fn telling_line(output: &str) -> Option<String> {
     let lines = || output.lines().map(str::trim).filter(|line| !line.is_empty());
     let names_fault = |line: &&str| ["FATAL:", "PANIC:", "error:"].iter().any(|mark| line.contains(mark));
     lines().rfind(names_fault).or_else(|| lines().next_back()).map(str::to_owned)
 }
 
-/// The one way to make a child process.
+/// Creates every child process.
 fn clean_command(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.env_clear().env("LC_ALL", "C").stdin(Stdio::null());

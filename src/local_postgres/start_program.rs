@@ -1,5 +1,5 @@
-//! The program that works for a start at this moment: initdb, or pg_ctl on its way to a running server. It runs on when
-//! the start that waits for it is given up, and is ended from outside.
+//! The program that a start currently runs: initdb, or pg_ctl starting the server. If the start is cancelled, the
+//! program continues, and must be ended separately.
 
 use std::io;
 use std::process::Output;
@@ -17,19 +17,19 @@ struct Running {
     ending: Ending,
 }
 
-/// How to end a program so that nothing of it is left.
+/// How to end a program completely.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Ending {
-    /// initdb: with all programs it runs, at once.
+    /// For initdb: kills it and its child processes.
     KillGroup,
-    /// pg_ctl: it takes the server along that it is starting.
+    /// For pg_ctl: it also ends the server that it is starting.
     Interrupt,
 }
 
 impl StartProgram {
     /// Runs `command` to its end.
     pub(super) async fn run(&self, command: &mut Command, ending: Ending) -> io::Result<Output> {
-        // A group of its own: an interrupt from the terminal is ours to pass on.
+        // A separate process group, because an interrupt from the terminal must reach only the service.
         let child = command.process_group(0).spawn()?;
         let process = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
         self.0.send_replace(process.map(|process| Running { process, ending }));
@@ -42,10 +42,10 @@ impl StartProgram {
         ends.await.map_err(io::Error::other)?
     }
 
-    /// Ends the program, if one runs. Does not wait.
+    /// Ends the program if one runs. Does not wait.
     pub(super) fn end(&self) {
         if let Some(Running { process, ending }) = *self.0.borrow() {
-            // One that has just ended by itself is fine.
+            // The program may have just ended.
             let _ = match ending {
                 Ending::KillGroup => kill_process_group(process, Signal::KILL),
                 Ending::Interrupt => kill_process(process, Signal::INT),

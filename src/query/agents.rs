@@ -1,4 +1,4 @@
-//! Agents of a tenant, and what is outstanding of one.
+//! The agents of a tenant, and their outstanding usage.
 
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ use crate::store::{agents, totals};
 use super::page::Slice;
 use super::reader::Reader;
 
-/// Agents, first seen first, and how many there are if the slice is a page.
+/// Agents in the order in which they were first seen. Also their number, if the slice is a page.
 pub async fn list(
     reader: &Reader,
     tenant: &Tenant,
@@ -32,7 +32,7 @@ pub async fn list(
     reader.read(deadline, read).await
 }
 
-/// What is outstanding of `agent`.
+/// The outstanding total of `agent`.
 pub async fn outstanding(
     reader: &Reader,
     tenant: &Tenant,
@@ -43,7 +43,7 @@ pub async fn outstanding(
     reader.read(deadline, read).await
 }
 
-/// What is outstanding of `agent` by service, and how many services that are if the slice is a page.
+/// Outstanding usage of `agent` by service. Also the number of services, if the slice is a page.
 pub async fn pairs(
     reader: &Reader,
     tenant: &Tenant,

@@ -1,4 +1,4 @@
-//! API keys of all tenants.
+//! The API keys of all tenants.
 
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use crate::store::api_keys::{self, ApiKeyRow, Start};
 use super::page::Page;
 use super::reader::Reader;
 
-/// Live keys, oldest first, and how many there are.
+/// Live keys, oldest first, and their number.
 pub async fn list(
     reader: &Reader,
     start: &Start,

@@ -1,5 +1,6 @@
-//! Coalesces equal and concurrent reads. One read answers all requests that wait for it. A caller never sees data older
-//! than its request: requests that arrive during a read wait for the next one. The more requests, the less each one costs.
+//! Combines concurrent reads: one read answers all requests that wait for it. A caller never sees data older than its
+//! request, because requests that arrive during a read wait for the next one. The more requests wait, the less each of
+//! them costs.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -13,9 +14,9 @@ use tokio::time::{Instant, sleep_until};
 #[derive(Debug)]
 pub struct Coalescer<K, V> {
     waiting: Mutex<Vec<(K, oneshot::Sender<V>)>>,
-    /// Its holder reads for all requests that wait.
+    /// The request that holds this executes the read.
     turn: tokio::sync::Mutex<()>,
-    /// Most different keys of one read. The other keys wait for the next read.
+    /// Maximum number of different keys in one read. Further keys wait for the next read.
     keys_max: usize,
 }
 
@@ -24,8 +25,9 @@ impl<K: Clone + Ord, V: Clone> Coalescer<K, V> {
         Self { waiting: Mutex::default(), turn: tokio::sync::Mutex::default(), keys_max }
     }
 
-    /// Returns the value of `key`. `read` takes distinct keys in ascending order and returns one value for each, in that
-    /// order. None if `deadline` passes first. The request that reads does not stop at its deadline.
+    /// Returns the value of `key`, or `None` if `deadline` passes first. `read` takes distinct keys in ascending order
+    /// and returns their values in that order. A request that executes the read completes it even after its own
+    /// deadline.
     pub async fn load<F>(&self, key: K, deadline: Instant, read: impl Fn(Vec<K>) -> F) -> Option<V>
     where
         F: Future<Output = Vec<V>>,
@@ -42,17 +44,17 @@ impl<K: Clone + Ord, V: Clone> Coalescer<K, V> {
             loop {
                 match value.try_recv() {
                     Ok(value) => return Some(value),
-                    // The request that read this key was cancelled: the key is queued again.
+                    // The request that was reading this key was cancelled, so the key is queued again.
                     Err(TryRecvError::Closed) => break,
                     Err(TryRecvError::Empty) => {}
                 }
                 let batch = self.take();
-                // Boxed, or every request that only waits would carry its size.
+                // Boxed, so that requests that only wait do not have its size.
                 let values = Box::pin(read(batch.keys().cloned().collect())).await;
                 assert_eq!(values.len(), batch.len(), "every key has a value");
                 for (value, senders) in values.into_iter().zip(batch.into_values()) {
                     for sender in senders {
-                        // A request that was cancelled meanwhile needs no value.
+                        // The request may have been cancelled.
                         let _ = sender.send(value.clone());
                     }
                 }
@@ -60,7 +62,7 @@ impl<K: Clone + Ord, V: Clone> Coalescer<K, V> {
         }
     }
 
-    /// The next batch. Cancelled requests are dropped from the queue.
+    /// Takes the next batch from the queue, without cancelled requests.
     fn take(&self) -> BTreeMap<K, Vec<oneshot::Sender<V>>> {
         let mut waiting = self.waiting();
         let mut batch: BTreeMap<K, Vec<oneshot::Sender<V>>> = BTreeMap::new();
@@ -95,7 +97,7 @@ mod tests {
 
     const KEYS_MAX: usize = 8;
 
-    /// Returns the keys of the read for each key, when the test permits it.
+    /// A source that returns the keys of the read for each key, when the test lets it continue.
     struct Source {
         coalescer: Coalescer<usize, Vec<usize>>,
         permit: Notify,
@@ -148,7 +150,8 @@ mod tests {
         }
         source.permit.notify_one();
         assert_eq!(reader.await, [1]);
-        // The second reads for the third too, and is cancelled. A fourth must not keep the third from being queued again.
+        // The second request also reads for the third, and is cancelled. The fourth must not prevent the third from
+        // being queued again.
         assert_eq!(poll!(&mut second), Poll::Pending);
         let mut fourth = Box::pin(source.load(4));
         assert_eq!(poll!(&mut fourth), Poll::Pending);

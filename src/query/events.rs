@@ -1,5 +1,5 @@
-//! Pages of the event log. Its newest events are polled, so those reads are coalesced; every other part of the log is
-//! read from one snapshot.
+//! Pages of the event log. The newest events are polled, so their reads are coalesced. Other pages are each read from
+//! one snapshot.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -14,31 +14,31 @@ use crate::store::{StoreError, server, totals};
 
 use super::reader::{Reader, Reads};
 
-/// Which part of a tenant's visible log a request asks for.
+/// The part of a tenant's visible events that a request selects.
 #[derive(Clone, Debug)]
 pub struct Part {
     pub tenant: Tenant,
     pub filter: Filter,
-    /// Only older events than this one: when it was recorded, and its position.
+    /// Only events older than this one, given by its time and position.
     pub before: Option<(Timestamp, i64)>,
     pub limit: i64,
-    /// How many events are visible at most.
+    /// Maximum number of visible events.
     pub cap: i64,
 }
 
-/// A page of the log. `R` is what its handler renders.
+/// A page of the log. `R` is the rendered page.
 #[derive(Debug)]
 pub struct EventPage<R> {
-    /// Visible events that match the filter.
+    /// Number of visible events that match the filter.
     pub total: i64,
     /// Newest first.
     pub events: Vec<Recorded>,
     pub has_older: bool,
-    /// Rendered once, for all requests that share the page.
+    /// The page is rendered once for all requests that share it.
     pub rendered: OnceLock<R>,
 }
 
-/// The newest events of a tenant, without a filter.
+/// A request for the newest events of a tenant, without a filter.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Head {
     tenant: Tenant,
@@ -57,7 +57,7 @@ impl<R> Default for EventLog<R> {
 }
 
 impl<R> EventLog<R> {
-    /// None if `before` is no visible event.
+    /// `None` if `before` is not a visible event.
     pub async fn load(
         &self,
         reader: &Reader,
@@ -79,17 +79,17 @@ async fn read_heads<R>(connection: &mut PgConnection, heads: &[Head]) -> Result<
     let found = events::heads(connection, &and_one_more).await?;
     let pages = found.into_iter().zip(heads).map(|(found, head)| {
         let total = found.stored.min(head.cap);
-        // In a log at its cap the row behind the page may be one that is not visible; `total` knows.
+        // If the log is at its cap, the row after the page may no longer be visible, so `total` decides.
         let has_older = found.newest.len() as i64 > head.limit && total > head.limit;
         Arc::new(EventPage::new(total, found.newest, head.limit, has_older))
     });
     Ok(pages.collect())
 }
 
-/// A page that is long, or not the head of the whole log: it has to know where the visible log begins.
+/// Reads a page that is long, or not the newest of the whole log. Such a page must know where the visible log begins.
 async fn read_part<R>(connection: &mut PgConnection, part: &Part) -> Result<Option<EventPage<R>>, StoreError> {
     let Part { tenant, filter, before, limit, cap } = part;
-    // One snapshot, so that total, items and cursor speak of the same log.
+    // One snapshot, so that total, items and cursor agree.
     let mut log = server::begin_snapshot(connection).await?;
     let first = events::first_visible(&mut log, tenant, *cap).await?;
     if let Some(place) = *before
@@ -108,7 +108,7 @@ async fn read_part<R>(connection: &mut PgConnection, part: &Part) -> Result<Opti
     Ok(Some(EventPage::new(total, events, *limit, has_older)))
 }
 
-/// Visible events of `tenant`, counted by type.
+/// The number of visible events of `tenant` by type.
 pub async fn count_by_type(
     reader: &Reader,
     tenant: &Tenant,
@@ -124,7 +124,7 @@ pub async fn count_by_type(
 }
 
 impl<R> EventPage<R> {
-    /// The first `limit` of `events`.
+    /// Keeps the first `limit` of `events`.
     fn new(total: i64, mut events: Vec<Recorded>, limit: i64, has_older: bool) -> Self {
         events.truncate(limit as usize);
         Self { total, events, has_older, rendered: OnceLock::new() }

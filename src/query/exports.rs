@@ -1,5 +1,5 @@
-//! Reads all pairs of a tenant from one snapshot, as a stream of parts. Memory is bounded by two parts. An export that
-//! cannot be finished ends with an error.
+//! Reads all pairs of a tenant from one snapshot, as a stream of parts. At most two parts are in memory. An export that
+//! cannot be completed ends with an error.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,23 +21,23 @@ use crate::telemetry::RequestSpan;
 
 use super::reader::{Reader, read_refusal};
 
-/// Pairs of one part, which is at most 400 kB long.
+/// Number of pairs in one part. A part is at most 400 kB.
 const PAIRS_OF_PART: i64 = 1000;
 
-/// How long PostgreSQL may take for one part.
+/// Time limit of PostgreSQL for one part.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long an export may take. The deadline of a request bounds its first part only, because a large file takes its
-/// time: at the slowest rate an answer may be read at, this is enough for 54 MB. But while a snapshot is held PostgreSQL
-/// cannot clean up row versions that it may see, and busy counters make many.
+/// Time limit of an export. The deadline of the request applies only to its first part. At the slowest permitted rate,
+/// this is enough for 54 MB. It is limited because PostgreSQL cannot remove row versions that an open snapshot may see,
+/// and busy counters create many.
 const EXPORT_LIMIT: Duration = Duration::from_secs(900);
 
-/// Turns for exports. Each keeps a connection while its client reads, so a tenant has one at a time, and all together have
-/// no more than a quarter of the connections there are for reads.
+/// Limits concurrent exports. Each keeps a connection while its client reads. A tenant may have one, and all together
+/// at most a quarter of the pool.
 #[derive(Debug)]
 pub struct ExportTurns {
     permits: Arc<Semaphore>,
-    /// Those with an export.
+    /// Tenants with an export in progress.
     tenants: Mutex<HashSet<Tenant>>,
     ended: Notify,
 }
@@ -48,7 +48,8 @@ impl ExportTurns {
         Arc::new(Self { permits, tenants: Mutex::default(), ended: Notify::new() })
     }
 
-    /// Waits for the tenant's turn, and then for a permit, so that one tenant's requests do not wait before another's.
+    /// Waits for the tenant's turn and then for a permit, so that the requests of one tenant do not queue before those
+    /// of another.
     async fn acquire(self: &Arc<Self>, tenant: &Tenant) -> Result<ExportTurn, Refusal> {
         loop {
             let ended = self.ended.notified();
@@ -81,20 +82,20 @@ impl Drop for ExportTurn {
     }
 }
 
-/// What the task that reads sends. A channel that closes without `End` is an export that broke off.
+/// What the reading task sends. If the channel closes without `End`, the export failed.
 enum Message {
     Pairs(Vec<Exported>),
     End,
     Fault(StoreError),
 }
 
-/// The export broke off.
+/// The export failed before it was complete.
 #[derive(Debug, thiserror::Error)]
 #[error("the export broke off")]
 pub struct BrokenOff;
 
-/// The pairs in parts, in the order of their first record, once the first part is read: until then a fault is a refusal.
-/// Only the last part may be empty.
+/// Returns the pairs in parts, in the order of their first record, once the first part is read. A failure up to there
+/// is a refusal. Only the last part may be empty.
 pub async fn pairs(
     reader: &Reader,
     turns: &Arc<ExportTurns>,
@@ -105,8 +106,8 @@ pub async fn pairs(
     let connection = reader.hold(deadline).await.map_err(|error| read_refusal(&error))?;
     let (sender, mut receiver) = channel(1);
     let tenant = tenant.clone();
-    // A task of its own, because what reads a snapshot must not be cut off between two statements. It ends when the stream
-    // is dropped, which the connection does with an answer that is read too slowly.
+    // A separate task, so that reading is not cut off between two statements of the snapshot. It ends when the stream
+    // is dropped, which happens when the client reads too slowly.
     tokio::spawn(RequestSpan::carry(async move {
         read_all(connection, &tenant, sender).await;
         drop(turn);
@@ -142,17 +143,17 @@ async fn read_all(connection: Held, tenant: &Tenant, sender: Sender<Message>) {
         }
         Err(_) => return warn!("an export was given up, because it took too long"),
     };
-    // The client may be gone.
+    // The client may have disconnected.
     let _ = sender.send(last).await;
 }
 
-/// False if the client does not take what was read.
+/// False if the client has disconnected.
 async fn read_parts(mut connection: Held, tenant: &Tenant, sender: &Sender<Message>) -> Result<bool, StoreError> {
     connection.run(Instant::now() + STATEMENT_LIMIT, server::hold_snapshot).await?;
     let mut last = ExportCursor::start();
     loop {
-        // Steps by position rather than one long result: a result that is given up halfway has to be read to its end
-        // before the connection is of use again.
+        // Many short results instead of one long one: an unfinished result must be read to its end before the
+        // connection can be used again.
         let read = async |snapshot: &mut PgConnection| pairs_after(snapshot, tenant, &last, PAIRS_OF_PART).await;
         let pairs = connection.run(Instant::now() + STATEMENT_LIMIT, read).await?;
         last = pairs.last().map_or(last, ExportCursor::of);

@@ -1,4 +1,4 @@
-//! Figures of the whole database for the metrics. They are maintained, not counted, whatever the tables hold.
+//! Figures of the whole database for the metrics. They are maintained sums, so that no table is counted.
 
 use std::time::{Duration, Instant};
 
@@ -11,13 +11,13 @@ use crate::store::{caller_totals, deliveries, runtime_config};
 
 use super::reader::Reader;
 
-/// How long the database may take. The metrics leave out what it would have said.
+/// Time limit of the database. After it the metrics of the database are left out.
 const LIMIT: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Debug)]
 pub struct Figures {
     pub totals: Totals,
-    /// Rows of `idempotency_keys`.
+    /// Number of rows in `idempotency_keys`.
     pub records: i64,
     pub paused: bool,
     pub webhook_backlog: i64,
@@ -25,7 +25,7 @@ pub struct Figures {
     pub oldest_expiry: Option<Timestamp>,
 }
 
-/// None if the database does not answer in time.
+/// `None` if the database does not respond in time.
 pub async fn read(reader: &Reader, oldest_expiry: &OldestExpiry, now: Timestamp) -> Option<Figures> {
     let read = async |connection: &mut PgConnection| {
         Ok(Figures {

@@ -1,4 +1,4 @@
-//! What health checks ask of the database.
+//! The database part of the health checks.
 
 use std::time::{Duration, Instant};
 
@@ -15,13 +15,13 @@ use crate::store::{FaultKind, StoreError, runtime_config, server};
 use super::coalescer::Coalescer;
 use super::reader::Reader;
 
-/// How long the database may take for a readiness probe, and for a deep health check.
+/// Time limits of the database for a readiness check and for a deep health check.
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
 const REPORT_LIMIT: Duration = Duration::from_secs(2);
 
 const NO_ANSWER: &str = "the database does not answer";
 
-/// What a database that answers reports.
+/// The state of a database that responds.
 #[derive(Clone, Debug)]
 pub struct DatabaseReport {
     pub latency_ms: u64,
@@ -30,7 +30,7 @@ pub struct DatabaseReport {
     pub is_paused: bool,
 }
 
-/// None if the database does not answer in time.
+/// `None` if the database does not respond in time.
 pub async fn report(reader: &Reader, clock: &Clock, oldest_expiry: &OldestExpiry) -> Option<DatabaseReport> {
     let began = Instant::now();
     let read = async |connection: &mut PgConnection| {
@@ -46,7 +46,7 @@ pub async fn report(reader: &Reader, clock: &Clock, oldest_expiry: &OldestExpiry
     reader.try_read(began + REPORT_LIMIT, read).await.ok()
 }
 
-/// Coalesced readiness probes.
+/// Coalesced readiness checks.
 #[derive(Debug)]
 pub struct Readiness(Coalescer<(), Option<String>>);
 
@@ -57,7 +57,7 @@ impl Default for Readiness {
 }
 
 impl Readiness {
-    /// Why the database cannot be used; none if it can.
+    /// Why the database cannot be used; `None` if it can.
     pub async fn reason_against(&self, reader: &Reader, deadline: Instant) -> Option<String> {
         let reason = self.0.load((), deadline.into(), async |_| vec![probe(reader).await]).await;
         reason.unwrap_or_else(|| Some(NO_ANSWER.to_owned()))
@@ -71,7 +71,7 @@ async fn probe(reader: &Reader) -> Option<String> {
         if !missing.is_empty() {
             return Ok(Some(format!("the database lacks tables: {}", missing.join(", "))));
         }
-        // Migrations of a newer program are no reason: during an upgrade its older replicas go on serving.
+        // Unknown migrations are accepted: during an upgrade, older replicas must stay in service.
         let Difference { pending, .. } = migrations::compare(connection).await?;
         Ok((!pending.is_empty()).then(|| format!("pending migrations: {}", pending.join(", "))))
     };
@@ -89,8 +89,8 @@ pub fn seconds_since(moment: Timestamp, now: Timestamp) -> i64 {
     ((now.as_ms() - moment.as_ms()) / 1000).max(0)
 }
 
-/// For how long the janitor has left work undone: since the expiry of the oldest record that is still there, or since one
-/// of its steps fails.
+/// How long the janitor has left work undone: since the expiry of the oldest remaining record, or since one of its
+/// steps began to fail.
 pub fn janitor_lag_seconds(jobs: &JobHealth, oldest_expiry: Option<Timestamp>, now: Timestamp) -> i64 {
     let failing = jobs.all().filter(|(job, _)| job.is_of_janitor()).filter_map(|(_, known)| known.failing_ms);
     let failing_seconds = failing.max().map_or(0, |failing_ms| failing_ms / 1000) as i64;

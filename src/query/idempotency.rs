@@ -1,4 +1,4 @@
-//! Idempotency records.
+//! Lookup of idempotency records.
 
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use crate::store::idempotency::{self, CallerKey, Record};
 
 use super::reader::Reader;
 
-/// The record of a key, unless it expired before `now`.
+/// The record of a key, unless it has expired.
 pub async fn find(
     reader: &Reader,
     id: &CallerKey,

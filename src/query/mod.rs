@@ -1,5 +1,5 @@
-//! The read side: what handlers ask of the database. Reads that production polls are coalesced; every other read is one
-//! function. Nothing here knows HTTP.
+//! The read side: the data that handlers need. Reads that are polled in production are coalesced. Every other read is
+//! one function. HTTP is unknown here.
 
 pub mod agents;
 pub mod api_keys;
@@ -28,7 +28,7 @@ use health::Readiness;
 use stats::Stats;
 use usage::{DueTotals, Quotes};
 
-/// The reads that production polls. `R` is a rendered page of events.
+/// The coalesced reads. `R` is a rendered page of events.
 #[derive(Debug)]
 pub struct PolledReads<R> {
     pub quotes: Quotes,
@@ -36,7 +36,7 @@ pub struct PolledReads<R> {
     pub stats: Stats,
     pub events: EventLog<R>,
     pub readiness: Readiness,
-    /// Rendered.
+    /// Rendered metrics.
     pub metrics: Coalescer<(), Bytes>,
 }
 

@@ -1,14 +1,14 @@
-//! Parts of lists: of those with a cursor, and of those with numbered pages.
+//! Pages of lists, by cursor or by number.
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::domain::refusal::Refusal;
 
-/// Most items of a list that is read without `page`: at most 30 MB.
+/// Maximum length of a list without `page`: at most 30 MB.
 const UNPAGED_MAX: i64 = 100_000;
 
-/// The first rows of a list.
+/// The first rows of a list, and whether there are more.
 #[derive(Debug)]
 pub struct Page<T> {
     pub rows: Vec<T>,
@@ -16,28 +16,28 @@ pub struct Page<T> {
 }
 
 impl<T> Page<T> {
-    /// The first `limit` of `rows`, which were read with a limit of one more.
+    /// Keeps the first `limit` of `rows`, which were read with a limit of one more.
     pub fn of(mut rows: Vec<T>, limit: i64) -> Self {
         let has_more = rows.len() as i64 > limit;
         rows.truncate(limit as usize);
         Self { rows, has_more }
     }
 
-    /// The row that the next page follows; none on the last page.
+    /// The last row, as the cursor of the next page. `None` on the last page.
     pub fn last_if_more(&self) -> Option<&T> {
         self.rows.last().filter(|_| self.has_more)
     }
 }
 
-/// Which part of a list `limit` and `page` ask for.
+/// The part of a list that `limit` and `page` select.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slice {
     pub limit: i64,
-    /// From 1; none if the request does not page.
+    /// Starts at 1. `None` if the request has no `page`.
     pub page: Option<i64>,
 }
 
-// What a paged list says of itself. No doc comment: it would describe every schema that this is a part of.
+// The last members of a paged list. Not a doc comment, because that would describe every schema that contains this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Pages {
@@ -50,12 +50,12 @@ impl Slice {
         self.page.map_or(0, |page| (page - 1) * self.limit)
     }
 
-    /// The limit of a list that is whole without `page`: one item more than it may have.
+    /// The number of rows to read. Without `page`, one more than is allowed.
     pub fn limit_if_paged(&self) -> i64 {
         if self.page.is_some() { self.limit } else { UNPAGED_MAX + 1 }
     }
 
-    /// Refuses a list that was read so and is too long. Without its end it would look whole.
+    /// Refuses a list without `page` that is too long. A truncated list would look complete.
     pub fn check_length(&self, items: usize) -> Result<(), Refusal> {
         let is_too_long = self.page.is_none() && items as i64 > UNPAGED_MAX;
         if is_too_long { Err(Refusal::ListTooLong { items_max: UNPAGED_MAX }) } else { Ok(()) }

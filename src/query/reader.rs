@@ -1,4 +1,4 @@
-//! Runs reads on connections of the pool, one at a time or coalesced, and says what a failed read answers.
+//! Runs reads on connections of the pool, separately or coalesced, and turns failures into refusals.
 
 use std::time::{Duration, Instant};
 
@@ -11,18 +11,18 @@ use crate::store::{FaultKind, StoreError};
 
 use super::coalescer::Coalescer;
 
-/// Reads of the database, by key, and why one failed.
+/// Coalesced reads that may fail.
 pub type Reads<K, V> = Coalescer<K, Result<V, Refusal>>;
 
 /// A handle to the pool; all clones share it.
 #[derive(Clone, Debug)]
 pub struct Reader {
     pool: Pool,
-    /// How long a coalesced read may take. It serves requests with different deadlines.
+    /// Time limit of a coalesced read. Its requests have different deadlines.
     batch_limit: Duration,
 }
 
-/// How many connections the pool has.
+/// The connections of the pool.
 #[derive(Clone, Copy, Debug)]
 pub struct Connections {
     pub in_use: usize,
@@ -35,7 +35,7 @@ impl Reader {
         Self { pool, batch_limit }
     }
 
-    /// Reads until `deadline` at the latest.
+    /// Reads, until `deadline` at the latest.
     pub async fn read<T>(
         &self,
         deadline: Instant,
@@ -44,7 +44,7 @@ impl Reader {
         self.pool.run(deadline.into(), work).await.map_err(|error| read_refusal(&error))
     }
 
-    /// The same, for reads whose failure is no refusal.
+    /// Like [`Self::read`], for callers that do not refuse a request.
     pub async fn try_read<T>(
         &self,
         deadline: Instant,
@@ -53,13 +53,13 @@ impl Reader {
         self.pool.run(deadline.into(), work).await
     }
 
-    /// A connection for a read of many parts.
+    /// A connection for a read of several parts.
     pub(super) async fn hold(&self, deadline: Instant) -> Result<Held, StoreError> {
         self.pool.hold(deadline.into()).await
     }
 
-    /// Reads `key` together with the other keys that wait for `reads`. `read` takes several keys and returns their values
-    /// in the same order.
+    /// Reads `key` together with the other keys that wait in `reads`. `read` takes several keys and returns their
+    /// values in the same order.
     pub async fn load<K: Clone + Ord, V: Clone>(
         &self,
         reads: &Reads<K, V>,
@@ -77,7 +77,7 @@ impl Reader {
         reads.load(key, deadline.into(), read_all).await.unwrap_or(Err(Refusal::StoreUnavailable))
     }
 
-    /// A key that breaks its own read does not fail the others. A database that is gone does.
+    /// A key that makes the common read fail does not affect the others. An unavailable database does.
     async fn read_one_by_one<K, V: Clone>(
         &self,
         keys: &[K],
@@ -111,7 +111,7 @@ impl Reader {
     }
 }
 
-/// The answer to a read that the store failed.
+/// The refusal for a failed read.
 pub fn read_refusal(error: &StoreError) -> Refusal {
     match error.kind() {
         FaultKind::Rejected | FaultKind::Conflict(_) => {

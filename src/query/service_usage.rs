@@ -1,4 +1,4 @@
-//! What is outstanding of one service, in sum and by agent.
+//! Outstanding usage of one service, as a sum and by agent.
 
 use std::time::Instant;
 
@@ -23,8 +23,8 @@ pub async fn sums(
     reader.read(deadline, read).await
 }
 
-/// Agents with something outstanding, and how many there are if the slice is a page. The list in order of appearance is
-/// whole without a page; the one by total is bounded always.
+/// Agents with outstanding usage. Also their number, if the slice is a page. The list in order of appearance is
+/// complete without `page`; the list by total is always limited.
 pub async fn agents(
     reader: &Reader,
     tenant: &Tenant,

@@ -1,4 +1,4 @@
-//! Services of a tenant.
+//! The services of a tenant.
 
 use std::time::Instant;
 
@@ -23,7 +23,7 @@ pub async fn find(
     reader.read(deadline, read).await
 }
 
-/// Services in order of creation, and the length of the whole filtered list.
+/// Services in the order of their creation, and the length of the whole filtered list.
 pub async fn list(
     reader: &Reader,
     tenant: &Tenant,

@@ -1,4 +1,4 @@
-//! The ledger of a tenant.
+//! The settlements of a tenant.
 
 use std::time::Instant;
 

@@ -12,7 +12,7 @@ use crate::store::totals::{self, ServiceLine, ServiceSlice, Totals};
 
 use super::reader::{Reader, Reads};
 
-/// What the statistics are made of.
+/// The data of the statistics.
 #[derive(Debug)]
 pub struct Figures {
     pub totals: Totals,
@@ -25,7 +25,7 @@ pub struct Stats(Reads<ServiceSlice, Arc<Figures>>);
 
 impl Default for Stats {
     fn default() -> Self {
-        // A tenant may have ten thousand services.
+        // A tenant may have ten thousand services, so one read takes few keys.
         Self(Reads::new(64))
     }
 }

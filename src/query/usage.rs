@@ -1,4 +1,4 @@
-//! What pairs have outstanding, and what settling costs now: of one pair, and of a whole tenant.
+//! Outstanding usage and what settling it would cost: of one pair, and of all pairs of a tenant.
 
 use std::time::Instant;
 
@@ -25,7 +25,7 @@ impl Quotes {
     }
 }
 
-/// Coalesced reads of what is due of tenants.
+/// Coalesced reads of what tenants owe.
 #[derive(Debug)]
 pub struct DueTotals(Reads<Tenant, Due>);
 

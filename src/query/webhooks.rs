@@ -1,4 +1,4 @@
-//! Webhooks of a tenant, and deliveries to them.
+//! The webhooks of a tenant, and their deliveries.
 
 use std::time::Instant;
 
@@ -19,7 +19,7 @@ pub async fn find(reader: &Reader, tenant: &Tenant, id: &str, deadline: Instant)
     reader.read(deadline, read).await
 }
 
-/// Webhooks, oldest first, each with its cursor, and how many there are.
+/// Webhooks, oldest first, each with its cursor, and their number.
 pub async fn list(
     reader: &Reader,
     tenant: &Tenant,
@@ -35,7 +35,7 @@ pub async fn list(
     Ok((Page::of(rows, limit), total))
 }
 
-/// Deliveries to a webhook, newest first, each with its position. None if there is no such webhook.
+/// Deliveries to a webhook, newest first, each with its position. `None` if the webhook does not exist.
 pub async fn deliveries(
     reader: &Reader,
     tenant: &Tenant,

@@ -1,28 +1,28 @@
-//! How the commit pipeline is set up.
+//! Settings of the commit pipeline.
 
 use std::time::Duration;
 
-/// Longest that a statement of a lane may run, unless requests have to be answered earlier.
+/// Maximum duration of a lane's statement, unless the deadline of requests is shorter.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(3);
 
-/// Below the deadline of a request, so that a statement that takes too long has ended before its outcome is asked for.
+/// Below the deadline of a request, so that a statement that takes too long ends before its requests must be answered.
 pub fn statement_limit(request_timeout: Duration) -> Duration {
     STATEMENT_LIMIT.min(request_timeout / 2).max(Duration::from_millis(10))
 }
 
-/// How the committer is set up.
+/// Settings of the commit pipeline.
 #[derive(Clone, Debug)]
 pub struct CommitterSettings {
-    /// Lanes, each with a connection of its own.
+    /// Number of lanes. Each has one connection.
     pub lanes: usize,
-    /// Most rows that the requests of one commit bring, unless a single one brings more.
+    /// Maximum number of rows in one commit, unless a single request has more.
     pub batch_max: usize,
-    /// Most commands waiting, over all lanes.
+    /// Maximum number of waiting commands over all lanes.
     pub queue_max: usize,
     /// Lifetime of an idempotency record.
     pub ttl_ms: i64,
-    /// Services without a price take no usage and are not settled.
+    /// Refuse usage of services without a price, and do not settle them.
     pub require_registered_services: bool,
-    /// Longest that one statement of a lane may run. Lies below the deadline of a request.
+    /// Maximum duration of a statement. Below the deadline of a request.
     pub statement_limit: Duration,
 }

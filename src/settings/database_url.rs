@@ -1,4 +1,4 @@
-//! DATABASE_URL: what is wrong with it is said at once, and never with a part of it that could be the password.
+//! Parses DATABASE_URL. An error describes the mistake, and never repeats a part that may be the password.
 
 use std::str::FromStr;
 
@@ -9,17 +9,17 @@ use super::error::SettingsError;
 
 const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
 
-/// Connects to what `url` names.
+/// The connection options for `url`.
 pub(super) fn parse(url: &str) -> Result<PgConnectOptions, SettingsError> {
     explain(url).map_or_else(|| read(url), |problem| Err(SettingsError(format!("DATABASE_URL {problem}"))))
 }
 
 fn read(url: &str) -> Result<PgConnectOptions, SettingsError> {
-    // The driver's words may repeat a part of the URL.
+    // The driver's message may contain a part of the URL.
     let options = PgConnectOptions::from_str(url).map_err(|_| {
         SettingsError("DATABASE_URL is no valid URL: one of its parameters has a value that is not accepted".to_owned())
     })?;
-    // The driver would look the brackets of an IPv6 address up as a part of a name.
+    // The driver would resolve the brackets of an IPv6 address as a part of the name.
     let address = options.get_host().strip_prefix('[').and_then(|host| host.strip_suffix(']')).map(str::to_owned);
     Ok(match address {
         Some(address) => options.host(&address),
@@ -27,7 +27,7 @@ fn read(url: &str) -> Result<PgConnectOptions, SettingsError> {
     })
 }
 
-/// What is wrong with the URL, if it is something that people do.
+/// Describes common mistakes.
 fn explain(url: &str) -> Option<String> {
     if url.starts_with(['"', '\'']) {
         return Some("has quotes around it, which belong to the shell: remove them".to_owned());

@@ -1,15 +1,15 @@
-//! The proxy of webhook deliveries.
+//! The egress proxy for webhooks.
 
 use std::fmt;
 
 use url::Url;
 
-/// The proxy that all attempts go through. Its URL may hold a password.
+/// The proxy of all webhook attempts. Its URL may contain a password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct EgressProxy(Url);
 
 impl EgressProxy {
-    /// None unless `text` is the URL of an HTTP proxy, without path and query.
+    /// `None` unless `text` is the URL of an HTTP proxy without path and query.
     pub fn parse(text: &str) -> Option<Self> {
         let url = Url::parse(text).ok()?;
         let is_http = matches!(url.scheme(), "http" | "https") && url.host().is_some();

@@ -1,6 +1,6 @@
-//! Why a start refuses the environment.
+//! The error of invalid settings.
 
-/// A setting that is not accepted. One line, without secrets.
+/// A setting is not accepted. One line, without secrets.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct SettingsError(pub(super) String);

@@ -1,40 +1,41 @@
-//! Every limit of the HTTP layer in bytes and time, with its reason. docs/operations.md shows them to operators.
-//! They are one value, so that a test can make them small.
+//! The limits of the HTTP layer with their reasons. docs/operations.md lists them for operators. They are fields of one
+//! value, so that tests can lower them.
 
 use std::time::Duration;
 
 #[derive(Clone, Copy, Debug)]
 pub struct HttpLimits {
-    /// How long a head may take from its first byte: HEADERS_TIMEOUT_MS.
+    /// Maximum time for a request head from its first byte: HEADERS_TIMEOUT_MS.
     pub head_timeout: Duration,
-    /// How long a connection may wait for its next request: KEEPALIVE_TIMEOUT_MS. Longer than the minute that proxies
-    /// keep their connections, or a proxy sends a request into a connection that closes.
+    /// Maximum idle time of a connection: KEEPALIVE_TIMEOUT_MS. Longer than the 60 s for which proxies usually keep
+    /// connections, so that a proxy does not send a request into a closing connection.
     pub keepalive_timeout: Duration,
-    /// Longest request head, target included. Cookies and tokens of browsers stay below it.
+    /// Maximum length of a request head, including the target. Enough for the cookies and tokens of browsers.
     pub head_bytes_max: usize,
-    /// Open connections of one address: a whole office, or a load test. Each may hold a head.
+    /// Maximum number of connections from one address, which may be an office or a load test. Each may buffer a head.
     pub connections_per_address_max: usize,
-    /// Open connections in all: with half a head each they hold 256 MiB.
+    /// Maximum number of connections in total: 256 MiB if each buffers a full head.
     pub connections_max: usize,
-    /// What is held for clients of one address: bodies on their way in, and answers on their way out. An answer may be
-    /// longer if nothing else is held for its address.
+    /// Maximum number of bytes buffered for one address: request bodies and responses. A single response may be longer
+    /// if nothing else is buffered for its address.
     pub held_bytes_per_address_max: usize,
-    /// The same in all.
+    /// Maximum number of bytes buffered in total.
     pub held_bytes_max: usize,
-    /// What one request or answer may hold uncounted: about what the buffers of its socket hold as well.
+    /// A request or a response up to this length is not counted. The buffers of its socket have a similar size.
     pub uncounted_bytes_max: usize,
-    /// How long an answer may take from its first byte, however short it is: pauses of a client are no fault.
+    /// Minimum time that a client has to read a response, however short, because clients may pause.
     pub answer_grace: Duration,
-    /// What an answer must be read at beyond that, over the whole: a phone does ten times as much.
+    /// Minimum average rate beyond that time. A phone reads ten times as fast.
     pub answer_bytes_per_second_min: u64,
-    /// How long a connection that refused a request body reads on, so that the refusal is not lost: a client that sends
-    /// all before it reads would be told "connection reset" instead.
+    /// How long a connection that refused a body reads on. A client that sends everything before it reads would
+    /// otherwise see a connection reset instead of the refusal.
     pub linger: Duration,
-    /// How long such a client may be silent.
+    /// How long such a client may send nothing.
     pub linger_silence: Duration,
-    /// How much of its body is discarded.
+    /// Maximum number of bytes that are discarded.
     pub linger_bytes_max: u64,
-    /// Connections beyond the limits that are told so at one time; others are closed without a word.
+    /// Maximum number of connections beyond the limits that get an error response at the same time. Further ones are
+    /// closed at once.
     pub refusals_max: usize,
 }
 
@@ -60,7 +61,7 @@ impl Default for HttpLimits {
 }
 
 impl HttpLimits {
-    /// Behind a proxy all clients come from its address, so only the totals hold. The proxy limits each client.
+    /// Behind a proxy all clients have its address, so only the totals apply. The proxy limits each client.
     pub fn behind_proxy(self) -> Self {
         Self {
             connections_per_address_max: self.connections_max,
@@ -69,7 +70,7 @@ impl HttpLimits {
         }
     }
 
-    /// How long an answer of so many bytes may take.
+    /// Time that a client has to read a response of `bytes`.
     pub fn answer_time(&self, bytes: u64) -> Duration {
         self.answer_grace + Duration::from_millis(bytes.saturating_mul(1000) / self.answer_bytes_per_second_min)
     }

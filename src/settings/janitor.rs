@@ -1,14 +1,14 @@
-//! How the janitor is set up.
+//! Settings of the janitor.
 
 use std::time::Duration;
 
-/// How the janitor is set up.
+/// Settings of the janitor.
 #[derive(Clone, Debug)]
 pub struct JanitorSettings {
     pub pause: Duration,
-    /// Records in total.
+    /// Maximum number of records in total.
     pub records_max: i64,
-    /// Records of one caller, and their bytes.
+    /// Maximum number and size of the records of one caller.
     pub records_of_caller_max: i64,
     pub bytes_of_caller_max: i64,
     /// Lifetime of a record.

@@ -1,4 +1,5 @@
-//! The environment: typed and bounded. Empty counts as unset; anything not accepted is a start-up error.
+//! The settings, read from environment variables and validated. docs/configuration.md lists them for operators. An
+//! empty variable counts as unset. A value that is not accepted is a startup error.
 
 pub mod api;
 pub mod committer;
@@ -29,29 +30,29 @@ use trusted_proxies::{ForwardedHeader, TrustedProxies};
 pub struct Settings {
     pub host: IpAddr,
     pub port: u16,
-    /// None: the private local PostgreSQL of `data_dir`.
+    /// `None`: the private PostgreSQL in `data_dir`.
     pub database: Option<PgConnectOptions>,
     pub data_dir: PathBuf,
-    /// Whether the private PostgreSQL is wanted, and not only taken for want of another.
+    /// LOCAL_POSTGRES is true.
     pub local_postgres: bool,
     pub pool_max: u32,
     pub migrate_on_start: bool,
     pub api: ApiSettings,
     pub committer: CommitterSettings,
     pub janitor: JanitorSettings,
-    /// What deliveries to webhooks go through. None: nothing, whatever HTTPS_PROXY says.
+    /// The proxy for webhooks. HTTPS_PROXY is ignored.
     pub webhook_proxy: Option<EgressProxy>,
     pub http_limits: HttpLimits,
     pub shutdown_grace: Duration,
     pub log_level: String,
-    /// JSON lines; lines for people otherwise.
+    /// JSON lines instead of lines for people.
     pub log_json: bool,
-    /// What was not understood and not refused either: for the log, once there is one.
+    /// Warnings about accepted settings, to be logged once logging has started.
     pub warnings: Vec<String>,
 }
 
 impl Settings {
-    /// `read` gives a variable of the environment. `is_terminal`: whether the log goes to one.
+    /// `read` returns the value of an environment variable. `is_terminal` says whether the log goes to a terminal.
     pub fn read(read: impl Fn(&str) -> Option<String>, is_terminal: bool) -> Result<Self, SettingsError> {
         let env = Environment { read: &read };
         let host = host(&env)?;
@@ -151,7 +152,7 @@ impl Settings {
     }
 }
 
-/// What is open where keys are not required and others may reach the service.
+/// A warning if API keys are not required and other machines may reach the service.
 fn open_to_others(host: IpAddr, trust_proxy: usize, has_admin_key: bool) -> Option<String> {
     let reached = match (host.is_loopback(), trust_proxy) {
         (true, 0) => return None,
@@ -165,15 +166,15 @@ fn open_to_others(host: IpAddr, trust_proxy: usize, has_admin_key: bool) -> Opti
     ))
 }
 
-/// Connections of the service beyond its pool and its lanes: the waiting room, the watcher of the limits, the start.
+/// Connections of the service besides its pool and its lanes: the lane for blocked requests, the runtime configuration,
+/// its listener.
 const CONNECTIONS_MORE: u32 = 3;
 
-/// Connections of the private PostgreSQL that are not the service's: for commands, psql and backups, and what PostgreSQL
-/// reserves for superusers.
+/// Additional connections of the private PostgreSQL, for commands, psql, backups and superusers.
 const CONNECTIONS_BESIDE: u32 = 32;
 
 impl Settings {
-    /// How many connections the private PostgreSQL has to allow.
+    /// The number of connections that the private PostgreSQL must allow.
     pub fn local_connections_max(&self) -> u32 {
         self.pool_max + self.committer.lanes as u32 + CONNECTIONS_MORE + CONNECTIONS_BESIDE
     }
@@ -238,7 +239,7 @@ fn forwarded_header(env: &Environment<'_>) -> Result<ForwardedHeader, SettingsEr
     }
 }
 
-/// Sent in a header, so it must fit into one. It is a secret, so it is not repeated.
+/// The token is sent in a header, so its characters are restricted. Errors do not repeat it.
 fn metrics_token(env: &Environment<'_>) -> Result<Option<String>, SettingsError> {
     match env.text("METRICS_TOKEN") {
         Some(token) if !token.bytes().all(|byte| byte.is_ascii_graphic()) => {
@@ -248,7 +249,7 @@ fn metrics_token(env: &Environment<'_>) -> Result<Option<String>, SettingsError>
     }
 }
 
-/// It may hold a password, so it is not repeated.
+/// The URL may contain a password, so errors do not repeat it.
 fn webhook_proxy(env: &Environment<'_>) -> Result<Option<EgressProxy>, SettingsError> {
     let Some(text) = env.text("WEBHOOK_PROXY") else { return Ok(None) };
     let refused = || SettingsError("WEBHOOK_PROXY must be the URL of an HTTP proxy: http://host:port".to_owned());
@@ -261,7 +262,7 @@ fn http_limits(env: &Environment<'_>, trust_proxy: usize) -> Result<HttpLimits, 
         |name, default: Duration| env.int(name, default.as_millis() as u64, 1..=3_600_000).map(Duration::from_millis);
     let head_timeout = ms("HEADERS_TIMEOUT_MS", default.head_timeout)?;
     let keepalive_timeout = ms("KEEPALIVE_TIMEOUT_MS", default.keepalive_timeout)?;
-    // As in the original, whose runtime would cut off live connections.
+    // Otherwise the timeout would end idle connections before KEEPALIVE_TIMEOUT_MS.
     if env.text("HEADERS_TIMEOUT_MS").is_some()
         && env.text("KEEPALIVE_TIMEOUT_MS").is_some()
         && head_timeout < keepalive_timeout
@@ -277,7 +278,7 @@ fn http_limits(env: &Environment<'_>, trust_proxy: usize) -> Result<HttpLimits, 
     Ok(if trust_proxy > 0 { limits.behind_proxy() } else { limits })
 }
 
-/// Anything that is not clearly on is off.
+/// Anything else than a clear yes counts as no.
 fn allow_admin_reset(env: &Environment<'_>, warnings: &mut Vec<String>) -> bool {
     let Some(text) = env.text("ALLOW_ADMIN_RESET") else { return false };
     match text.to_ascii_lowercase().as_str() {
@@ -305,7 +306,7 @@ fn cors_allowed_origins(env: &Environment<'_>, warnings: &mut Vec<String>) -> Re
     Ok(origins)
 }
 
-/// None if compression is off.
+/// `None` if compression is off.
 fn compression_threshold_bytes(env: &Environment<'_>) -> Result<Option<u64>, SettingsError> {
     let threshold_bytes = env.int("COMPRESSION_THRESHOLD_BYTES", 1024, 1..=1_000_000_000)?;
     Ok(env.switch("COMPRESSION", false)?.then_some(threshold_bytes))
@@ -315,7 +316,7 @@ fn database(env: &Environment<'_>) -> Result<Option<PgConnectOptions>, SettingsE
     env.text("DATABASE_URL").map(|url| database_url::parse(&url)).transpose()
 }
 
-/// An address, with or without the brackets that one of IPv6 has in a URL, or the name of this machine.
+/// An IP address, with or without the brackets of an IPv6 URL, or `localhost`.
 fn host(env: &Environment<'_>) -> Result<IpAddr, SettingsError> {
     let Some(text) = env.text("HOST") else { return Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)) };
     if text.eq_ignore_ascii_case("localhost") {
@@ -329,8 +330,8 @@ fn host(env: &Environment<'_>) -> Result<IpAddr, SettingsError> {
     parsed.map_err(|_| refuse("HOST", "an IP address or localhost", &text))
 }
 
-/// Whether LOCAL_POSTGRES asks for the private PostgreSQL. Where others can reach the service, a DATABASE_URL that was
-/// forgotten must not have them billed in an empty database.
+/// Whether LOCAL_POSTGRES is true. If other machines can reach the service, it is required, so that a missing
+/// DATABASE_URL cannot make a production service bill into an empty database.
 fn local_postgres(env: &Environment<'_>, is_used: bool, host: IpAddr, data_dir: &Path) -> Result<bool, SettingsError> {
     let is_wanted = env.switch("LOCAL_POSTGRES", false)?;
     let is_refused = env.text("LOCAL_POSTGRES").is_some() && !is_wanted;

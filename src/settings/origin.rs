@@ -1,11 +1,11 @@
-//! Origins of browsers, in the spelling that they are compared in.
+//! Normalisation of browser origins.
 
 use hyper::Uri;
 
-/// `scheme://host[:port]` in lower case without a default port; none if it is no http(s) origin.
+/// `scheme://host[:port]` in lower case without a default port. `None` if it is not an http(s) origin.
 pub fn normalise(text: &str) -> Option<String> {
     let text = text.trim();
-    // The parser drops a fragment, and takes an empty query or port for none.
+    // The parser drops a fragment, and treats an empty query or port as absent.
     if text.contains(['?', '#', '@', '\\']) {
         return None;
     }

@@ -1,4 +1,4 @@
-//! The proxies in front of the service, and what they say of the client.
+//! The proxies in front of the service, and the header that they write.
 
 /// The header that the trusted proxies write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -6,15 +6,15 @@ pub enum ForwardedHeader {
     XForwardedFor,
     /// RFC 7239.
     Forwarded,
-    /// `X-Forwarded-For` where a request has it, else `Forwarded`: a client cannot override the header that nearly all
-    /// proxies write with the other one.
+    /// `X-Forwarded-For` if present, otherwise `Forwarded`. Nearly all proxies write the former, and a client cannot
+    /// override it with the latter.
     Either,
 }
 
-/// What proxies that are trusted say.
+/// The proxies that are trusted to report the client's address.
 #[derive(Clone, Copy, Debug)]
 pub struct TrustedProxies {
-    /// How many there are. 0: the peer is the client.
+    /// Their number. 0: the peer is the client.
     pub hops: usize,
     pub header: ForwardedHeader,
 }

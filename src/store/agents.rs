@@ -1,4 +1,4 @@
-//! The table `agents`, and what each of them used. Commits add to it in `commit::write`.
+//! The table `agents`, and the usage of agents. Commits insert into it in `commit::write`.
 
 use sqlx::PgConnection;
 
@@ -8,7 +8,7 @@ use crate::domain::names::{AgentId, ServiceId};
 
 use super::StoreError;
 
-/// Locks these agents until the transaction ends, in the order of their ids: no pair is added to them meanwhile.
+/// Locks these agents in the order of their ids. They get no new pairs until the transaction ends.
 pub async fn lock(connection: &mut PgConnection, agents: &[(&Tenant, &AgentId)]) -> Result<(), StoreError> {
     sqlx::query!(
         r#"-- agents::lock
@@ -31,7 +31,7 @@ pub async fn lock(connection: &mut PgConnection, agents: &[(&Tenant, &AgentId)])
     Ok(())
 }
 
-/// Agents with any pair, in the order they were first seen, after leaving out `offset`.
+/// Agents with a pair, in the order in which they were first seen, without the first `offset`.
 pub async fn list(
     connection: &mut PgConnection,
     tenant: &Tenant,
@@ -51,9 +51,9 @@ pub async fn list(
     Ok(agents.into_iter().map(AgentId::from_stored).collect())
 }
 
-/// What is outstanding of all pairs of an agent; 0 for one never seen.
+/// The sum of outstanding requests over the pairs of an agent; 0 for an unknown agent.
 pub async fn outstanding(connection: &mut PgConnection, tenant: &Tenant, agent: &AgentId) -> Result<Count, StoreError> {
-    // The sum may be longer than 64 bits; what is shown of it is not.
+    // The sum may exceed 64 bits. The value that is shown saturates.
     let total = sqlx::query_scalar!(
         r#"-- agents::outstanding
         SELECT least(coalesce(sum(outstanding), 0), 9007199254740991)::bigint AS "total!"
@@ -66,7 +66,7 @@ pub async fn outstanding(connection: &mut PgConnection, tenant: &Tenant, agent: 
     Ok(Count(total))
 }
 
-/// An agent's pairs in the order of their first record, zero included, after leaving out `offset`, at most `limit`.
+/// The pairs of an agent in the order of their first records, including those at zero, without the first `offset`.
 pub async fn pairs(
     connection: &mut PgConnection,
     tenant: &Tenant,
@@ -88,7 +88,7 @@ pub async fn pairs(
     Ok(pairs.into_iter().map(|row| (ServiceId::from_stored(row.service_id), Count(row.outstanding))).collect())
 }
 
-/// How many pairs an agent has.
+/// The number of an agent's pairs.
 pub async fn count_pairs(connection: &mut PgConnection, tenant: &Tenant, agent: &AgentId) -> Result<i64, StoreError> {
     let pairs = sqlx::query_scalar!(
         r#"-- agents::count_pairs

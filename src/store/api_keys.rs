@@ -1,4 +1,4 @@
-//! The table `api_keys`: live keys, stored as their SHA-256 only.
+//! The table `api_keys`: live keys, stored as SHA-256.
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -8,7 +8,7 @@ use crate::domain::timestamp::{StoredMoment, Timestamp};
 
 use super::{StoreError, server};
 
-/// A live key, as the operator sees it.
+/// A live key, without the secret.
 #[derive(Clone, Debug)]
 pub struct ApiKeyRow {
     pub prefix: String,
@@ -24,7 +24,7 @@ pub enum Start {
     After { created_at: StoredMoment, prefix: String },
 }
 
-/// The tenants of the live keys with these hashes, in their order; none where there is no such key.
+/// The tenants of the live keys with these hashes, in their order. `None` for an unknown key.
 pub async fn tenants_of(
     connection: &mut PgConnection,
     key_hashes: &[[u8; 32]],
@@ -43,13 +43,13 @@ pub async fn tenants_of(
     .fetch_all(&mut *connection)
     .await?;
     if tenants.iter().any(Option::is_none) {
-        // A server that is behind does not know every key yet.
+        // A read-only server may not have all keys yet.
         server::check_writer(connection).await?;
     }
     Ok(tenants.into_iter().map(|tenant| tenant.map(Tenant::from_stored)).collect())
 }
 
-/// Live keys of all tenants. Counted, because their number is bounded by `api_key_store_max_keys`.
+/// The number of live keys of all tenants. Counted, because `api_key_store_max_keys` bounds it.
 pub async fn count(connection: &mut PgConnection) -> Result<i64, StoreError> {
     let count = sqlx::query_scalar!(
         r#"-- api_keys::count
@@ -89,7 +89,7 @@ pub async fn insert(
     Ok(())
 }
 
-/// Revokes the key with this prefix. Returns its tenant; none if there is no such key.
+/// Revokes the key with this prefix. Returns its tenant, or `None` if there is no such key.
 pub async fn delete(connection: &mut PgConnection, prefix: &str) -> Result<Option<Tenant>, StoreError> {
     let tenant =
         sqlx::query_scalar!("-- api_keys::delete\nDELETE FROM api_keys WHERE prefix = $1 RETURNING tenant_id", prefix,)
@@ -98,7 +98,7 @@ pub async fn delete(connection: &mut PgConnection, prefix: &str) -> Result<Optio
     Ok(tenant.map(Tenant::from_stored))
 }
 
-/// Live keys in the order of creation time and prefix, at most `limit`.
+/// At most `limit` live keys by creation time and prefix.
 pub async fn list(connection: &mut PgConnection, start: &Start, limit: i64) -> Result<Vec<ApiKeyRow>, StoreError> {
     let (offset, created_at, prefix) = match start {
         Start::Offset(offset) => (*offset, StoredMoment::FIRST, ""),

@@ -1,4 +1,4 @@
-//! The audit: every sum that must hold, checked over the whole database. Reads every row; run it in one snapshot.
+//! The audit of `verify`: checks every sum in the whole database. It reads every row, and must run in one snapshot.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -8,13 +8,13 @@ use sqlx::PgConnection;
 
 use super::StoreError;
 
-/// How long PostgreSQL may take for a row.
+/// Time limit of PostgreSQL for the next row.
 const ROW_LIMIT: Duration = Duration::from_secs(3600);
 
-/// One thing that does not add up, as a line for people.
+/// A description of one error that was found.
 pub type Finding = String;
 
-/// Calls `report` for each thing that does not add up, until it breaks. Returns how many pairs there are.
+/// Calls `report` for each error, until `report` breaks. Returns the number of pairs.
 pub async fn everything(
     connection: &mut PgConnection,
     report: &mut impl AsyncFnMut(Finding) -> ControlFlow<()>,
@@ -34,9 +34,9 @@ pub async fn everything(
     }
 }
 
-/// Why an audit ended early.
+/// Why the audit ended early.
 enum Ended {
-    /// The receiver of the findings asked for no more.
+    /// `report` asked to stop.
     Enough,
     Failed(StoreError),
 }
@@ -47,7 +47,7 @@ impl From<sqlx::Error> for Ended {
     }
 }
 
-/// The next row of a sum, or of what does not add up. Over a large table the first one takes minutes.
+/// Reads the next row. With large tables the first row takes minutes.
 async fn next<T>(rows: &mut (impl TryStream<Ok = T, Error = sqlx::Error> + Unpin)) -> Result<Option<T>, Ended> {
     match tokio::time::timeout(ROW_LIMIT, rows.try_next()).await {
         Ok(row) => Ok(row?),
@@ -62,7 +62,7 @@ async fn tell(report: &mut impl AsyncFnMut(Finding) -> ControlFlow<()>, finding:
     }
 }
 
-/// Calls `report` for each pair whose counters or ledger rows do not add up, and counts the pairs.
+/// Reports pairs whose counters or settlements do not add up, and counts the pairs.
 async fn pairs(
     connection: &mut PgConnection,
     report: &mut impl AsyncFnMut(Finding) -> ControlFlow<()>,
@@ -90,7 +90,7 @@ async fn pairs(
     Ok(())
 }
 
-/// Calls `report` for each bill that is not requests times price, and for each without a pair.
+/// Reports settlements that are not requests times price, and settlements without a pair.
 async fn settlements(
     connection: &mut PgConnection,
     report: &mut impl AsyncFnMut(Finding) -> ControlFlow<()>,
@@ -119,7 +119,7 @@ async fn settlements(
     Ok(())
 }
 
-/// Calls `report` for each tenant and caller whose totals are not what their rows add up to.
+/// Reports tenants and callers whose totals differ from the sum of their rows.
 async fn totals(
     connection: &mut PgConnection,
     report: &mut impl AsyncFnMut(Finding) -> ControlFlow<()>,
@@ -178,7 +178,7 @@ async fn totals(
     Ok(())
 }
 
-/// Calls `report` for each row that breaks a rule which the tables of the write path leave to the service.
+/// Reports rows that violate a rule which the service enforces instead of the table.
 async fn forms(
     connection: &mut PgConnection,
     report: &mut impl AsyncFnMut(Finding) -> ControlFlow<()>,
@@ -225,8 +225,8 @@ async fn forms(
     Ok(())
 }
 
-/// Calls `report` for each service whose maintained totals are not what its pairs add up to, and for each agent that is
-/// listed without a pair or has a pair without being listed.
+/// Reports services whose totals differ from the sum of their pairs, agents that are listed without a pair, and agents
+/// with a pair that are not listed.
 async fn lists(
     connection: &mut PgConnection,
     report: &mut impl AsyncFnMut(Finding) -> ControlFlow<()>,
@@ -283,7 +283,7 @@ async fn lists(
     Ok(())
 }
 
-/// Calls `report` for each sequence that is behind its table, as after a logical copy: what it gives next is there already.
+/// Reports sequences that are behind their table, for example after a logical copy: their next value already exists.
 async fn sequences(
     connection: &mut PgConnection,
     report: &mut impl AsyncFnMut(Finding) -> ControlFlow<()>,

@@ -1,15 +1,15 @@
-//! The table `caller_totals`: how many idempotency records each caller has, and of how many bytes. Commits add to one of a
-//! caller's rows in `commit::write`. The sum over them counts; a single row may be negative.
+//! The table `caller_totals`: the number and size of the idempotency records of each caller. A commit adds to one of a
+//! caller's rows, in `commit::write`. Only the sum over the rows is meaningful; a single row may be negative.
 
 use sqlx::PgConnection;
 
 use super::retention::Removed;
 use super::{StoreError, totals};
 
-/// The row of each caller that the janitor subtracts from, so that no commit waits for it.
+/// The row that the janitor subtracts from, so that no commit waits for it.
 const JANITOR_SHARD: i16 = totals::SHARDS;
 
-/// What a caller has.
+/// The totals of one caller.
 #[derive(Clone, Debug)]
 pub struct CallerTotal {
     pub caller: String,
@@ -17,7 +17,7 @@ pub struct CallerTotal {
     pub bytes: i64,
 }
 
-/// Records of all callers.
+/// The number of records of all callers.
 pub async fn records(connection: &mut PgConnection) -> Result<i64, StoreError> {
     let records = sqlx::query_scalar!(
         r#"-- caller_totals::records
@@ -26,8 +26,8 @@ pub async fn records(connection: &mut PgConnection) -> Result<i64, StoreError> {
     Ok(records.fetch_one(connection).await?)
 }
 
-/// The most records that each caller may keep for all together to keep at most `records_max`: those with less keep all
-/// they have, and the others share what is left. None: all keep what they have.
+/// The largest number of records for which all callers together keep at most `records_max`, if no caller keeps more
+/// than that number. `None` if there are not more than `records_max` records.
 pub async fn level(connection: &mut PgConnection, records_max: i64) -> Result<Option<i64>, StoreError> {
     let level = sqlx::query_scalar!(
         r#"-- caller_totals::level
@@ -46,8 +46,8 @@ pub async fn level(connection: &mut PgConnection, records_max: i64) -> Result<Op
     Ok(level.fetch_optional(connection).await?)
 }
 
-/// The callers with more than `records_max` records or `bytes_max` bytes, those with the most records first, at most
-/// `callers_max`.
+/// At most `callers_max` callers with more than `records_max` records or `bytes_max` bytes, those with the most records
+/// first.
 pub async fn over(
     connection: &mut PgConnection,
     records_max: i64,
@@ -67,7 +67,7 @@ pub async fn over(
     Ok(callers.fetch_all(connection).await?)
 }
 
-/// Takes off what was removed, in the transaction that removed it.
+/// Subtracts deleted records, in the transaction that deleted them.
 pub async fn subtract(connection: &mut PgConnection, removed: &[Removed]) -> Result<(), StoreError> {
     if removed.is_empty() {
         return Ok(());
@@ -92,8 +92,8 @@ pub async fn subtract(connection: &mut PgConnection, removed: &[Removed]) -> Res
     Ok(())
 }
 
-/// Deletes the totals of at most `callers_max` callers that have no records. Their rows are locked before they are added up:
-/// a commit may add to them meanwhile.
+/// Deletes the totals of at most `callers_max` callers without records. The rows are locked before they are added up,
+/// because a commit may add to them.
 pub async fn forget_empty(connection: &mut PgConnection, callers_max: i64) -> Result<(), StoreError> {
     sqlx::query!(
         "-- caller_totals::forget_empty

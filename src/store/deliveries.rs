@@ -1,5 +1,5 @@
-//! The table `webhook_deliveries`: one event on its way to one webhook. Dispatchers work on the deliveries of webhooks they
-//! have leased (`webhook_queues`), in transactions of [`server::begin_dispatch`](super::server::begin_dispatch).
+//! The table `webhook_deliveries`: one event for one webhook. A dispatcher works on the deliveries of webhooks that it
+//! has leased (`webhook_queues`), in transactions of [`server::begin_dispatch`](super::server::begin_dispatch).
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -13,13 +13,13 @@ use crate::domain::webhook::EVERY_TYPE;
 use super::StoreError;
 use super::webhook_queues::QueueId;
 
-/// Rows of a backlog that are counted of each table. The count stops there.
+/// The backlog is counted up to this many rows in each table.
 const COUNTED_MAX: i64 = 10_000;
 
-/// Events of the outbox that one page of a webhook's list looks at.
+/// Maximum number of outbox events that one page of a webhook's list reads.
 const UNEXPANDED_MAX: i64 = 1000;
 
-/// What an attempt sends.
+/// A delivery to attempt.
 #[derive(Clone, Debug)]
 pub struct Outgoing {
     pub queue: QueueId,
@@ -28,7 +28,7 @@ pub struct Outgoing {
     pub recorded_at: Timestamp,
     pub event_type: String,
     pub payload: String,
-    /// Attempts before this one.
+    /// Number of attempts before this one.
     pub attempts: i16,
 }
 
@@ -65,8 +65,7 @@ pub struct NewDelivery<'a> {
     pub id: String,
 }
 
-/// Adds deliveries of events in the outbox, due at once. Returns how many were added: one that is there already is left as
-/// it is.
+/// Inserts deliveries that are due at once. Existing ones are not changed. Returns how many were inserted.
 pub async fn insert(
     connection: &mut PgConnection,
     tenant: &Tenant,
@@ -97,7 +96,7 @@ pub async fn insert(
     Ok(inserted.rows_affected())
 }
 
-/// A delivery of a test.
+/// The delivery of a test.
 #[derive(Clone, Debug)]
 pub struct Test<'a> {
     pub tenant: &'a Tenant,
@@ -107,8 +106,8 @@ pub struct Test<'a> {
     pub payload: &'a str,
 }
 
-/// Adds the delivery of a test, which no dispatcher touches: the request that asked for it makes the one attempt.
-/// Until its end is known it counts as failed, which stays true if the process dies.
+/// Inserts the delivery of a test. No dispatcher attempts it; the handler of the test does. It counts as failed until
+/// its result is recorded, which remains correct if the process ends before that.
 pub async fn insert_test(connection: &mut PgConnection, test: &Test<'_>, now: Timestamp) -> Result<(), StoreError> {
     sqlx::query!(
         "-- deliveries::insert_test
@@ -127,7 +126,7 @@ pub async fn insert_test(connection: &mut PgConnection, test: &Test<'_>, now: Ti
     Ok(())
 }
 
-/// A test's delivery, for the one attempt. It is among the webhook's newest.
+/// The delivery of a test, for its attempt. It is among the webhook's newest.
 pub async fn find_test(
     connection: &mut PgConnection,
     tenant: &Tenant,
@@ -150,7 +149,7 @@ pub async fn find_test(
     Ok(row.map(Outgoing::from))
 }
 
-/// The due deliveries of these webhooks, of each at most `of_webhook_max`, those that have waited longest.
+/// Due deliveries of these webhooks, at most `of_webhook_max` of each, those due longest first.
 pub async fn due(
     connection: &mut PgConnection,
     queues: &[QueueId],
@@ -180,7 +179,7 @@ pub async fn due(
     Ok(rows.into_iter().map(Outgoing::from).collect())
 }
 
-/// How an attempt ended.
+/// The result of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended<'a> {
     pub queue: &'a QueueId,
@@ -188,13 +187,13 @@ pub struct Ended<'a> {
     pub status: &'static str,
     pub began_at: Timestamp,
     pub ended_at: Timestamp,
-    /// Only while it stays pending.
+    /// Present only if it stays pending.
     pub next_attempt_at: Option<Timestamp>,
     pub response_status: Option<u16>,
     pub error: Option<String>,
 }
 
-/// Notes the ends of attempts. Deliveries that were cancelled meanwhile stay so.
+/// Records results of attempts. Deliveries that were cancelled in the meantime are not changed.
 pub async fn record(connection: &mut PgConnection, ended: &[&Ended<'_>]) -> Result<(), StoreError> {
     let next = ended.iter().map(|ended| ended.next_attempt_at.map(Timestamp::to_date_time));
     let finished = ended.iter().map(|ended| ended.next_attempt_at.is_none().then(|| ended.ended_at.to_date_time()));
@@ -226,7 +225,7 @@ pub async fn record(connection: &mut PgConnection, ended: &[&Ended<'_>]) -> Resu
     Ok(())
 }
 
-/// Cancels pending deliveries of a webhook, of events before `position`, at most `rows_max`.
+/// Cancels at most `rows_max` pending deliveries of a webhook, of events before `position`.
 pub async fn cancel_before(
     connection: &mut PgConnection,
     queue: &QueueId,
@@ -252,7 +251,7 @@ pub async fn cancel_before(
     Ok(())
 }
 
-/// Deletes pending deliveries of a webhook, at most `rows_max`.
+/// Deletes at most `rows_max` pending deliveries of a webhook.
 pub async fn drop_of_webhook(
     connection: &mut PgConnection,
     tenant: &Tenant,
@@ -274,7 +273,7 @@ pub async fn drop_of_webhook(
     Ok(dropped.rows_affected() as i64)
 }
 
-/// Deletes deliveries that finished before `moment`, the oldest first, at most `rows_max`.
+/// Deletes at most `rows_max` deliveries that finished before `moment`, oldest first.
 pub async fn prune(connection: &mut PgConnection, moment: Timestamp, rows_max: i64) -> Result<i64, StoreError> {
     let pruned = sqlx::query!(
         "-- deliveries::prune
@@ -290,8 +289,8 @@ pub async fn prune(connection: &mut PgConnection, moment: Timestamp, rows_max: i
     Ok(pruned.rows_affected() as i64)
 }
 
-/// A webhook's deliveries, the newest events first, those before the position `before`, at most `limit`. An event whose
-/// deliveries are yet to be written is shown as its delivery will be. With the position of each.
+/// At most `limit` deliveries of a webhook before the position `before`, newest events first, each with its position.
+/// An event that is not expanded yet is shown as its delivery will be.
 pub async fn list(
     connection: &mut PgConnection,
     tenant: &Tenant,
@@ -350,12 +349,12 @@ pub async fn list(
     Ok(deliveries.collect())
 }
 
-/// What waits to be sent, of all tenants.
+/// The deliveries of all tenants that are not sent yet.
 #[derive(Clone, Copy, Debug)]
 pub struct Backlog {
-    /// Pending deliveries, and events whose deliveries are yet to be written. Of each at most 10 000 are counted.
+    /// Pending deliveries, and events that are not expanded yet. At most 10 000 of each are counted.
     pub pending: i64,
-    /// Since when the one that waits longest is due, of those that are counted.
+    /// Since when the oldest counted delivery is due.
     pub oldest_due_at: Option<Timestamp>,
 }
 

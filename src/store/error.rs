@@ -1,9 +1,9 @@
-//! What can go wrong in the database, sorted by what to do about it.
+//! Errors of the database, classified by what to do about them.
 
 use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
-/// A fault of the store. It is logged, and never shown to a client.
+/// An error of the store. It is logged, and never shown to a client.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error(transparent)]
@@ -20,39 +20,39 @@ pub enum StoreError {
     Closed,
     #[error("the commit lost a race")]
     Conflict(Conflict),
-    /// Of this machine and the database, by so many seconds.
+    /// The difference in seconds between the clocks of this machine and of the database.
     #[error("this machine's clock is {0} s from the database's: nothing is pruned or leased until they agree")]
     ClocksApart(i64),
     #[error("the database holds something the schema forbids: {0}")]
     Corrupt(&'static str),
 }
 
-/// What a commit was decided on and no longer holds.
+/// Data that a commit is based on and that has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Conflict {
-    /// A counter was written, or a pair or an agent inserted.
+    /// A counter was written, or a pair or an agent was inserted.
     Version,
     /// A record was stored under one of the keys.
     Key,
-    /// The terms of a tenant changed.
+    /// The terms of a tenant have changed.
     Terms,
 }
 
-/// What a fault before COMMIT calls for. In each case the transaction is rolled back and nothing was changed.
+/// What to do about a failure before COMMIT. In each case the transaction is rolled back and nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultKind {
-    /// What the commit was decided on has changed: decide it again.
+    /// The data that the commit is based on has changed. Decide it again.
     Conflict(Conflict),
-    /// Run again.
+    /// Run it again.
     Deadlock,
-    /// Run again.
+    /// Run it again.
     Serialization,
-    /// A row stayed locked by another transaction for longer than the lock timeout, or the statement was cancelled: by its
-    /// own time limit, or by hand.
+    /// Another transaction held a lock for longer than the lock timeout, or the statement was cancelled, by its time
+    /// limit or manually.
     LockTimeout,
-    /// The database does not answer, or refuses to work at all.
+    /// The database does not respond, or refuses all work.
     Unavailable,
-    /// Something about these very commands.
+    /// The commands themselves were rejected.
     Rejected,
 }
 
@@ -76,9 +76,9 @@ impl StoreError {
         }
     }
 
-    /// Whether an error of the statement that commits proves that nothing was committed. PostgreSQL raises an ERROR only
-    /// after it has decided to abort the transaction. A FATAL ends the connection and may also be a pooler's, which
-    /// cannot know; so may the codes about connections and unknown completion.
+    /// Whether an error of the committing statement proves that nothing was committed. PostgreSQL raises an ERROR only
+    /// after it has decided to abort the transaction. A FATAL error ends the connection and may come from a pooler,
+    /// which does not know the outcome. The same applies to the codes about connections and unknown completion.
     pub fn proves_rollback(&self) -> bool {
         let Self::Database(sqlx::Error::Database(error)) = self else { return false };
         let is_error = error
@@ -88,7 +88,7 @@ impl StoreError {
         is_error && !code.starts_with("08") && code != "40003"
     }
 
-    /// What went wrong, for everybody's eyes: no statement, no value of a row, no name of a host.
+    /// The cause without statements, values of rows and host names.
     pub fn cause(&self) -> String {
         match self {
             Self::Database(sqlx::Error::Database(error)) => {
@@ -106,12 +106,12 @@ impl StoreError {
         }
     }
 
-    /// Whether PostgreSQL itself said so, which then does answer.
+    /// Whether PostgreSQL itself reported the error, so that it does respond.
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Database(sqlx::Error::Database(_)))
     }
 
-    /// Whether it says more about the connection than about the work: that broke, or leads to no writer.
+    /// Whether the connection must be dropped: it is broken, or its server is not writable.
     pub fn condemns_connection(&self) -> bool {
         match self {
             Self::Database(sqlx::Error::Database(error)) => match error.code().as_deref() {
@@ -125,23 +125,23 @@ impl StoreError {
     }
 }
 
-/// PostgreSQL, appendix A: error codes. Those of class OC are raised by `refuse_commit`.
+/// PostgreSQL, appendix A: error codes. `refuse_commit` raises those of class OC.
 fn kind_of_code(error: &(dyn DatabaseError + 'static)) -> FaultKind {
     let code = error.code().unwrap_or_default();
     match code.as_ref() {
         "OC001" => FaultKind::Conflict(Conflict::Version),
         "OC002" => FaultKind::Conflict(Conflict::Key),
         "OC003" => FaultKind::Conflict(Conflict::Terms),
-        // A reset removed the agent of a new pair.
+        // A reset has deleted the agent of a new pair.
         "23503" if error.constraint().is_some_and(|name| name.starts_with("usage_counters_agent_id_fkey")) => {
             FaultKind::Conflict(Conflict::Version)
         }
         "40P01" => FaultKind::Deadlock,
         "40001" => FaultKind::Serialization,
         "55P03" | "57014" => FaultKind::LockTimeout,
-        // A server that turned read-only, as a former primary does.
+        // The server has become read-only, as a former primary does.
         "25006" => FaultKind::Unavailable,
-        // Connection, resources, operator, system: nothing about our commands.
+        // Classes about connections, resources, operator intervention and the system.
         other => match other.get(..2) {
             Some("08" | "28" | "3D" | "53" | "57" | "58") => FaultKind::Unavailable,
             _ => FaultKind::Rejected,

@@ -1,4 +1,4 @@
-//! The table `event_runs`: what happened, per tenant, in order. Commits append to it in `commit::write`.
+//! The table `event_runs`: the events of each tenant, in order. Commits append to it in `commit::write`.
 
 use std::cmp::Reverse;
 
@@ -11,7 +11,7 @@ use crate::domain::timestamp::Timestamp;
 
 use super::{StoreError, corrupt};
 
-/// Draws the positions of `runs` runs of events that are about to be appended, in ascending order.
+/// Draws positions for `runs` runs of events that are about to be inserted, in ascending order.
 pub async fn draw_positions(connection: &mut PgConnection, runs: usize) -> Result<Vec<i64>, StoreError> {
     let mut positions = sqlx::query_scalar!(
         r#"-- events::draw_positions
@@ -24,8 +24,8 @@ pub async fn draw_positions(connection: &mut PgConnection, runs: usize) -> Resul
     Ok(positions)
 }
 
-/// Deletes a tenant's oldest runs, as many as have at most `events_max` events and `runs_max` at most. Returns how many
-/// events they had.
+/// Deletes a tenant's oldest runs: at most `runs_max`, with at most `events_max` events in all. Returns the number of
+/// events.
 pub async fn delete_oldest(
     connection: &mut PgConnection,
     tenant_id: &str,
@@ -56,10 +56,10 @@ pub async fn delete_oldest(
     Ok(deleted)
 }
 
-/// Which events a read shows. Both must hold.
+/// A filter of events. Both conditions must hold.
 #[derive(Clone, Debug)]
 pub struct Filter {
-    /// Recorded at this moment or later; 0 for all.
+    /// Recorded at this time or later; 0 for all.
     pub since: Timestamp,
     pub type_name: Option<String>,
 }
@@ -70,18 +70,18 @@ impl Filter {
     }
 }
 
-/// One row of the log.
+/// One event.
 #[derive(Clone, Debug)]
 pub struct Recorded {
     pub position: i64,
     pub recorded_at: Timestamp,
     pub type_name: String,
-    /// As it was written.
+    /// The JSON as it was written.
     pub payload: Box<RawValue>,
 }
 
-/// Position of the oldest event that is among a tenant's `cap` newest; 0 if it has no more than that. It passes over the
-/// entries of up to `cap` runs in the primary key.
+/// Position of the oldest of a tenant's `cap` newest events; 0 if there are no more than `cap`. Reads the primary key
+/// entries of up to `cap` runs.
 pub async fn first_visible(connection: &mut PgConnection, tenant: &Tenant, cap: i64) -> Result<i64, StoreError> {
     let position = sqlx::query_scalar!(
         r#"-- events::first_visible
@@ -100,7 +100,7 @@ pub async fn first_visible(connection: &mut PgConnection, tenant: &Tenant, cap: 
     Ok(position.unwrap_or(0))
 }
 
-/// How many events from `first` on match.
+/// The number of matching events from `first` on.
 pub async fn count_matching(
     connection: &mut PgConnection,
     tenant: &Tenant,
@@ -122,7 +122,7 @@ pub async fn count_matching(
     Ok(events)
 }
 
-/// How many events from `first` on there are of each type.
+/// The number of events from `first` on by type.
 pub async fn count_by_type(
     connection: &mut PgConnection,
     tenant: &Tenant,
@@ -140,7 +140,7 @@ pub async fn count_by_type(
     Ok(counts.into_iter().map(|row| (row.type_name, row.events)).collect())
 }
 
-/// Whether the event of this moment and position is in the log from `first` on, and matches.
+/// Whether the event with this time and position exists from `first` on, and matches.
 pub async fn is_visible(
     connection: &mut PgConnection,
     tenant: &Tenant,
@@ -165,8 +165,8 @@ pub async fn is_visible(
     Ok(found.is_some())
 }
 
-/// The newest matching events from `first` on and before `before`, newest first, at most `limit`. Of a run only what is
-/// shown is expanded.
+/// At most `limit` matching events from `first` on and before `before`, newest first. Only the needed part of a run is
+/// expanded.
 pub async fn newest(
     connection: &mut PgConnection,
     tenant: &Tenant,
@@ -221,17 +221,17 @@ fn payload(text: String) -> Result<Box<RawValue>, StoreError> {
 /// The newest events of a tenant.
 #[derive(Clone, Debug)]
 pub struct Head {
-    /// How many are stored in all.
+    /// Number of all stored events.
     pub stored: i64,
     /// Newest first.
     pub newest: Vec<Recorded>,
 }
 
-/// Most newest events that [`heads`] gives of a tenant: the number in its statement.
+/// Maximum number of events of a tenant that [`heads`] returns. Its statement contains this number.
 pub const HEAD_MAX: i64 = 101;
 
-/// At most so many of each tenant, in the order of `wanted`: as of one moment, in one statement. The runs of a tenant come
-/// as arrays, which is less work than a row for each; they are cut into events here.
+/// The newest events of each tenant, at most the wanted number, in the order of `wanted`, all read in one statement.
+/// The runs of a tenant are returned as arrays, which costs less than a row for each. They are split into events here.
 pub async fn heads(connection: &mut PgConnection, wanted: &[(&Tenant, i64)]) -> Result<Vec<Head>, StoreError> {
     let rows = sqlx::query!(
         r#"-- events::heads

@@ -1,4 +1,4 @@
-//! Reading all pairs of a tenant in steps, inside one snapshot that the caller holds.
+//! Reads all pairs of a tenant in steps, within one snapshot of the caller.
 
 use sqlx::PgConnection;
 
@@ -8,7 +8,7 @@ use crate::domain::usage::Pair;
 
 use super::StoreError;
 
-/// Where a step of an export ended. A position alone may repeat: after a logical copy its sequence may begin again.
+/// The last pair of a step. Positions alone may repeat: after a logical copy the sequence may restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportCursor {
     pair_id: i64,
@@ -29,7 +29,7 @@ impl ExportCursor {
     }
 }
 
-/// A pair, what is outstanding of it, and its position in the list.
+/// A pair, its outstanding requests, and its position in the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exported {
     pub pair: Pair,
@@ -37,7 +37,7 @@ pub struct Exported {
     pub pair_id: i64,
 }
 
-/// The next pairs behind `after`, in the order of their first record, at most `limit`.
+/// At most `limit` pairs after `after`, in the order of their first record.
 pub async fn pairs_after(
     connection: &mut PgConnection,
     tenant: &Tenant,

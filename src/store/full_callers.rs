@@ -1,4 +1,5 @@
-//! The table `full_callers`: those who get no new idempotency record. The janitor writes it, every replica reads it.
+//! The table `full_callers`: callers that may not create idempotency records. The janitor writes it, and every replica
+//! reads it.
 
 use sqlx::PgConnection;
 
@@ -9,7 +10,7 @@ pub async fn list(connection: &mut PgConnection, callers_max: i64) -> Result<Vec
     Ok(callers.fetch_all(connection).await?)
 }
 
-/// Makes `callers` the ones that are full. Returns how many were not, and how many no longer are.
+/// Replaces the list. Returns how many callers were added, and how many were removed.
 pub async fn replace(connection: &mut PgConnection, callers: &[&str]) -> Result<(i64, i64), StoreError> {
     let changed = sqlx::query!(
         r#"-- full_callers::replace

@@ -1,4 +1,4 @@
-//! The table `idempotency_keys`: one row per answered request that carried a key.
+//! The table `idempotency_keys`: one row for each answered request with a key.
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -15,19 +15,19 @@ pub struct CallerKey {
     pub key: String,
 }
 
-/// A stored answer, as far as a repeated request needs it.
+/// The part of a stored response that a replay needs.
 #[derive(Clone, Debug)]
 pub struct StoredResponse {
     pub fingerprint: Fingerprint,
     pub status: u16,
-    /// The exact bytes that were sent; none for 204.
+    /// The exact bytes that were sent; `None` for 204.
     pub response: Option<String>,
     /// The attempt that stored it.
     pub attempt_id: i64,
     pub expires_at: Timestamp,
 }
 
-/// What a client may ask about its own key.
+/// The part of a record that its caller may read.
 #[derive(Clone, Debug)]
 pub struct Record {
     pub method: String,
@@ -38,7 +38,8 @@ pub struct Record {
     pub request_id: String,
 }
 
-/// The caller's own record under `key`, unless it has expired. None only where a writer says so.
+/// The record under `key`, unless it has expired. Reads only from a writable server, so that a missing record is
+/// certain.
 pub async fn find(connection: &mut PgConnection, id: &CallerKey, now: Timestamp) -> Result<Option<Record>, StoreError> {
     let record = sqlx::query_as!(
         Record,

@@ -1,4 +1,4 @@
-//! Listens for PostgreSQL's notifications on one channel, on a connection of its own that is checked while it is quiet.
+//! Listens for notifications of PostgreSQL on one channel, on a separate connection that is checked while it is idle.
 
 use std::time::Duration;
 
@@ -8,9 +8,9 @@ use tokio::time::{sleep, timeout};
 
 use super::StoreError;
 
-/// How long connecting, and the answer to a check, may take.
+/// Time limit for connecting, and for the response to a check.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
-/// A connection that was quiet for so long is checked.
+/// A connection that was idle for this long is checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// Pause between two attempts to connect.
 const CONNECT_PAUSE: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ pub struct Listener {
 
 impl Listener {
     pub async fn connect(options: &PgConnectOptions, channel: &str) -> Result<Self, StoreError> {
-        // sqlx wants a pool of its own kind to take the connection from.
+        // sqlx's listener takes its connection from a pool of sqlx.
         let pool = PgPoolOptions::new().max_connections(1).idle_timeout(None).max_lifetime(None);
         let pool = pool.acquire_timeout(ANSWER_LIMIT).connect_lazy_with(options.clone());
         let connect = async {
@@ -35,7 +35,7 @@ impl Listener {
         Ok(Self { options: options.clone(), listener })
     }
 
-    /// Returns at a notification. An error: the connection is lost, and with it notifications may be.
+    /// Returns when a notification arrives. An error means that the connection, and perhaps a notification, was lost.
     pub async fn hear(&mut self) -> Result<(), StoreError> {
         loop {
             match timeout(CHECK_INTERVAL, self.listener.try_recv()).await {
@@ -52,8 +52,8 @@ impl Listener {
         match timeout(ANSWER_LIMIT, connection.ping()).await {
             Ok(answer) => Ok(answer?),
             Err(_) => {
-                // A listener that is dropped says so to its server and waits for the answer without limit. Therefore
-                // the silent connection is dropped here, and another one put into its place.
+                // Dropping the listener would send UNLISTEN and wait for the response without a limit. The unresponsive
+                // connection is therefore replaced here.
                 *connection = connect(&self.options).await;
                 Err(StoreError::TimedOut)
             }

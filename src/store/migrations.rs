@@ -1,6 +1,6 @@
-//! The schema's versions: what the program brings, what the database has, and the way from one to the other.
-//! A migration that waits for a table holds up everybody who comes after it, so none waits for long: it gives up, lets
-//! the others through, and tries again.
+//! The migrations: compares those of the program with those of the database, and applies pending ones. While a
+//! migration waits for a table, later queries queue behind it. A migration therefore waits only briefly, lets the
+//! others continue, and tries again.
 
 use std::time::Duration;
 
@@ -11,28 +11,28 @@ use tracing::{info, warn};
 
 use super::{MIGRATOR, StoreError, reset, server};
 
-/// How long a migration waits for a lock, and so how long others queue behind it.
+/// How long a migration waits for a lock, and so how long other queries queue behind it.
 const LOCK_TIMEOUT: &str = "2s";
 
-/// The pauses between two attempts grow from the one to the other, and up to twice of that at random: others get at least
-/// as long a turn as they waited for it.
+/// The pause between two attempts grows from the minimum to the maximum, and up to twice that at random. Other queries
+/// have at least as long as they had to wait.
 const PAUSE_MIN: Duration = Duration::from_secs(2);
 const PAUSE_MAX: Duration = Duration::from_secs(20);
 
-/// How the migrations of the database differ from those of the program.
+/// The differences between the migrations of the database and those of the program.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Difference {
-    /// The program has them, the database does not.
+    /// Only in the program.
     pub pending: Vec<String>,
-    /// The database has them, the program does not.
+    /// Only in the database.
     pub unknown: Vec<i64>,
-    /// Both have them, with different text.
+    /// In both, with different text.
     pub changed: Vec<String>,
-    /// One that began outside of a transaction and did not end.
+    /// Began without a transaction, and did not end.
     pub unfinished: Vec<i64>,
 }
 
-/// What keeps the database from being used as it is: a table that the service needs is not there.
+/// The tables that the service needs and the database does not have.
 pub async fn missing_tables(connection: &mut PgConnection) -> Result<Vec<String>, StoreError> {
     let needed: Vec<&str> =
         reset::TABLES.iter().copied().chain(["tenants", "runtime_config", "_sqlx_migrations"]).collect();
@@ -46,7 +46,7 @@ pub async fn missing_tables(connection: &mut PgConnection) -> Result<Vec<String>
     Ok(missing)
 }
 
-/// Compares without writing anything.
+/// Compares without writing.
 pub async fn compare(connection: &mut PgConnection) -> Result<Difference, StoreError> {
     compare_with(&MIGRATOR, connection).await
 }
@@ -84,26 +84,26 @@ async fn compare_with(migrator: &Migrator, connection: &mut PgConnection) -> Res
     Ok(difference)
 }
 
-/// Applies all pending migrations, however long others keep the tables they change. Only one process does so at a time;
-/// the others wait and find nothing left. To stop waiting, drop the future.
+/// Applies all pending migrations, however long their tables stay locked. Only one process migrates at a time; the
+/// others wait and find nothing left. To stop waiting, drop the future.
 pub async fn apply(connection: &mut PgConnection) -> Result<(), MigrateError> {
     apply_from(&MIGRATOR, connection).await
 }
 
-/// The same with migrations of one's own, for tests.
+/// Like [`apply`], with other migrations, for tests.
 pub async fn apply_from(migrator: &Migrator, connection: &mut PgConnection) -> Result<(), MigrateError> {
     let mut pause = PAUSE_MIN;
     while let Some(migration) = next(migrator, connection).await? {
-        // One without a transaction locks nobody out while it waits, and would leave half of its work if it gave up.
+        // A migration without a transaction blocks nobody while it waits, and would leave partial work if it gave up.
         let lock_timeout = if migration.no_tx { "0" } else { LOCK_TIMEOUT };
         server::bound_locks(connection, lock_timeout).await.map_err(as_migrate_error)?;
-        // What `run_to` calls; through it the future could not be sent to another thread.
+        // `run_to` calls this, but its future is not `Send`.
         let Err(error) = migrator.run_direct(Some(migration.version), &mut *connection, false).await else {
             info!(migration = name(migration), "migrated");
             pause = PAUSE_MIN;
             continue;
         };
-        // The lock by which migrators take turns belongs to the connection and outlives the failure.
+        // The lock between migrating processes belongs to the connection, and outlives the error.
         unlock(connection).await.map_err(as_migrate_error)?;
         if !is_blocked(&error) {
             return Err(error);
@@ -125,7 +125,7 @@ fn name(migration: &Migration) -> String {
     format!("{:04}_{}", migration.version, migration.description.replace(' ', "_"))
 }
 
-/// The first one pending.
+/// The first pending migration.
 async fn next<'a>(
     migrator: &'a Migrator,
     connection: &mut PgConnection,
@@ -134,7 +134,7 @@ async fn next<'a>(
     Ok(ups(migrator).find(|migration| pending.first() == Some(&name(migration))))
 }
 
-/// Whether it may go better in a while: a lock was not to be had, or two waited for each other.
+/// Whether a later attempt may succeed: a lock was not available, or there was a deadlock.
 fn is_blocked(error: &MigrateError) -> bool {
     let (MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) = error else { return false };
     let code = error.as_database_error().and_then(|error| error.code());
@@ -146,7 +146,7 @@ async fn unlock(connection: &mut PgConnection) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Who has kept a table of ours for longer than a migration waits, for the log.
+/// The processes that have locked a table for longer than a migration waits, for the log.
 async fn blockers(connection: &mut PgConnection) -> Result<String, StoreError> {
     let blockers = sqlx::query_scalar!(
         r#"-- migrations::blockers
@@ -180,7 +180,7 @@ fn as_migrate_error(error: StoreError) -> MigrateError {
 mod tests {
     use super::MIGRATOR;
 
-    /// The checksum of a migration is that of its bytes: checked out with other line ends it would be another migration.
+    /// The checksum of a migration includes its line ends, so they must not be converted.
     #[test]
     fn migrations_have_the_line_ends_that_their_checksums_were_made_of() {
         for migration in MIGRATOR.iter() {

@@ -1,6 +1,6 @@
-//! Every SQL statement. Functions take a connection and give domain values; they begin and end no transaction.
-//! Lookups by list go through `CROSS JOIN LATERAL (… LIMIT 1)` and writes by list through `ON CONFLICT`:
-//! neither leaves the planner a choice that could go wrong while a table is still empty.
+//! All SQL statements. Functions take a connection and return domain values. Most of them neither begin nor end a
+//! transaction. Lookups by list use `CROSS JOIN LATERAL (… LIMIT 1)` and writes by list use `ON CONFLICT`, so that the
+//! planner has no choice that could be wrong while a table is still empty.
 
 pub mod agents;
 pub mod api_keys;
@@ -32,10 +32,10 @@ pub mod webhooks;
 
 pub use error::{Conflict, FaultKind, StoreError};
 
-/// All migrations, embedded; sqlx-cli runs the same files.
+/// All migrations, embedded. sqlx-cli runs the same files.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();
 
-/// The error for a row that breaks a rule the database enforces: someone changed the schema by hand.
+/// The error for a row that violates a rule of the schema: somebody has changed the schema manually.
 fn corrupt(what: &'static str) -> StoreError {
     StoreError::Corrupt(what)
 }

@@ -1,4 +1,5 @@
-//! The table `outbox`: events of tenants with webhooks, on their way to them. A commit appends one row per event. A dispatcher expands rows to deliveries and deletes them, in transactions of
+//! The table `outbox`: events that are not yet expanded to deliveries. A commit inserts one row for each event of a
+//! tenant with webhooks. A dispatcher expands rows to deliveries and deletes them, in transactions of
 //! [`server::begin_dispatch`](super::server::begin_dispatch).
 
 use sqlx::PgConnection;
@@ -8,7 +9,7 @@ use crate::domain::timestamp::Timestamp;
 
 use super::StoreError;
 
-/// An event to be appended.
+/// An event to insert.
 #[derive(Clone, Debug)]
 pub struct Entry<'a> {
     pub tenant: &'a Tenant,
@@ -17,7 +18,7 @@ pub struct Entry<'a> {
     pub payload: &'a str,
 }
 
-/// Appends events, in the transaction that records them.
+/// Inserts events, in the transaction that records them.
 pub async fn insert(connection: &mut PgConnection, entries: &[Entry<'_>], now: Timestamp) -> Result<(), StoreError> {
     sqlx::query!(
         "-- outbox::insert
@@ -35,17 +36,18 @@ pub async fn insert(connection: &mut PgConnection, entries: &[Entry<'_>], now: T
     Ok(())
 }
 
-/// An event whose deliveries are not all written.
+/// An event that is not completely expanded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unexpanded {
     pub position: i64,
     pub recorded_at: Timestamp,
     pub event_type: String,
-    /// The last webhook whose delivery is written, in the order of ids. Empty: none is.
+    /// The last webhook that the event was expanded to, in the order of ids. Empty if there is none.
     pub last_webhook_id: String,
 }
 
-/// Tenants after `after` that have events here, in the order of their ids, at most `tenants_max`. One index probe for each.
+/// At most `tenants_max` tenants after `after` with events in the outbox, in the order of their ids. One index probe
+/// for each.
 pub async fn tenants(connection: &mut PgConnection, after: &str, tenants_max: i64) -> Result<Vec<Tenant>, StoreError> {
     let tenants = sqlx::query_scalar!(
         r#"-- outbox::tenants
@@ -66,7 +68,7 @@ pub async fn tenants(connection: &mut PgConnection, after: &str, tenants_max: i6
     Ok(tenants.into_iter().map(Tenant::from_stored).collect())
 }
 
-/// Locks a tenant's oldest events, at most `rows_max`, and passes over those that another dispatcher has locked.
+/// Locks a tenant's oldest events, at most `rows_max`. Skips those that another dispatcher has locked.
 pub async fn take(
     connection: &mut PgConnection,
     tenant: &Tenant,
@@ -91,7 +93,7 @@ pub async fn take(
     Ok(events.collect())
 }
 
-/// Deletes events whose deliveries are all written.
+/// Deletes events that are completely expanded.
 pub async fn delete(connection: &mut PgConnection, tenant: &Tenant, positions: &[i64]) -> Result<(), StoreError> {
     sqlx::query!(
         "-- outbox::delete
@@ -104,7 +106,7 @@ pub async fn delete(connection: &mut PgConnection, tenant: &Tenant, positions: &
     Ok(())
 }
 
-/// Notes that an event's deliveries are written as far as `webhook`.
+/// Records that an event is expanded up to `webhook`.
 pub async fn note_expanded(
     connection: &mut PgConnection,
     tenant: &Tenant,

@@ -1,6 +1,6 @@
-//! Connections for everything outside the commit lanes: handlers, jobs, health, metrics and commands. Each use has a
-//! deadline that ends the work and closes its connection. Only a connection that leads to a writer is handed out.
-//! A pool of our own, because sqlx's waits without limit for a silent server when a connection is given back.
+//! The connections for everything outside the commit lanes. Each use has a deadline, at which its connection is closed.
+//! Only connections to writable servers are used. sqlx's pool is not used, because it waits without limit for an
+//! unresponsive server when a connection is returned (docs/adr/0010).
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,19 +13,19 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{StoreError, server};
 
-/// How long a caller waits for a connection, a new one included.
+/// How long a caller waits for a connection, including a new one.
 pub const ACQUIRE_LIMIT: Duration = Duration::from_secs(2);
 /// Pause between two attempts to connect.
 const CONNECT_PAUSE: Duration = Duration::from_millis(100);
-/// A connection that was not checked for this long is checked before it is used, however busy it is.
+/// A connection that was not checked for this long is checked before it is used.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a check may take. A server that is silent for longer is given up.
+/// Time limit of a check. A connection that takes longer is dropped.
 const CHECK_LIMIT: Duration = Duration::from_secs(1);
-/// How long a connection is kept, and how long without use.
+/// Maximum age of a connection, and maximum idle time.
 const AGE_MAX: Duration = Duration::from_secs(30 * 60);
 const IDLE_MAX: Duration = Duration::from_secs(10 * 60);
 
-/// A bounded set of connections; all clones share it.
+/// A bounded set of connections. All clones share it.
 #[derive(Clone, Debug)]
 pub struct Pool(Arc<Inner>);
 
@@ -35,7 +35,7 @@ struct Inner {
     connections_max: usize,
     statement_timeout: Duration,
     permits: Arc<Semaphore>,
-    /// The one used last is at the back, and used next.
+    /// The most recently used one is at the back, and is used next.
     idle: Mutex<VecDeque<Idle>>,
 }
 
@@ -64,7 +64,7 @@ impl Pool {
         }))
     }
 
-    /// Runs `work` on a connection, and ends it at `deadline`, when the connection is closed.
+    /// Runs `work` on a connection until `deadline` at the latest. If the deadline passes, the connection is closed.
     pub async fn run<T>(
         &self,
         deadline: Instant,
@@ -76,7 +76,7 @@ impl Pool {
         result
     }
 
-    /// A connection for work of many parts, each with a deadline of its own.
+    /// Returns a connection for work of several parts, each with its own deadline.
     pub async fn hold(&self, deadline: Instant) -> Result<Held, StoreError> {
         let deadline = deadline.min(Instant::now() + ACQUIRE_LIMIT);
         let permits = self.0.permits.clone();
@@ -92,7 +92,7 @@ impl Pool {
         Ok(Held { live: Some(live), pool: self.clone(), _permit: permit })
     }
 
-    /// Closes all idle connections and refuses further use. Never waits for a connection in use.
+    /// Closes all idle connections and refuses further use. Does not wait for connections in use.
     pub async fn close(&self, limit: Duration) {
         self.0.permits.close();
         let idle = std::mem::take(&mut *self.idle());
@@ -101,7 +101,7 @@ impl Pool {
                 let _ = live.connection.close().await;
             }
         };
-        // What does not take its leave in time is just dropped.
+        // Connections that do not close in time are dropped.
         let _ = tokio::time::timeout(limit, close_all).await;
     }
 
@@ -117,8 +117,8 @@ impl Pool {
         self.0.connections_max - self.0.permits.available_permits()
     }
 
-    /// The idle connection used last, if it is still good. One that is not condemns all others: whatever happened to
-    /// its server happened to theirs, and to wait for each of them in turn would take too long.
+    /// The most recently used idle connection, if it passes its check. If it fails, all idle connections are closed:
+    /// they lead to the same server, and checking each in turn would take too long.
     async fn take_idle(&self, deadline: Instant) -> Option<Live> {
         let Idle { mut live, .. } = self.idle().pop_back()?;
         if live.checked_at.elapsed() < CHECK_INTERVAL {
@@ -134,7 +134,8 @@ impl Pool {
         None
     }
 
-    /// Tries for as long as there is time: a server that restarts is soon back. Says why it did not work.
+    /// Tries to connect until the deadline, because a restarting server is soon available. Returns the cause of the
+    /// failure.
     async fn connect(&self, deadline: Instant) -> Result<Live, StoreError> {
         let mut failure = StoreError::TimedOut;
         loop {
@@ -170,18 +171,18 @@ impl Pool {
     }
 }
 
-/// A connection in use. Dropped without [`Held::release`], it is closed.
+/// A connection in use. Dropping it without [`Held::release`] closes it.
 #[derive(Debug)]
 pub struct Held {
-    /// None once a part was cut off or found the server unfit.
+    /// `None` after a part was cut off or found that the server is not writable.
     live: Option<Live>,
     pool: Pool,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Held {
-    /// Runs one part of the work. After a deadline that passed, or if this future is dropped, the connection is closed:
-    /// nobody knows what it still does.
+    /// Runs one part of the work. If the deadline passes or this future is dropped, the connection is closed, because
+    /// its state is unknown.
     pub async fn run<T>(
         &mut self,
         deadline: Instant,
@@ -197,7 +198,7 @@ impl Held {
         result
     }
 
-    /// Gives the connection back, once what it left open is rolled back.
+    /// Rolls back an open transaction and returns the connection to the pool.
     pub async fn release(mut self, deadline: Instant) {
         let Some(mut live) = self.live.take() else { return };
         if live.connection.should_flush() {

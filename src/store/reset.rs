@@ -1,5 +1,5 @@
-//! Emptying the database: the one list of all tables that hold a client's or a tenant's data. A table that is made later
-//! belongs here, above every table it refers to.
+//! Deletes all data. Contains the list of all tables with data of clients and tenants. Add a new table above the tables
+//! that it references.
 
 use std::collections::HashMap;
 
@@ -7,12 +7,12 @@ use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::StoreError;
 
-/// In the order of deletion. `runtime_config` and the row `public` of `tenants` stay.
+/// In the order of deletion. The row of `runtime_config` and the tenant `public` stay.
 pub const TABLES: &[&str] = &[
     "settlements",
     "usage_counters",
     "agents",
-    // In the order in which a dispatcher locks their rows.
+    // The order in which a dispatcher locks their rows.
     "outbox",
     "webhooks",
     "webhook_queues",
@@ -26,19 +26,19 @@ pub const TABLES: &[&str] = &[
     "full_callers",
 ];
 
-/// How many rows were deleted per table.
+/// The number of deleted rows for each table.
 #[derive(Clone, Debug, Default)]
 pub struct Deleted(HashMap<&'static str, u64>);
 
 impl Deleted {
-    /// None were, of a table that does not exist.
+    /// 0 for a table that does not exist.
     pub fn of(&self, table: &str) -> u64 {
         self.0.get(table).copied().unwrap_or(0)
     }
 }
 
-/// Deletes everything. Rows are deleted, not tables truncated: a reader in its snapshot must neither be held up nor see
-/// half of it.
+/// Deletes all rows. TRUNCATE is not used, because it would block readers, and a reader in a snapshot would see empty
+/// tables.
 pub async fn delete_all(connection: &mut PgConnection) -> Result<Deleted, StoreError> {
     let mut deleted = Deleted::default();
     for table in TABLES {
@@ -52,12 +52,12 @@ pub async fn delete_all(connection: &mut PgConnection) -> Result<Deleted, StoreE
     Ok(deleted)
 }
 
-/// What a reset tells of and no deletion counts. Counts rows: nobody resets a large system.
+/// Counts that a reset reports and that no deletion yields. They are counted, because nobody resets a large system.
 #[derive(Clone, Copy, Debug)]
 pub struct Inventory {
     pub services_with_metadata: i64,
     pub services_disabled: i64,
-    /// Events that tenants can see: the newest of each.
+    /// Events that tenants can see.
     pub visible_events: i64,
 }
 

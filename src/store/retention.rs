@@ -1,4 +1,4 @@
-//! What is removed from `idempotency_keys`: the expired, and what is over a cap. PostgreSQL's own clock decides.
+//! Deletes rows of `idempotency_keys`: expired ones, and those of callers over a cap. The database's clock decides.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -8,7 +8,7 @@ use crate::domain::timestamp::{StoredMoment, Timestamp};
 
 use super::StoreError;
 
-/// What was removed of one caller's records.
+/// The deleted records of one caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Removed {
     pub caller: String,
@@ -16,7 +16,7 @@ pub struct Removed {
     pub bytes: i64,
 }
 
-/// Removes at most `records_max` expired records, the longest expired first. Records that a writer holds are left alone.
+/// Deletes at most `records_max` expired records, those that expired first. Skips records that a writer has locked.
 pub async fn prune_expired(connection: &mut PgConnection, records_max: i64) -> Result<Vec<Removed>, StoreError> {
     let removed = sqlx::query_as!(
         Removed,
@@ -40,22 +40,22 @@ pub async fn prune_expired(connection: &mut PgConnection, records_max: i64) -> R
 #[derive(Clone, Debug)]
 pub struct Candidate {
     pub caller: String,
-    /// Where it lies, until the transaction ends.
+    /// Its `ctid`, valid until the transaction ends.
     pub place: String,
     pub expires_at: StoredMoment,
     pub bytes: i64,
 }
 
-/// A part of the records, in the order of their expiry.
+/// A range of records in the order of their expiry.
 #[derive(Clone, Debug)]
 pub struct Walked {
-    /// All that expire until then were looked at.
+    /// All records that expire up to this time were read.
     pub end: StoredMoment,
     pub candidates: Vec<Candidate>,
 }
 
-/// Looks at the records that expire after `from` and not after `until`: at `records_max` of them, and at all others that
-/// expire together with the last of those. Finds those of `callers` that are older than `age_ms`.
+/// Reads records that expire after `from` and not after `until`: `records_max` of them, and all others with the same
+/// expiry as the last one. Returns those of `callers` that are older than `age_ms`.
 pub async fn walk(
     connection: &mut PgConnection,
     from: StoredMoment,
@@ -98,9 +98,9 @@ pub async fn walk(
     Ok(Walked { end, candidates: candidates.collect() })
 }
 
-/// Removes records by their places, which [`walk`] found in the same transaction, if they are older than `age_ms`: so it
-/// removes no other record that took a place meanwhile. Those that a writer holds are left alone. (IS TRUE keeps the
-/// planner from finding them by any index.)
+/// Deletes the records at these places, which [`walk`] found in the same transaction. Checks the age again, because
+/// another record may be at a place by now. Skips records that a writer has locked. IS TRUE prevents the planner from
+/// using an index.
 pub async fn evict(connection: &mut PgConnection, places: &[String], age_ms: i64) -> Result<Vec<Removed>, StoreError> {
     let removed = sqlx::query_as!(
         Removed,
@@ -122,14 +122,14 @@ pub async fn evict(connection: &mut PgConnection, places: &[String], age_ms: i64
     Ok(removed)
 }
 
-/// How old an answer of [`OldestExpiry`] may be.
+/// How long a result of [`OldestExpiry`] is reused.
 const OLDEST_EXPIRY_MS: i64 = 1000;
 
-/// When the longest expired record that is left expired, as it was within the last second. An answer is remembered so
-/// long: until the next vacuum an index keeps the entries of what was pruned, and each search passes over all of them.
+/// The expiry of the oldest expired record that is not deleted. The result is reused for a second: until the next
+/// vacuum the index keeps the entries of deleted records, and each search reads them all.
 #[derive(Debug, Default)]
 pub struct OldestExpiry {
-    /// The last answer, and when it was given.
+    /// When the last result was read, and the result.
     known: Mutex<Option<(Timestamp, Option<Timestamp>)>>,
 }
 

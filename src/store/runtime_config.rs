@@ -1,5 +1,5 @@
-//! The table `runtime_config`: one row with the limits, the pause flag, and two revisions by which replicas see what has
-//! changed. A write also notifies a channel, so that replicas read the row sooner.
+//! The table `runtime_config`: one row with the limits, the pause flag, and two revisions by which replicas detect
+//! changes. A write also sends a notification, so that replicas read the row sooner.
 
 use sqlx::PgConnection;
 
@@ -7,7 +7,7 @@ use crate::domain::runtime_config::{Limits, RuntimeConfig};
 
 use super::StoreError;
 
-/// The channel on which replicas are notified of a change.
+/// The channel of notifications about changes.
 pub const CHANNEL: &str = "agentpay_runtime_config";
 
 pub async fn read(connection: &mut PgConnection) -> Result<RuntimeConfig, StoreError> {

@@ -1,4 +1,4 @@
-//! Questions to the PostgreSQL server itself, and the locks and transactions of the house.
+//! Statements about the PostgreSQL server and the session: checks, settings, advisory locks, transactions.
 
 use std::time::{Duration, Instant};
 
@@ -10,17 +10,17 @@ use crate::clock::Clock;
 
 use super::StoreError;
 
-/// Oldest PostgreSQL the service works with.
+/// The oldest supported version of PostgreSQL.
 pub const VERSION_MIN: i32 = 14;
 
-/// Only the janitor that holds this advisory lock prunes. The number is arbitrary, and the product's own.
+/// Only the janitor that holds this advisory lock works. The number is arbitrary.
 const JANITOR_LOCK: i64 = 0x6167_656e_7470_6179;
 
-/// Every commit holds this advisory lock together with all others; a reset of everything holds it alone. So a reset needs
-/// no order of locks among the tables, and no commit can be half before and half after it.
+/// Every commit shares this advisory lock, and a reset holds it exclusively. Each commit is therefore entirely before
+/// or entirely after a reset, and a reset needs no order of locks among the tables.
 pub(super) const RESET_LOCK: i64 = JANITOR_LOCK + 1;
 
-/// What a start-up has to know of the server.
+/// Facts about the server that a start checks.
 #[derive(Clone, Debug)]
 pub struct ServerFacts {
     pub major_version: i32,
@@ -38,7 +38,7 @@ pub async fn facts(connection: &mut PgConnection) -> Result<ServerFacts, StoreEr
     Ok(ServerFacts { major_version: row.major_version, synchronous_commit: row.synchronous_commit })
 }
 
-/// How many connections the server allows, those reserved for superusers included.
+/// The server's `max_connections`, including connections reserved for superusers.
 pub async fn connections_max(connection: &mut PgConnection) -> sqlx::Result<u32> {
     let row = sqlx::query_scalar!(
         r#"-- server::connections_max
@@ -47,8 +47,8 @@ pub async fn connections_max(connection: &mut PgConnection) -> sqlx::Result<u32>
     Ok(row.fetch_one(connection).await?.cast_unsigned())
 }
 
-/// An error unless the connection leads to a server that takes writes: after a failover an open connection may stay with
-/// the former primary, which goes on answering reads from what it knows.
+/// Fails unless the server is writable. After a failover an open connection may still lead to the former primary, which
+/// continues to answer reads with old data.
 pub async fn check_writer(connection: &mut PgConnection) -> Result<(), StoreError> {
     let is_writer = sqlx::query_scalar!(
         r#"-- server::check_writer
@@ -59,11 +59,12 @@ pub async fn check_writer(connection: &mut PgConnection) -> Result<(), StoreErro
     if is_writer { Ok(()) } else { Err(StoreError::ReadOnly) }
 }
 
-/// A connection for everything outside the lanes, to a server that takes writes. What it bounds on the server's side
-/// holds when this side has gone without a word, or keeps a transaction open.
+/// Opens a connection for everything outside the lanes, to a writable server. The limits that it sets apply on the
+/// server, even if this process does not respond.
 pub async fn connect(options: &PgConnectOptions, statement_timeout: Duration) -> Result<PgConnection, StoreError> {
     let mut connection = options.connect().await?;
-    // Bounds the wait for a locked table, and turns off JIT compilation, which at ten million rows takes longer than a page.
+    // Limits the wait for a locked table. JIT compilation is off, because at ten million rows it takes longer than
+    // reading a page.
     let set =
         format!("SET lock_timeout = '2s'; SET jit = off; SET statement_timeout = {}", statement_timeout.as_millis());
     sqlx::raw_sql(AssertSqlSafe(set)).execute(&mut connection).await?;
@@ -72,9 +73,9 @@ pub async fn connect(options: &PgConnectOptions, statement_timeout: Duration) ->
     Ok(connection)
 }
 
-/// Has the server end a session whose client went without a word, with its transaction and its locks: 15 s after its last
-/// statement, within half a minute where nothing answers for the client's machine, and within ten seconds during a
-/// statement, where the platform can tell (PostgreSQL 14 on Linux).
+/// Makes the server end a session whose client has disappeared, and release its locks: after 15 s idle in a
+/// transaction, within half a minute if the client's machine does not respond, and within ten seconds during a
+/// statement where the platform supports it (PostgreSQL 14 on Linux).
 pub async fn bound_silence(connection: &mut PgConnection) -> Result<(), StoreError> {
     let bounds = "SET idle_in_transaction_session_timeout = '15s'; SET tcp_keepalives_idle = 10; \
                   SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; SET tcp_user_timeout = 30000";
@@ -85,7 +86,7 @@ pub async fn bound_silence(connection: &mut PgConnection) -> Result<(), StoreErr
     }
 }
 
-/// Compares the clock with the database's, and sets it by that.
+/// Measures the database's clock, and sets `clock`.
 pub async fn measure_clock(connection: &mut PgConnection, clock: &Clock) -> Result<(), StoreError> {
     let sent = Instant::now();
     let shown = sqlx::query_scalar!(
@@ -97,8 +98,8 @@ pub async fn measure_clock(connection: &mut PgConnection, clock: &Clock) -> Resu
     Ok(())
 }
 
-/// An error while this machine's clock and the database's differ by so much that one of them must be wrong. What deletes
-/// for good, or claims for a time, asks first.
+/// Fails while the clocks of this machine and the database differ so much that one must be wrong. Called before
+/// anything is deleted or leased.
 pub fn check_clock(clock: &Clock) -> Result<(), StoreError> {
     match clock.offset() {
         Some(offset) if offset.is_apart() => Err(StoreError::ClocksApart(offset.as_ms() / 1000)),
@@ -110,24 +111,23 @@ pub async fn ping(connection: &mut PgConnection) -> Result<(), StoreError> {
     Ok(connection.ping().await?)
 }
 
-/// Bounds for the rest of the connection how long a statement waits for a lock. As PostgreSQL writes times.
+/// Limits how long statements of this connection wait for locks, in PostgreSQL's notation of times.
 pub async fn bound_locks(connection: &mut PgConnection, lock_timeout: &str) -> Result<(), StoreError> {
     let set = AssertSqlSafe(format!("SET lock_timeout = '{lock_timeout}'"));
     sqlx::raw_sql(set).execute(connection).await?;
     Ok(())
 }
 
-/// The server process behind a connection. A process that gets the same number later is another one.
+/// The server process of a connection. A later process with the same number is another one.
 #[derive(Clone, Copy, Debug)]
 pub struct Backend {
     pid: i32,
     started_at: OffsetDateTime,
 }
 
-/// Bounds what a lane's connection may wait for: locks, also those of a whole table, which come before any bound that a
-/// statement sets itself; statements; and a transaction whose client is gone without a word, which keeps rows locked.
-/// And fixes how its statements are planned: once, to find each row of a short list by an index, whatever the tables held
-/// when it was planned. `lock_timeout` is as PostgreSQL writes times.
+/// Configures the connection of a lane. Limits how long it waits for locks, how long statements run, and how long a
+/// transaction stays idle, which would keep rows locked. Makes the server plan each statement once, for index scans
+/// only, whatever the tables contain at that time. `lock_timeout` is in PostgreSQL's notation of times.
 pub async fn set_up_for_commits(
     connection: &mut PgConnection,
     lock_timeout: &str,
@@ -151,17 +151,17 @@ pub async fn set_up_for_commits(
     Ok(backend)
 }
 
-/// How a server process is interrupted.
+/// How to interrupt a server process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interrupt {
-    /// Its statement ends with an error, and it goes on.
+    /// Cancels its statement. The connection stays open.
     Cancel,
-    /// It ends, even before a statement that it has yet to read.
+    /// Ends the process, even before a statement that it has not read yet.
     Terminate,
 }
 
-/// Interrupts the server process of another connection. A commit that waits for its synchronous standby is left alone:
-/// interrupted, it would be a success that the standby does not have.
+/// Interrupts the server process of another connection. A commit that waits for a synchronous standby is not
+/// interrupted, because it would then succeed without being on the standby.
 pub async fn interrupt(
     connection: &mut PgConnection,
     backend: Backend,
@@ -180,7 +180,7 @@ pub async fn interrupt(
     Ok(())
 }
 
-/// A transaction of a lane that begins when it has to.
+/// A transaction of a lane that begins only when it must.
 pub struct CommitTransaction<'c> {
     connection: &'c mut PgConnection,
     is_open: bool,
@@ -199,9 +199,9 @@ impl<'c> CommitTransaction<'c> {
         self.is_open
     }
 
-    /// In one round trip. `lock_timeout` is how long the transaction waits for a row that another one keeps locked, before it
-    /// fails as [`LockTimeout`](super::FaultKind::LockTimeout). With `exclusive` it waits until all commits under way have
-    /// ended, and no other begins until it ends; each of its statements may take that long.
+    /// Begins the transaction in one round trip. `lock_timeout` is how long it waits for a lock before it fails with
+    /// [`LockTimeout`](super::FaultKind::LockTimeout). With `exclusive` it waits until all running commits have ended,
+    /// and no other commit begins until it ends; its statements may take that long.
     pub async fn begin(&mut self, lock_timeout: &str, exclusive: Option<Duration>) -> Result<(), StoreError> {
         let begin = match exclusive {
             None => format!(
@@ -214,7 +214,7 @@ impl<'c> CommitTransaction<'c> {
                 statement_limit.as_millis().max(1)
             ),
         };
-        // BEGIN has its effect even where the lock is not obtained.
+        // BEGIN takes effect even if the lock is not obtained.
         self.is_open = true;
         self.connection.execute(AssertSqlSafe(begin)).await?;
         Ok(())
@@ -226,8 +226,8 @@ impl<'c> CommitTransaction<'c> {
         Ok(())
     }
 
-    /// At once, because an idle lane must not keep rows locked. A connection that cannot even do that is broken, which its
-    /// next use finds out. Does nothing after a commit.
+    /// Rolls back at once, because an idle lane must not keep rows locked. If that fails, the connection is broken,
+    /// which its next use detects. Does nothing after a commit.
     pub async fn roll_back(&mut self) {
         if std::mem::take(&mut self.is_open) {
             let _ = self.connection.execute("ROLLBACK").await;
@@ -235,29 +235,29 @@ impl<'c> CommitTransaction<'c> {
     }
 }
 
-/// Begins a transaction of the dispatcher. Its statements are planned for the tables as they are now, and work by index
-/// probes whatever the statistics say: they are few rows out of tables that empty and fill all the time.
+/// Begins a transaction of the dispatcher. Its statements are planned for each execution, and use index scans whatever
+/// the statistics say, because they read few rows of tables that constantly fill and empty.
 pub async fn begin_dispatch(connection: &mut PgConnection) -> Result<Transaction<'_, Postgres>, StoreError> {
     let begin = "BEGIN; SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL enable_seqscan = off; \
                  SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
     Ok(connection.begin_with(begin).await?)
 }
 
-/// Begins a transaction that walks a table in the order of an index, and stops where it has read enough. Left to itself the
-/// planner prefers to read and sort all there is of a small or unknown table.
+/// Begins a transaction that reads a table in the order of an index and stops early. For small or unknown tables the
+/// planner would otherwise read and sort everything.
 pub async fn begin_walk(connection: &mut PgConnection) -> Result<Transaction<'_, Postgres>, StoreError> {
     Ok(connection.begin_with("BEGIN; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off").await?)
 }
 
-/// Begins a transaction that sees the database as of one moment.
+/// Begins a transaction with one snapshot.
 pub async fn begin_snapshot(connection: &mut PgConnection) -> Result<Transaction<'_, Postgres>, StoreError> {
     Ok(connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)
 }
 
-/// The same for a connection that is held for many parts of work: every connection that is not given back is closed, so
-/// the snapshot ends with [`end_snapshot`] or with its connection.
+/// Begins a snapshot on a connection that is held for several parts of work. It ends with [`end_snapshot`] or when the
+/// connection is closed.
 pub async fn hold_snapshot(connection: &mut PgConnection) -> Result<(), StoreError> {
-    // Between two parts it waits for a client, which has limits of its own.
+    // Between two parts it waits for the client, which has its own time limit.
     let begin =
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL idle_in_transaction_session_timeout = '5min'";
     connection.execute(begin).await?;
@@ -269,7 +269,7 @@ pub async fn end_snapshot(connection: &mut PgConnection) -> Result<(), StoreErro
     Ok(())
 }
 
-/// Whether this transaction is now the only janitor, until it ends. It never waits.
+/// Tries to become the only janitor until the transaction ends. Does not wait.
 pub async fn try_janitor_lock(connection: &mut PgConnection) -> Result<bool, StoreError> {
     let locked = sqlx::query_scalar!(
         r#"-- server::try_janitor_lock
@@ -281,7 +281,7 @@ pub async fn try_janitor_lock(connection: &mut PgConnection) -> Result<bool, Sto
     Ok(locked)
 }
 
-/// Waits until no janitor is at work, and keeps them out until this transaction ends.
+/// Waits until no janitor works, and excludes them until this transaction ends.
 pub async fn lock_out_janitors(connection: &mut PgConnection) -> Result<(), StoreError> {
     sqlx::query!("-- server::lock_out_janitors\nSELECT pg_advisory_xact_lock($1)", JANITOR_LOCK)
         .execute(connection)

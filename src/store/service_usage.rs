@@ -1,4 +1,4 @@
-//! What is outstanding of one service: maintained sums, and the pairs above zero, whose number is capped.
+//! Outstanding usage of one service: maintained sums, and its pairs above zero, whose number is capped.
 
 use sqlx::PgConnection;
 
@@ -8,16 +8,16 @@ use crate::domain::names::{AgentId, ServiceId};
 
 use super::StoreError;
 
-/// What a service's pairs above zero come to.
+/// The sums over a service's pairs above zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sums {
     pub outstanding: Count,
     pub agents: i64,
 }
 
-/// Zeros for a service nobody used.
+/// Zeros for a service without usage.
 pub async fn sums(connection: &mut PgConnection, tenant: &Tenant, service_id: &ServiceId) -> Result<Sums, StoreError> {
-    // The sum may be longer than 64 bits; what is shown of it is not.
+    // The sum may exceed 64 bits. The value that is shown saturates.
     let row = sqlx::query!(
         r#"-- service_usage::sums
         SELECT least(coalesce(sum(outstanding), 0), 9007199254740991)::bigint AS "outstanding!",
@@ -31,15 +31,15 @@ pub async fn sums(connection: &mut PgConnection, tenant: &Tenant, service_id: &S
     Ok(Sums { outstanding: Count(row.outstanding), agents: row.agents })
 }
 
-/// How a list of agents is ordered.
+/// The order of a list of agents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     FirstSeen,
-    /// Most outstanding first, then by name.
+    /// Highest total first, then by name.
     Total,
 }
 
-/// Agents with something outstanding, after leaving out `offset`, at most `limit`.
+/// At most `limit` agents with outstanding usage, without the first `offset`.
 pub async fn agents(
     connection: &mut PgConnection,
     tenant: &Tenant,

@@ -1,4 +1,4 @@
-//! The table `services`: what a tenant sells, and at which price.
+//! The table `services`: the services of each tenant with their prices.
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -10,12 +10,12 @@ use crate::domain::timestamp::Timestamp;
 
 use super::{StoreError, corrupt};
 
-/// Which services a list shows. Each filter that is given must hold.
+/// A filter of services. All conditions that are present must hold.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Start of the id, case-sensitive.
+    /// The beginning of the id, case-sensitive.
     pub prefix: Option<String>,
-    /// Part of the id, in any case.
+    /// A part of the id, case-insensitive.
     pub contains: Option<String>,
     pub disabled: Option<bool>,
     pub price_min: Option<i64>,
@@ -84,7 +84,7 @@ pub async fn insert(
     Ok(())
 }
 
-/// Gives a registered service a new price, and new metadata if there is any. False if it is not registered.
+/// Sets the price of a registered service, and its metadata if there is any. False if it is not registered.
 pub async fn update(
     connection: &mut PgConnection,
     tenant: &Tenant,
@@ -107,7 +107,7 @@ pub async fn update(
     Ok(updated.rows_affected() > 0)
 }
 
-/// Which of `ids` are registered, in any order.
+/// Those of `ids` that are registered, in any order.
 pub async fn registered(
     connection: &mut PgConnection,
     tenant: &Tenant,
@@ -131,7 +131,7 @@ pub async fn registered(
     Ok(found.into_iter().map(ServiceId::from_stored).collect())
 }
 
-/// Registers new, distinct services; they are listed in the order given.
+/// Registers new, distinct services. Lists show them in this order.
 pub async fn insert_all(
     connection: &mut PgConnection,
     tenant: &Tenant,
@@ -155,7 +155,7 @@ pub async fn insert_all(
     Ok(())
 }
 
-/// Gives services that are registered, sorted and distinct, new prices.
+/// Sets the prices of registered services, which are sorted and distinct.
 pub async fn set_prices(
     connection: &mut PgConnection,
     tenant: &Tenant,
@@ -163,7 +163,7 @@ pub async fn set_prices(
 ) -> Result<(), StoreError> {
     let ids: Vec<&str> = services.iter().map(|service| service.service_id.as_str()).collect();
     let prices: Vec<i64> = services.iter().map(|service| service.price_stroops).collect();
-    // An upsert that always finds its row: unlike UPDATE … FROM it cannot be planned as a scan of the table.
+    // An upsert that always finds its row. Unlike UPDATE … FROM, it cannot be planned as a scan of the table.
     let updated = sqlx::query_scalar!(
         r#"-- services::set_prices
         INSERT INTO services AS service (tenant_id, service_id, price_stroops, created_at)
@@ -180,7 +180,7 @@ pub async fn set_prices(
     if updated.iter().all(|was_there| *was_there) { Ok(()) } else { Err(corrupt("a service vanished under its lock")) }
 }
 
-/// Gives a service a new price. False if it is not registered.
+/// Sets the price of a service. False if it is not registered.
 pub async fn set_price(
     connection: &mut PgConnection,
     tenant: &Tenant,
@@ -199,7 +199,7 @@ pub async fn set_price(
     Ok(updated.rows_affected() > 0)
 }
 
-/// Gives a service new metadata. False if it is not registered.
+/// Sets the metadata of a service. False if it is not registered.
 pub async fn set_metadata(
     connection: &mut PgConnection,
     tenant: &Tenant,
@@ -254,7 +254,7 @@ pub async fn delete(
     Ok(deleted.rows_affected() > 0)
 }
 
-/// Services in the order of their creation, after leaving out `offset`, and how many the whole filtered list has.
+/// Services in the order of their creation, without the first `offset`, and the length of the whole filtered list.
 pub async fn list(
     connection: &mut PgConnection,
     tenant: &Tenant,
@@ -262,7 +262,7 @@ pub async fn list(
     limit: i64,
     offset: i64,
 ) -> Result<(Vec<Service>, i64), StoreError> {
-    // A tenant's services are bounded by services_store_max_keys, so filtering reads a bounded range of the index.
+    // `services_store_max_keys` bounds a tenant's services, so filtering reads a bounded part of the index.
     let rows = sqlx::query!(
         r#"-- services::list
         SELECT service_id, price_stroops, disabled, description, owner, count(*) OVER () AS "count!"
@@ -287,7 +287,7 @@ pub async fn list(
     .fetch_all(&mut *connection)
     .await?;
     let Some(first) = rows.first() else {
-        // Past the end nothing tells how long the list is; only a page beyond the first can be past the end.
+        // An empty page does not contain the length. Only a page after the first can be empty although the list is not.
         let count = if offset > 0 { Box::pin(list(connection, tenant, filter, 1, 0)).await?.1 } else { 0 };
         return Ok((Vec::new(), count));
     };

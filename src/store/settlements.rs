@@ -1,4 +1,4 @@
-//! The table `settlements`: the permanent ledger. Commits append to it in `commit::write`.
+//! The table `settlements`. Commits append to it in `commit::write`.
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -11,16 +11,16 @@ use crate::domain::timestamp::{StoredMoment, Timestamp};
 
 use super::{StoreError, corrupt};
 
-/// Where a page of the ledger ends. Lists go from newer to older.
+/// The last settlement of a page. Lists are ordered from newer to older.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettlementCursor {
     pub settled_at: StoredMoment,
     pub list_position: i64,
-    /// Decides where positions repeat. Empty: before all of that position.
+    /// Distinguishes equal positions. Empty: before all of that position.
     pub id: String,
 }
 
-/// Which settlements a list shows. Each filter that is given must hold.
+/// A filter of settlements. All conditions that are present must hold.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     pub agent: Option<AgentId>,
@@ -77,7 +77,7 @@ pub async fn find(
     .transpose()
 }
 
-/// The newest settlements older than `before`, at most `limit`, each with its cursor.
+/// At most `limit` settlements older than `before`, newest first, each with its cursor.
 pub async fn list(
     connection: &mut PgConnection,
     tenant: &Tenant,
@@ -88,7 +88,7 @@ pub async fn list(
     let start = || SettlementCursor { settled_at: StoredMoment::LAST, list_position: i64::MAX, id: String::new() };
     let before = before.unwrap_or_else(start);
     let since = filter.since.unwrap_or(Timestamp::from_ms(0));
-    // A filter chooses its own index: one statement for all filters would be planned for none of them.
+    // Each filter uses another index. One statement for all filters would be planned badly for each.
     macro_rules! rows {
         ($name:literal, $condition:literal $(, $argument:expr)*) => {
             sqlx::query_as!(

@@ -1,4 +1,4 @@
-//! The table `tenants`: one row per account.
+//! The table `tenants`: one row for each customer account.
 
 use sqlx::PgConnection;
 
@@ -18,7 +18,8 @@ pub async fn insert(connection: &mut PgConnection, tenant: &Tenant, now: Timesta
     Ok(())
 }
 
-/// A service, a price, a flag or the presence of webhooks changed: commits that were decided before it are decided again.
+/// Draws a new revision after a service, a price, a flag or the presence of webhooks has changed. Commits that are
+/// based on the old revision are decided again.
 pub async fn renew_terms(connection: &mut PgConnection, tenant: &Tenant, revision: i64) -> Result<(), StoreError> {
     sqlx::query!(
         "-- tenants::renew_terms
@@ -31,7 +32,8 @@ pub async fn renew_terms(connection: &mut PgConnection, tenant: &Tenant, revisio
     Ok(())
 }
 
-/// Makes the transaction the only one that counts this tenant's things, until it ends. False if there is no such tenant.
+/// Locks the tenant's row: until the transaction ends no other one changes or counts the tenant's objects. False if
+/// there is no such tenant.
 pub async fn lock(connection: &mut PgConnection, tenant: &Tenant) -> Result<bool, StoreError> {
     let row = sqlx::query!(
         "-- tenants::lock\nSELECT tenant_id FROM tenants WHERE tenant_id = $1 FOR NO KEY UPDATE",

@@ -1,5 +1,5 @@
-//! The table `totals`: what would otherwise have to be counted. Commits add to it in `commit::write`. The rows of one sum
-//! are spread over shards, so that commits do not wait for each other.
+//! The table `totals`: maintained sums, so that reads need not count. Commits add to it in `commit::write`. Each sum is
+//! spread over shards, so that commits do not wait for each other.
 
 use std::cmp::Ordering;
 
@@ -10,17 +10,17 @@ use crate::domain::money::Stroops;
 
 use super::{StoreError, corrupt};
 
-/// Rows that a sum is spread over.
+/// Number of rows that share one sum.
 pub const SHARDS: i16 = 16;
 
-/// A tenant with more events than it may keep.
+/// A tenant with more events than the cap.
 #[derive(Clone, Debug)]
 pub struct EventSurplus {
     pub tenant_id: String,
     pub events: i64,
 }
 
-/// The tenants with more than `cap` events, those with the most first, at most `tenants_max` of them.
+/// At most `tenants_max` tenants with more than `cap` events, those with the most first.
 pub async fn over_event_cap(
     connection: &mut PgConnection,
     cap: i64,
@@ -39,7 +39,7 @@ pub async fn over_event_cap(
     Ok(tenants)
 }
 
-/// Notes that `events` of a tenant's events were pruned.
+/// Subtracts `events` pruned events.
 pub async fn subtract_events(connection: &mut PgConnection, tenant_id: &str, events: i64) -> Result<(), StoreError> {
     sqlx::query!(
         "-- totals::subtract_events
@@ -53,7 +53,7 @@ pub async fn subtract_events(connection: &mut PgConnection, tenant_id: &str, eve
     Ok(())
 }
 
-/// A tenant's totals, or those of all tenants.
+/// The totals of a tenant, or of all tenants.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     pub pairs: i64,
@@ -99,7 +99,7 @@ impl TotalsRow {
     }
 }
 
-/// The totals of each of `tenants`, in their order. Zeros for one that has nothing.
+/// The totals of each of `tenants`, in their order. Zeros for a tenant without rows.
 pub async fn of_each(connection: &mut PgConnection, tenants: &[&str]) -> Result<Vec<Totals>, StoreError> {
     let rows = sqlx::query_as!(
         TotalsRow,
@@ -126,7 +126,7 @@ pub async fn of_each(connection: &mut PgConnection, tenants: &[&str]) -> Result<
     rows.into_iter().map(TotalsRow::into_totals).collect()
 }
 
-/// The totals of all tenants together. Reads the rows of every tenant.
+/// The totals of all tenants. Reads the rows of every tenant.
 pub async fn of_all(connection: &mut PgConnection) -> Result<Totals, StoreError> {
     sqlx::query_as!(
         TotalsRow,
@@ -144,17 +144,17 @@ pub async fn of_all(connection: &mut PgConnection) -> Result<Totals, StoreError>
     .into_totals()
 }
 
-/// What a tenant's outstanding requests would be billed now.
+/// What a tenant's outstanding usage would cost now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Due {
-    /// The part of disabled services included.
+    /// Includes disabled services.
     pub total_stroops: Stroops,
     pub disabled_stroops: Stroops,
-    /// Requests of services that are not registered.
+    /// Requests to services that are not registered.
     pub unpriced_requests: i64,
 }
 
-/// Of each of `tenants`, in their order. Sums over the services of a tenant, not over its pairs.
+/// For each of `tenants`, in their order. Sums over the services of a tenant, not over its pairs.
 pub async fn due(connection: &mut PgConnection, tenants: &[Tenant]) -> Result<Vec<Due>, StoreError> {
     let rows = sqlx::query!(
         r#"-- totals::due
@@ -191,7 +191,7 @@ pub async fn due(connection: &mut PgConnection, tenants: &[Tenant]) -> Result<Ve
     due.collect()
 }
 
-/// A registered service of a tenant with what is outstanding of it.
+/// A registered service and its outstanding requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceLine {
     pub tenant_id: String,
@@ -200,18 +200,18 @@ pub struct ServiceLine {
     pub outstanding: i64,
 }
 
-/// Which part of the registered services.
+/// The part of the registered services to read.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ServiceSlice {
-    /// None: of all tenants.
+    /// `None`: the services of all tenants.
     pub tenant: Option<Tenant>,
-    /// Tenant and id of the service before the first.
+    /// Tenant and id of the last service before the slice.
     pub after: (String, String),
     pub limit: i64,
 }
 
 impl ServiceSlice {
-    /// The tenant, and the id before its first service. None if they are of all tenants, or none.
+    /// The tenant, and the last id before the slice. `None` if the slice covers all tenants, or is empty.
     fn of_tenant(&self) -> Option<(&str, &str)> {
         let tenant = self.tenant.as_ref()?.as_str();
         match self.after.0.as_str().cmp(tenant) {
@@ -222,7 +222,7 @@ impl ServiceSlice {
     }
 }
 
-/// Registered services by tenant and id: those of each slice, in the order of `slices`.
+/// Registered services by tenant and id, for each of `slices`, in their order.
 pub async fn service_lines(
     connection: &mut PgConnection,
     slices: &[ServiceSlice],
@@ -287,7 +287,7 @@ async fn lines_of_all(connection: &mut PgConnection, slice: &ServiceSlice) -> Re
     Ok(lines)
 }
 
-/// How many services a tenant has.
+/// The number of a tenant's services.
 pub async fn services(connection: &mut PgConnection, tenant: &Tenant) -> Result<i64, StoreError> {
     let services = sqlx::query_scalar!(
         r#"-- totals::services

@@ -1,4 +1,4 @@
-//! The table `usage_counters`: one row per pair.
+//! The table `usage_counters`: one row for each pair.
 
 use sqlx::PgConnection;
 
@@ -15,19 +15,19 @@ pub struct CounterId {
     pub pair: Pair,
 }
 
-/// What became of the requests of a pair. All that were ever recorded are the sum of the three.
+/// The requests of a pair. The sum of the three is the number of requests ever recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counter {
-    /// Counters are locked in the order of their numbers.
+    /// Counters are locked in the order of this number.
     pub pair_id: i64,
     pub outstanding: i64,
     pub settled: i64,
     pub reset: i64,
-    /// Drawn at random by each write.
+    /// A random number that each write draws.
     pub version: i64,
 }
 
-/// The columns of a list of pairs, as PostgreSQL takes lists.
+/// The columns of a list of pairs, as array parameters.
 #[derive(Default)]
 pub(super) struct Columns<'a> {
     pub tenants: Vec<&'a str>,
@@ -47,8 +47,8 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// Locks the counters of `ids` until the transaction ends, in the order of their numbers, and reads them. In the order of
-/// `ids`; none for a pair without a record.
+/// Locks the counters of `ids` in the order of their numbers until the transaction ends. Returns them in the order of
+/// `ids`; `None` for a pair that does not exist.
 pub async fn lock(connection: &mut PgConnection, ids: &[CounterId]) -> Result<Vec<Option<Counter>>, StoreError> {
     let columns = Columns::of(ids.iter());
     let rows = sqlx::query!(
@@ -93,11 +93,11 @@ pub async fn lock(connection: &mut PgConnection, ids: &[CounterId]) -> Result<Ve
     Ok(counters)
 }
 
-/// The pairs of an agent that a settlement is about, all as of one moment.
+/// The pairs of an agent that a settlement covers, read at one moment.
 pub type AgentPairs = Vec<(ServiceId, Counter)>;
 
-/// All pairs of each agent in the order of their first records. None for an agent with more than `pairs_max`. In the order
-/// of `agents`.
+/// All pairs of each agent in the order of their first records, in the order of `agents`. `None` for an agent with more
+/// than `pairs_max`.
 pub async fn pairs_of_agents(
     connection: &mut PgConnection,
     agents: &[(&Tenant, &AgentId)],
@@ -146,18 +146,18 @@ pub async fn pairs_of_agents(
     Ok(pairs)
 }
 
-/// Most pairs that one call settles.
+/// Maximum number of pairs that one call settles.
 pub const SETTLED_MAX: usize = 5000;
 
-/// Bytes that the names of these pairs may have, so that the answer that lists them stays below 1 MiB.
+/// Maximum length of the names of these pairs, so that the response stays below 1 MiB.
 const SETTLED_BYTES_MAX: usize = 1_000_000;
 
-/// Bytes of an item of that answer without its name.
+/// Length of an item in that response without its name.
 const ITEM_BYTES: usize = 120;
 
-/// The pairs of an agent that a settlement is about, in the order of their first records, and whether more are due. All of
-/// them if one answer can list them; else those with something outstanding, of which `priced_only` leaves out the ones
-/// whose service is not registered.
+/// The pairs that the settlement of an agent covers, in the order of their first records, and whether more are due. All
+/// pairs if one response can list them; otherwise those with outstanding usage. `priced_only` leaves out pairs whose
+/// service is not registered.
 pub async fn pairs_to_settle(
     connection: &mut PgConnection,
     tenant: &Tenant,
@@ -202,7 +202,7 @@ pub async fn pairs_to_settle(
     Ok((due, has_more))
 }
 
-/// How many of these pairs one answer can list.
+/// How many of these pairs one response can list.
 fn fitting(pairs: &AgentPairs) -> usize {
     let mut bytes = 0;
     let fits = |(service_id, _): &&(ServiceId, Counter)| {
@@ -212,12 +212,12 @@ fn fitting(pairs: &AgentPairs) -> usize {
     pairs.iter().take(SETTLED_MAX).take_while(fits).count()
 }
 
-/// What settling a pair now would be about.
+/// What settling a pair would need to know now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quoted {
-    /// 0 for a pair never seen.
+    /// 0 for a pair that does not exist.
     pub outstanding: i64,
-    /// None: the service is not registered.
+    /// `None` if the service is not registered.
     pub price_stroops: Option<i64>,
 }
 

@@ -1,7 +1,7 @@
-//! The table `webhook_queues`: one row per webhook with pending deliveries, which dispatchers take turns with. A dispatcher
-//! leases a webhook, attempts a few of its deliveries, and releases it. After a crash the lease runs out.
-//! Deliveries are written before their queue is noted and read after it is locked, so none is missed.
-//! All of this runs in transactions of [`server::begin_dispatch`](super::server::begin_dispatch).
+//! The table `webhook_queues`: one row for each webhook with pending deliveries. A dispatcher leases a webhook,
+//! attempts some of its deliveries, and releases it. After a crash the lease expires. Deliveries are inserted before
+//! their queue is marked as due, and read after the queue is locked, so none is missed. All of this runs in
+//! transactions of [`server::begin_dispatch`](super::server::begin_dispatch).
 
 use sqlx::PgConnection;
 
@@ -10,7 +10,7 @@ use crate::domain::timestamp::Timestamp;
 
 use super::StoreError;
 
-/// A webhook, by tenant and id. In this order queues are locked.
+/// A webhook, by tenant and id. Queues are locked in this order.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct QueueId {
     pub tenant: Tenant,
@@ -25,7 +25,7 @@ pub struct Head {
     pub is_due: bool,
 }
 
-/// Notes that deliveries of these webhooks are due. `webhooks` is sorted. Waits for queues that are being released.
+/// Marks the queues of these webhooks as due. `webhooks` is sorted. Waits for queues that are being released.
 pub async fn note_due(
     connection: &mut PgConnection,
     tenant: &Tenant,
@@ -47,8 +47,8 @@ pub async fn note_due(
     Ok(())
 }
 
-/// Tenants after `after` that have pending deliveries, in the order of their ids, at most `tenants_max`. One index probe
-/// for each.
+/// At most `tenants_max` tenants after `after` with pending deliveries, in the order of their ids. One index probe for
+/// each.
 pub async fn heads(
     connection: &mut PgConnection,
     after: &str,
@@ -77,7 +77,7 @@ pub async fn heads(
     Ok(heads.collect())
 }
 
-/// Leases due webhooks until `until`: of each tenant at most so many, those that have waited longest.
+/// Leases due webhooks until `until`: for each tenant at most the given number, those due longest first.
 pub async fn lease(
     connection: &mut PgConnection,
     turns: &[(Tenant, i64)],
@@ -110,8 +110,8 @@ pub async fn lease(
     Ok(queues.collect())
 }
 
-/// Locks the queues whose lease still ends as given: the others have been leased to another dispatcher. `leases` is sorted;
-/// the result has its order.
+/// Locks the queues whose lease still ends at the given time. Others have been leased to another dispatcher. `leases`
+/// is sorted; the result has its order.
 pub async fn lock(connection: &mut PgConnection, leases: &[(&QueueId, Timestamp)]) -> Result<Vec<bool>, StoreError> {
     let places = sqlx::query_scalar!(
         r#"-- webhook_queues::lock
@@ -139,8 +139,8 @@ pub async fn lock(connection: &mut PgConnection, leases: &[(&QueueId, Timestamp)
     Ok(is_held)
 }
 
-/// Ends the leases of queues that this transaction has locked. A webhook with more deliveries lines up behind the others
-/// that are due; one without any is deleted.
+/// Ends the leases of queues that this transaction has locked. A webhook with more deliveries moves behind the others
+/// that are due. The queue of a webhook without deliveries is deleted.
 pub async fn release(connection: &mut PgConnection, queues: &[&QueueId], now: Timestamp) -> Result<(), StoreError> {
     let tenants: Vec<&str> = queues.iter().map(|id| id.tenant.as_str()).collect();
     let webhooks: Vec<&str> = queues.iter().map(|id| id.webhook.as_str()).collect();

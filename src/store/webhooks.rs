@@ -1,4 +1,4 @@
-//! The table `webhooks`: where a tenant wants its events sent. Only [`targets`] reads secrets, for those who sign.
+//! The table `webhooks`: the endpoints of each tenant. Only [`targets`] reads secrets, to sign deliveries.
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -30,14 +30,14 @@ impl From<Row> for Webhook {
     }
 }
 
-/// Where a page of the list begins: after this webhook.
+/// The last webhook of the previous page.
 #[derive(Clone, Debug)]
 pub struct WebhookCursor {
     pub created_at: StoredMoment,
     pub id: String,
 }
 
-/// Where deliveries are sent to, and what they are signed with.
+/// Where deliveries are sent, and how they are signed.
 #[derive(Clone, Debug)]
 pub struct Target {
     pub url: String,
@@ -47,7 +47,7 @@ pub struct Target {
     pub from_position: i64,
 }
 
-/// An enabled webhook, as the expansion of events sees it.
+/// An enabled webhook, for the expansion of events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subscriber {
     pub id: String,
@@ -56,7 +56,7 @@ pub struct Subscriber {
     pub from_position: i64,
 }
 
-/// A tenant's webhooks. Counted, because their number is bounded by `webhook_store_max_keys`.
+/// The number of a tenant's webhooks. Counted, because `webhook_store_max_keys` bounds it.
 pub async fn count(connection: &mut PgConnection, tenant: &Tenant) -> Result<i64, StoreError> {
     let count = sqlx::query_scalar!(
         r#"-- webhooks::count
@@ -103,7 +103,7 @@ pub async fn find(connection: &mut PgConnection, tenant: &Tenant, id: &str) -> R
     Ok(row.map(Webhook::from))
 }
 
-/// The same, and keeps others from changing it until the transaction ends.
+/// Like [`find`], and locks the row until the transaction ends.
 pub async fn lock(connection: &mut PgConnection, tenant: &Tenant, id: &str) -> Result<Option<Webhook>, StoreError> {
     let row = sqlx::query_as!(
         Row,
@@ -118,8 +118,8 @@ pub async fn lock(connection: &mut PgConnection, tenant: &Tenant, id: &str) -> R
     Ok(row.map(Webhook::from))
 }
 
-/// Stores a changed webhook: its URL, its events, and whether it is disabled. One that is enabled again takes new events
-/// only.
+/// Updates a webhook: its URL, its events, and whether it is disabled. A webhook that is enabled again receives new
+/// events only.
 pub async fn update(connection: &mut PgConnection, tenant: &Tenant, webhook: &Webhook) -> Result<(), StoreError> {
     sqlx::query!(
         "-- webhooks::update
@@ -151,7 +151,7 @@ pub async fn delete(connection: &mut PgConnection, tenant: &Tenant, id: &str) ->
     Ok(deleted.rows_affected() > 0)
 }
 
-/// A tenant's webhooks in the order of creation time and id, after the cursor, at most `limit`.
+/// At most `limit` webhooks of a tenant after the cursor, by creation time and id.
 pub async fn list(
     connection: &mut PgConnection,
     tenant: &Tenant,
@@ -179,8 +179,8 @@ pub async fn list(
     Ok(webhooks.collect())
 }
 
-/// A tenant's enabled webhooks after the id `after`, in the order of their ids, at most `limit`. Disabled ones are passed
-/// over; how many there can be is bounded by `webhook_store_max_keys`.
+/// At most `limit` enabled webhooks of a tenant after the id `after`, in the order of their ids. Disabled ones are
+/// skipped; `webhook_store_max_keys` bounds their number.
 pub async fn subscribers(
     connection: &mut PgConnection,
     tenant: &Tenant,
@@ -202,7 +202,7 @@ pub async fn subscribers(
     Ok(subscribers)
 }
 
-/// What deliveries need to know of their webhooks; the result has the order of `ids`, none for one that is gone.
+/// Targets of webhooks, in the order of `ids`. `None` for a webhook that does not exist.
 pub async fn targets(connection: &mut PgConnection, ids: &[QueueId]) -> Result<Vec<Option<Target>>, StoreError> {
     let tenants: Vec<&str> = ids.iter().map(|id| id.tenant.as_str()).collect();
     let webhooks: Vec<&str> = ids.iter().map(|id| id.webhook.as_str()).collect();

@@ -1,5 +1,5 @@
-//! The way of a log line to its file descriptor. A thread of its own writes, so that no request waits for the reader of
-//! the log. Lines wait in a queue that is bounded in bytes; a line that does not fit is dropped and counted.
+//! Writes log lines to a file descriptor. A separate thread writes, so that no request waits for the reader of the log.
+//! The queue is bounded in bytes. A line that does not fit is dropped and counted.
 
 use std::io::{self, ErrorKind, Write};
 use std::sync::Arc;
@@ -13,14 +13,15 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::metrics;
 
-/// The most bytes that wait for the reader: some 30 000 lines. In bytes, because a caller decides how long a line is.
+/// Maximum number of bytes that wait for the reader, about 30 000 lines. Limited in bytes, because callers influence
+/// the length of a line.
 const QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Lines that wait are written together, up to about this size.
+/// Waiting lines are written together, up to about this size.
 const CHUNK_BYTES: usize = 64 * 1024;
-/// The pause before a descriptor that does not block is tried again.
+/// Pause before a write to a non-blocking descriptor is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
-/// The log's end for those who write lines. It never blocks and never fails.
+/// The sending end of the log. It never blocks and never fails.
 #[derive(Debug)]
 pub struct LogWriter {
     queue: Sender<Message>,
@@ -53,7 +54,7 @@ impl LogWriter {
         let (queue, messages) = mpsc::channel();
         let counts = Arc::new(Counts::default());
         let writer = Self { queue, counts: counts.clone() };
-        // Without the thread every line is dropped, which is counted as well.
+        // Without the thread every line is dropped and counted.
         let _ = thread::Builder::new().name("log".to_owned()).spawn(move || write_queue(&messages, output, &counts));
         writer
     }
@@ -65,7 +66,7 @@ impl LogWriter {
         }
     }
 
-    /// Takes one line.
+    /// Queues one line.
     pub fn write_line(&self, line: Vec<u8>) {
         let bytes = line.len();
         let queued_before = self.counts.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -120,7 +121,7 @@ fn write_queue(messages: &Receiver<Message>, mut output: impl Write, counts: &Co
                     told_lines = dropped_lines;
                 }
             }
-            // The reader is gone. The service goes on; another reader may come if this is a named pipe.
+            // The reader has closed the pipe. The service continues; if it is a named pipe, another reader may open it.
             Err(_) => counts.drop_lines(chunk.iter().filter(|byte| **byte == b'\n').count() as u64),
         }
         for answer in flushed {
@@ -129,7 +130,7 @@ fn write_queue(messages: &Receiver<Message>, mut output: impl Write, counts: &Co
     }
 }
 
-/// Like `write_all`, also on a descriptor that another process has set not to block.
+/// Like `write_all`, but also works if another process has set the descriptor to non-blocking.
 pub fn write_patiently(output: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match output.write(bytes) {
@@ -147,7 +148,7 @@ pub fn write_patiently(output: &mut impl Write, mut bytes: &[u8]) -> io::Result<
 mod tests {
     use super::*;
 
-    /// Refuses the first write, as a full pipe that does not block does, and takes a few bytes each time.
+    /// Refuses the first write, like a full non-blocking pipe, and then accepts a few bytes at a time.
     struct Reluctant {
         refused: bool,
         taken: Sender<Vec<u8>>,
@@ -179,7 +180,7 @@ mod tests {
         assert_eq!(arrived.try_iter().flatten().collect::<Vec<_>>(), b"first\nsecond\n");
     }
 
-    /// Never comes back from its first write until the test ends.
+    /// Blocks in its first write until the test ends.
     struct Stuck(Receiver<()>);
 
     impl Write for Stuck {

@@ -1,4 +1,4 @@
-//! Logs: JSON lines, or lines for people on a terminal. Panics are log lines too.
+//! Logs: JSON lines, or lines for people. Panics are logged, too.
 
 mod log_writer;
 pub mod process;
@@ -24,7 +24,7 @@ use request_span::InRequestSpan;
 pub use request_span::RequestSpan;
 
 static LOG: OnceLock<LogWriter> = OnceLock::new();
-/// Whether the line per request is written as JSON.
+/// Whether the request line is written as JSON.
 static REQUEST_LINES_AS_JSON: AtomicBool = AtomicBool::new(false);
 
 /// Sends the log of the service to standard output.
@@ -32,7 +32,7 @@ pub fn start(settings: &Settings) -> io::Result<()> {
     let level = match settings.log_level.as_str() {
         "silent" => "off".to_owned(),
         "fatal" => "error".to_owned(),
-        // The drivers below us stay at their own errors, so that no statement's data gets into the log.
+        // Other crates log only errors, so that no data of statements gets into the log.
         level => format!("error,agentpay_billing={level}"),
     };
     install(level, settings.log_json, io::stdout().as_fd())?;
@@ -41,7 +41,7 @@ pub fn start(settings: &Settings) -> io::Result<()> {
     Ok(())
 }
 
-/// Logs that a request was answered.
+/// Logs a completed request.
 pub fn request_completed(line: RequestLine<'_>) {
     match LOG.get() {
         Some(log) if REQUEST_LINES_AS_JSON.load(Ordering::Relaxed) => {
@@ -56,13 +56,13 @@ pub fn request_completed(line: RequestLine<'_>) {
     }
 }
 
-/// Sends what goes wrong in a command to standard error, for the person at the terminal.
+/// Logs errors of a command to standard error, for the person at the terminal.
 pub fn start_for_command() -> io::Result<()> {
     install("off,agentpay_billing=warn".to_owned(), false, io::stderr().as_fd())
 }
 
 fn install(level: String, as_json: bool, output: std::os::fd::BorrowedFd<'_>) -> io::Result<()> {
-    // Unbuffered, and not the handle of the standard library, whose lock a blocked write would keep.
+    // Unbuffered, and without the lock of the standard library's handle, which a blocked write would keep.
     let output = std::fs::File::from(output.try_clone_to_owned()?);
     let writer = LOG.get_or_init(|| LogWriter::start(output));
     let log = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(level)).with_writer(writer);
@@ -71,7 +71,7 @@ fn install(level: String, as_json: bool, output: std::os::fd::BorrowedFd<'_>) ->
     } else {
         log.map_event_format(InRequestSpan).init();
     }
-    // The default hook writes to standard error, and would block the thread if nobody reads that.
+    // The default hook writes to standard error, and would block the thread if nobody reads it.
     std::panic::set_hook(Box::new(|panic| {
         let text = panic.payload_as_str().unwrap_or("unknown");
         error!(panic = text, location = panic.location().map(ToString::to_string), "a thread panicked");
@@ -79,8 +79,7 @@ fn install(level: String, as_json: bool, output: std::os::fd::BorrowedFd<'_>) ->
     Ok(())
 }
 
-/// Waits until all lines are written, but no longer than `limit`: a reader that has stopped reading must not keep the
-/// process from ending.
+/// Waits until all lines are written, but at most `limit`, because the reader may have stopped reading.
 pub fn flush(limit: Duration) {
     if let Some(writer) = LOG.get() {
         writer.flush(limit);

@@ -1,5 +1,5 @@
-//! This process as the operating system sees it, under the names that Prometheus' own clients use. Read with `procfs`: the
-//! collector of the crate `prometheus` needs an old version of it, and counts processor time in whole seconds.
+//! The process metrics, with the names that Prometheus' own clients use. Read with `procfs`. The collector of the crate
+//! `prometheus` is not used: it needs an old version of `procfs`, and counts processor time in whole seconds.
 
 use crate::metrics::Exact;
 
@@ -8,16 +8,16 @@ pub struct Process {
     pub resident_bytes: u64,
     virtual_bytes: u64,
     cpu_seconds: f64,
-    /// Since 1970.
+    /// Since the Unix epoch.
     start_seconds: f64,
     threads: i64,
     open_fds: usize,
-    /// None: unlimited.
+    /// `None` if it is unlimited.
     max_fds: Option<u64>,
 }
 
 impl Process {
-    /// None where there is no `/proc`.
+    /// `None` if there is no `/proc`.
     #[cfg(target_os = "linux")]
     pub fn read() -> Option<Self> {
         use procfs::WithCurrentSystemInfo;

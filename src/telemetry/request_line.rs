@@ -1,5 +1,5 @@
-//! The line per request as JSON, written by hand: it is most of the log, and the general formatter spends ten times as much
-//! on it. The shape is that of `tracing-subscriber`, so that a reader of the log sees no difference.
+//! Formats the request line as JSON. It is most of the log, and the general formatter takes ten times as long. The
+//! format is that of `tracing-subscriber`.
 
 use std::cell::RefCell;
 use std::io::Write;
@@ -8,15 +8,15 @@ use time::OffsetDateTime;
 use time::format_description::StaticFormatDescription;
 use time::macros::format_description;
 
-/// RFC 3339 as far as the second.
+/// RFC 3339 up to the second.
 const RFC_3339_SECOND: StaticFormatDescription = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]");
 
-/// What the line tells.
+/// The content of the line.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestLine<'a> {
     pub request_id: &'a str,
     pub method: &'a str,
-    /// Without query and without keys.
+    /// Without query and API keys.
     pub path: &'a str,
     pub status: u16,
     /// Tenths of milliseconds.
@@ -45,12 +45,12 @@ impl RequestLine<'_> {
     }
 }
 
-/// Quoted and escaped.
+/// Quotes and escapes `text`.
 fn write_text(line: &mut Vec<u8>, text: &str) {
     serde_json::to_writer(line, text).expect("text is written to memory");
 }
 
-/// RFC 3339 in UTC with microseconds. All but the last part is made once a second.
+/// RFC 3339 in UTC with microseconds. The part up to the second is formatted once a second.
 fn write_timestamp(line: &mut Vec<u8>, now: OffsetDateTime) {
     thread_local! {
         static SECOND: RefCell<(i64, String)> = const { RefCell::new((i64::MIN, String::new())) };

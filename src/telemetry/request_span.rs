@@ -1,5 +1,5 @@
-//! The span of a request, which ties log lines to it: id, route and tenant. It is made when a line is formatted, because most
-//! requests log nothing inside it, and a span costs about a microsecond.
+//! The span of a request: id, route and tenant. It is created when a line is formatted, because most requests log
+//! nothing inside it, and creating a span takes about a microsecond.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -12,7 +12,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::domain::caller::Tenant;
 
-/// What the span of a request says.
+/// The data of the span.
 #[derive(Debug)]
 pub struct RequestSpan {
     pub request_id: String,
@@ -33,27 +33,27 @@ impl RequestSpan {
         Arc::new(Self { request_id, route: OnceLock::new(), tenant: OnceLock::new() })
     }
 
-    /// Adds the route to the lines that follow.
+    /// Adds the route to later lines.
     pub fn note_route(&self, pattern: &'static str) {
         let _ = self.route.set(pattern);
     }
 
-    /// Adds the tenant to the lines that follow.
+    /// Adds the tenant to later lines.
     pub fn note_tenant(&self, tenant: &Tenant) {
         let _ = self.tenant.set(tenant.clone());
     }
 
-    /// Runs `work` as part of this request: the lines that it logs have this span.
+    /// Runs `work` in this request: lines that it logs have this span.
     pub fn scope<F: Future>(self: &Arc<Self>, work: F) -> TaskLocalFuture<Current, F> {
         CURRENT.scope(Some(self.clone()), work)
     }
 
-    /// The same for synchronous work.
+    /// Like [`Self::scope`], for synchronous work.
     pub fn in_scope<T>(self: &Arc<Self>, work: impl FnOnce() -> T) -> T {
         CURRENT.sync_scope(Some(self.clone()), work)
     }
 
-    /// Makes `work`, which a task of its own will run, part of the current request.
+    /// Puts `work`, which will run in another task, into the current request.
     pub fn carry<F: Future>(work: F) -> TaskLocalFuture<Current, F> {
         CURRENT.scope(Self::current(), work)
     }
@@ -62,14 +62,14 @@ impl RequestSpan {
         CURRENT.try_get().ok().flatten()
     }
 
-    /// At the highest level, so that it is there at every level of the log.
+    /// Its level is the highest, so that no `LOG_LEVEL` hides it.
     fn to_span(&self) -> Span {
         let (route, tenant) = (self.route.get().copied(), self.tenant.get().map(Tenant::as_str));
         error_span!("request", requestId = self.request_id, route, tenant)
     }
 }
 
-/// Formats events as `F` does, inside the span of the current request.
+/// Formats events like `F`, inside the span of the current request.
 pub struct InRequestSpan<F>(pub F);
 
 impl<S, N, F> FormatEvent<S, N> for InRequestSpan<F>

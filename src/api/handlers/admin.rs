@@ -1,4 +1,4 @@
-//! The operator's switches: pause, unpause, and the reset of everything.
+//! Operator routes: pause, unpause, and the reset of all data.
 
 use axum::extract::State;
 use axum::response::Response;

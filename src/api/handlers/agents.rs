@@ -1,4 +1,4 @@
-//! Agents: who has used anything, and what is outstanding of them.
+//! Agents: the list of agents, and their outstanding usage.
 
 use axum::extract::State;
 use axum::response::Response;

@@ -1,4 +1,4 @@
-//! API keys: the operator's routes.
+//! API keys. All of these routes are the operator's.
 
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
@@ -24,7 +24,7 @@ use crate::api::request::response::json;
 use crate::api::request::write::WriteRequest;
 use crate::api::state::ApiState;
 
-/// Longest label and longest tenant id, in UTF-16 code units.
+/// Maximum length of a label and of a tenant id, in UTF-16 code units.
 const TEXT_MAX: usize = 64;
 
 pub const CREATE: Description = Description::of(
@@ -65,7 +65,7 @@ pub async fn revoke(State(state): State<ApiState>, write: WriteRequest) -> Resul
         Err(Refusal::Prefix)
     };
     let response = write.submit(&state, command).await;
-    // Whatever came of it: looking keys up again is always right.
+    // Whatever the outcome: looking keys up again is always correct.
     state.known_keys.invalidate();
     response
 }

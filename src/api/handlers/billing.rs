@@ -1,4 +1,4 @@
-//! Billing quotes: what settling would cost now, for one pair or for all of a tenant.
+//! Billing quotes: what settling would cost now, for one pair or for all pairs of a tenant.
 
 use axum::extract::State;
 use axum::response::Response;

@@ -1,4 +1,4 @@
-//! The releases, as CHANGELOG.md tells them: the file is part of the program, so the two cannot differ.
+//! The releases listed in CHANGELOG.md. The file is compiled into the program, so the two cannot differ.
 
 use std::sync::LazyLock;
 
@@ -35,8 +35,8 @@ pub async fn list() -> Response {
     json(&*CHANGELOG)
 }
 
-/// The released sections of a file in the form of Keep a Changelog, in its order, which is newest first. A release is
-/// `## version - date`; a note is a list item, whose further lines are indented. Unreleased is not released.
+/// The released sections of a file in the form of Keep a Changelog, newest first, as in the file. A release is `##
+/// version - date`. A note is a list item; its continuation lines are indented. The section "Unreleased" is left out.
 fn parse(text: &str) -> Vec<Release> {
     let mut releases: Vec<Release> = Vec::new();
     let mut is_release = false;

@@ -1,4 +1,4 @@
-//! The limits of the running system, as operators see and change them.
+//! The runtime configuration: operators read and change its limits here.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -87,7 +87,7 @@ pub async fn change(State(state): State<ApiState>, write: WriteRequest) -> Resul
     state.follow_config(deadline, response).await
 }
 
-/// Unknown keys first, all of them; then values, in the order of emission.
+/// Reports all unknown keys first. Then checks the values, in the order in which they are shown.
 fn parse(body: &Value) -> Result<Vec<(Limit, i64)>, Refusal> {
     let members = body.as_object().ok_or(Refusal::BodyNotObject)?;
     let is_unknown = |key: &&String| !LIMITS.iter().any(|limit| limit.key == **key);

@@ -1,4 +1,4 @@
-//! The deep health report: one check per part of the service, with what operators look at first.
+//! The deep health report: one check for each part of the service.
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -11,7 +11,7 @@ use crate::telemetry::process::Process;
 
 use crate::api::state::ApiState;
 
-/// What is slow for a ping, and what is late for a job.
+/// Above these, a check is a warning.
 const LATENCY_MAX_MS: u64 = 250;
 const LAG_MAX_SECONDS: i64 = 600;
 
@@ -111,7 +111,7 @@ fn webhooks(state: &ApiState, report: Option<&DatabaseReport>) -> Check {
     check("webhooks", status, json!({ "pending": pending, "oldestDueSeconds": oldest }))
 }
 
-/// A warning while a job fails, an error once it has failed for a minute.
+/// A warning while a job fails; an error once it has failed for a minute.
 fn jobs(state: &ApiState) -> Check {
     let mut status = Status::Ok;
     let mut detail = serde_json::Map::new();
@@ -132,7 +132,7 @@ fn jobs(state: &ApiState) -> Check {
     check("jobs", status, detail.into())
 }
 
-/// A warning beyond a second, an error where that stops the janitor and the dispatcher.
+/// A warning above one second; an error when the offset stops the janitor and the dispatcher.
 fn clock(state: &ApiState) -> Check {
     let offset = state.clock.offset();
     let status = match offset {

@@ -1,5 +1,5 @@
-//! The API's document, and the same as a page for people, rendered once from it. Nothing comes from elsewhere: no
-//! script at all, and one style sheet of our own.
+//! Serves the OpenAPI document, and an HTML page rendered from it. Both are rendered once. The page has one style
+//! sheet, no script, and nothing from other sites.
 
 use std::sync::OnceLock;
 
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use maud::{DOCTYPE, Markup, html};
 use serde_json::Value;
 
-/// That of every response, but for styles of our own.
+/// The policy of all other responses, except that it allows the page's own style sheet.
 const CSP: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 );
@@ -233,7 +233,7 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-/// What a `$ref` points to.
+/// The value that a `$ref` points to.
 fn resolve<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
     let pointer = value["$ref"].as_str().map(|reference| reference.trim_start_matches('#'));
     pointer.and_then(|pointer| document.pointer(pointer)).unwrap_or(value)

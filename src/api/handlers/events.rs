@@ -1,4 +1,4 @@
-//! The event log of a tenant: its newest `eventLogCap` events are visible, whatever else is still stored.
+//! The event log of a tenant. Only its newest `eventLogCap` events are visible, even if older ones are still stored.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ use crate::api::request::read::ReadRequest;
 use crate::api::request::response::json;
 use crate::api::state::ApiState;
 
-/// Events of a page, unless the request or the cap says otherwise.
+/// Default page size, unless the cap is smaller.
 const LIMIT_DEFAULT: i64 = 100;
 
 #[derive(JsonSchema, Serialize)]
@@ -121,7 +121,7 @@ impl<'a> From<&'a Recorded> for Item<'a> {
     }
 }
 
-/// `<ts>:<id>`. What has this form and is the id of no event was never a cursor of ours, or no longer is one.
+/// `<ts>:<id>`. A cursor of this form whose id is not that of an event is invalid or has expired.
 fn parse_cursor(cursor: &str) -> Result<(Timestamp, i64), Refusal> {
     let (ts, id) = cursor.split_once(':').ok_or(Refusal::CursorMalformed)?;
     let digits = ts.strip_prefix('-').unwrap_or(ts);
@@ -143,7 +143,7 @@ mod tests {
         for malformed in ["", "7", "7:", ":x", "x:y", "1.5:x", "-:x", &format!("{id}")] {
             assert_eq!(parse_cursor(malformed), Err(Refusal::CursorMalformed), "{malformed}");
         }
-        // 11 is b, which has another upper case.
+        // The digit 11 is `b`, which has an upper case.
         let shouted = event_id(Timestamp::from_ms(11), 3).to_string().to_uppercase();
         for unknown in ["7:x", "-7:x", "99999999999999999999:x", &format!("8:{id}"), &format!("11:{shouted}")] {
             assert_eq!(parse_cursor(unknown), Err(Refusal::CursorExpired), "{unknown}");

@@ -1,4 +1,4 @@
-//! Exports: all pairs of the tenant as one file, streamed.
+//! Exports: all pairs of a tenant as one streamed file.
 
 use std::borrow::Cow;
 use std::future::ready;
@@ -61,8 +61,8 @@ pub async fn csv(State(state): State<ApiState>, request: ReadRequest) -> Result<
     Ok((headers, body).into_response())
 }
 
-/// The file, once its first part is read: until then a fault is an answer of its own. An export that breaks off breaks its
-/// connection, so that the file never looks complete.
+/// Reads the first part before it returns, so that a failure up to there is an error response. A later failure resets
+/// the connection, so that the file never looks complete.
 async fn export(state: &ApiState, request: &ReadRequest, format: Format) -> Result<Body, ApiError> {
     let tenant = request.tenant();
     let parts = exports::pairs(&state.reader, &state.export_turns, tenant, request.deadline).await?;
@@ -77,7 +77,7 @@ async fn export(state: &ApiState, request: &ReadRequest, format: Format) -> Resu
     Ok(Body::from_stream(parts.chain(end)))
 }
 
-/// The shape of the file.
+/// The format of the file.
 enum Format {
     Json { exported_at: Timestamp },
     Csv,
@@ -141,7 +141,7 @@ impl Format {
     }
 }
 
-/// Keeps a spreadsheet from taking a field for a formula.
+/// Prevents a spreadsheet from reading a field as a formula.
 fn guarded(field: &str) -> Cow<'_, str> {
     if field.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{field}").into() } else { field.into() }
 }

@@ -1,4 +1,4 @@
-//! Whether the service lives, whether it can serve, and which version it is.
+//! Liveness, readiness and the version.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -68,7 +68,7 @@ pub async fn ready(State(state): State<ApiState>, request: ReadRequest) -> Resul
     Ok(respond(Reply::json(status, &Ready { ready: reason.is_none(), reason, failing })))
 }
 
-/// Why the service cannot serve; none if it can.
+/// Why the service cannot serve requests; `None` if it can.
 async fn reason_against(state: &ApiState, deadline: std::time::Instant) -> Option<String> {
     if state.draining.is_cancelled() {
         return Some("a shutdown has begun".to_owned());
@@ -76,11 +76,11 @@ async fn reason_against(state: &ApiState, deadline: std::time::Instant) -> Optio
     let reason = state.polled.readiness.reason_against(&state.reader, deadline).await;
     let commits = state.jobs.state(Job::Commit);
     match reason {
-        // Then a pause or a revoked key may have been missed.
+        // A pause or a revoked key may have been missed.
         None if state.jobs.state(Job::Config).is_broken() => {
             Some("the configuration could not be read for a minute".to_owned())
         }
-        // Not so for what single requests break, which would take all others' service away.
+        // Failures that only single requests cause do not count: they must not make the replica unready for all others.
         None if commits.is_broken() && commits.last_fault == Some(FaultKind::Unavailable) => {
             Some("nothing could be written for a minute".to_owned())
         }

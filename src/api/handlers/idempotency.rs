@@ -1,4 +1,4 @@
-//! What became of an idempotency key.
+//! Lookup of idempotency records.
 
 use axum::extract::State;
 use axum::response::Response;

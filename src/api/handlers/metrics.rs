@@ -53,12 +53,12 @@ async fn render(state: &ApiState) -> Bytes {
     metrics::render(gauges, &exact).into()
 }
 
-/// 0 for never.
+/// 0 if it never happened.
 fn seconds(moment: Option<Timestamp>) -> i64 {
     moment.map_or(0, |moment| moment.as_ms() / 1000)
 }
 
-/// What speaks for the whole database.
+/// Metrics that describe the whole database.
 fn families(state: &ApiState, figures: &Figures) -> Vec<Exact> {
     let lag_seconds = health::janitor_lag_seconds(&state.jobs, figures.oldest_expiry, state.clock.now());
     let totals = &figures.totals;

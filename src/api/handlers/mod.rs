@@ -1,4 +1,5 @@
-//! One file for each group of routes. A handler parses, submits or asks, and renders.
+//! Handlers, one file for each group of routes. A handler parses the request, submits a command or calls `query`, and
+//! renders the response.
 
 pub(crate) mod admin;
 pub(crate) mod agents;

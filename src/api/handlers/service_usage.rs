@@ -1,4 +1,4 @@
-//! What is outstanding of one service, in sum and by agent. Such a service need not be registered.
+//! Outstanding usage of one service, as a sum and by agent. The service need not be registered.
 
 use axum::extract::State;
 use axum::response::Response;

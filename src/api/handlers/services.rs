@@ -1,4 +1,4 @@
-//! Services: registering, listing, reading, changing, switching and deleting them.
+//! Services: register, list, read, change, enable, disable and delete them.
 
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -112,7 +112,7 @@ pub async fn set_disabled(
     service: Result<ServicePath, ApiError>,
     write: WriteRequest,
 ) -> Result<Response, ApiError> {
-    // Unlike the other edits this one is judged before the service is looked up.
+    // Unlike the other changes, this one is validated before the service is looked up.
     let command = match service {
         Ok(service) => parse_disabled(&write.body).map(|disabled| change(service, Ok(ServiceEdit::Disabled(disabled)))),
         Err(error) => Err(error.into()),

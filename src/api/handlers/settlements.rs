@@ -1,4 +1,4 @@
-//! The ledger: settlements, newest first.
+//! The list of settlements, newest first.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -90,7 +90,7 @@ pub async fn show(State(state): State<ApiState>, request: ReadRequest) -> Result
 
 fn parse_cursor(cursor: &str) -> Option<SettlementCursor> {
     let (settled_at, rest) = cursor.split_once(':')?;
-    // Cursors of an earlier version end here.
+    // Cursors of earlier versions have no id.
     let (list_position, id) = rest.split_once(':').unwrap_or((rest, ""));
     let (settled_at, list_position) = (StoredMoment::parse(settled_at)?, list_position.parse().ok()?);
     Some(SettlementCursor { settled_at, list_position, id: id.to_owned() })

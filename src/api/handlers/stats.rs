@@ -1,4 +1,4 @@
-//! Statistics: kept totals of the caller's tenant, or of all tenants for the operator.
+//! Statistics: maintained totals of the caller's tenant or, for the operator, of all tenants.
 
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -30,7 +30,7 @@ struct Stats {
     total_requests: Count,
     lifetime_requests: Count,
     unique_agents: i64,
-    /// An amount of stroops, always as a decimal string.
+    /// Stroops, always as a decimal string.
     #[schemars(regex(pattern = "^[0-9]+$"))]
     settled_stroops_total: String,
     settlements_total: i64,
@@ -107,7 +107,7 @@ pub async fn show(
     Ok(Tagged::new(Reply::json(200, &stats), &view).answer(&headers))
 }
 
-/// Whose totals go with the services of `slice`, for the ETag. No tenant has the id `*`.
+/// Identifies whose totals `slice` is shown with, for the ETag. No tenant has the id `*`.
 fn owner(slice: &ServiceSlice) -> &str {
     slice.tenant.as_ref().map_or("*", Tenant::as_str)
 }

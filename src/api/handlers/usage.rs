@@ -1,4 +1,4 @@
-//! Usage: recording it, one record or many, and reading what is outstanding.
+//! Usage: record it, one record or many, and read what is outstanding.
 
 use axum::extract::State;
 use axum::response::Response;

@@ -1,4 +1,4 @@
-//! Webhooks: making, listing, changing, deleting and testing them, and what became of their deliveries.
+//! Webhooks: create, list, change, delete and test them, and list their deliveries.
 
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ use crate::api::request::response::json;
 use crate::api::request::write::WriteRequest;
 use crate::api::state::ApiState;
 
-/// What a test leaves of its request's time for noting how it went.
+/// Time that a test reserves, out of its request's deadline, to record its result.
 const NOTING: Duration = Duration::from_millis(500);
 
 pub const CREATE: Description = Description::of(
@@ -128,7 +128,7 @@ pub async fn test(State(state): State<ApiState>, write: WriteRequest) -> Result<
     }
 }
 
-/// In a task of its own, so that a client that hangs up does not keep the end from being noted.
+/// Runs in a separate task, so that the result is recorded even if the client disconnects.
 async fn attempt(
     state: &ApiState,
     tenant: Tenant,
@@ -139,7 +139,7 @@ async fn attempt(
     let dispatcher = state.dispatcher.clone();
     let attempt = async move { dispatcher.attempt_test(&tenant, &webhook, &delivery, limit).await };
     let attempted = tokio::spawn(RequestSpan::carry(attempt)).await.map_err(|_| Refusal::Internal)?;
-    // The test itself is committed, but nobody can tell how it went.
+    // The event of the test is committed, but the result of the attempt is not known.
     attempted.map_err(|error| match read_refusal(&error) {
         Refusal::StoreUnavailable => Refusal::OutcomeUnknown,
         other => other,
@@ -246,7 +246,7 @@ fn parse_creation(body: &Value, allow_private: bool) -> Result<TransactionalComm
     Ok(TransactionalCommand::CreateWebhook { url, events })
 }
 
-/// The names of the types are judged later: after the webhook was found.
+/// Event types are validated later, after the webhook was found.
 fn parse_change(body: &Value, allow_private: bool) -> Result<Change, Refusal> {
     fields::check(body, &["url", "events"])?;
     let url = body.get("url").map(|url| parse_url(Some(url), allow_private)).transpose()?;
@@ -260,13 +260,13 @@ fn parse_url(value: Option<&Value>, allow_private: bool) -> Result<String, Refus
     Ok(url.to_owned())
 }
 
-/// Each name once, in the order sent.
+/// Each name once, in the order in which they were sent.
 fn parse_events(value: Option<&Value>) -> Result<Vec<String>, Refusal> {
     let names = value.and_then(Value::as_array).filter(|names| !names.is_empty()).ok_or(Refusal::WebhookEvents)?;
     let mut distinct: Vec<String> = Vec::new();
     for name in names {
         let name = name.as_str().ok_or(Refusal::WebhookEvents)?;
-        // One more than there are known ones: the first unknown is among them.
+        // Keeps at most one name more than there are known types. The first unknown name is then among them.
         if distinct.len() <= KNOWN_TYPES.len() && !distinct.iter().any(|own| own == name) {
             distinct.push(name.to_owned());
         }

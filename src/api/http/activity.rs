@@ -1,4 +1,5 @@
-//! What a connection is doing, as its socket, its bodies and its service see it, and until when it may.
+//! The state of a connection, shared by its socket, its bodies and its service, and the time at which that state must
+//! end.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -7,28 +8,28 @@ use tokio::time::Instant;
 
 use crate::settings::http_limits::HttpLimits;
 
-/// What is left of a half-sent head, or of a body that is discarded, when a drain begins: enough for one on its way, too
-/// little to hold the drain up.
+/// When a drain begins, an incomplete head or a body that is being discarded has this much time left: enough for data
+/// already on its way, too little to delay the drain.
 const REST_WHILE_DRAINING: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// No byte of the next request has come.
+    /// No byte of the next request has arrived.
     Idle { since: Instant },
-    /// A head has begun.
+    /// A part of a head has arrived.
     Head { since: Instant },
-    /// A request is under way. It has a deadline of its own.
+    /// A request is being handled. The request has its own deadline.
     Busy,
-    /// Its answer is on its way out.
+    /// The response is being sent.
     Answering(Answering),
-    /// The answer is out; what the client still sends is discarded.
+    /// The response is sent. What the client still sends is discarded.
     Lingering { since: Instant, heard: Instant, discarded: u64 },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answering {
     since: Instant,
-    /// None for a stream.
+    /// `None` if the response is streamed.
     size: Option<u64>,
     sent: u64,
     body: Body,
@@ -37,7 +38,7 @@ pub struct Answering {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Body {
     Open,
-    /// All of it was handed to hyper.
+    /// All of it was given to hyper.
     Complete,
     Broken,
 }
@@ -49,9 +50,9 @@ pub struct Activity(Arc<Mutex<Inner>>);
 #[derive(Debug)]
 struct Inner {
     state: State,
-    /// Whether a request has come whole.
+    /// Whether all of the request has arrived.
     is_request_complete: bool,
-    /// The connection ends after this answer, so nothing that comes is a request.
+    /// The connection closes after this response, so later bytes are not a request.
     is_last_answer: bool,
 }
 
@@ -69,7 +70,7 @@ impl Activity {
         self.inner().state
     }
 
-    /// When the connection has to end, or to go on. None while a request is under way.
+    /// When the current state must end. `None` while a request is being handled.
     pub fn due(&self, limits: &HttpLimits, drains_since: Option<Instant>) -> Option<Instant> {
         let latest = |due: Instant| drains_since.map_or(due, |drain| due.min(drain + REST_WHILE_DRAINING));
         match self.state() {
@@ -93,7 +94,7 @@ impl Activity {
         }
     }
 
-    /// A head was read; `is_complete` if no body follows.
+    /// A head was read. `is_complete` if it has no body.
     pub fn request_began(&self, is_complete: bool) {
         let mut inner = self.inner();
         inner.state = State::Busy;
@@ -108,14 +109,14 @@ impl Activity {
         self.inner().is_request_complete
     }
 
-    /// The answer is known; `size` unless it is streamed.
+    /// The response is known. `size` is `None` if it is streamed.
     pub fn answer_began(&self, size: Option<u64>, is_last: bool) {
         let mut inner = self.inner();
         inner.state = State::Answering(Answering { since: Instant::now(), size, sent: 0, body: Body::Open });
         inner.is_last_answer = is_last;
     }
 
-    /// No more of the answer's body comes; `is_complete` if all of it came.
+    /// The response body has ended. `is_complete` if no part of it is missing.
     pub fn answer_body_ended(&self, is_complete: bool) {
         if let State::Answering(answering) = &mut self.inner().state {
             answering.body = if is_complete { Body::Complete } else { Body::Broken };
@@ -128,7 +129,7 @@ impl Activity {
         }
     }
 
-    /// All that hyper had to send is sent. True if this was the end of an answer.
+    /// hyper has written everything it had. Returns true if that was the end of a response.
     pub fn flushed(&self) -> bool {
         let mut inner = self.inner();
         let is_end = matches!(inner.state, State::Answering(Answering { body: Body::Complete, .. }));
@@ -138,7 +139,7 @@ impl Activity {
         is_end
     }
 
-    /// Whether the end of the answer is marked by nothing but the end of the connection, or may be.
+    /// Whether only the end of the connection may mark the end of the response.
     pub fn is_streaming(&self) -> bool {
         matches!(self.state(), State::Answering(Answering { size: None, .. }))
     }
@@ -147,13 +148,13 @@ impl Activity {
         matches!(self.state(), State::Answering(_))
     }
 
-    /// Whether what the client sends may be discarded while it does not read the answer.
+    /// Whether to discard what the client sends while it does not read the response.
     pub fn may_discard(&self) -> bool {
         let inner = self.inner();
         inner.is_last_answer && !inner.is_request_complete
     }
 
-    /// The answer is out, and what the client still sends is discarded.
+    /// The response is sent. From now on, what the client sends is discarded.
     pub fn linger_began(&self) {
         let mut inner = self.inner();
         if !matches!(inner.state, State::Lingering { .. }) {
@@ -162,7 +163,7 @@ impl Activity {
         }
     }
 
-    /// So many bytes were discarded. The sum since then.
+    /// Adds to the number of discarded bytes, and returns the sum.
     pub fn discarded(&self, bytes: usize) -> u64 {
         let State::Lingering { heard, discarded, .. } = &mut self.inner().state else { return 0 };
         *heard = Instant::now();

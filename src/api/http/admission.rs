@@ -1,5 +1,5 @@
-//! Counts what clients hold of this process: connections, and bytes that wait for them. Each has a limit for one address,
-//! so that one client cannot take what all others need, and a limit in all.
+//! Counts the connections of clients and the bytes buffered for them. Both have a limit for each address, so that one
+//! client cannot use up what the others need, and a limit in total.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -39,7 +39,7 @@ impl Admission {
         }))
     }
 
-    /// Counts a connection until the result is dropped. None if there are too many.
+    /// Counts a connection until the result is dropped. `None` if there are too many.
     pub fn connect(&self, peer: IpAddr) -> Option<ConnectionPermit> {
         let counts = &self.0;
         let key = ClientAddress::from(peer);
@@ -54,7 +54,7 @@ impl Admission {
             }
             return None;
         }
-        // Both change under the lock only.
+        // Both change only while this lock is held.
         address.connections.store(of_address + 1, Ordering::Relaxed);
         counts.connections.store(in_all + 1, Ordering::Relaxed);
         let client = Client { counts: counts.clone(), address: address.clone() };
@@ -104,14 +104,14 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// The client of one connection, as the counts know it.
+/// The client of one connection.
 #[derive(Clone, Debug)]
 pub struct Client {
     counts: Arc<Counts>,
     address: Arc<Address>,
 }
 
-/// Bytes that are held for a client until this is dropped.
+/// Bytes counted for a client until this is dropped.
 #[derive(Debug)]
 pub struct HeldBytes {
     client: Client,
@@ -119,8 +119,8 @@ pub struct HeldBytes {
 }
 
 impl Client {
-    /// Counts bytes that are held for this client, unless too many are. What is short is not counted: the limit of
-    /// connections bounds it.
+    /// Counts bytes that are buffered for this client, or fails if there are too many. Small buffers are not counted:
+    /// the limit on connections bounds them.
     pub fn hold(&self, bytes: usize) -> Result<Option<HeldBytes>, TooManyHeld> {
         let limits = &self.counts.limits;
         if bytes <= limits.uncounted_bytes_max {
@@ -129,13 +129,13 @@ impl Client {
         let held = self.hold_always(bytes);
         let of_address = self.address.held_bytes.load(Ordering::Relaxed);
         let in_all = self.counts.held_bytes.load(Ordering::Relaxed);
-        // One that is alone may be as long as it is.
+        // A single buffer may be larger than the limit.
         let fits_address = of_address <= limits.held_bytes_per_address_max.max(bytes);
         let fits_in_all = in_all <= limits.held_bytes_max.max(bytes);
         if fits_address && fits_in_all { Ok(Some(held)) } else { Err(TooManyHeld) }
     }
 
-    /// The same for what cannot be refused any more.
+    /// Like [`Self::hold`], for bytes that can no longer be refused.
     pub fn hold_always(&self, bytes: usize) -> HeldBytes {
         self.address.held_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.counts.held_bytes.fetch_add(bytes, Ordering::Relaxed);

@@ -1,4 +1,5 @@
-//! The bodies of one exchange as hyper sees them. They tell the connection when they end, and whether as they should.
+//! The bodies of a request and its response, as hyper sees them. They report to [`Activity`] when they end, and whether
+//! they are complete.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,17 +13,17 @@ use hyper::body::{Frame, Incoming, SizeHint};
 use crate::api::http::activity::Activity;
 use crate::api::http::admission::HeldBytes;
 
-/// What hyper is given at once. It buffers no more than it is given, so what waits for a client waits in the body, whose
-/// end is the end of what is held.
+/// Size of the parts that hyper is given. hyper buffers no more than one part, so the rest stays in the body and is
+/// counted as held until the body is dropped.
 const CHUNK_BYTES: usize = 64 << 10;
 
 pub struct AnswerBody {
     inner: Body,
-    /// What is left of the latest chunk of `inner`.
+    /// The unread part of the latest chunk of `inner`.
     rest: Bytes,
     has_ended: bool,
     has_failed: bool,
-    /// hyper sends none of it, as after HEAD.
+    /// hyper sends no body, for example in response to HEAD.
     is_left_out: bool,
     activity: Activity,
     _held: Option<Arc<HeldBytes>>,
@@ -90,12 +91,12 @@ impl Drop for AnswerBody {
     }
 }
 
-/// A streamed body that may be polled again after its end, as compression does.
+/// Makes a streamed body safe to poll after its end, as the compression layer does.
 pub fn fused(body: Body) -> Body {
     Body::new(Fuse::new(body))
 }
 
-/// A request's body that tells when all of it has come.
+/// A request body that reports when all of it has arrived.
 pub struct RequestBody {
     inner: Incoming,
     activity: Activity,

@@ -1,6 +1,6 @@
-//! The socket of one client. It sees what hyper does with it, so it knows what the connection is doing, and three things
-//! happen here: answers that are hyper's own get the envelope, what a refused client still sends is discarded before the
-//! connection ends, and an answer that breaks ends by a reset, because an orderly end would look complete over HTTP/1.0.
+//! The socket of one client, between hyper and TCP. It does three things that hyper does not: it replaces hyper's own
+//! error responses with the error envelope, it discards what a refused client still sends before the connection closes,
+//! and it resets the connection if a response breaks off, because over HTTP/1.0 an orderly end would look complete.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -18,14 +18,14 @@ use crate::api::http::activity::{Activity, State};
 use crate::api::http::refused_head;
 use crate::settings::http_limits::HttpLimits;
 
-/// What the kernel queues of an answer beyond what is on its way: what it queues is held for the client as well.
+/// Maximum number of unsent bytes in the kernel's buffer. They are held for the client, too.
 const UNSENT_BYTES: u32 = 128 << 10;
 
 pub struct ClientSocket {
     stream: TcpStream,
     activity: Activity,
     limits: HttpLimits,
-    /// What is left of an answer that took the place of hyper's.
+    /// The unsent part of the response that replaces hyper's.
     refusal: Option<Bytes>,
     resets_when_closed: bool,
     is_shut: bool,
@@ -39,17 +39,17 @@ impl ClientSocket {
         Self { stream, activity, limits, refusal: None, resets_when_closed: false, is_shut: false }
     }
 
-    /// While an answer without a marked end is under way, any end of this process is a reset too.
+    /// While a response without a marked end is being sent, the end of the process must also reset the connection.
     fn set_reset_when_closed(&mut self, resets: bool) {
         if self.resets_when_closed != resets {
             let linger = resets.then_some(Duration::ZERO);
-            // It fails only on a socket that is broken already.
+            // Fails only if the connection is already broken.
             let _ = SockRef::from(&self.stream).set_linger(linger);
             self.resets_when_closed = resets;
         }
     }
 
-    /// hyper answers by itself when it cannot read a head: its answer says no more than a status.
+    /// If hyper cannot read a head, it writes a response that has only a status.
     fn takes_place_of(&mut self, head: &[u8]) -> bool {
         if !matches!(self.activity.state(), State::Idle { .. } | State::Head { .. }) {
             return false;
@@ -61,7 +61,8 @@ impl ClientSocket {
         true
     }
 
-    /// Answers a head that hyper gave up without a word. What still comes is read, or the answer would be lost.
+    /// Responds to a head for which hyper wrote no response. What the client sends is read until it closes, because
+    /// closing a socket with unread bytes would discard the response.
     pub async fn refuse(&mut self, refusal: Refusal) {
         let answer = refused_head::unanswered(refusal);
         if self.stream.write_all(&answer).await.is_ok() && self.stream.shutdown().await.is_ok() {
@@ -79,7 +80,7 @@ impl ClientSocket {
         Poll::Ready(Ok(()))
     }
 
-    /// Discards what the client sends, until it ends or has sent too much.
+    /// Discards what the client sends, until it stops or has sent too much.
     fn poll_discard(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let mut space = [0; 16 << 10];
         loop {
@@ -96,7 +97,7 @@ impl ClientSocket {
         match polled {
             Poll::Ready(Ok(bytes)) => self.activity.sent(*bytes),
             Poll::Ready(Err(_)) => {}
-            // The client may wait for us to read before it does.
+            // The client may not read before it has sent everything.
             Poll::Pending if self.activity.may_discard() => self.discard_while_answering(context),
             Poll::Pending => {}
         }

@@ -1,4 +1,4 @@
-//! Compression of responses, by tower-http: gzip from a size on, for what the client accepts. A layer around the routes.
+//! Compresses responses with tower-http: gzip above a minimum size, if the client accepts it.
 
 use std::convert::Infallible;
 
@@ -14,7 +14,7 @@ use tower_http::compression::predicate::SizeAbove;
 
 use crate::api::http::bodies;
 
-/// Bodies below the threshold and plain text stay as they are.
+/// Bodies below the threshold and plain text are not compressed.
 pub async fn compress(State(threshold_bytes): State<u64>, request: Request, next: Next) -> Response {
     let mut accepts = Request::new(Body::empty());
     for value in request.headers().get_all(ACCEPT_ENCODING) {
@@ -28,10 +28,10 @@ pub async fn compress(State(threshold_bytes): State<u64>, request: Request, next
     if !is_compressible {
         return response;
     }
-    // Whether this body is long enough or not, another one may be.
+    // Another response of the same type may be compressed, so caches must distinguish.
     response.headers_mut().append(VARY, HeaderValue::from_static("Accept-Encoding"));
     let status = response.status();
-    // The layer asks for frames after the last one.
+    // The layer polls for frames after the last one.
     let mut response = Some(response.map(bodies::fused));
     let service = service_fn(move |_: Request| {
         let response = response.take().unwrap_or_default();
@@ -40,7 +40,7 @@ pub async fn compress(State(threshold_bytes): State<u64>, request: Request, next
     let layer = CompressionLayer::new().compress_when(SizeAbove::new(threshold_bytes));
     let Ok(compressed) = layer.layer(service).oneshot(accepts).await;
     let mut response = compressed.map(Body::new);
-    // A client that accepts nothing at all gets the plain body, not a 406.
+    // A client that accepts no encoding at all gets the uncompressed body instead of a 406.
     if response.status() == StatusCode::NOT_ACCEPTABLE {
         *response.status_mut() = status;
     }

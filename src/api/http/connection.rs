@@ -1,6 +1,7 @@
-//! One connection of a client, from its first byte to its last. `activity` says until when it may do what it does.
-//! `GracefulShutdown` of hyper-util takes a connection whole. Here it has to be polled by hand: it also ends when it is idle
-//! for too long, or when its head does not end, which is answered on its socket.
+//! One client connection from its first byte to its last. [`Activity`] says when its current state must end.
+//!
+//! `GracefulShutdown` of hyper-util takes the connection over. It is polled here instead, because the service must also
+//! end connections that are idle or whose head is incomplete, and then write a response to the socket.
 
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
@@ -33,14 +34,14 @@ use crate::api::http::current_router::CurrentRouter;
 use crate::api::http::received::take_off_slash;
 use crate::settings::http_limits::HttpLimits;
 
-/// How long hyper may take to close a connection that has nothing to do.
+/// Time that hyper has to close a connection that is idle.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
-/// A body that was not read and is no longer than this has mostly arrived with its head. hyper takes it off the
-/// connection, which then can go on.
+/// A body up to this length that was not read has mostly arrived together with its head. hyper discards it, and the
+/// connection stays open.
 const UNREAD_BYTES_MAX: u64 = 16 << 10;
 
-/// Serves one connection until either side ends it. At `stop` it ends as soon as no request is under way.
+/// Serves one connection until either side ends it. After `stop` it ends when no request is being handled.
 pub async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
@@ -55,7 +56,7 @@ pub async fn serve(
     });
     let socket = TokioIo::new(ClientSocket::new(stream, activity.clone(), limits));
     let mut http = http1::Builder::new();
-    // Its own timer would count the time between two requests into the head. It reads at most 100 headers.
+    // hyper's timer would include the time between two requests. hyper reads at most 100 headers.
     http.timer(TokioTimer::new()).header_read_timeout(None);
     http.max_header_size(limits.head_bytes_max).max_buf_size(limits.head_bytes_max);
     let mut connection = http.serve_connection(socket, service);
@@ -65,7 +66,8 @@ pub async fn serve(
     let mut closes_at: Option<Instant> = None;
     let refusal = poll_fn(|context| {
         loop {
-            // An error means that the client broke the connection, or that its answer broke off: the socket knows.
+            // An error means that the client broke the connection or that a response broke off. The socket handles
+            // both.
             if let Poll::Ready(ended) = Pin::new(&mut connection).poll(context) {
                 let is_http_2 = ended.is_err_and(|error| error.is_parse_version_h2());
                 return Poll::Ready(is_http_2.then_some(Refusal::MalformedHead));
@@ -95,14 +97,14 @@ pub async fn serve(
         }
     })
     .await;
-    // hyper says nothing to a head that does not end, nor to one of HTTP/2.
+    // hyper does not respond to an incomplete head, nor to HTTP/2.
     if let Some(refusal) = refusal {
         let mut socket = connection.into_parts().io.into_inner();
         let _ = timeout(CLOSE_LIMIT, socket.refuse(refusal)).await;
     }
 }
 
-/// One request and its answer.
+/// Handles one request.
 async fn exchange(
     request: hyper::Request<Incoming>,
     router: Router,
@@ -132,7 +134,7 @@ fn prepare(mut request: Request, peer: SocketAddr, client: Client) -> Request {
     request
 }
 
-/// Whether the body of a request that is answered early can be taken off the connection.
+/// Whether the unread body of a request can be discarded so that the connection stays open.
 fn is_short(headers: &HeaderMap) -> bool {
     let length: Option<u64> = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     !headers.contains_key(EXPECT) && length.is_some_and(|length| length <= UNREAD_BYTES_MAX)

@@ -1,6 +1,6 @@
-//! CORS. Not by tower-http's layer, which answers preflights with 200, sends the allowed methods and headers with
-//! preflights only, and compares origins as text: HTTP contract, section 4.2 asks for 204, all headers on every response, and
-//! normalised origins.
+//! CORS. tower-http's layer is not used: it answers preflights with 200, sends the allowed methods and headers with
+//! preflights only, and compares origins as text. HTTP contract, section 4.2, requires 204, all headers on every
+//! response, and normalised origins.
 
 use axum::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
@@ -20,12 +20,12 @@ const FIXED: [(HeaderName, &str); 4] = [
     (ACCESS_CONTROL_MAX_AGE, "86400"),
 ];
 
-/// What a request's `Origin` calls for on its response.
+/// How the response treats the `Origin` of a request.
 #[derive(Clone, Debug)]
 pub enum Origin {
     Absent,
     Foreign,
-    /// The allowed origin, normalised.
+    /// An allowed origin, normalised.
     Allowed(HeaderValue),
 }
 

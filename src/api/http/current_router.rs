@@ -1,4 +1,4 @@
-//! The router that connections use: that of a starting service first, and then that of the started one.
+//! The router that connections use: first the one of the start, then the full one.
 
 use std::sync::Arc;
 
@@ -13,12 +13,12 @@ impl CurrentRouter {
         Self(Arc::new(ArcSwap::from_pointee(router)))
     }
 
-    /// For one request.
+    /// The router for one request.
     pub fn get(&self) -> Router {
         Router::clone(&self.0.load())
     }
 
-    /// For all requests that come from now on.
+    /// Used for every request that begins from now on.
     pub fn replace(&self, router: Router) {
         self.0.store(Arc::new(router));
     }

@@ -1,4 +1,4 @@
-//! What RFC 9112 demands of a request head beyond what hyper checks: its Host, and how its body is framed.
+//! Checks of RFC 9112 on a request head that hyper does not make: its `Host`, and how its body is framed.
 
 use axum::extract::Request;
 use axum::http::uri::Authority;
@@ -11,7 +11,7 @@ pub fn check(request: &Request) -> Result<(), Refusal> {
     check_transfer_encoding(request.headers())
 }
 
-/// HTTP/1.1 needs exactly one; none is fine before.
+/// HTTP/1.1 needs exactly one. HTTP/1.0 needs none.
 fn check_host(version: Version, headers: &HeaderMap) -> Result<(), Refusal> {
     let mut hosts = headers.get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {
@@ -21,16 +21,16 @@ fn check_host(version: Version, headers: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
-/// A name or an address, perhaps with a port.
+/// A name or an address, with an optional port.
 fn is_host(text: &[u8]) -> bool {
     let Ok(authority) = Authority::try_from(text) else { return false };
     let port = authority.as_str().strip_prefix(authority.host()).unwrap_or("@");
     let is_port = port.strip_prefix(':').is_none_or(|digits| digits.bytes().all(|digit| digit.is_ascii_digit()));
-    // A comma joins two values, and a proxy in front of the service may use the other one.
+    // A comma joins two values, and a proxy in front may use the other one.
     !authority.host().is_empty() && !authority.as_str().contains(['@', ',']) && is_port
 }
 
-/// hyper has made sure that `chunked` comes last.
+/// hyper has checked that `chunked` comes last.
 fn check_transfer_encoding(headers: &HeaderMap) -> Result<(), Refusal> {
     let mut codings = 0;
     for value in headers.get_all(header::TRANSFER_ENCODING) {

@@ -1,4 +1,4 @@
-//! The headers every response has.
+//! The headers that every response has.
 
 use std::sync::LazyLock;
 
@@ -15,7 +15,7 @@ const CSP: &str = "default-src 'none'; base-uri 'none'; connect-src 'none'; font
     frame-ancestors 'none'; img-src 'none'; manifest-src 'none'; media-src 'none'; object-src 'none'; \
     script-src 'none'; script-src-attr 'none'; style-src 'none'; worker-src 'none'";
 
-/// Ready to be copied.
+/// Built once and cloned for each response.
 static FIXED: LazyLock<HeaderMap> = LazyLock::new(|| {
     HeaderMap::from_iter([
         (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
@@ -35,7 +35,7 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 pub fn add(headers: &mut HeaderMap, received: &Received) {
     let Received { method, path, began, .. } = received;
-    // What the response has of these replaces them: the pages for people have a content security policy of their own.
+    // Headers that the response already has win: the HTML page has its own content security policy.
     let own = std::mem::replace(headers, FIXED.clone());
     headers.extend(own);
     if let Ok(value) = HeaderValue::from_str(received.request_id()) {
@@ -55,7 +55,7 @@ pub fn add(headers: &mut HeaderMap, received: &Received) {
     }
 }
 
-/// The quota of the caller, in both spellings.
+/// The caller's quota, in both notations.
 pub fn add_rate_limit(headers: &mut HeaderMap, status: &RateLimitStatus) {
     for (value, names) in [
         (status.limit, ["ratelimit-limit", "x-ratelimit-limit"]),

@@ -1,4 +1,4 @@
-//! The transport: connections, their limits, and what every response has whatever was asked.
+//! The transport: connections, their limits, and the headers of every response.
 
 pub(crate) mod activity;
 pub(crate) mod admission;

@@ -1,7 +1,8 @@
-//! The rate limiter: a sliding log per caller. GCRA and fixed windows, which the well-kept crates offer, cannot tell how
-//! many requests of the last window remain and when the oldest leaves it, so this is our own.
+//! The rate limiter: a sliding log per caller. The available crates implement GCRA or fixed windows, which cannot tell
+//! how many requests remain in the last window or when the oldest one leaves it.
 //!
-//! Bounded: at most `CALLERS_MAX` callers, the longest idle leaves first, and `EXACT_MAX` + 1024 slots each.
+//! Memory is bounded: at most `CALLERS_MAX` callers, of which the longest idle is dropped first, and `EXACT_MAX` + 1024
+//! slots for each.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
@@ -14,21 +15,21 @@ use hashlink::linked_hash_map::RawEntryMut;
 use crate::domain::caller::Caller;
 use crate::domain::runtime_config::Limits;
 
-/// Callers remembered.
+/// Maximum number of callers that are remembered.
 const CALLERS_MAX: usize = 100_000;
-/// Slots of a log with a hit's own millisecond. A longer log rounds its further hits up to a 1024th of the window, so
-/// that it never allows more than the limit, and a slot holds many hits.
+/// Up to this many slots, a log keeps the exact millisecond of each hit. Further hits are rounded up to 1/1024 of the
+/// window and share slots. Rounding up never allows more than the limit.
 const EXACT_MAX: usize = 2048;
 const COARSE_PARTS: u64 = 1024;
 const SHARDS: usize = 16;
 
-/// How much quota a caller has after a request.
+/// The quota of a caller after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimitStatus {
     pub allowed: bool,
     pub limit: u64,
     pub remaining: u64,
-    /// Until the oldest hit leaves the window, rounded up.
+    /// Time until the oldest hit leaves the window, rounded up.
     pub reset_seconds: u64,
     pub window_ms: u64,
 }
@@ -36,12 +37,12 @@ pub struct RateLimitStatus {
 pub struct RateLimiter {
     shards: Vec<Shard>,
     hasher: RandomState,
-    /// Callers in all shards.
+    /// Callers in all shards together.
     callers: AtomicUsize,
     callers_max: usize,
 }
 
-/// The longest idle stands first.
+/// Ordered by the latest hit; the longest idle is first.
 type Logs = LinkedHashMap<Caller, Log, RandomState>;
 
 struct Shard {
@@ -58,19 +59,19 @@ impl Default for RateLimiter {
 
 impl RateLimiter {
     fn new(callers_max: usize) -> Self {
-        // One way to hash for all, so that each caller is hashed once.
+        // All shards use one hasher, so that a caller is hashed once.
         let hasher = RandomState::new();
         let logs = || Mutex::new(LinkedHashMap::with_hasher(hasher.clone()));
         let shard = || Shard { logs: logs(), idle_since_ms: AtomicU64::new(u64::MAX) };
         Self { shards: (0..SHARDS).map(|_| shard()).collect(), hasher, callers: AtomicUsize::new(0), callers_max }
     }
 
-    /// Counts a request of `caller` if it is allowed. `now_ms` never steps back.
+    /// Counts a request of `caller` if it is allowed. `now_ms` must never decrease.
     pub fn check(&self, caller: &Caller, now_ms: u64, limits: &Limits) -> RateLimitStatus {
         let window_ms = limits.rate_limit_window_ms.unsigned_abs();
         let limit = limits.rate_limit_per_window.unsigned_abs();
         let hash = self.hasher.hash_one(caller);
-        // Not the bits that the map within the shard goes by.
+        // Other bits than those that the map in the shard uses.
         let shard = &self.shards[(hash >> 32) as usize % SHARDS];
         let mut logs = shard.lock();
         self.evict_expired(&mut logs, now_ms, window_ms, 2);
@@ -112,7 +113,7 @@ impl RateLimiter {
         }
     }
 
-    /// Callers with a hit in the window.
+    /// Number of callers with a hit in the window.
     pub fn callers(&self, now_ms: u64, window_ms: u64) -> u64 {
         for shard in &self.shards {
             let mut logs = shard.lock();
@@ -132,7 +133,7 @@ impl RateLimiter {
         }
     }
 
-    /// Forgets at most `count` callers without a hit in the window.
+    /// Removes at most `count` callers without a hit in the window.
     fn evict_expired(&self, logs: &mut Logs, now_ms: u64, window_ms: u64, count: usize) {
         for _ in 0..count {
             match logs.front() {
@@ -168,8 +169,8 @@ impl Shard {
     }
 }
 
-/// The hits of one caller, the oldest first, as (moment, hits of that moment). Moments are milliseconds in 32 bits, which
-/// wrap after 49 days: the longest window is one day, and a log that was quiet for longer is emptied by `newest_ms`.
+/// The hits of one caller, oldest first, as (moment, number of hits). Moments are milliseconds in 32 bits, which wrap
+/// after 49 days. The longest window is one day, and `newest_ms` empties a log that was idle for longer.
 #[derive(Debug, Default)]
 struct Log {
     slots: VecDeque<(u32, u32)>,
@@ -194,7 +195,7 @@ impl Log {
         }
     }
 
-    /// Lets go of the hits that are no longer inside the window.
+    /// Drops the hits that are outside the window.
     fn leave(&mut self, now_ms: u64, window_ms: u64) {
         if now_ms.saturating_sub(self.newest_ms) >= window_ms {
             self.slots.clear();
@@ -217,17 +218,17 @@ impl Log {
         self.hits += 1;
         self.newest_ms = now_ms;
         match self.slots.back_mut() {
-            // Rounded hits may stand a little ahead of the clock.
+            // A rounded moment may be slightly ahead of the clock.
             Some((moment, hits)) if rounded.wrapping_sub(*moment) as i32 <= 0 => *hits += 1,
             _ => self.slots.push_back((rounded, 1)),
         }
     }
 }
 
-/// How long ago a moment of the log was; 0 for one that was rounded up.
+/// Age of a moment; 0 if it was rounded up beyond `now_ms`.
 fn age_ms(moment: u32, now_ms: u64) -> u64 {
     let age = (now_ms as u32).wrapping_sub(moment);
-    // A day of age is far below the half of 32 bits; more than that is a moment ahead.
+    // No age is above one day, far below half of 32 bits. A larger difference is a moment ahead of the clock.
     if age > u32::MAX / 2 { 0 } else { u64::from(age) }
 }
 
@@ -262,7 +263,7 @@ mod tests {
         assert_eq!(hit(11_000), (true, 0, 1));
         assert_eq!(hit(11_999), (false, 0, 1));
         assert_eq!(hit(12_000), (true, 1, 9));
-        // After an age of silence everything is new again, however the 32 bits lie.
+        // After such a long idle time the log is empty, whatever the 32 bits are.
         assert_eq!(hit(12_000 + (1 << 32)), (true, 2, 10));
     }
 
@@ -298,7 +299,7 @@ mod tests {
             limiter.check(&caller(number), 1000 + u64::from(number), &limits);
         }
         limiter.check(&caller(0), 2000, &limits);
-        // The 51st pushes out number 1, because number 0 came again.
+        // The 51st caller evicts number 1, because number 0 had another hit.
         limiter.check(&caller(50), 2001, &limits);
         assert_eq!(limiter.callers(2001, 60_000), 50);
         assert_eq!(limiter.check(&caller(0), 2002, &limits).remaining, 0);
@@ -333,12 +334,12 @@ mod tests {
             .flat_map(|shard| shard.lock().values().map(|log| log.slots.len()).collect::<Vec<_>>())
             .sum();
         assert!(slots <= EXACT_MAX + COARSE_PARTS as usize + 1, "{slots}");
-        // All of them leave again, none early.
+        // All of them leave the window again, none of them early.
         assert!(!limiter.check(&caller(1), 86_400_000, &limits).allowed);
         assert!(limiter.check(&caller(1), 86_400_001, &limits).allowed);
     }
 
-    /// Prints what the callers took, too.
+    /// Also prints the memory used.
     #[test]
     fn no_more_than_100_000_callers_are_remembered() {
         let resident = || Process::read().map_or(0, |process| process.resident_bytes) / 1024;

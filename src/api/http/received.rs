@@ -1,4 +1,4 @@
-//! A request as it was received: what every response and the log say of it.
+//! A request as it was received: what the response headers and the log need.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use crate::telemetry::RequestSpan;
 #[derive(Clone, Debug)]
 pub struct Received {
     pub method: Method,
-    /// As sent, without query.
+    /// As sent, without the query.
     pub path: String,
     pub span: Arc<RequestSpan>,
     pub began: Instant,
@@ -29,17 +29,17 @@ impl Received {
         }
     }
 
-    /// The client's own, or a random one.
+    /// The id that the client sent, or a random one.
     pub fn request_id(&self) -> &str {
         &self.span.request_id
     }
 }
 
-/// The path as sent, where a trailing slash was taken off.
+/// The path as sent, before its trailing slash was removed.
 #[derive(Clone, Debug)]
 struct OriginalPath(String);
 
-/// Takes one optional trailing slash off the path.
+/// Removes one trailing slash from the path.
 pub fn take_off_slash(request: &mut Request) {
     let path = request.uri().path();
     let Some(bare) = path.strip_suffix('/').filter(|bare| !bare.is_empty()) else { return };

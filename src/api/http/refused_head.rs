@@ -1,5 +1,5 @@
-//! Answers to what never became a request: a head that hyper cannot read, a connection that is one too many. They have the
-//! envelope and the headers of every answer, and a request id, under which the log has them.
+//! Responses to what never became a request: a head that hyper cannot read, or a connection beyond the limit. They have
+//! the error envelope, the headers of every response, and a request id, which the log also shows.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::telemetry::RequestSpan;
 use crate::api::http::headers;
 use crate::api::http::received::Received;
 
-/// The answer in place of the one that hyper wrote, of which it takes status and date.
+/// Replaces the response that hyper wrote. Status and date are kept.
 pub fn answer(written: &[u8]) -> Bytes {
     let refusal = match written.get(9..12) {
         Some(b"431") => Refusal::HeadTooLarge,
@@ -27,12 +27,12 @@ pub fn answer(written: &[u8]) -> Bytes {
     write(&refusal, date.map(|date| (header::DATE, date)))
 }
 
-/// The answer to a head that hyper gave up without one.
+/// The response to a head for which hyper wrote none.
 pub fn unanswered(refusal: Refusal) -> Bytes {
     write(&refusal, None)
 }
 
-/// The answer to a connection of which nothing was read.
+/// The response on a connection from which nothing was read.
 pub fn refusal(refusal: Refusal) -> Bytes {
     write(&refusal, Some((header::RETRY_AFTER, HeaderValue::from_static("1"))))
 }

@@ -1,4 +1,4 @@
-//! The HTTP server: accepts connections, as many as may be open, and drains when told.
+//! The HTTP server: accepts connections up to the limits, and drains at a stop.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,11 +18,11 @@ use crate::api::http::connection;
 use crate::api::http::current_router::CurrentRouter;
 use crate::api::http::refused_head;
 
-/// How long a connection is kept that is one too many.
+/// How long a refused connection is kept open.
 const REFUSAL_LIMIT: Duration = Duration::from_secs(1);
 
-/// Serves until `stop`; then no new connections, idle ones close and running requests finish. False if some were still
-/// running after `drain_limit`, and were cut off.
+/// Serves until `stop`. Then it accepts no connections, closes idle ones and waits for running requests. Returns false
+/// if some were still running after `drain_limit`, and aborts them.
 pub async fn serve(
     listener: TcpListener,
     router: CurrentRouter,
@@ -37,7 +37,7 @@ pub async fn serve(
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                // Out of file descriptors, most likely: those in use have to end first.
+                // Probably out of file descriptors: wait until some are closed.
                 warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
@@ -63,7 +63,8 @@ pub async fn serve(
     timeout(drain_limit, connections.wait()).await.is_ok()
 }
 
-/// Answers a connection that is one too many. What it has sent is read, or its answer would be lost.
+/// Refuses a connection beyond the limit. What the client sends is read until it closes, because closing a socket with
+/// unread bytes would discard the response.
 async fn refuse(mut stream: TcpStream) {
     let answer = refused_head::refusal(Refusal::TooManyConnections);
     if stream.write_all(&answer).await.is_ok() && stream.shutdown().await.is_ok() {

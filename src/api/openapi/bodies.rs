@@ -1,5 +1,5 @@
-//! Schemas of request bodies. Bodies are judged by hand, member by member, because the order of the checks and the
-//! words of each refusal are normative (HTTP contract, section 5.3); the bounds here are the constants that are judged by.
+//! Schemas of request bodies. Bodies are validated by hand, because the order of the checks and the text of each
+//! refusal are normative (HTTP contract, section 5.3). The schemas use the constants of those checks.
 
 use serde_json::{Map, Value, json};
 
@@ -11,7 +11,7 @@ use crate::domain::service::METADATA_TEXT_MAX;
 use crate::domain::usage::REQUESTS_MAX;
 use crate::domain::webhook::{KNOWN_TYPES, URL_MAX};
 
-/// Most items of a bulk request while `bulkMaxItems` has its default.
+/// Maximum number of items in a bulk request while `bulkMaxItems` has its default.
 const ITEMS_MAX: i64 = 100;
 
 pub const USAGE: &str = "UsageInput";
@@ -31,7 +31,7 @@ pub const CONFIG: &str = "ConfigUpdate";
 const SERVICE_ITEM: &str = "ServiceBulkInputItem";
 const EVENT_TYPE: &str = "WebhookEventType";
 
-/// The named schemas of all bodies.
+/// The named schemas of all request bodies.
 pub fn schemas() -> Vec<(&'static str, Value)> {
     vec![
         (USAGE, usage()),
@@ -56,7 +56,7 @@ pub fn reference(name: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{name}") })
 }
 
-/// An object that ignores members it does not know.
+/// An object that ignores unknown members.
 fn lenient(required: &[&str], properties: Value) -> Value {
     json!({ "type": "object", "required": required, "properties": properties })
 }
@@ -90,7 +90,7 @@ fn priced_service() -> Value {
     lenient(&["serviceId", "priceStroops"], json!({ "serviceId": service_id(), "priceStroops": price() }))
 }
 
-/// Description and owner come together or not at all.
+/// Description and owner are present together or not at all.
 fn service() -> Value {
     let mut schema = strict(
         &["serviceId", "priceStroops"],

@@ -1,5 +1,5 @@
-//! What operations share in the document: headers, path parameters, security schemes, the error envelope, and one
-//! error answer per status. The example of an error is the body that it really has.
+//! What operations share in the document: headers, path parameters, security schemes, the error envelope, and one error
+//! response for each status. The examples of errors are bodies that the service produces.
 
 use std::collections::BTreeMap;
 
@@ -10,12 +10,12 @@ use super::description::integer;
 use crate::domain::names::{AGENT_ID_MAX, SERVICE_ID_MAX, STORED_IDENTIFIER, ServiceId};
 use crate::domain::refusal::Refusal;
 
-/// Raw text, or a string of RFC 8941 in quotes; empty counts as absent.
+/// Raw text, or a string of RFC 8941 in quotes. Empty counts as absent.
 const KEY_HEADER: &str = r#"^([!#-~][!-~]{0,254}|"([!#-\[\]-~]|\\["\\]){0,255}")?$"#;
-/// A key as it is, without quotes around it.
+/// A key without quotes around it.
 const KEY_IN_PATH: &str = "^[!-~]{1,255}$";
 
-/// The codes that operations answer with.
+/// The error codes of operations.
 const CODES: [&str; 17] = [
     "invalid_request",
     "invalid_idempotency_key",
@@ -36,11 +36,11 @@ const CODES: [&str; 17] = [
     "service_unavailable",
 ];
 
-/// Codes of requests that reach no operation.
+/// The error codes of requests that reach no operation.
 const OTHER_CODES: [&str; 4] =
     ["method_not_allowed", "uri_too_long", "request_header_fields_too_large", "not_implemented"];
 
-/// A refusal of each code.
+/// A refusal for each code.
 fn sample(code: &str) -> Refusal {
     match code {
         "invalid_request" => Refusal::AgentAndService,
@@ -70,12 +70,12 @@ fn weather() -> ServiceId {
     ServiceId::parse("weather").expect("an identifier")
 }
 
-/// The status that a code is answered with.
+/// The status of a code.
 pub fn status_of(code: &str) -> u16 {
     sample(code).status_and_code().0
 }
 
-/// The error answers, by name.
+/// The error responses by name.
 pub fn error_responses() -> Value {
     let mut by_status: BTreeMap<u16, Vec<&str>> = BTreeMap::new();
     for code in CODES {
@@ -121,7 +121,7 @@ fn error_response(status: u16, meaning: &str, codes: &[&str]) -> Value {
     if codes.iter().any(|code| *code == "rate_limited" || sample(code).retry_after().is_some()) {
         names.push("Retry-After");
     }
-    // The answers that are stored with a key.
+    // Responses that may be stored with a key.
     if matches!(status, 400 | 404 | 409) {
         names.push("Idempotency-Replayed");
     }
@@ -153,7 +153,7 @@ pub fn error_schemas() -> [(&'static str, Value); 2] {
             "requestId": { "type": "string", "minLength": 1, "maxLength": 200 },
         },
     });
-    // Not an enum: a client that does not know a code yet has to read the message all the same.
+    // Not an enum, so that clients accept codes that they do not know.
     let code = json!({
         "type": "string",
         "description": format!("Reason of an error, for programs. Codes: `{}`.", codes.join("`, `")),
@@ -226,7 +226,7 @@ pub fn security_schemes() -> Value {
     })
 }
 
-/// `pattern` tells what kind of id it is.
+/// `pattern` is that of the route. It decides what `id` identifies.
 pub fn path_parameter(name: &str, pattern: &str) -> Value {
     let identifier =
         |max: usize| json!({ "type": "string", "minLength": 1, "maxLength": max, "pattern": STORED_IDENTIFIER });

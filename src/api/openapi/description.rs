@@ -1,31 +1,31 @@
-//! What the document says of one operation beyond its row in the table of routes: every row has one of these, so that
-//! no route can be mounted undescribed.
+//! The part of an operation's documentation that does not follow from its row in the table of routes. Every row has
+//! one, so no route can be mounted without documentation.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Value, json};
 
 use crate::domain::money::SAFE_MAX;
 
-/// Rights, limits, keys and the refusals that follow from them are not described: they follow from the row.
+/// Does not repeat access, limits, keys, and the refusals that follow from them: the row determines these.
 #[derive(Clone, Copy, Debug)]
 pub struct Description {
-    /// Verb and noun: the name of the method in generated clients.
+    /// A verb and a noun. Becomes the name of the method in generated clients.
     pub operation_id: &'static str,
-    /// Verb and object, in the imperative.
+    /// A verb in the imperative, and its object.
     pub summary: &'static str,
     pub details: &'static str,
     pub query: &'static [Parameter],
     pub body: Option<Body>,
     pub answers: [Option<Answer>; 2],
-    /// It has an ETag, and may be 304.
+    /// Has an ETag, and can be 304.
     pub is_conditional: bool,
-    /// Codes of its own refusals.
+    /// Error codes that only this operation returns.
     pub refusals: &'static [&'static str],
 }
 
 #[derive(Clone, Copy, Debug)]
 pub struct Body {
-    /// Its name among [`bodies::schemas`](super::bodies::schemas).
+    /// A name in [`bodies::schemas`](super::bodies::schemas).
     pub schema: &'static str,
     pub example: &'static str,
     pub is_required: bool,
@@ -42,7 +42,7 @@ pub struct Answer {
 pub enum Content {
     None,
     Json(fn(&mut SchemaGenerator) -> Schema),
-    /// Of a media type, as a file of this name or for reading in place.
+    /// Text of a media type, either a file of this name or shown in place.
     Text(&'static str),
     File(fn(&mut SchemaGenerator) -> Schema, &'static str),
 }
@@ -65,7 +65,7 @@ impl Description {
         Self { query, ..self }
     }
 
-    /// A body, and one that is accepted.
+    /// The request body, with an example that is accepted.
     pub const fn body(self, schema: &'static str, example: &'static str) -> Self {
         Self { body: Some(Body { schema, example, is_required: true }), ..self }
     }
@@ -74,12 +74,12 @@ impl Description {
         Self { body: Some(Body { schema, example, is_required: false }), ..self }
     }
 
-    /// Answers with the JSON of a `T`.
+    /// A response with the JSON of a `T`.
     pub const fn answer<T: JsonSchema>(self, status: u16, example: &'static str) -> Self {
         self.content(status, Content::Json(SchemaGenerator::subschema_for::<T>), example)
     }
 
-    /// Answers 204.
+    /// A response with 204.
     pub const fn empty(self) -> Self {
         self.content(204, Content::None, "")
     }
@@ -112,7 +112,7 @@ pub struct Parameter {
 
 #[derive(Clone, Copy, Debug)]
 enum Kind {
-    /// Clamped; anything that is no number counts as absent.
+    /// Clamped to its range. Anything that is not a number counts as absent.
     Bounded {
         default: i64,
         min: i64,
@@ -190,7 +190,7 @@ impl Parameter {
         }
     }
 
-    /// Whether values that break the schema are taken all the same: as another value, or as none.
+    /// Whether a value that breaks the schema is accepted, either as another value or as absent.
     pub fn is_lenient(&self) -> bool {
         !matches!(self.kind, Kind::Pattern(_))
     }

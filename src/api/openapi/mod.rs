@@ -1,5 +1,5 @@
-//! The OpenAPI document, made of the table that mounts the routes: a row's flags give its rights, headers and refusals,
-//! its description the rest, and the types that are serialised give the schemas of the answers.
+//! Builds the OpenAPI document from the table of routes: the flags of a row give access, headers and errors, its
+//! description the texts, and the serialised types the schemas of responses.
 
 pub mod bodies;
 mod components;
@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use super::route::{Route, braced};
 use description::Description;
 
-/// Stands for this document in itself.
+/// Stands for the OpenAPI document itself in the schema of its own response.
 struct OpenApiDocument;
 
 impl JsonSchema for OpenApiDocument {
@@ -47,7 +47,7 @@ pub fn document(routes: &[Route]) -> Value {
         let path = paths.entry(braced(route.pattern)).or_insert_with(|| json!({}));
         path[route.method.to_lowercase()] = operation::of(route, &mut generator);
     }
-    // All definitions that operations refer to, which only now are known.
+    // All definitions that operations refer to are known only now.
     let mut schemas = generator.take_definitions(true);
     schemas.values_mut().for_each(tidy);
     let written = bodies::schemas().into_iter().chain(components::error_schemas());
@@ -73,8 +73,8 @@ pub fn document(routes: &[Route]) -> Value {
     })
 }
 
-/// Makes a derived schema say what clients have to know: members that are left out are never null, an integer has a
-/// format that typed clients know, and no schema is a boolean.
+/// Adds what clients must know to a derived schema: members that may be absent are never null, integers have a format
+/// that typed clients know, and no schema is a boolean.
 fn tidy(schema: &mut Value) {
     if *schema == Value::Bool(true) {
         *schema = json!({});
@@ -83,7 +83,7 @@ fn tidy(schema: &mut Value) {
     if let Some(format) = schema.get("format").and_then(Value::as_str).filter(|format| format.contains("int")) {
         let is_narrow = matches!(format, "uint8" | "int16" | "uint16" | "int32");
         schema.insert("format".to_owned(), if is_narrow { "int32" } else { "int64" }.into());
-        // No narrow number is negative, whatever its width in memory allows.
+        // No narrow integer is negative, whatever its Rust type allows.
         if is_narrow {
             schema.insert("minimum".to_owned(), json!(0));
         }
@@ -110,7 +110,7 @@ fn forbid_null(schema: &mut Value) {
     }
 }
 
-/// Of what is serialised, in the dialect of OpenAPI 3.1.
+/// Schemas of serialised types, in the dialect of OpenAPI 3.1.
 fn schemas() -> SchemaGenerator {
     let settings = SchemaSettings::draft2020_12().for_serialize().with(|settings| {
         settings.definitions_path = "/components/schemas".into();

@@ -1,4 +1,4 @@
-//! One operation of the document: a row of the table of routes, and its description.
+//! One operation of the document, built from a row of the table of routes.
 
 use std::collections::BTreeMap;
 
@@ -34,7 +34,7 @@ pub fn of(route: &Route, generator: &mut SchemaGenerator) -> Value {
     operation
 }
 
-/// The tags with their descriptions, in the order of presentation.
+/// The tags with their descriptions, in the order in which they are shown.
 pub fn tags() -> Value {
     let tag = |(name, description): &(&str, &str)| json!({ "name": name, "description": description });
     TAGS.iter().map(tag).collect()
@@ -57,7 +57,7 @@ const TAGS: [(&str, &str); 14] = [
     ("about", "The version, the changelog and this document."),
 ];
 
-/// Keys are optional where the service does not require them.
+/// An API key is optional where the service does not require one.
 fn security(auth: Auth) -> Value {
     match auth {
         Auth::Open | Auth::Tenant => json!([{ "apiKey": [] }, {}]),
@@ -178,7 +178,7 @@ fn headers(route: &Route, status: u16) -> Map<String, Value> {
     names.into_iter().map(|name| (name.to_owned(), header_reference(name))).collect()
 }
 
-/// The codes of all refusals of a route, by status: those of its flags, and its own.
+/// All error codes of a route by status: those that its flags imply, and its own.
 fn codes(route: &Route) -> BTreeMap<u16, Vec<&'static str>> {
     let reads_body = matches!(route.method, "POST" | "PUT" | "PATCH");
     let mut codes = vec!["invalid_request", "internal_error"];

@@ -1,4 +1,4 @@
-//! Rules of the document that a program can check: what generators of typed clients need.
+//! Tests the rules of the document that a program can check: what generators of typed clients need.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -10,7 +10,7 @@ use crate::api::routes::ROUTES;
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(|| document(ROUTES));
 
-/// Summaries begin with one of these.
+/// Every summary begins with one of these.
 const VERBS: [&str; 19] = [
     "Check", "Count", "Create", "Delete", "Disable", "Enable", "Export", "Get", "List", "Pause", "Record", "Register",
     "Reset", "Resume", "Revoke", "Set", "Settle", "Test", "Update",
@@ -25,11 +25,11 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_else(|| panic!("no text: {value}"))
 }
 
-/// Visits every object under `node`, with its place.
+/// Visits every object under `node` together with its path.
 fn walk(node: &'static Value, place: &str, visit: &mut impl FnMut(&str, &'static Map<String, Value>)) {
     if let Some(object) = node.as_object() {
         visit(place, object);
-        // Examples are data.
+        // Examples are data, not schemas.
         for (name, child) in object.iter().filter(|(name, _)| !name.starts_with("example")) {
             walk(child, &format!("{place}/{name}"), visit);
         }
@@ -39,7 +39,7 @@ fn walk(node: &'static Value, place: &str, visit: &mut impl FnMut(&str, &'static
     }
 }
 
-/// The contents of the request and of the answers that are no errors.
+/// The contents of the request and of its successful responses.
 fn contents(operation: &'static Value) -> impl Iterator<Item = (&'static String, &'static Value)> {
     let answers = operation["responses"].as_object().expect("responses").values();
     let holders = answers.chain([&operation["requestBody"]]);
@@ -51,7 +51,7 @@ fn operation_ids_are_a_verb_and_a_noun_and_occur_once() {
     let mut seen = BTreeSet::new();
     for operation in operations() {
         let id = text(&operation["operationId"]);
-        // `recordUsage` is `record` and `sage`.
+        // `recordUsage` splits into `record` and `sage`.
         let words: Vec<&str> = id.split(|letter: char| letter.is_ascii_uppercase()).collect();
         let is_word = |word: &&str| !word.is_empty() && word.bytes().all(|letter| letter.is_ascii_lowercase());
         assert!(words.len() > 1 && words.iter().all(is_word), "{id}");
@@ -153,7 +153,7 @@ fn no_schema_is_a_boolean() {
     walk(&DOCUMENT, "", &mut |place, object| {
         for name in ["schema", "items", "additionalProperties", "not"] {
             let Some(schema) = object.get(name) else { continue };
-            // False closes an object.
+            // `false` is valid where it closes an object.
             let is_closed = name == "additionalProperties" && *schema == Value::Bool(false);
             assert!(!schema.is_boolean() || is_closed, "{place}/{name}");
         }

@@ -1,5 +1,4 @@
-//! The outermost layer. Every response leaves through here: it gets the headers that all responses have, is counted, and
-//! is written to the log.
+//! The outermost layer. It adds the headers of every response, counts the response, and writes it to the log.
 
 use std::sync::Arc;
 
@@ -21,12 +20,12 @@ use crate::api::http::received::Received;
 use crate::api::request::context::RequestContext;
 use crate::api::request::errors::ApiError;
 
-/// What the pipeline notes of a request, in the extensions of its response.
+/// What the pipeline records about a request, in the extensions of its response.
 #[derive(Clone, Debug, Default)]
 pub struct RequestRecord {
-    /// If the rate limiter counted or refused it.
+    /// `None` if the rate limiter neither counted nor refused the request.
     pub rate_limit: Option<RateLimitStatus>,
-    /// If it reached its route.
+    /// `None` if the request reached no route.
     pub context: Option<Arc<RequestContext>>,
 }
 
@@ -68,7 +67,7 @@ fn count(response: &Response, received: &Received, refusal: Option<&Refusal>, co
     }
 }
 
-/// What the metrics call a fault of body, path or server; none for other refusals.
+/// The label that the metrics use for an error of the body, the path or the server. `None` for other refusals.
 fn error_type(refusal: &Refusal) -> Option<&'static str> {
     match refusal {
         Refusal::MalformedJson => Some("entity.parse.failed"),

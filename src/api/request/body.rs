@@ -1,4 +1,4 @@
-//! Reads request bodies: media type, encoding, size, decompression, JSON, U+0000, in this order.
+//! Reads request bodies. Checks the media type, encoding, size, compressed data, JSON and U+0000, in this order.
 
 use std::fmt;
 use std::io::Read;
@@ -17,18 +17,18 @@ use crate::domain::refusal::Refusal;
 
 use crate::api::http::admission::{Client, TooManyHeld};
 
-/// Longest body, after decompression.
+/// Maximum length of a body after decompression.
 const BYTES_MAX: usize = 102_400;
-/// Longest compressed body that is looked into: what cannot be compressed grows a little.
+/// Maximum length before decompression. Data that cannot be compressed grows slightly.
 const COMPRESSED_BYTES_MAX: usize = 2 * BYTES_MAX;
-/// How a brotli stream with a large window begins, an extension whose first bits RFC 7932 calls invalid.
+/// The first bits of a brotli stream with a large window, an extension that RFC 7932 declares invalid.
 const LARGE_WINDOW: u8 = 0b001_0001;
 const LARGE_WINDOW_MASK: u8 = 0b111_1111;
-/// Decoders at one time: each may fill a window of 16 MiB, and take a processor for a while.
+/// Maximum number of concurrent decoders. Each may fill a window of 16 MiB and keep a processor busy.
 static DECODERS: Semaphore = Semaphore::const_new(4);
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// The JSON of a body, `{}` if there is none.
+/// Returns the JSON of a body; `{}` if there is none.
 pub async fn read(
     headers: &HeaderMap,
     body: Body,
@@ -48,7 +48,7 @@ pub async fn read(
     if declared.is_some_and(|length| length > bytes_max) {
         return Err(Refusal::BodyTooLarge);
     }
-    // Until it is parsed: a slow client decides how long that takes.
+    // Counted until the body is parsed, because a slow client decides how long that takes.
     let held = client.map(|client| client.hold(declared.unwrap_or(bytes_max))).transpose();
     let _held = held.map_err(|TooManyHeld| Refusal::TooManyBytesHeld)?;
     let collected = Limited::new(body, bytes_max).collect();
@@ -56,7 +56,7 @@ pub async fn read(
         Err(_) => return Err(Refusal::BodyTimeout),
         Ok(Ok(collected)) => collected.to_bytes(),
         Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(Refusal::BodyTooLarge),
-        // The client hung up or broke its own framing.
+        // The client disconnected or framed the body incorrectly.
         Ok(Err(_)) => return Err(Refusal::MalformedJson),
     };
     if bytes.is_empty() {
@@ -104,8 +104,7 @@ fn encoding(headers: &HeaderMap) -> Result<Encoding, Refusal> {
     }
 }
 
-/// On a thread of its own: a few bytes can keep a decoder busy for as long as thousands of requests take, and those must
-/// not wait for it.
+/// Decompresses on a blocking thread: a few bytes can keep a decoder busy for as long as thousands of requests take.
 async fn decompress_apart(encoding: Encoding, bytes: Bytes) -> Result<Vec<u8>, Refusal> {
     let turn = Semaphore::acquire(&DECODERS).await.map_err(|_| Refusal::Internal)?;
     let decompress = move || {
@@ -119,10 +118,10 @@ fn decompress(encoding: Encoding, bytes: &[u8]) -> Result<Vec<u8>, Refusal> {
     match encoding {
         Encoding::Identity => Ok(bytes.to_vec()),
         Encoding::Gzip => read_bounded(flate2::read::MultiGzDecoder::new(bytes)),
-        // RFC 9110 means the zlib format; some clients send a bare deflate stream.
+        // RFC 9110 defines `deflate` as the zlib format. Some clients send a bare deflate stream.
         Encoding::Deflate if bytes[0] & 15 == 8 => read_bounded(flate2::read::ZlibDecoder::new(bytes)),
         Encoding::Deflate => read_bounded(flate2::read::DeflateDecoder::new(bytes)),
-        // A window of up to 1 GiB would be allocated as a whole. RFC 7932 ends at 16 MiB.
+        // The decoder would allocate the whole window, up to 1 GiB. RFC 7932 allows at most 16 MiB.
         Encoding::Brotli if bytes[0] & LARGE_WINDOW_MASK == LARGE_WINDOW => Err(Refusal::Decompression),
         Encoding::Brotli => read_bounded(brotli_decompressor::Decompressor::new(bytes, 4096)),
     }
@@ -142,8 +141,8 @@ fn parse(text: &[u8]) -> Result<Value, Refusal> {
     if has_nul(&value) { Err(Refusal::NulCharacter) } else { Ok(value) }
 }
 
-/// Reads an object or an array, and the values inside it one by one: serde_json reads 127 levels of nesting at a time,
-/// and bodies may have 128.
+/// Reads an object or an array, and its values one by one. serde_json accepts at most 127 levels of nesting in one
+/// value, and bodies may have 128.
 struct Outermost;
 
 impl<'de> Visitor<'de> for Outermost {
@@ -200,7 +199,8 @@ mod tests {
         for depth in [129, 50_000] {
             assert_eq!(parse(nested(depth).as_bytes()), Err(Refusal::MalformedJson));
         }
-        // Members keep their order, and of two with one name the last counts, where the first stood. Both are checked.
+        // Members keep their order. Of two with one name, the last value counts, at the position of the first. Both are
+        // validated.
         let members = parse(br#"{"b":1,"a":[{"d":1,"c":{}}],"b":-0}"#).expect("JSON");
         assert_eq!(members.to_string(), r#"{"b":-0.0,"a":[{"d":1,"c":{}}]}"#);
         assert_eq!(parse(br#"{"a":1e999,"a":1}"#), Err(Refusal::MalformedJson));

@@ -1,4 +1,5 @@
-//! Who is asking: the client's address, its API key's tenant, and whether it is the operator. And what they may.
+//! Who sends a request: the client's address, the tenant of its API key, and whether it is the operator. Also decides
+//! what that caller may access.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -25,15 +26,16 @@ pub struct Identity {
     pub address: ClientAddress,
     pub is_operator: bool,
     pub has_key: bool,
-    /// Its key was not looked up, because its address asks too much: it must not be taken for a request without one.
+    /// Its API key was not looked up, because its address has no quota left. It must not be treated as a request
+    /// without a key.
     pub is_unidentified: bool,
-    /// It may read metrics with the token it sent.
+    /// It may read metrics with the token that it sent.
     pub has_metrics_token: bool,
-    /// Keys are not required, and it comes from elsewhere than this machine.
+    /// API keys are not required, and the request does not come from this machine (HTTP contract, section 3.3).
     pub is_foreign: bool,
 }
 
-/// Looks the caller up. An API key that cannot be looked up is a refusal, except where the route needs no database.
+/// Identifies the caller. An API key that cannot be looked up is refused, unless the route needs no database.
 pub async fn identify(
     state: &ApiState,
     (uri, headers): (&Uri, &HeaderMap),
@@ -57,7 +59,7 @@ pub async fn identify(
     let mut values = headers.get_all("x-api-key").iter();
     let presented = match (values.next(), values.next()) {
         (Some(value), None) if !value.is_empty() => hash_of_key(value.as_bytes()),
-        // Sent more than once it is never recognised.
+        // A key that is sent more than once is never recognised.
         (Some(_), Some(_)) => return Ok(anonymous),
         (None | Some(_), None) | (None, Some(_)) => {
             let is_open = !settings.require_api_key && settings.admin_api_key.is_none();
@@ -82,7 +84,7 @@ pub async fn identify(
     }
 }
 
-/// Whether the route is open to this caller.
+/// Refuses the request unless this caller may use the route.
 pub fn authorise(route: &Route, identity: &Identity, settings: &ApiSettings) -> Result<(), Refusal> {
     let is_write = route.method != "GET";
     if identity.is_foreign && (is_write || route.auth == Auth::Operator) {
@@ -103,7 +105,7 @@ pub fn authorise(route: &Route, identity: &Identity, settings: &ApiSettings) -> 
 fn address_of(headers: &HeaderMap, peer: IpAddr, route: Option<&Route>, settings: &ApiSettings) -> ClientAddress {
     let (address, doubt) = forwarded::client_address(headers, peer, settings.trusted_proxies);
     match doubt {
-        // Probes and scrapes go past the proxies. It matters who writes.
+        // Probes and scrapes bypass the proxies. Only writes need to know their caller.
         Some(Doubt::Missing | Doubt::Short) if route.is_none_or(|route| route.auth != Auth::Tenant) => {}
         Some(doubt) => forwarded::complain(doubt, &address),
         None => {}
@@ -111,7 +113,7 @@ fn address_of(headers: &HeaderMap, peer: IpAddr, route: Option<&Route>, settings
     address
 }
 
-/// `Authorization: Bearer` with the token, once.
+/// Whether there is exactly one `Authorization: Bearer` with the token.
 fn has_metrics_token(headers: &HeaderMap, settings: &ApiSettings) -> bool {
     let Some(token) = &settings.metrics_token else { return false };
     let mut values = headers.get_all(AUTHORIZATION).iter().map(|value| value.as_bytes());
@@ -123,7 +125,7 @@ fn has_metrics_token(headers: &HeaderMap, settings: &ApiSettings) -> bool {
     is_secret(token, &hash_of_key(presented))
 }
 
-/// In constant time.
+/// Compares in constant time.
 fn is_secret(secret: &str, presented: &[u8; 32]) -> bool {
     hash_of_key(secret.as_bytes()).ct_eq(presented).into()
 }

@@ -1,4 +1,4 @@
-//! A request that reached its route, as the pipeline hands it to the extractors of handlers.
+//! A request that matched its route, as the pipeline passes it to the extractors of handlers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,7 +31,7 @@ pub struct RequestContext {
 }
 
 impl RequestContext {
-    /// One whose body and query are not accepted yet.
+    /// Body and query are not accepted yet.
     pub fn new(
         received: Arc<Received>,
         route: &'static Route,
@@ -67,8 +67,7 @@ impl RequestContext {
         CallerKey { caller: self.identity.caller.to_string(), key }
     }
 
-    /// Refuses parameters that the route does not describe, where it is strict, and U+0000 anywhere. Accepts the request
-    /// otherwise.
+    /// Accepts the request, unless it has a parameter that a strict route does not describe, or U+0000.
     pub fn check_query(&self) -> Result<(), Refusal> {
         let known = self.route.description.query;
         let is_known = |name: &str| known.iter().any(|parameter| parameter.name == name);
@@ -85,14 +84,14 @@ impl RequestContext {
         Ok(())
     }
 
-    /// The context that the pipeline put into a request.
+    /// Returns the context that the pipeline attached to a request.
     pub fn of(parts: &Parts) -> Result<Arc<Self>, ApiError> {
         parts.extensions.get::<Arc<Self>>().cloned().ok_or(Refusal::Internal.into())
     }
 }
 
-/// The decoded path parameters of `path` under `pattern`. Not axum's, which has none where a literal path stands in for a
-/// pattern: `GET /services/bulk` reads the service of that name.
+/// The decoded path parameters of `path` under `pattern`. axum has none where a literal route stands in for a pattern:
+/// `GET /services/bulk` reads the service named `bulk`.
 fn parameters(pattern: &'static str, path: &str) -> Vec<(&'static str, String)> {
     pattern
         .split('/')

@@ -1,5 +1,5 @@
-//! Refusals as responses. A handler gives status and headers; the envelope is written in one place, [`render`], which
-//! knows the request.
+//! Refusals as responses. A handler sets status and headers. [`render`], which knows the request, writes the error
+//! body.
 
 use std::mem;
 
@@ -11,11 +11,11 @@ use crate::domain::refusal::Refusal;
 
 use crate::api::http::received::Received;
 
-/// Why a request is not served.
+/// Why a request is refused.
 #[derive(Clone, Debug)]
 pub struct ApiError {
     pub refusal: Refusal,
-    /// The methods of the path, where another method was used.
+    /// The methods of the path, if another method was used.
     allow: Option<HeaderValue>,
 }
 
@@ -49,7 +49,7 @@ impl IntoResponse for ApiError {
         if let Some(seconds) = self.refusal.retry_after() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
-        // No body was read to its end, or no head can be trusted: the connection is of no further use.
+        // The body was not read to its end, or the head cannot be trusted, so the connection cannot be reused.
         let ends = [
             Refusal::BodyTimeout,
             Refusal::BodyTooLarge,
@@ -65,7 +65,7 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// Writes the envelope of a refusal.
+/// Writes the body of a refusal.
 pub fn render(mut response: Response, received: &Received) -> Response {
     let Some(ApiError { refusal, .. }) = response.extensions().get() else { return response };
     let body = refusal.to_body(received.method.as_str(), &received.path, received.request_id());

@@ -1,4 +1,4 @@
-//! Conditional reads: a weak ETag of what is shown, and 304 where the client has it already.
+//! Conditional reads: a weak ETag, and 304 for clients that already have the response.
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -8,7 +8,7 @@ use crate::command::Reply;
 
 use crate::api::request::response::respond;
 
-/// A reply and its ETag.
+/// A response and its ETag.
 #[derive(Clone, Debug)]
 pub struct Tagged {
     reply: Reply,
@@ -16,14 +16,14 @@ pub struct Tagged {
 }
 
 impl Tagged {
-    /// `view` is what else makes two representations differ though their bodies are equal: the filters and the scope they
-    /// were made under; empty where the body says everything.
+    /// `view` contains what distinguishes representations with equal bodies, such as filters and scope. It is empty if
+    /// the body contains everything.
     pub fn new(reply: Reply, view: &str) -> Self {
         let tag = tag(reply.body.as_deref().unwrap_or_default(), view);
         Self { reply, tag }
     }
 
-    /// The reply, or 304 to who has it already.
+    /// The response, or 304 if the client has it.
     pub fn answer(self, headers: &HeaderMap) -> Response {
         let is_known = headers
             .get_all(header::IF_NONE_MATCH)
@@ -45,7 +45,7 @@ fn tag(body: &[u8], view: &str) -> String {
     format!("W/\"{}\"", hex::encode(&digest[..16]))
 }
 
-/// Weak comparison (RFC 9110, section 8.8.3.2) with one field value: `*`, or a list of tags. Commas may stand in a tag.
+/// Weak comparison (RFC 9110, section 8.8.3.2) with one field value: `*`, or a list of tags. Tags may contain commas.
 fn matches(known: &str, tag: &str) -> bool {
     let bare = |tag: &str| tag.strip_prefix("W/").unwrap_or(tag).to_owned();
     let mut quoted = false;

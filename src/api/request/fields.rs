@@ -1,10 +1,10 @@
-//! What strict bodies have in common.
+//! Shared checks of strict bodies.
 
 use serde_json::Value;
 
 use crate::domain::refusal::Refusal;
 
-/// A strict body is an object without unknown members.
+/// Checks that a strict body is an object without unknown members.
 pub fn check(body: &Value, known: &[&str]) -> Result<(), Refusal> {
     let members = body.as_object().ok_or(Refusal::BodyNotObject)?;
     match members.keys().find(|name| !known.contains(&name.as_str())) {

@@ -1,6 +1,6 @@
-//! The client's address behind proxies. The entry that the outermost trusted proxy wrote decides, in whatever spelling.
-//! One that cannot be read is a caller of its own by its text, never an address that others share. `Forwarded` is read
-//! from its right end, so that an open quote in what a client sent does not swallow what a proxy added.
+//! The client's address behind proxies, in any notation: the entry that the outermost trusted proxy wrote. An entry
+//! that is not an address is a separate caller, identified by its text. `Forwarded` is parsed from its right end, so
+//! that an unclosed quote from a client cannot hide what a proxy added.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
@@ -13,18 +13,19 @@ use crate::domain::caller::ClientAddress;
 use crate::metrics;
 use crate::settings::trusted_proxies::{ForwardedHeader, TrustedProxies};
 
-/// Why an address is not certain to be the client's.
+/// Why the address may not be the client's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doubt {
-    /// What the proxy wrote is no address.
+    /// The proxy's entry is not an address.
     Unreadable,
-    /// Fewer entries than trusted proxies.
+    /// There are fewer entries than trusted proxies.
     Short,
-    /// No entry at all: the request went past the proxies, or they do not write the header.
+    /// There is no entry: the request bypassed the proxies, or they do not write the header.
     Missing,
 }
 
-/// The address behind `proxies`. With fewer entries than proxies it is the leftmost, and without any the peer.
+/// The address behind `proxies`. With fewer entries than proxies it is the leftmost entry; without entries it is the
+/// peer.
 pub fn client_address(headers: &HeaderMap, peer: IpAddr, proxies: TrustedProxies) -> (ClientAddress, Option<Doubt>) {
     if proxies.hops == 0 {
         return (peer.into(), None);
@@ -50,11 +51,11 @@ pub fn client_address(headers: &HeaderMap, peer: IpAddr, proxies: TrustedProxies
     }
 }
 
-/// The elements of a list, the last one first.
+/// The elements of a list, last one first.
 struct ElementsFromRight<'a> {
-    /// What is left of it; none after the first element.
+    /// The unread part; `None` after the first element.
     rest: Option<&'a [u8]>,
-    /// Commas in quotes separate nothing.
+    /// Commas inside quotes are not separators.
     has_quotes: bool,
 }
 
@@ -84,7 +85,7 @@ impl<'a> Iterator for ElementsFromRight<'a> {
     }
 }
 
-/// Whether an odd number of backslashes stands before `index`.
+/// Whether an odd number of backslashes precedes `index`.
 fn is_escaped(text: &[u8], index: usize) -> bool {
     text[..index].iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1
 }
@@ -105,7 +106,7 @@ fn unquoted(entry: &[u8]) -> &[u8] {
     entry.strip_prefix(b"\"").and_then(|entry| entry.strip_suffix(b"\"")).unwrap_or(entry)
 }
 
-/// An address as proxies write it: plain, in brackets, with a port or a zone.
+/// An address as proxies write it: plain, in brackets, with a port or with a zone.
 fn read_address(entry: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(entry).ok()?;
     if let Some(bracketed) = text.strip_prefix('[') {
@@ -119,7 +120,7 @@ fn read_address(entry: &[u8]) -> Option<IpAddr> {
     })
 }
 
-/// An address without a port. A zone names the proxy's own interface, so it says nothing of the client.
+/// An address without a port. A zone is dropped: it names an interface of the proxy.
 fn read_bare(text: &str) -> Option<IpAddr> {
     match text.split_once('%') {
         Some((address, zone)) if !zone.is_empty() => address.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
@@ -127,7 +128,7 @@ fn read_bare(text: &str) -> Option<IpAddr> {
     }
 }
 
-/// A number, or a name of RFC 7239 in place of one.
+/// A number, or an obfuscated port of RFC 7239.
 fn is_port(text: &str) -> bool {
     match text.strip_prefix('_') {
         Some(name) => {
@@ -137,13 +138,13 @@ fn is_port(text: &str) -> bool {
     }
 }
 
-/// Pause between two warnings.
+/// Minimum time between two warnings.
 const WARNING_PAUSE: Duration = Duration::from_secs(60);
 
-/// When it was warned last.
+/// When the last warning was logged.
 static WARNED_AT: Mutex<Option<Instant>> = Mutex::new(None);
 
-/// Counts a request whose caller is in doubt, and warns once a minute.
+/// Counts a request with an uncertain address, and warns once a minute.
 pub fn complain(doubt: Doubt, address: &ClientAddress) {
     let (reason, text) = match doubt {
         Doubt::Unreadable => ("unreadable", "a forwarded address cannot be read: its text is the caller"),
@@ -217,7 +218,7 @@ mod tests {
             ("2001:db8:1:2:3:4:5:6:443", "2001:db8:1:2::/64"),
             ("[2001:db8:1:2::6%eth0]:1", "2001:db8:1:2::/64"),
             ("2001:db8:1:2::6%25eth0", "2001:db8:1:2::/64"),
-            // One link has many clients.
+            // The zone does not distinguish clients.
             ("fe80::1%eth0", "fe80::1"),
             ("[fe80::2%eth0]:80", "fe80::2"),
         ] {
@@ -247,7 +248,7 @@ mod tests {
         ] {
             let lines = [("x-forwarded-for", &*format!("203.0.113.5, {entry}"))];
             assert_eq!(behind(1, ForwardedHeader::XForwardedFor, &lines), unreadable(entry), "{entry}");
-            // What an inner proxy writes of the outer one does not matter.
+            // What an inner proxy writes about the outer one does not matter.
             assert_eq!(behind(2, ForwardedHeader::XForwardedFor, &lines), known("203.0.113.5"), "{entry}");
         }
     }

@@ -1,6 +1,6 @@
-//! Without required keys, every client that can send a request may write. That is meant for one's own machine, where a browser
-//! would lend itself to any page: requests from another site, or under a name that another party pointed at this
-//! machine, are recognised here.
+//! Protects a service without required API keys. Every client that can reach it may write, which is meant for one
+//! machine. A browser on that machine would send requests for any web page. This file recognises requests from other
+//! sites, and those that reach this machine under a name that somebody else controls.
 
 use std::net::IpAddr;
 
@@ -10,8 +10,8 @@ use axum::http::{HeaderMap, HeaderValue, Uri};
 
 use crate::settings::origin::normalise;
 
-/// Whether the request comes from another site, or is sent to another name than that of this machine. Origins in
-/// `allowed` are no other sites.
+/// Whether the request comes from another site, or its `Host` is not this machine. Origins in `allowed` are not other
+/// sites.
 pub fn is_foreign(uri: &Uri, headers: &HeaderMap, allowed: &[String]) -> bool {
     let is_named = |host: &HeaderValue| host.to_str().ok().and_then(|host| host.parse().ok()).is_some_and(is_loopback);
     if !headers.get_all(HOST).iter().all(is_named) || !uri.authority().cloned().is_none_or(is_loopback) {
@@ -23,12 +23,12 @@ pub fn is_foreign(uri: &Uri, headers: &HeaderMap, allowed: &[String]) -> bool {
         let origin = origin.to_str().ok().and_then(normalise);
         origin.is_some_and(|origin| is_own(&origin, headers) || allowed.contains(&origin))
     });
-    // A browser sends it with every request; an origin only where it matters, and then it tells more.
+    // Browsers send it with every request. They send `Origin` only with some, and that is more precise.
     let is_cross_site = headers.get_all("sec-fetch-site").iter().any(|site| site == "cross-site");
     !is_known || (is_cross_site && !has_origin)
 }
 
-/// Whether `origin`, normalised, is where this very request was sent.
+/// Whether the normalised `origin` is the address that the request was sent to.
 fn is_own(origin: &str, headers: &HeaderMap) -> bool {
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
     let scheme = origin.split_once("://").map(|(scheme, _)| scheme);
@@ -88,7 +88,7 @@ mod tests {
         }
         assert!(foreign("/", &[("host", "localhost"), ("host", "evil.example")]));
         assert!(foreign("http://evil.example/", &[("host", "localhost")]));
-        // HTTP/1.0, which no browser speaks.
+        // HTTP/1.0 without a `Host`. No browser sends that.
         assert!(!foreign("/", &[]));
     }
 

@@ -1,6 +1,6 @@
-//! API keys and their tenants, as they were looked up within the last second. A key that was never recognised is looked
-//! up only while its address has quota left, or a few guesses more, so that made-up keys do not cost queries for ever.
-//! The caches that coalesce their misses do so for each key; here different keys that arrive together share one query.
+//! Caches which tenant an API key belongs to, for less than a second. A key that was never recognised is looked up only
+//! while its address has quota left, and for a few more guesses, so that invented keys cost no queries. Caches from
+//! crates coalesce concurrent misses of one key; here, different keys that arrive together also share one query.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,49 +20,49 @@ use crate::store::api_keys;
 
 use crate::api::http::rate_limit::RateLimiter;
 
-/// Keys whose tenant is remembered. Unknown ones push out no known ones.
+/// Maximum number of cached keys. Unknown keys cannot evict recognised ones.
 const RECOGNISED_MAX: usize = 10_000;
 const UNKNOWN_MAX: usize = 1000;
-/// For how long: revocation reaches every replica within a second.
+/// How long an entry is valid: a revocation must reach every replica within a second.
 const KEY_MEMORY: Duration = Duration::from_millis(900);
-/// Different keys of one query.
+/// Maximum number of keys in one query.
 const KEYS_OF_QUERY_MAX: usize = 256;
-/// Keys never seen that an address may still present, per window, when it has no quota left. A tenant may share the
-/// address of a client that floods.
+/// How many unrecognised keys per window are looked up for an address without quota. A tenant may share its address
+/// with a client that sends too many requests.
 const GUESSES_MAX: i64 = 10;
 
 type KeyHash = [u8; 32];
 
-/// What became of a presented key.
+/// The result of looking up a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Presented {
     Recognised(Tenant),
     Unknown,
-    /// Its address asks too much for it to be looked up.
+    /// Not looked up, because its address has no quota left.
     NotLookedUp,
 }
 
-/// What was looked up before keys were made or revoked, here or elsewhere, does not count.
+/// Entries from before the latest change of API keys, on any replica, are not used.
 pub struct KnownKeys {
     recognised: Cache<Tenant>,
     unknown: Cache<()>,
-    /// Of keys that were recognised before. Keys never seen wait for queries of their own.
+    /// For keys that were recognised before. Other keys wait for separate queries.
     refreshes: Reads<KeyHash, Option<Tenant>>,
     lookups: Reads<KeyHash, Option<Tenant>>,
-    /// Keys that were looked up though their address had no quota left.
+    /// Counts keys that were looked up although their address had no quota left.
     guesses: RateLimiter,
     changes: AtomicU64,
     reader: Reader,
     clock: Clock,
     runtime_config: SharedRuntimeConfig,
-    /// None if RATE_LIMIT is off.
+    /// `None` if RATE_LIMIT is off.
     limiter: Option<Arc<RateLimiter>>,
 }
 
 #[derive(Clone)]
 struct Known<T> {
     looked_up: Instant,
-    /// Changes made through this process, and the revision of all processes' changes, at that time.
+    /// The number of changes by this process and the revision of all changes, when the key was looked up.
     version: (u64, i64),
     what: T,
 }
@@ -110,19 +110,19 @@ impl KnownKeys {
         }
     }
 
-    /// Keys were made or revoked here: look them all up again.
+    /// Must be called after API keys were created or revoked by this process.
     pub fn invalidate(&self) {
         self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// The tenant of the key with this hash, which a client at `address` presented.
+    /// Looks up the tenant of the key with this hash, presented by a client at `address`.
     pub async fn look_up(
         &self,
         hash: KeyHash,
         address: &Caller,
         deadline: std::time::Instant,
     ) -> Result<Presented, Refusal> {
-        // All of them from before the lookup.
+        // Taken before the lookup, so that a change during the lookup makes its result stale.
         let (now, version) =
             (Instant::now(), (self.changes.load(Ordering::Acquire), self.runtime_config.keys_revision()));
         let recognised = self.recognised.get(&hash);
@@ -136,7 +136,7 @@ impl KnownKeys {
             return Ok(Presented::NotLookedUp);
         }
         let reads = if recognised.is_some() { &self.refreshes } else { &self.lookups };
-        // Boxed, or every request would carry the size of a lookup, which few need.
+        // Boxed, because few requests need a lookup and every request would otherwise have its size.
         let tenant = Box::pin(self.reader.load(reads, hash, deadline, api_keys::tenants_of)).await?;
         match tenant {
             Some(tenant) => {

@@ -1,4 +1,5 @@
-//! From a request to what a handler needs: who asks, what for, with which body and which key; and back to a response.
+//! Turns an HTTP request into what a handler needs: caller, route, body and idempotency key. Turns results into
+//! responses.
 
 pub(crate) mod answer;
 pub(crate) mod body;

@@ -1,5 +1,5 @@
-//! Extractors of the ids in a path. A write takes them as a `Result`: an id that is no id is refused under the key of the
-//! request, as everything else is that a keyed request says.
+//! Extractors of the ids in a path. A write takes them as a `Result`, because an invalid id is a refusal that is stored
+//! under the request's idempotency key.
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -11,15 +11,15 @@ use crate::domain::usage::Pair;
 use crate::api::request::context::RequestContext;
 use crate::api::request::errors::ApiError;
 
-/// The service that a path names.
+/// The service in a path.
 #[derive(Clone, Debug)]
 pub struct ServicePath(pub ServiceId);
 
-/// The agent that a path names. Its refusal names both ids, as that of all reads of usage does.
+/// The agent in a path. The refusal names both ids, as in all reads of usage.
 #[derive(Clone, Debug)]
 pub struct AgentPath(pub AgentId);
 
-/// The pair that a path names.
+/// The pair in a path.
 #[derive(Clone, Debug)]
 pub struct PairPath(pub Pair);
 

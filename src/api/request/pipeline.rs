@@ -1,5 +1,5 @@
-//! What every request passes before its handler, in order (HTTP contract, section 2.2): identity, authorisation, pause,
-//! rate limit, outcome of the match. Then its handler runs, whose extractors read body, query and key.
+//! The steps that every request passes before its handler (HTTP contract, section 2.2): identity, access, pause, rate
+//! limit, result of the match. The extractors of the handler then read body, query and key.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -56,8 +56,8 @@ pub async fn run(
     response
 }
 
-/// Counts an answer as held for its client. What a write answers is done, and what watches the service has to see it when
-/// it is at its limits: those are never refused.
+/// Counts a response as held for its client. Writes, health and metrics are never refused here: a write is already
+/// committed, and monitoring must work when the limits are reached.
 fn hold(mut response: Response, record: &RequestRecord, client: Option<&Client>) -> Result<Response, Refusal> {
     let (Some(client), Some(size)) = (client, response.body().size_hint().exact()) else { return Ok(response) };
     let bytes = usize::try_from(size).unwrap_or(usize::MAX);
@@ -74,22 +74,23 @@ fn hold(mut response: Response, record: &RequestRecord, client: Option<&Client>)
     Ok(response)
 }
 
-/// Runs the handler. Reads are bounded here; writes bound themselves, because only they know what is certain.
+/// Runs the handler. Reads end at the deadline here. Writes end by themselves, because only they know whether they
+/// committed.
 async fn execute(request: Request, next: Next, deadline: Instant) -> Response {
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
     let run = next.run(request);
     if !is_read {
         return run.await;
     }
-    // In a task of its own, which ends by itself when the client or the deadline has ended this one: a read that is cut
-    // off while it begins a transaction would leave that open on a connection which others use next.
+    // In a separate task, which ends by itself when the client disconnects or the deadline passes. If a read were
+    // dropped while it begins a transaction, that transaction would stay open on a connection that returns to the pool.
     match tokio::time::timeout_at(deadline.into(), tokio::spawn(RequestSpan::carry(run))).await {
         Ok(Ok(response)) => response,
         Ok(Err(_)) | Err(_) => ApiError::from(Refusal::StoreUnavailable).into_response(),
     }
 }
 
-/// Steps 3 to 8, and 10 where no body is read. Puts the [`RequestContext`] into the request.
+/// Steps 3 to 8, and step 10 if no body is read. Attaches the [`RequestContext`] to the request.
 async fn pass(
     state: &ApiState,
     request: &mut Request,
@@ -98,7 +99,7 @@ async fn pass(
     record: &mut RequestRecord,
 ) -> Result<(), ApiError> {
     let (method, path) = (received.method.as_str(), &received.path);
-    // A parameter is never empty, whatever the router thinks.
+    // A parameter is never empty, although the router accepts that.
     let is_whole = request.uri().path().split('/').skip(1).all(|segment| !segment.is_empty());
     let matched = request.extensions().get::<MatchedPath>().filter(|_| is_whole);
     let route = matched.and_then(|matched| routes::find(method, matched.as_str()));
@@ -112,7 +113,7 @@ async fn pass(
     received.span.note_tenant(&identity.tenant);
     if let Some(route) = route {
         if let Err(refusal) = authorise(route, &identity, &state.settings) {
-            // A failed login counts on the address it came from, so that guessing keys is slow.
+            // A refused login counts for its address, so that guessing keys is slow.
             limit(state, &Caller::Address(identity.address.clone()), record)?;
             return Err(refusal.into());
         }
@@ -123,7 +124,7 @@ async fn pass(
     if route.is_none_or(|route| route.limited) {
         limit(state, &identity.caller, record)?;
         if identity.is_unidentified {
-            // Quota came back this very moment.
+            // The address got quota back in the meantime.
             return Err(rate_limited(&state.runtime_config.limits()).into());
         }
     }
@@ -143,7 +144,7 @@ async fn pass(
     Ok(())
 }
 
-/// Step 7: counts the request on `caller`, or ends it.
+/// Step 7: counts the request for `caller`, or refuses it.
 fn limit(state: &ApiState, caller: &Caller, record: &mut RequestRecord) -> Result<(), Refusal> {
     let Some(limiter) = &state.limiter else { return Ok(()) };
     let limits = state.runtime_config.limits();
@@ -156,7 +157,7 @@ fn rate_limited(limits: &Limits) -> Refusal {
     Refusal::RateLimited { limit: limits.rate_limit_per_window, window_ms: limits.rate_limit_window_ms }
 }
 
-/// OPTIONS tells the methods of a known path; the router would, in words of its own.
+/// OPTIONS lists the methods of a known path. The router's own response would not have the right format.
 fn options(request: &Request) -> Response {
     let mut response = StatusCode::NO_CONTENT.into_response();
     if let Some(matched) = request.extensions().get::<MatchedPath>() {

@@ -9,7 +9,7 @@ use url::form_urlencoded;
 use crate::domain::refusal::Refusal;
 use crate::query::page::Slice;
 
-/// Pairs that are read; the rest is ignored.
+/// Maximum number of pairs that are read; the rest is ignored.
 const PAIRS_MAX: usize = 1000;
 
 #[derive(Clone, Debug, Default)]
@@ -32,27 +32,27 @@ impl Query {
         self.0.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str())
     }
 
-    /// A text: repeated counts as absent.
+    /// A text parameter. A repeated one counts as absent.
     pub fn text(&self, name: &str) -> Option<&str> {
         let mut values = self.0.iter().filter(|(own, _)| own == name).map(|(_, value)| value.as_str());
         let value = values.next()?;
         values.next().is_none().then_some(value)
     }
 
-    /// A bounded integer: the first value, truncated and clamped; the default for anything that is no number.
+    /// A bounded integer: the first value, truncated and clamped. The default if it is not a number.
     pub fn bounded(&self, name: &str, default: i64, min: i64, max: i64) -> i64 {
         let value = self.first(name).and_then(number);
-        // A clamped double fits: all bounds are far below 2^53.
+        // A clamped double fits, because all bounds are far below 2^53.
         value.map_or(default, |value| value.trunc().clamp(min as f64, max as f64) as i64)
     }
 
-    /// An integer filter; anything else is ignored.
+    /// An integer filter. `None` if it is not an integer.
     pub fn integer(&self, name: &str) -> Option<i64> {
         let value = self.text(name).and_then(number)?;
         (value.fract() == 0.0).then_some(value as i64)
     }
 
-    /// The part of a list that `limit` and `page` ask for.
+    /// The part of a list that `limit` and `page` select.
     pub fn slice(&self, limit_default: i64, limit_max: i64) -> Slice {
         let is_paged = self.first("page").is_some_and(|page| !page.is_empty());
         Slice {
@@ -69,7 +69,7 @@ impl Query {
         }
     }
 
-    /// The decoded cursor, if one was sent.
+    /// The decoded cursor, or `None` if none was sent.
     pub fn cursor(&self) -> Result<Option<String>, Refusal> {
         let Some(text) = self.text("cursor") else { return Ok(None) };
         let decoded = URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| String::from_utf8(bytes).ok());
@@ -88,7 +88,7 @@ pub struct Page {
     pub next_cursor: Option<String>,
 }
 
-/// At most `limit` of `names`: the first, or those after the one the cursor names.
+/// At most `limit` of `names`, beginning after the name in the cursor.
 pub fn page_of_names(names: &[&str], cursor: Option<&str>, limit: usize) -> Result<Page, Refusal> {
     let start = match cursor {
         None => 0,
@@ -121,7 +121,7 @@ mod tests {
         }
         assert_eq!(Query::parse("a=1&a=2").text("a"), None);
         assert_eq!(Query::parse("a=x+y%21").text("a"), Some("x y!"));
-        // A bad escape is text, and a byte that is not UTF-8 becomes U+FFFD.
+        // An invalid escape is literal text, and a byte that is not UTF-8 becomes U+FFFD.
         assert_eq!(Query::parse("&&a=%zz%f&").text("a"), Some("%zz%f"));
         assert_eq!(Query::parse("a=%ff=").text("a"), Some("\u{fffd}="));
         assert_eq!(Query::parse("a").text("a"), Some(""));

@@ -1,4 +1,4 @@
-//! The extractor of reads.
+//! The extractor of read requests.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use axum::http::request::Parts;
 use crate::api::request::context::RequestContext;
 use crate::api::request::errors::ApiError;
 
-/// A read. The pipeline has accepted its query.
+/// A read request whose query the pipeline has accepted.
 #[derive(Clone, Debug)]
 pub struct ReadRequest(Arc<RequestContext>);
 

@@ -1,4 +1,4 @@
-//! The service before it is ready: it lives, it says what it waits for, and it refuses everything else.
+//! The service during startup: liveness succeeds, readiness names the current step, and other requests are refused.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::api::request::answer;
 use crate::api::request::errors::{self, ApiError};
 use crate::api::request::response::respond;
 
-/// Answers until the service has started.
+/// The router that answers until the service has started.
 pub fn router(progress: Progress, cors_allowed_origins: &[String]) -> Router {
     let allowed_origins: Arc<[String]> = cors_allowed_origins.into();
     Router::new().fallback(answer).layer(from_fn_with_state(allowed_origins, answer::finish)).with_state(progress)

@@ -1,4 +1,4 @@
-//! The extractor of writes. It reads body, query and idempotency key, and submits what the handler understood.
+//! The extractor of write requests. It reads body, query and idempotency key, and submits the command of the handler.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::api::state::ApiState;
 #[derive(Debug)]
 pub struct WriteRequest {
     pub context: Arc<RequestContext>,
-    /// `{}` where the route reads none.
+    /// `{}` if the route reads no body.
     pub body: Value,
     keyed: Option<Keyed>,
 }
@@ -45,8 +45,9 @@ impl<S: Sync> FromRequest<S> for WriteRequest {
 }
 
 impl WriteRequest {
-    /// Executes what the handler understood, or answers that it is no valid request. A keyed refusal takes the same way
-    /// as a command, because its key may already have an answer, and because it is kept under its key.
+    /// Executes the command, or refuses the request if the handler found it invalid. A refusal with a key takes the
+    /// path of a command, because the key may already have a stored response, and because the refusal is stored under
+    /// it.
     pub async fn submit(
         self,
         state: &ApiState,
@@ -63,7 +64,7 @@ impl WriteRequest {
         }
     }
 
-    /// The request as the committer takes it.
+    /// The request in the form that the committer takes.
     pub fn into_request(
         self,
         command: Result<impl Into<Command>, impl Into<Refusal>>,

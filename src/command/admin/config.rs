@@ -14,7 +14,7 @@ pub async fn set_paused(context: &mut TransactionContext<'_>, paused: bool) -> R
     Ok(Reply::json(200, &json!({ "paused": paused })))
 }
 
-/// All of the changes together; none only shows what is in force.
+/// Applies all changes together. Without changes it returns the limits in force.
 pub async fn change_limits(context: &mut TransactionContext<'_>, changes: &[(Limit, i64)]) -> Result<Reply, Stop> {
     if !changes.is_empty() {
         runtime_config::lock(context.connection).await?;

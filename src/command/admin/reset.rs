@@ -1,4 +1,4 @@
-//! The reset of everything.
+//! Resets everything.
 
 use rand::RngExt;
 use schemars::JsonSchema;
@@ -12,7 +12,7 @@ use crate::domain::runtime_config::Limits;
 use crate::domain::timestamp::Timestamp;
 use crate::store::{reset, runtime_config, server};
 
-/// Counts of what a reset deleted, and the switches before it.
+/// What a reset deleted, and the flag and configuration before it.
 #[derive(Clone, Copy, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "ClearedByReset")]
@@ -56,7 +56,7 @@ struct Payload {
     cleared: Cleared,
 }
 
-/// Runs in a transaction of its own, while no other commit and no janitor is under way.
+/// Runs in its own transaction, while no other commit and no janitor runs.
 pub async fn apply(context: &mut TransactionContext<'_>, rate_buckets: u64) -> Result<Reply, Stop> {
     server::lock_out_janitors(context.connection).await?;
     runtime_config::lock(context.connection).await?;
@@ -66,7 +66,7 @@ pub async fn apply(context: &mut TransactionContext<'_>, rate_buckets: u64) -> R
     let config = Limits::default();
     runtime_config::write(context.connection, &config, false).await?;
     runtime_config::note_keys(context.connection).await?;
-    // The only tenant that stays, without its services.
+    // The only tenant that remains. It has no services any more.
     context.changed_terms.push(Tenant::public());
     let cleared = Cleared {
         usage: deleted.of("usage_counters"),

@@ -1,4 +1,4 @@
-//! Changes a registered service: its price, its metadata, or whether it is disabled. None of these is an event.
+//! Changes a registered service: its price, its metadata, or whether it is disabled. None of these records an event.
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -29,7 +29,7 @@ pub struct ServiceMetadata<'a> {
     pub metadata: &'a Metadata,
 }
 
-/// `edit` is what the body asked for, or why it asked for nothing valid: that counts only if the service exists.
+/// `edit` is the change, or why it is invalid. An invalid edit is reported only if the service exists.
 pub async fn apply(
     context: &mut TransactionContext<'_>,
     tenant: &Tenant,

@@ -1,4 +1,4 @@
-//! Deletes a service with its metadata and its flag. The pairs that used it stay, and settle at price 0.
+//! Deletes a service. Pairs that used it stay, and settle at a price of 0.
 
 use crate::command::context::{Stop, TransactionContext};
 use crate::command::reply::Reply;

@@ -1,4 +1,4 @@
-//! Services: registering, changing and deleting them.
+//! Commands that register, change and delete services.
 
 pub mod change;
 pub mod delete;

@@ -1,4 +1,4 @@
-//! Registers a service, or gives a registered one a new price and, if sent, new metadata.
+//! Registers a service, or sets the price of a registered one and, if sent, its metadata.
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -21,7 +21,7 @@ pub struct Registered<'a> {
     metadata: Option<&'a Metadata>,
 }
 
-/// 201 for a new service, 200 for one that was there.
+/// 201 for a new service, 200 for an existing one.
 pub async fn apply(
     context: &mut TransactionContext<'_>,
     tenant: &Tenant,

@@ -1,4 +1,4 @@
-//! Registers many services, or gives them new prices: five statements, however many items there are.
+//! Registers many services, or sets their prices, in five statements for any number of items.
 
 use std::collections::HashSet;
 
@@ -34,7 +34,7 @@ struct ItemResult<'a> {
     error: Option<&'static str>,
 }
 
-/// What becomes of one item.
+/// The result of one item.
 #[derive(Clone, Copy)]
 enum Fate {
     Invalid,
@@ -44,7 +44,7 @@ enum Fate {
     Updated,
 }
 
-/// The first item of an id counts; new ids are capped item by item.
+/// The first item of an id counts. The cap on services is applied item by item.
 pub async fn apply(
     context: &mut TransactionContext<'_>,
     tenant: &Tenant,
@@ -73,7 +73,7 @@ pub async fn apply(
     Ok(Reply::json(201, &Results { results: report(items, &fates) }))
 }
 
-/// `capacity_left` is how many new services still fit.
+/// `capacity_left` is the number of new services that the tenant may add.
 fn decide(items: &[Option<PricedService>], found: &HashSet<ServiceId>, mut capacity_left: i64) -> Vec<Fate> {
     let mut seen = HashSet::new();
     let mut fates = Vec::with_capacity(items.len());

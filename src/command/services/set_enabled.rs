@@ -1,4 +1,4 @@
-//! Disables or enables a service. Each call is an event, whether it changes anything or not.
+//! Disables or enables a service. Each call records an event, whether or not the service changes.
 
 use schemars::JsonSchema;
 use serde::Serialize;

@@ -1,3 +1,3 @@
-//! Settlements: billing what is outstanding.
+//! Commands that settle outstanding usage.
 
 pub mod settle;

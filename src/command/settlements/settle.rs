@@ -1,4 +1,4 @@
-//! Settles one pair, or the pairs of an agent, on the counters of the batch: each at its current price.
+//! Settles one pair, or all pairs of an agent, each at its current price.
 
 use std::ops::Not;
 
@@ -17,7 +17,7 @@ use crate::command::context::{AgentPairs, BatchContext};
 use crate::command::reply::Reply;
 use crate::command::request::Request;
 
-/// The settlement of one pair.
+/// The response to the settlement of one pair.
 #[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "SettledPair")]
@@ -27,7 +27,7 @@ pub struct Settled<'a> {
     item: SettledItem<'a>,
 }
 
-/// The settlement of all pairs of an agent.
+/// The response to the settlement of an agent.
 #[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "SettledAgent")]
@@ -49,9 +49,9 @@ struct SettledItem<'a> {
     billed_stroops: Stroops,
 }
 
-/// With nothing due the settlement counts and has an event, but leaves no row.
+/// If nothing is outstanding, the settlement counts and records an event, but no row is written.
 pub fn apply(context: &mut BatchContext<'_, '_>, request: &Request, pair: &Pair) -> Result<Reply, Refusal> {
-    // An id that is valid no longer names what exists, and nothing else.
+    // Invalid ids are accepted only for an existing pair: earlier versions allowed `.` and `..`.
     let has_valid_ids = pair.agent.is_valid() && pair.service_id.is_valid();
     if !has_valid_ids && !context.counters.contains(&request.tenant, pair) {
         return Err(Refusal::AgentAndService);
@@ -63,15 +63,15 @@ pub fn apply(context: &mut BatchContext<'_, '_>, request: &Request, pair: &Pair)
     Ok(Reply::json(200, &Settled { agent: &pair.agent, item }))
 }
 
-/// Only pairs with something due are billed, and where services have to be registered only those with a price. The others
-/// are listed with nothing.
+/// Settles the pairs with outstanding usage. Where services must be registered, those without a price are left out.
+/// Pairs that are not settled are listed with 0.
 pub fn apply_to_agent(
     context: &mut BatchContext<'_, '_>,
     request: &Request,
     agent: &AgentId,
 ) -> Result<Reply, Refusal> {
     let AgentPairs { pairs, has_more } = context.agents.of(&request.tenant, agent);
-    // Usage of this batch counts as recorded before, all of it or none.
+    // Usage of this batch was applied before, so its new pairs are included.
     let new = context.counters.new_services(&request.tenant, agent);
     let pair = |service_id: &ServiceId| Pair { agent: agent.clone(), service_id: service_id.clone() };
     let pairs: Vec<Pair> = pairs.iter().map(|(service_id, _)| service_id).chain(&new).map(pair).collect();
@@ -89,7 +89,7 @@ pub fn apply_to_agent(
 fn bill<'a>(context: &mut BatchContext<'_, '_>, request: &Request, pair: &'a Pair, bulk: bool) -> SettledItem<'a> {
     let tenant = &request.tenant;
     let price = context.pricing.of(tenant, &pair.service_id).map(|terms| terms.price_stroops);
-    // A service that is not registered costs nothing, or is left alone.
+    // A service that is not registered has price 0, or is not settled.
     let price_stroops = price.unwrap_or(0);
     let is_billed = price.is_some() || !context.require_registered_services;
     let requests = if is_billed { context.counters.settle(tenant, pair) } else { 0 };

@@ -1,4 +1,4 @@
-//! Usage: recording it and clearing it.
+//! Commands that record and clear usage.
 
 pub mod record;
 pub mod reset;

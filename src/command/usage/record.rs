@@ -1,4 +1,4 @@
-//! Records usage, one request or many, on the counters of the batch.
+//! Records usage, one record or many, on the counters of the batch.
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -13,7 +13,7 @@ use crate::command::context::BatchContext;
 use crate::command::reply::Reply;
 use crate::command::request::Request;
 
-/// What is outstanding after a record.
+/// The response to one record.
 #[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "RecordedUsage")]
@@ -23,7 +23,7 @@ pub struct Recorded<'a> {
     total: Count,
 }
 
-/// One result for each item of a bulk record, in the order of the items.
+/// The response to a bulk record: one result for each item, in the order of the items.
 #[derive(JsonSchema, Serialize)]
 #[schemars(rename = "RecordedUsageBulk")]
 pub struct BulkRecorded {
@@ -41,7 +41,7 @@ struct ItemResult {
     error: Option<&'static str>,
 }
 
-/// Why a record is not accepted.
+/// Why a record is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rejection {
     Unregistered,
@@ -61,7 +61,7 @@ pub fn apply(context: &mut BatchContext<'_, '_>, request: &Request, record: &Usa
     }
 }
 
-/// Items are applied in order; one that is not accepted says so in its place.
+/// Items are applied in order. An item that is refused has an error at its index.
 pub fn apply_bulk(context: &mut BatchContext<'_, '_>, request: &Request, items: &[Option<UsageRecord>]) -> Reply {
     let results = items.iter().enumerate().map(|(index, item)| {
         let total = match item {
@@ -77,7 +77,7 @@ pub fn apply_bulk(context: &mut BatchContext<'_, '_>, request: &Request, items: 
     Reply::json(201, &BulkRecorded { results: results.collect() })
 }
 
-/// Adds one record and its event. Returns the total after it.
+/// Adds one record and its event. Returns the outstanding total.
 fn add(
     context: &mut BatchContext<'_, '_>,
     request: &Request,
@@ -90,7 +90,7 @@ fn add(
         Some(terms) if terms.disabled => return Err(Rejection::Disabled),
         _ => {}
     }
-    // Only a pair that rises above zero counts.
+    // Only a pair that rises above zero uses capacity.
     if context.counters.outstanding(tenant, pair) == 0 && !context.reserve(tenant) {
         return Err(Rejection::Capacity);
     }

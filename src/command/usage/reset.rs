@@ -1,4 +1,4 @@
-//! Clears what is outstanding of a pair without billing it.
+//! Clears the outstanding usage of a pair without billing it.
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -13,7 +13,7 @@ use crate::command::context::BatchContext;
 use crate::command::reply::Reply;
 use crate::command::request::Request;
 
-/// What a reset cleared.
+/// The response to a reset.
 #[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "ResetUsage")]

@@ -1,6 +1,6 @@
-//! The dispatcher: a loop that expands the outbox, leases due webhooks in turns between tenants, attempts a few deliveries
-//! of each at once, and records how they ended. Every step of it is bounded. Replicas share the work by row locks and
-//! leases. A crash loses nothing: what was under way is sent again, with the same id.
+//! The dispatcher expands the outbox, leases due webhooks, one tenant in turn, attempts a few deliveries of each
+//! concurrently, and records the results. Every step is bounded. Replicas divide the work by row locks and leases.
+//! After a crash, deliveries in progress are sent again with the same id.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,22 +30,23 @@ use super::in_flight::InFlight;
 use super::outcome::{Attempted, Outcome, record};
 use super::sender::{Failure, Sender};
 
-/// How long an attempt may take.
+/// Time limit of an attempt.
 pub const ATTEMPT_LIMIT: Duration = Duration::from_secs(10);
-/// Pause after which retries are looked for. New events wake the dispatcher at once.
+/// Pause between two searches for due retries. New events wake the dispatcher at once.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How long a webhook is in one dispatcher's hands: well over [`ATTEMPT_LIMIT`].
+/// Duration of a lease, well above [`ATTEMPT_LIMIT`].
 const LEASE_MS: i64 = 60_000;
-/// Deliveries of one webhook that are attempted at a time.
+/// Maximum number of concurrent attempts for one webhook.
 const OF_WEBHOOK_MAX: i64 = 4;
-/// Tenants whose events are expanded before the next look at what is due, and tenants that one look considers.
+/// Maximum number of tenants whose events are expanded before the next search for due webhooks, and of tenants in one
+/// search.
 const EXPANDED_TENANTS_MAX: i64 = 16;
 const CONSIDERED_TENANTS_MAX: i64 = 256;
-/// How long a stop waits for attempts under way.
+/// How long a stop waits for attempts in progress.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
-/// Rows that one statement deletes or cancels at most.
+/// Maximum number of rows that one statement deletes or cancels.
 const ROWS_MAX: i64 = 1000;
-/// Pause between two looks for deliveries that finished too long ago to be listed.
+/// Pause between two searches for finished deliveries that are too old.
 const PRUNE_PAUSE_MS: u64 = 60_000;
 
 #[derive(Clone, Debug)]
@@ -53,12 +54,12 @@ pub struct Dispatcher {
     pub pool: Pool,
     pub clock: Clock,
     pub sender: Sender,
-    /// How long an attempt may take.
+    /// Time limit of an attempt.
     pub attempt_limit: Duration,
-    /// Notified when this process put something into the outbox.
+    /// Notified when this process has written to the outbox.
     pub new_deliveries: Arc<Notify>,
     pub health: JobHealth,
-    /// One run at a time.
+    /// Only one run at a time.
     pub turn: Arc<Mutex<()>>,
 }
 
@@ -66,11 +67,11 @@ pub struct Dispatcher {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     pub outcomes: BTreeMap<Outcome, u64>,
-    /// Finished deliveries deleted for their age.
+    /// Old finished deliveries that were deleted.
     pub pruned: i64,
 }
 
-/// How a test went; none if its webhook is gone.
+/// The result of a test. `None` if its webhook no longer exists.
 pub type TestResult = Option<Result<u16, Failure>>;
 
 impl Dispatcher {
@@ -80,7 +81,7 @@ impl Dispatcher {
 
     pub async fn run(self, stop: CancellationToken) {
         for run in (1..).take_while(|_| !stop.is_cancelled()) {
-            // What failed is noted, and tried again.
+            // Failures are recorded, and the step is tried again.
             let _ = self.run_until(&stop).instrument(jobs::run_span("webhooks", run)).await;
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -90,7 +91,7 @@ impl Dispatcher {
         }
     }
 
-    /// Expands everything in the outbox, attempts everything that is due, and prunes what is old.
+    /// Expands all events in the outbox, attempts everything that is due, and deletes old deliveries.
     pub async fn run_once(&self) -> Result<Report, StoreError> {
         self.run_until(&CancellationToken::new()).await
     }
@@ -103,7 +104,7 @@ impl Dispatcher {
         result.map(|()| run.report)
     }
 
-    /// Makes the one attempt of a test that was recorded, whether its webhook is enabled or not, within `limit`.
+    /// Makes the only attempt of a recorded test, even if its webhook is disabled, within `limit`.
     pub async fn attempt_test(
         &self,
         tenant: &Tenant,
@@ -111,7 +112,7 @@ impl Dispatcher {
         delivery: &str,
         limit: Duration,
     ) -> Result<TestResult, StoreError> {
-        // No connection is held during the attempt: a pool of connections must not wait for receivers.
+        // The connection is returned before the attempt, so that slow receivers do not use up the pool.
         let find = async |connection: &mut PgConnection| find_test(connection, tenant, webhook, delivery).await;
         let found = self.pool.run(Instant::now() + STEP_LIMIT, find).await?;
         let Some((outgoing, target)) = found else { return Ok(None) };
@@ -135,17 +136,18 @@ async fn find_test(
     Ok(target.map(|target| (outgoing, target)))
 }
 
-/// One run of a dispatcher.
+/// The state of one run.
 struct Run<'a> {
     dispatcher: &'a Dispatcher,
     in_flight: InFlight,
-    /// Attempts that ended and are not recorded, and webhooks to be released.
+    /// Attempts that have ended and are not recorded, and webhooks to release.
     ended: Vec<Attempted>,
     done: Vec<(QueueId, Timestamp)>,
-    /// The tenant whose events were expanded last, and the one that was last considered for slots: each goes on after it.
+    /// The tenant whose events were expanded last, and the one last considered for leases. Each search continues after
+    /// its tenant.
     expanded: String,
     considered: String,
-    /// When to prune, as [`Clock::elapsed_ms`] counts.
+    /// When to prune, in [`Clock::elapsed_ms`].
     prune_at_ms: u64,
     report: Report,
 }
@@ -164,8 +166,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Works until nothing is left to do and nothing is under way. The steps are independent of each other: one that fails
-    /// is tried again in the next round, as long as there is one.
+    /// Repeats the steps until nothing is left and no attempt is in progress. The steps are independent: a step that
+    /// fails is tried again in the next round, if there is one.
     async fn until_idle(&mut self, stop: &CancellationToken) -> Result<(), StoreError> {
         loop {
             let steps = [self.record_ended().await, self.expand().await, self.take().await, self.prune(stop).await];
@@ -182,14 +184,14 @@ impl<'a> Run<'a> {
             tokio::select! {
                 () = stop.cancelled() => {}
                 Some(ended) = self.in_flight.attempts.join_next() => self.note_end(ended),
-                // While slow receivers are waited for, others may become due.
+                // Other webhooks may become due while slow receivers are waited for.
                 () = self.dispatcher.new_deliveries.notified() => {}
                 () = sleep(PAUSE) => {}
             }
         }
     }
 
-    /// An error, which is noted, while this machine's clock or the database's is wrong: leases and ages cannot be judged.
+    /// An error, which is recorded, if one of the two clocks is wrong: then neither leases nor ages can be trusted.
     fn check_clock(&self, job: Job) -> Result<(), StoreError> {
         let checked = server::check_clock(&self.dispatcher.clock);
         if checked.is_err() {
@@ -212,7 +214,7 @@ impl<'a> Run<'a> {
         let mut failed = None;
         for tenant in tenants {
             let step = async |connection: &mut PgConnection| expand(connection, &tenant, clock.now()).await;
-            // One tenant's events must not keep the others waiting.
+            // A failure for one tenant must not delay the others.
             match pool.run(Instant::now() + STEP_LIMIT, step).await {
                 Ok(did_some) => has_more |= did_some,
                 Err(error) => failed = Some(error),
@@ -227,8 +229,8 @@ impl<'a> Run<'a> {
         result
     }
 
-    /// Leases due webhooks as long as there is room, from the tenant after the last one and once around, and starts
-    /// attempts. True if it made no attempt of what it leased: there may be more.
+    /// Leases due webhooks while slots are free, beginning after the last tenant and going around once, and starts
+    /// their attempts. True if it cancelled or deleted deliveries instead, of which there may be more.
     async fn take(&mut self) -> Result<bool, StoreError> {
         self.check_clock(Job::WebhookLease)?;
         let health = &self.dispatcher.health;
@@ -251,7 +253,7 @@ impl<'a> Run<'a> {
         result.map(|()| has_more)
     }
 
-    /// The same for the tenants from the next one to the last.
+    /// Like [`Self::take`], from the next tenant to the last one.
     async fn take_from_next(&mut self) -> Result<bool, StoreError> {
         let Dispatcher { pool, clock, .. } = self.dispatcher;
         let mut has_retired = false;
@@ -279,7 +281,8 @@ impl<'a> Run<'a> {
         Ok(has_retired)
     }
 
-    /// Starts the attempts of leased webhooks. True if deliveries were cancelled or deleted instead, of which there may be more.
+    /// Starts the attempts of leased webhooks. True if it cancelled or deleted deliveries instead, of which there may
+    /// be more.
     async fn start(&mut self, leased: Vec<LeasedQueue>, now: Timestamp, until: Timestamp) -> Result<bool, StoreError> {
         let mut retired = Vec::new();
         for LeasedQueue { queue, target, due } in leased {
@@ -301,7 +304,7 @@ impl<'a> Run<'a> {
         Ok(!retired.is_empty())
     }
 
-    /// Deletes pending deliveries of a webhook that is gone, and cancels those of events before it was enabled.
+    /// Deletes pending deliveries of a webhook that no longer exists, or cancels those of events before it was enabled.
     async fn retire(&self, queue: &QueueId, from_position: Option<i64>, now: Timestamp) -> Result<(), StoreError> {
         let retire = async |connection: &mut PgConnection| {
             let mut transaction = server::begin_dispatch(connection).await?;
@@ -335,13 +338,13 @@ impl<'a> Run<'a> {
                 }
                 self.ended.push(attempted);
             }
-            // Its lease runs out, and the delivery is sent again.
+            // When its lease expires, the delivery is sent again.
             Err(error) => error!(%error, "an attempt broke"),
         }
     }
 
-    /// Records all attempts that have ended, and releases their webhooks. What could not be recorded is kept as long as its
-    /// lease lasts.
+    /// Records all attempts that have ended, and releases their webhooks. What cannot be recorded is kept until its
+    /// lease expires.
     async fn record_ended(&mut self) -> Result<bool, StoreError> {
         let Dispatcher { pool, clock, health, .. } = self.dispatcher;
         while let Some(ended) = self.in_flight.attempts.try_join_next() {
@@ -369,7 +372,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Waits for what is under way, for a while. What takes longer is sent again when its lease runs out.
+    /// Waits for attempts in progress. Those that take longer are sent again when their lease expires.
     async fn finish(&mut self, limit: Duration) {
         let limit = Instant::now() + limit;
         while let Ok(Some(ended)) = timeout_at(limit, self.in_flight.attempts.join_next()).await {
@@ -378,7 +381,7 @@ impl<'a> Run<'a> {
         let _ = self.record_ended().await;
     }
 
-    /// Deletes what finished too long ago to be listed, now and then. True if there may be more.
+    /// Deletes finished deliveries that are too old, once per `PRUNE_PAUSE_MS`. True if there may be more.
     async fn prune(&mut self, stop: &CancellationToken) -> Result<bool, StoreError> {
         let Dispatcher { pool, clock, health, .. } = self.dispatcher;
         let began_ms = clock.elapsed_ms();
@@ -400,10 +403,10 @@ impl<'a> Run<'a> {
     }
 }
 
-/// A webhook that was leased, and what is due of it.
+/// A leased webhook and its due deliveries.
 struct LeasedQueue {
     queue: QueueId,
-    /// None: the webhook is gone.
+    /// `None` if the webhook no longer exists.
     target: Option<Target>,
     due: Vec<Outgoing>,
 }

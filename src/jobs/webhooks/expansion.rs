@@ -1,6 +1,6 @@
-//! Expands events of the outbox to deliveries: one for each webhook of the tenant that is enabled, takes the event's type,
-//! and was made or enabled before the event. In transactions of a bounded size: an event for more webhooks than one of them
-//! writes notes how far it got.
+//! Expands events of the outbox to deliveries, one for each enabled webhook of the tenant that subscribes to the
+//! event's type and was created or enabled before the event. Transactions are bounded. If an event has more webhooks
+//! than one transaction may write, its outbox row records how far the expansion got.
 
 use sqlx::PgConnection;
 use tracing::error;
@@ -14,12 +14,12 @@ use crate::store::outbox::{self, Unexpanded};
 use crate::store::webhooks::{self, Subscriber};
 use crate::store::{StoreError, server, webhook_queues};
 
-/// Deliveries that one transaction writes at most, and events that it takes.
+/// Maximum number of deliveries and of events in one transaction.
 const DELIVERIES_MAX: usize = 1000;
 const EVENTS_MAX: i64 = 500;
 
-/// Expands a tenant's oldest events in one transaction. False if there was nothing to do: no events, or all of them in the
-/// hands of another dispatcher.
+/// Expands a tenant's oldest events in one transaction. False if there are none, or if another dispatcher has locked
+/// them.
 pub async fn expand(connection: &mut PgConnection, tenant: &Tenant, now: Timestamp) -> Result<bool, StoreError> {
     let mut transaction = server::begin_dispatch(connection).await?;
     let events = outbox::take(&mut transaction, tenant, EVENTS_MAX).await?;
@@ -30,7 +30,7 @@ pub async fn expand(connection: &mut PgConnection, tenant: &Tenant, now: Timesta
     if !deliveries.is_empty() {
         let added = deliveries::insert(&mut transaction, tenant, &deliveries, now).await?;
         if added < deliveries.len() as u64 {
-            // Only after a sequence fell behind its table, as in a copy that left sequences out.
+            // Happens only if a sequence is behind its table, for example after a copy without sequences.
             let count = deliveries.len() as u64 - added;
             error!(count, "deliveries were not written: others have the positions of their events");
         }
@@ -47,17 +47,17 @@ pub async fn expand(connection: &mut PgConnection, tenant: &Tenant, now: Timesta
     Ok(true)
 }
 
-/// What one transaction does.
+/// The changes of one transaction.
 #[derive(Debug, PartialEq, Eq)]
 struct Expansion<'a> {
     deliveries: Vec<NewDelivery<'a>>,
-    /// Positions of events whose deliveries are all written then.
+    /// Positions of events that are then completely expanded.
     done: Vec<i64>,
-    /// An event whose deliveries are written then as far as this webhook.
+    /// An event that is then expanded up to this webhook.
     partial: Option<(i64, &'a str)>,
 }
 
-/// `subscribers` are at most `deliveries_max`, those after the webhook that the first event was expanded to.
+/// `subscribers` are at most `deliveries_max` webhooks, beginning after the one that the first event was expanded to.
 fn plan<'a>(
     tenant: &Tenant,
     events: &'a [Unexpanded],
@@ -67,7 +67,7 @@ fn plan<'a>(
     let mut expansion = Expansion { deliveries: Vec::new(), done: Vec::new(), partial: None };
     let Some(first) = events.first() else { return expansion };
     let are_all = subscribers.len() < deliveries_max;
-    // The others need the subscribers that this list leaves out.
+    // The other events also need the webhooks that this list does not contain.
     let events = if are_all && first.last_webhook_id.is_empty() { events } else { &events[..1] };
     for event in events {
         let own =
@@ -148,13 +148,14 @@ mod tests {
         let first = plan(&Tenant::public(), &events, &subscribers, 2);
         assert_eq!(written(&first), [(5, "a")]);
         assert_eq!((first.done, first.partial), (vec![], Some((5, "b"))));
-        // What comes after the last one is the rest, and the other event waits: it needs those before, too.
+        // The list is the rest of the first event's webhooks. The second event also needs those before, so it must
+        // wait.
         let events = [event(5, "x", "b"), event(6, "x", "")];
         let rest = [subscriber("c", "*", 0)];
         let second = plan(&Tenant::public(), &events, &rest, 2);
         assert_eq!(written(&second), [(5, "c")]);
         assert_eq!((second.done, second.partial), (vec![5], None));
-        // The rest may be none.
+        // The rest may be empty.
         let last = plan(&Tenant::public(), &events, &[], 2);
         assert_eq!((written(&last).len(), last.done, last.partial), (0, vec![5], None));
     }

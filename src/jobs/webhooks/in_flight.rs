@@ -1,5 +1,5 @@
-//! What a dispatcher has in its hands: leased webhooks, and attempts under way. Its slots are webhooks, which tenants share:
-//! the fewer slots are free, the fewer one tenant may hold.
+//! The leased webhooks and the attempts in progress of a dispatcher. A slot is one webhook. The fewer slots are free,
+//! the fewer a tenant may hold.
 
 use std::collections::BTreeMap;
 
@@ -11,9 +11,10 @@ use crate::store::webhook_queues::{Head, QueueId};
 
 use super::outcome::Attempted;
 
-/// Webhooks that one dispatcher serves at a time.
+/// Maximum number of webhooks that one dispatcher leases.
 const WEBHOOKS_MAX: usize = 128;
-/// Of one tenant. Tenants share what is free, so that many with slow receivers leave slots for the next.
+/// Maximum number of webhooks of one tenant. A tenant gets only a share of the free slots, so that many tenants with
+/// slow receivers leave slots for others.
 const OF_TENANT_MAX: usize = 32;
 
 #[derive(Default)]
@@ -33,7 +34,7 @@ impl InFlight {
         WEBHOOKS_MAX - self.leased.len()
     }
 
-    /// How many webhooks to lease of each tenant, in the order of `heads`, and how many of these tenants that considers.
+    /// How many webhooks to lease for each tenant, in the order of `heads`, and how many tenants were considered.
     pub fn share(&self, heads: &[Head]) -> (Vec<(Tenant, i64)>, usize) {
         let mut free = self.free();
         let mut turns = Vec::new();
@@ -57,15 +58,14 @@ impl InFlight {
         self.leased.insert(queue.clone(), Leased { until, attempts });
     }
 
-    /// Notes that an attempt under the lease until `until` ended.
+    /// Records the end of an attempt under the lease until `until`.
     pub fn note_end(&mut self, queue: &QueueId, until: Timestamp) {
         if let Some(leased) = self.leased.get_mut(queue).filter(|leased| leased.until == until) {
             leased.attempts = leased.attempts.saturating_sub(1);
         }
     }
 
-    /// Takes out the webhooks whose attempts have all ended, to be released, and those whose lease has run out: an attempt
-    /// of theirs never ended.
+    /// Removes and returns the webhooks to release: their attempts have all ended, or their lease has expired.
     pub fn take_done(&mut self, now: Timestamp) -> Vec<(QueueId, Timestamp)> {
         let is_done = |_: &QueueId, leased: &mut Leased| leased.attempts == 0 || leased.until <= now;
         let done: Vec<_> = self.leased.extract_if(.., is_done).map(|(queue, leased)| (queue, leased.until)).collect();

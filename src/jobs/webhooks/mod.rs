@@ -1,4 +1,4 @@
-//! Sends events to webhooks: expands the outbox to deliveries, attempts those that are due, and records how each ended.
+//! Sends events to webhooks: expands the outbox to deliveries, attempts those that are due, and records the results.
 
 pub mod dispatcher;
 mod expansion;

@@ -1,4 +1,4 @@
-//! The end of an attempt: what is recorded of it, when the delivery is tried again, and when its webhook is given up.
+//! The result of an attempt: what is recorded, when the delivery is tried again, and when its webhook is disabled.
 
 use rand::rngs::StdRng;
 use sqlx::PgConnection;
@@ -16,20 +16,21 @@ use crate::store::{StoreError, server, webhooks};
 
 use super::sender::Failure;
 
-/// Deliveries that are cancelled with the end that gives their webhook up. The dispatcher cancels the others when they are due.
+/// Maximum number of deliveries that are cancelled together with the webhook. The dispatcher cancels the others when
+/// they are due.
 const CANCELLED_MAX: i64 = 1000;
 
 const GONE: u16 = 410;
 
-/// What came of an attempt, as metrics count it.
+/// The result of an attempt, as the metrics count it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
     Delivered,
-    /// Failed, and tried again later.
+    /// Failed, and will be tried again.
     Retry,
     /// Failed for the last time.
     Failed,
-    /// Not sent: the target is no public address. It is tried again like any other.
+    /// Not sent, because the target is not a public address. Tried again like other failures.
     Refused,
 }
 
@@ -44,17 +45,17 @@ impl Outcome {
     }
 }
 
-/// An attempt that ended.
+/// An attempt that has ended.
 pub struct Attempted {
     pub outgoing: Outgoing,
-    /// End of the lease of its webhook; none for a test, whose webhook is not leased.
+    /// End of the lease of its webhook. `None` for a test, whose webhook is not leased.
     pub leased_until: Option<Timestamp>,
     pub began_at: Timestamp,
     pub ended_at: Timestamp,
     pub result: Result<u16, Failure>,
 }
 
-/// What an end means.
+/// The consequences of an attempt.
 struct Conclusion<'a> {
     outcome: Outcome,
     ended: Ended<'a>,
@@ -101,8 +102,8 @@ impl<'a> Conclusion<'a> {
     }
 }
 
-/// Records how attempts ended, gives up the webhooks for which that means it, and releases `done`: webhooks whose attempts
-/// have all ended, with the ends of their leases. What was leased to another dispatcher meanwhile is left to it.
+/// Records attempts, disables webhooks after their last attempt, and releases `done`, the webhooks whose attempts have
+/// all ended, each with the end of its lease. Skips webhooks that another dispatcher has leased since.
 pub async fn record(
     pool: &Pool,
     attempts: &[Attempted],
@@ -155,11 +156,11 @@ async fn record_others(
     Ok(())
 }
 
-/// Records the last attempt, disables the webhook and cancels what is pending for it.
+/// Records the last attempt, disables the webhook and cancels its pending deliveries.
 async fn give_up(connection: &mut PgConnection, conclusion: &Conclusion<'_>) -> Result<(), StoreError> {
     let Conclusion { ended, leased_until, .. } = conclusion;
     let mut transaction = server::begin_dispatch(connection).await?;
-    // The webhook first, as everything that changes one.
+    // The webhook is locked first, as in every change of a webhook.
     let webhook = webhooks::lock(&mut transaction, &ended.queue.tenant, &ended.queue.webhook).await?;
     if let Some(until) = leased_until {
         let is_held = webhook_queues::lock(&mut transaction, &[(ended.queue, *until)]).await?;

@@ -1,5 +1,5 @@
-//! One attempt: signs a delivery and sends it. It connects to public addresses only, which it checks after DNS at every
-//! attempt, or through the egress proxy that is configured. It follows no redirect, and reads only the head of an answer.
+//! One attempt: signs a delivery and sends it. Without an egress proxy it connects only to public addresses, which it
+//! checks after name resolution. It follows no redirects, and reads only the head of a response.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -29,16 +29,16 @@ pub const ATTEMPT_LIMIT: Duration = Duration::from_secs(10);
 
 const USER_AGENT: &str = concat!("agentpay-billing/", env!("CARGO_PKG_VERSION"));
 
-/// Where host names are looked up.
+/// How host names are resolved.
 #[derive(Clone, Debug)]
 pub enum Names {
     System,
-    /// For tests: what a name server says that its owner may have set up to deceive.
+    /// For tests: the result of a name server that an attacker may control.
     Fixed(BTreeMap<String, IpAddr>),
 }
 
 impl Names {
-    /// With the port 0, in whose place the connector puts that of the URL.
+    /// The port is 0; the connector replaces it with that of the URL.
     async fn look_up(&self, name: &str) -> io::Result<Vec<SocketAddr>> {
         match self {
             Self::System => Ok(tokio::net::lookup_host((name, 0)).await?.collect()),
@@ -47,13 +47,13 @@ impl Names {
     }
 }
 
-/// Why an attempt failed. Its text is shown to the webhook's owner.
+/// Why an attempt failed. The text is shown to the owner of the webhook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     #[error("status {status}")]
     Status {
         status: u16,
-        /// How long the receiver asks to be left alone; 0 if it does not.
+        /// The pause that the receiver requests; 0 if it requests none.
         retry_after_ms: i64,
     },
     #[error("timeout")]
@@ -64,16 +64,16 @@ pub enum Failure {
     PrivateAddress,
 }
 
-/// Where deliveries may go, and how.
+/// Where deliveries may be sent, and how.
 #[derive(Clone, Debug)]
 pub struct Egress {
-    /// Also to addresses that are not of the public internet.
+    /// Also allow addresses outside the public internet.
     pub allow_private: bool,
     pub names: Names,
     pub proxy: Option<EgressProxy>,
 }
 
-/// Sends deliveries. All clones share their TLS setup.
+/// Sends deliveries. All clones share the TLS configuration.
 #[derive(Clone, Debug)]
 pub struct Sender {
     client: Client,
@@ -82,15 +82,15 @@ pub struct Sender {
 
 impl Sender {
     pub fn new(egress: Egress) -> Self {
-        // The client then looks up the name of the proxy only, and that is the operator's.
+        // Behind a proxy the client resolves only the proxy's name, which the operator chose.
         let allow_private = egress.allow_private || egress.proxy.is_some();
         let mut client = Client::builder()
             .user_agent(USER_AGENT)
             .redirect(redirect::Policy::none())
-            // The environment's HTTPS_PROXY is for other programs: through it the check of addresses would be void.
+            // The proxy variables of the environment are ignored: a proxy would bypass the check of addresses.
             .no_proxy()
             .http1_only()
-            // A kept connection would be an address checked long ago.
+            // A pooled connection would use an address that was checked long ago.
             .pool_max_idle_per_host(0)
             .dns_resolver(Arc::new(GuardedResolver { allow_private, names: egress.names.clone() }))
             .tls_backend_preconfigured(tls());
@@ -100,7 +100,7 @@ impl Sender {
         Self { client: client.build().expect("the settings of the client are constant"), egress }
     }
 
-    /// One attempt, of at most `limit`. The receiver's status if it took the delivery.
+    /// Makes one attempt within `limit`. Returns the receiver's status if it accepted the delivery.
     pub async fn send(
         &self,
         outgoing: &Outgoing,
@@ -136,8 +136,8 @@ impl Sender {
         Err(Failure::Status { status: status.as_u16(), retry_after_ms: retry_after_ms(answer.headers(), now) })
     }
 
-    /// Checks what the client does not look up: an address that is written out, and, behind a proxy, every name. The proxy
-    /// looks names up itself, so one that is unknown here is left to it.
+    /// Checks what the resolver does not see: literal addresses and, behind a proxy, every name. The proxy resolves
+    /// names itself, so a name that is unknown here is left to it.
     async fn check_target(&self, url: &Url) -> Result<(), Failure> {
         let host = url.host().ok_or(Failure::Connection)?;
         if self.egress.allow_private {
@@ -157,12 +157,13 @@ impl Sender {
     }
 }
 
-/// RFC 9110, section 10.2.3: seconds or a date. At most [`RETRY_AFTER_MAX_MS`]; 0 for a value that is neither.
+/// `Retry-After` (RFC 9110, section 10.2.3) in seconds or as a date. At most [`RETRY_AFTER_MAX_MS`]; 0 if it is
+/// neither.
 fn retry_after_ms(headers: &HeaderMap, now: Timestamp) -> i64 {
     let value = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).unwrap_or_default().trim();
     let is_digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
     let ms = if is_digits {
-        // More digits than a number has are a long time, too.
+        // A number with too many digits is a long pause.
         value.parse().unwrap_or(i64::MAX).saturating_mul(1000)
     } else {
         let since_epoch = |date: SystemTime| date.duration_since(UNIX_EPOCH).ok();
@@ -172,7 +173,7 @@ fn retry_after_ms(headers: &HeaderMap, now: Timestamp) -> i64 {
     ms.clamp(0, RETRY_AFTER_MAX_MS)
 }
 
-/// The machine's own roots. Without any, only plain HTTP works.
+/// Trusts the root certificates of the machine. Without any, only plain HTTP works.
 fn tls() -> ClientConfig {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
@@ -201,7 +202,7 @@ fn cause_of(error: &reqwest::Error) -> Failure {
 #[error("every address of this name is private")]
 struct PrivateAddress;
 
-/// Looks names up, and gives the connector only addresses it may connect to.
+/// Resolves names, and returns only addresses that may be connected to.
 struct GuardedResolver {
     allow_private: bool,
     names: Names,

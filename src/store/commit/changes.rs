@@ -1,4 +1,4 @@
-//! All that a commit changes, as values.
+//! All changes of a commit, as values.
 
 use crate::domain::caller::Tenant;
 use crate::domain::money::Stroops;
@@ -10,24 +10,24 @@ use crate::store::usage::CounterId;
 
 use super::rows::{CallerChange, CounterChange, NewEventRun, NewIdempotencyKey, TotalsChange};
 
-/// A pair that is recorded for the first time.
+/// A pair with its first record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NewPair<'a> {
     pub id: &'a CounterId,
     pub outstanding: i64,
     pub settled: i64,
     pub reset: i64,
-    /// Rank of its first record among the new pairs of the commit, from 1: lists show pairs in this order.
+    /// Order of its first record among the new pairs of the commit, from 1. Lists show pairs in this order.
     pub arrival: i64,
-    /// The same of its agent among the new agents. None: the agent has other pairs.
+    /// Order of its agent among the new agents. `None` if the agent has other pairs.
     pub agent_arrival: Option<i64>,
 }
 
-/// What is added to the totals of a tenant or a service by few commits.
+/// Changes of totals that few commits make.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RareTotals<'a> {
     pub tenant_id: &'a str,
-    /// Empty: of the tenant itself.
+    /// Empty for the totals of the tenant.
     pub service_id: &'a str,
     pub pairs: i64,
     pub settlements: i64,
@@ -38,17 +38,17 @@ pub struct RareTotals<'a> {
     pub api_keys: i64,
 }
 
-/// All that a commit changes. Lists are sorted by primary key where other commits may want the same rows, so that no two
-/// wait for each other.
+/// All changes of a commit. Lists are sorted by primary key where concurrent commits may write the same rows, so that
+/// they cannot deadlock.
 #[derive(Debug)]
 pub struct Changes<'a> {
-    /// Drawn at random. It becomes the version of every counter and the mark of every record.
+    /// A random number: the new version of every counter, and the `attempt_id` of every record.
     pub attempt_id: i64,
     pub now: Timestamp,
     pub expires_at: Timestamp,
-    /// Which rows of the totals are written.
+    /// The shard of the totals that is written.
     pub shard: i16,
-    /// Of pairs that exist, sorted by `pair_id`.
+    /// Existing pairs, sorted by `pair_id`.
     pub counters: Vec<CounterChange>,
     /// Sorted by name.
     pub new_pairs: Vec<NewPair<'a>>,
@@ -59,14 +59,14 @@ pub struct Changes<'a> {
     pub event_runs: Vec<NewEventRun<'a>>,
     pub outbox: Vec<outbox::Entry<'a>>,
     pub keys: Vec<NewIdempotencyKey<'a>>,
-    /// Expired records that give way to new ones.
+    /// Expired records that are replaced.
     pub expired: Vec<&'a CallerKey>,
-    /// The revision of each tenant's terms that the commit was decided on.
+    /// The revision of the terms of each tenant that the commit is based on.
     pub terms: Vec<(&'a Tenant, i64)>,
 }
 
 impl Changes<'_> {
-    /// Whether one statement writes all of it, and needs no transaction around it.
+    /// Whether one statement writes everything, so that no transaction is needed.
     pub fn is_one_statement(&self) -> bool {
         self.new_pairs.is_empty()
             && self.rare_totals.is_empty()

@@ -1,4 +1,4 @@
-//! What a batch has to know: at most one statement each for counters, terms and stored responses.
+//! Reads what a batch must know: at most one statement each for counters, terms and stored responses.
 
 use sqlx::PgConnection;
 
@@ -10,51 +10,51 @@ use crate::store::idempotency::{CallerKey, StoredResponse};
 use crate::store::usage::{Columns, Counter, CounterId};
 use crate::store::{StoreError, corrupt};
 
-/// What a batch asks for. Each list of [`Known`] has the order of the list here that it answers.
+/// What a batch must read. Each list of [`Known`] has the order of the list that it answers.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted<'a> {
     pub keys: Vec<&'a CallerKey>,
     pub pairs: Vec<&'a CounterId>,
     pub tenants: Vec<&'a Tenant>,
     pub services: Vec<(&'a Tenant, &'a ServiceId)>,
-    /// Tenants of which a pair may rise above zero.
+    /// Tenants that may get more pairs above zero.
     pub rising: Vec<&'a Tenant>,
 }
 
 impl Wanted<'_> {}
 
-/// What the terms of a tenant are known by.
+/// The terms of a tenant, without its services.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TenantTerms {
-    /// Drawn again whenever a service, a price, a flag or the presence of webhooks changes.
+    /// Drawn at random when a service, a price, a flag or the presence of webhooks changes.
     pub revision: i64,
     pub has_webhooks: bool,
 }
 
-/// What a batch has to know.
+/// The result of a lookup.
 #[derive(Clone, Debug, Default)]
 pub struct Known {
-    /// Stored responses, expired ones included.
+    /// Stored responses, including expired ones.
     pub responses: Vec<Option<StoredResponse>>,
-    /// None for a pair without a record.
+    /// `None` for a pair that does not exist.
     pub counters: Vec<Option<Counter>>,
-    /// Whether the agent of a pair without a record has other pairs.
+    /// For a pair that does not exist: whether its agent has other pairs.
     pub agents: Vec<bool>,
     pub tenants: Vec<TenantTerms>,
-    /// None for a service that is not registered.
+    /// `None` for a service that is not registered.
     pub services: Vec<Option<Terms>>,
-    /// Of the tenants in [`Wanted::rising`].
+    /// For the tenants in [`Wanted::rising`].
     pub pairs_above_zero: Vec<(Tenant, i64)>,
 }
 
-/// Reads, without locking anything. The stored responses come last: a request that is refused on what was read before them,
-/// and whose key has no record then, had none before either.
+/// Reads without locks. Stored responses are read last: if a request is refused because of earlier data and its key has
+/// no record then, its key had no record before either.
 pub async fn lookup(connection: &mut PgConnection, wanted: &Wanted<'_>) -> Result<Known, StoreError> {
     let mut known = Known {
         responses: vec![None; wanted.keys.len()],
         counters: vec![None; wanted.pairs.len()],
         agents: vec![false; wanted.pairs.len()],
-        // A tenant that is gone, after a reset, has no terms. Its revision differs from that of every other time.
+        // A tenant that a reset has deleted has no terms. This revision equals no stored one.
         tenants: vec![TenantTerms { revision: i64::MIN, has_webhooks: false }; wanted.tenants.len()],
         services: vec![None; wanted.services.len()],
         pairs_above_zero: wanted.rising.iter().map(|tenant| ((*tenant).clone(), 0)).collect(),
@@ -71,7 +71,7 @@ pub async fn lookup(connection: &mut PgConnection, wanted: &Wanted<'_>) -> Resul
     Ok(known)
 }
 
-/// The counters of pairs, whether their agents are known, and how many pairs a tenant has above zero: as of one moment.
+/// The counters of pairs, whether their agents exist, and the numbers of pairs above zero, all read in one statement.
 async fn read_counters(
     connection: &mut PgConnection,
     wanted: &Wanted<'_>,
@@ -131,7 +131,7 @@ async fn read_counters(
     Ok(())
 }
 
-/// The revisions of tenants' terms, and the services: as of one moment.
+/// The revisions of the tenants' terms, and the services, read in one statement.
 async fn read_terms(connection: &mut PgConnection, wanted: &Wanted<'_>, known: &mut Known) -> Result<(), StoreError> {
     let tenants: Vec<&str> = wanted.tenants.iter().map(|tenant| tenant.as_str()).collect();
     let service_tenants: Vec<&str> = wanted.services.iter().map(|(tenant, _)| tenant.as_str()).collect();

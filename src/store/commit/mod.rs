@@ -1,5 +1,5 @@
-//! The statements of a commit: what a batch has to look up and does not remember, and all that it changes. What was looked
-//! up may change before it is written. The write compares it, and changes nothing at all where it no longer holds.
+//! The statements of a commit: reading what a batch must know, and writing its changes. The data may change in between.
+//! The write compares it, and writes nothing if it differs.
 
 mod changes;
 mod lookup;

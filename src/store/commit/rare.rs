@@ -1,5 +1,5 @@
-//! What few commits change, one plain statement per table: pairs and agents without a record, settlements, counts of rare
-//! things, the outbox, and expired records that give way.
+//! Changes that few commits make, one plain statement for each table: new agents and pairs, settlements, rare totals,
+//! the outbox, and expired records that are replaced.
 
 use sqlx::PgConnection;
 
@@ -10,7 +10,7 @@ use crate::store::{StoreError, outbox};
 
 use super::changes::{Changes, RareTotals};
 
-/// What the common statement relies on: rows that must be gone, or be there, before it.
+/// Runs before the common statement, which needs the new rows, and needs expired records to be gone.
 pub async fn write_before<'a>(
     connection: &mut PgConnection,
     changes: &Changes<'a>,
@@ -23,7 +23,8 @@ pub async fn write_before<'a>(
     Ok(removed)
 }
 
-/// The rest. The counters are locked by now, in the order of their numbers; the totals come last again.
+/// Runs after the common statement, which has locked the counters in the order of their numbers. The totals come last
+/// again.
 pub async fn write_after(
     connection: &mut PgConnection,
     changes: &Changes<'_>,
@@ -44,9 +45,9 @@ pub async fn write_after(
     Ok(())
 }
 
-/// Removes expired records under the keys of `changes`. Returns the bytes of each that was there, with its caller. One by
-/// one, which is rare enough: with a list the planner of an empty table would have a choice, as it would by the expiry
-/// without IS TRUE.
+/// Deletes expired records under the keys of `changes`. Returns the caller and the bytes of each. One statement for
+/// each key, which is rare enough: with a list, or without IS TRUE, the planner could choose a scan while the table is
+/// small.
 async fn remove_expired<'a>(
     connection: &mut PgConnection,
     changes: &Changes<'a>,
@@ -69,7 +70,7 @@ async fn remove_expired<'a>(
     Ok(removed)
 }
 
-/// Counts off what was removed.
+/// Subtracts deleted records from the totals.
 async fn subtract_expired(
     connection: &mut PgConnection,
     shard: i16,
@@ -91,12 +92,12 @@ async fn subtract_expired(
     Ok(())
 }
 
-/// Inserts the agents of new pairs. Fails with a conflict if another commit inserted one meanwhile.
+/// Inserts the agents of new pairs. Fails with a conflict if another commit has inserted one.
 async fn insert_agents(connection: &mut PgConnection, changes: &Changes<'_>) -> Result<(), StoreError> {
     let new = changes.new_pairs.iter().filter_map(|pair| Some((pair.id, pair.agent_arrival?)));
     let mut agents: Vec<(&str, &str, i64)> =
         new.map(|(id, arrival)| (id.tenant.as_str(), id.pair.agent.as_str(), arrival)).collect();
-    // Pairs are sorted by name, so those of one agent stand together and share its rank.
+    // Pairs are sorted by name, so those of one agent are adjacent and have the same order number.
     agents.dedup();
     if agents.is_empty() {
         return Ok(());
@@ -150,7 +151,7 @@ async fn insert_pairs(connection: &mut PgConnection, changes: &Changes<'_>) -> R
     all_or_conflict(inserted.rows_affected(), pairs.len())
 }
 
-/// Another commit inserted the same row first: the batch is decided again.
+/// Fails with a conflict if another commit has inserted a row first. The batch is then decided again.
 fn all_or_conflict(inserted: u64, wanted: usize) -> Result<(), StoreError> {
     if inserted == wanted as u64 { Ok(()) } else { Err(StoreError::Conflict(Conflict::Version)) }
 }

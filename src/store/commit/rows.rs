@@ -1,6 +1,6 @@
-//! Rows as the commit statement takes them. Each struct is the composite type of its name in
-//! `migrations/0010_commits.up.sql`, with the same fields in the same order, and a list of them is one array parameter.
-//! One array of rows costs PostgreSQL less than an array per column.
+//! Row types of the commit statement. Each struct corresponds to the composite type of the same name in
+//! `migrations/0010_commits.up.sql`, with the same fields in the same order. A list of rows is one array parameter,
+//! which costs PostgreSQL less than an array for each column.
 
 use sqlx::encode::{Encode, IsNull};
 use sqlx::error::BoxDynError;
@@ -51,7 +51,7 @@ composite!(
     request_id
 );
 
-/// New values of a counter, and the version that it must have now.
+/// New values of a counter, and the version that it must have before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CounterChange {
     pub pair_id: i64,
@@ -61,7 +61,7 @@ pub struct CounterChange {
     pub reset: i64,
 }
 
-/// What is added to the totals of a service, or of a tenant where `service_id` is empty.
+/// What to add to the totals of a service, or of a tenant if `service_id` is empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TotalsChange<'a> {
     pub tenant_id: &'a str,
@@ -72,7 +72,7 @@ pub struct TotalsChange<'a> {
     pub events: i64,
 }
 
-/// What is added to the totals of a caller.
+/// What to add to the totals of a caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CallerChange<'a> {
     pub caller: &'a str,
@@ -84,7 +84,7 @@ pub struct CallerChange<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewEventRun<'a> {
     pub tenant_id: &'a str,
-    /// Of the first event. None: it is drawn by the statement.
+    /// Position of the first event. `None`: the statement draws it.
     pub position: Option<i64>,
     pub events: i16,
     pub event_type: &'static str,
@@ -92,10 +92,10 @@ pub struct NewEventRun<'a> {
     pub payloads: String,
 }
 
-/// Most events of one run: the increment of the sequence `event_positions`.
+/// Maximum number of events in one run: the increment of the sequence `event_positions`.
 pub const EVENTS_PER_RUN_MAX: usize = 256;
 
-/// An idempotency record without what is the same for the whole commit.
+/// An idempotency record, without the columns that are equal for the whole commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NewIdempotencyKey<'a> {
     pub caller: &'a str,
@@ -109,7 +109,7 @@ pub struct NewIdempotencyKey<'a> {
 }
 
 impl NewIdempotencyKey<'_> {
-    /// What the row counts towards its caller's limit of bytes: the SQL function `idempotency_key_bytes`.
+    /// The size that counts towards the caller's cap, as the SQL function `idempotency_key_bytes` computes it.
     pub fn bytes(&self) -> i64 {
         let texts = [self.caller, self.key, self.path, self.request_id, self.response.unwrap_or_default()];
         200 + texts.iter().map(|text| text.len() as i64).sum::<i64>()

@@ -1,4 +1,5 @@
-//! Writes all that a commit changes. What most commits change is one statement, which compares what the commit was decided on.
+//! Writes all changes of a commit. Those that most commits make are one statement, which also compares the data that
+//! the commit is based on.
 
 use sqlx::PgConnection;
 
@@ -8,13 +9,13 @@ use crate::store::server::RESET_LOCK;
 use super::changes::Changes;
 use super::rare;
 
-/// Writes everything, or nothing. Fails with [`Conflict`](crate::store::FaultKind) where a counter has another version, a
-/// key is stored already, or the terms of a tenant changed: SQLSTATEs `OC001` to `OC003`. Unless the changes are
-/// [one statement](Changes::is_one_statement), for a transaction.
+/// Writes everything or nothing. Fails with [`Conflict`](crate::store::FaultKind) if a counter has another version, a
+/// key is already stored, or the terms of a tenant have changed (SQLSTATE `OC001` to `OC003`). Needs a transaction,
+/// unless the changes are [one statement](Changes::is_one_statement).
 pub async fn write(connection: &mut PgConnection, changes: &Changes<'_>) -> Result<(), StoreError> {
     let removed = rare::write_before(connection, changes).await?;
-    // The parts run in this order: the counters and the keys, whose rows others may hold, then the checks, then the rest. The
-    // totals come last, because every commit of a lane writes the same rows of them.
+    // The parts run in this order: counters and keys, whose rows other commits may have locked, then the checks, then
+    // the rest. The totals are last, because every commit of a lane writes the same rows of them.
     sqlx::query!(
         "-- commit::write
         WITH reset_lock AS MATERIALIZED (

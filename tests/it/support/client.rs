@@ -1,4 +1,4 @@
-//! An HTTP client that returns what tests look at.
+//! An HTTP client for tests.
 
 use std::net::SocketAddr;
 
@@ -11,7 +11,7 @@ pub struct Client {
     headers: Vec<(String, String)>,
 }
 
-/// An answer. Two are equal when status and bytes are.
+/// A response. Two are equal if their status and body are.
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub status: u16,
@@ -25,7 +25,7 @@ impl Answer {
         serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("JSON: {}", self.text))
     }
 
-    /// A header's values, joined; empty if there is none.
+    /// The values of a header, joined; empty if there is none.
     pub fn header(&self, name: &str) -> String {
         let values = self.headers.get_all(name).iter().map(|value| value.to_str().expect("text"));
         values.collect::<Vec<_>>().join(", ")
@@ -44,7 +44,7 @@ impl Answer {
     }
 }
 
-/// An answer that is no text.
+/// A response with a binary body.
 pub struct Bytes {
     pub headers: reqwest::header::HeaderMap,
     pub body: Vec<u8>,
@@ -56,12 +56,12 @@ pub fn usage(agent: &str, service: &str, requests: i64) -> Value {
 
 impl Client {
     pub fn new(address: SocketAddr) -> Self {
-        // All tests talk plain HTTP; a second installation is refused, which is as good.
+        // All tests use plain HTTP. Installing a second provider fails, which does not matter.
         let _ = rustls::crypto::ring::default_provider().install_default();
         Self { http: reqwest::Client::new(), base: format!("http://{address}"), headers: Vec::new() }
     }
 
-    /// The same client, with one more header.
+    /// A copy of this client that sends one more header.
     pub fn with(&self, name: &str, value: &str) -> Self {
         let mut client = self.clone();
         client.headers.push((name.to_owned(), value.to_owned()));
@@ -91,7 +91,7 @@ impl Client {
         Ok(Answer { status, replayed, text: String::from_utf8_lossy(&response.bytes().await?).into_owned(), headers })
     }
 
-    /// A GET whose body is no text.
+    /// A GET with a binary response.
     pub async fn get_bytes(&self, path: &str) -> Bytes {
         let mut request = self.http.get(format!("{}{path}", self.base));
         for (name, value) in &self.headers {

@@ -1,5 +1,5 @@
-//! A PostgreSQL in a container. TEST_POSTGRES_IMAGE names another image, `off` leaves Docker alone.
-//! Nothing but the tests' speed depends on it: any failure, and a pull that takes too long, sends them elsewhere.
+//! A PostgreSQL in a container. TEST_POSTGRES_IMAGE names another image; `off` disables containers. If anything fails
+//! or the pull takes too long, the tests use another server.
 
 use std::process::Child;
 use std::time::Duration;
@@ -14,11 +14,12 @@ use super::postgres::{SETTINGS, after_us};
 
 const IMAGE: &str = "postgres:15-alpine";
 
-/// How long an engine may take to pull and start an image, and the server to answer.
+/// Time limit for pulling and starting an image, and for the first response of its server.
 const START_LIMIT: Duration = Duration::from_secs(120);
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
-/// How to connect, and the process that removes the container after us; or why there is none.
+/// Returns connection options and the process that removes the container at the end, or the reason why there is no
+/// container.
 pub async fn start() -> Result<(PgConnectOptions, Child), String> {
     let image = std::env::var("TEST_POSTGRES_IMAGE").unwrap_or_default();
     let image = if image.is_empty() { IMAGE } else { &image };
@@ -37,7 +38,7 @@ pub async fn start() -> Result<(PgConnectOptions, Child), String> {
     let script = "read -r _; docker rm -fv \"$0\" || \
         curl -s --unix-socket /var/run/docker.sock -X DELETE \"http://docker/containers/$0?force=true&v=true\"";
     let watcher = after_us(script, container.id());
-    // Not dropped: that would remove it here and now.
+    // Dropping it would remove the container now.
     std::mem::forget(container);
     Ok((options, watcher))
 }
@@ -48,7 +49,7 @@ async fn reach(container: &ContainerAsync<GenericImage>) -> Result<PgConnectOpti
     let options = PgConnectOptions::new_without_pgpass().host(&host).port(port);
     let options = options.username("postgres").password("test").database("postgres").ssl_mode(PgSslMode::Disable);
     let answer = async {
-        // The image starts its server twice, and only the second listens on the network.
+        // The image starts its server twice, and only the second one listens on the network.
         while ping(&options).await.is_err() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

@@ -1,4 +1,4 @@
-//! A DATA_DIR for the real binary, and programs of PostgreSQL that take their time.
+//! A DATA_DIR for the binary, and slow PostgreSQL programs.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use super::wait_until;
 
-/// A DATA_DIR that goes away with the server in it, however its service ended.
+/// A DATA_DIR that is deleted together with its server, however the service ended.
 pub struct DataDir(PathBuf);
 
 impl DataDir {
@@ -23,7 +23,7 @@ impl DataDir {
         self.0.to_str().expect("UTF-8")
     }
 
-    /// The process id of the server, if one runs or was killed.
+    /// The process id of the server, if it runs or was killed.
     pub fn postmaster(&self) -> Option<String> {
         let pid_file = fs::read_to_string(self.0.join("postgres/data/postmaster.pid")).ok()?;
         pid_file.lines().next().map(str::to_owned).filter(|line| !line.is_empty())
@@ -37,7 +37,7 @@ impl DataDir {
         children.split_whitespace().map(str::to_owned).chain([postmaster]).collect()
     }
 
-    /// Waits until no server runs here and none is about to.
+    /// Waits until no server runs here or is about to.
     pub async fn is_quiet(&self) {
         wait_until(async || self.postmaster().is_none_or(|process| !is_alive(&process))).await;
     }
@@ -54,13 +54,13 @@ impl Drop for DataDir {
 }
 
 pub fn is_alive(process: &str) -> bool {
-    // A process that ended and is not reaped yet is still there for `kill -0`.
+    // A process that has ended and is not reaped still exists for `kill -0`.
     let state = Command::new("ps").args(["-o", "stat=", "-p", process]).output().expect("ps");
     let state = String::from_utf8(state.stdout).expect("text");
     !state.trim().is_empty() && !state.trim().starts_with('Z')
 }
 
-/// Server programs that come first on any machine, and whose initdb does not end.
+/// Server programs that are found first on any machine, and whose initdb does not end.
 pub struct SlowPrograms(PathBuf);
 
 impl SlowPrograms {
@@ -70,7 +70,7 @@ impl SlowPrograms {
         for (name, script) in [
             ("postgres", "echo 'postgres (PostgreSQL) 99.1'"),
             ("pg_ctl", "exit 3"),
-            // As the real one it runs another program. It works in the server's home.
+            // Like the real one, it runs another program. Its working directory is the server's home.
             ("initdb", "echo $$ > initdb.pid\nsleep 600\n"),
         ] {
             let path = dir.join(name);
@@ -81,12 +81,12 @@ impl SlowPrograms {
         Self(dir)
     }
 
-    /// A PATH on which they come first.
+    /// A PATH on which these programs come first.
     pub fn path(&self) -> String {
         format!("{}:{}", self.0.display(), std::env::var("PATH").expect("PATH"))
     }
 
-    /// Waits until initdb runs for `data_dir`. Its process id.
+    /// Waits until initdb runs for `data_dir`, and returns its process id.
     pub async fn initdb_of(&self, data_dir: &DataDir) -> String {
         let mut process = String::new();
         let runs = async || {

@@ -1,5 +1,5 @@
-//! A PostgreSQL that fails over to a standby which lags behind: the last commits are lost, and the pooler before the two
-//! keeps the connections of its clients.
+//! A PostgreSQL that fails over to a standby that is behind: the latest commits are lost, and the pooler in front keeps
+//! the connections of its clients.
 
 use std::process::Command;
 
@@ -24,12 +24,12 @@ impl LossyFailover {
         Self { server, pooler, primary, standby }
     }
 
-    /// How to reach the current server through the pooler.
+    /// Connection options for the current server, through the pooler.
     pub fn options(&self) -> PgConnectOptions {
         self.pooler.options()
     }
 
-    /// What is committed from now on never reaches the standby. Clients wait meanwhile.
+    /// Commits from now on do not reach the standby. Clients wait meanwhile.
     pub async fn fall_behind(&self) {
         self.pooler.pause();
         self.server.stop_fast().await.expect("stop");
@@ -41,7 +41,7 @@ impl LossyFailover {
         self.pooler.lead_to(self.server.connect_options("agentpay"));
     }
 
-    /// The primary crashes, and the standby takes its place.
+    /// Crashes the primary, and promotes the standby.
     pub async fn fail_over(&mut self) {
         self.pooler.pause();
         self.server.stop_immediately().await.expect("stop");

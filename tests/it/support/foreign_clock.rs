@@ -1,4 +1,4 @@
-//! A process whose machine has a wrong clock, by libfaketime. Its monotonic clock is right, as on such a machine.
+//! Processes whose machine has a wrong clock, simulated by libfaketime. Their monotonic clock is correct.
 
 use std::path::Path;
 
@@ -9,8 +9,8 @@ const LIBRARIES: [&str; 4] = [
     "/usr/lib64/faketime/libfaketime.so.1",
 ];
 
-/// The environment of a process whose clock is ahead by `offset`, as libfaketime writes times: `+25h`, `-10s`. None where
-/// libfaketime is not installed, which CI does not accept.
+/// The environment of a process whose clock is ahead by `offset`, in libfaketime's notation: `+25h`, `-10s`. `None` if
+/// libfaketime is not installed, which fails in CI.
 pub fn foreign_clock(offset: &'static str) -> Option<[(&'static str, &'static str); 3]> {
     let library = LIBRARIES.into_iter().find(|library| Path::new(library).exists());
     if library.is_none() {

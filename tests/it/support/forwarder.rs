@@ -1,5 +1,5 @@
-//! A TCP forwarder before PostgreSQL that can freeze: the connections it has then swallow every byte and stay open, as
-//! behind a firewall that forgot them, while new ones work. It can cut them as well.
+//! A TCP forwarder in front of PostgreSQL that can freeze. Frozen connections swallow every byte and stay open, as
+//! behind a firewall that has dropped their state. It can also cut connections.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -23,7 +23,7 @@ struct Shared {
     freezes: AtomicU64,
     /// New connections are frozen from their first byte on.
     is_silent: AtomicBool,
-    /// Bytes of clients that were swallowed.
+    /// Number of bytes from clients that were swallowed.
     swallowed: AtomicUsize,
     cut: Notify,
 }
@@ -37,28 +37,28 @@ impl Forwarder {
         forwarder
     }
 
-    /// How to reach the database through the forwarder.
+    /// Connection options for the database through the forwarder.
     pub fn options(&self) -> PgConnectOptions {
         self.options.clone()
     }
 
-    /// Freezes all connections there are. New ones work.
+    /// Freezes all existing connections. New ones work.
     pub fn freeze(&self) {
         self.shared.freezes.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Ends all connections there are, whatever is under way on them.
+    /// Closes all existing connections.
     pub fn cut(&self) {
         self.shared.cut.notify_waiters();
     }
 
-    /// Freezes all connections, and new ones are accepted and answer nothing either.
+    /// Freezes all existing connections, and every new one.
     pub fn freeze_for_ever(&self) {
         self.shared.is_silent.store(true, Ordering::Release);
         self.freeze();
     }
 
-    /// Bytes that clients sent in vain.
+    /// Number of bytes from clients that were swallowed.
     pub fn swallowed(&self) -> usize {
         self.shared.swallowed.load(Ordering::Acquire)
     }
@@ -72,7 +72,7 @@ async fn accept(listener: TcpListener, database: PgConnectOptions, shared: Arc<S
             match database.get_socket() {
                 Some(dir) => {
                     let socket = dir.join(format!(".s.PGSQL.{}", database.get_port()));
-                    // Where there is no server, there is no connection.
+                    // Without a server, the connection is closed.
                     let Ok(server) = UnixStream::connect(socket).await else { return };
                     serve(client, server, &shared).await;
                 }
@@ -86,7 +86,7 @@ async fn accept(listener: TcpListener, database: PgConnectOptions, shared: Arc<S
     }
 }
 
-/// Ends when one side ends, unless frozen: then the other side does not hear of it.
+/// Ends when one side ends. If the connection is frozen, the other side is not closed.
 async fn serve<S: AsyncRead + AsyncWrite>(client: TcpStream, server: S, shared: &Shared) {
     let born = shared.freezes.load(Ordering::Acquire);
     let is_frozen = || shared.is_silent.load(Ordering::Acquire) || shared.freezes.load(Ordering::Acquire) > born;

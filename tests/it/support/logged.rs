@@ -1,4 +1,4 @@
-//! The real binary with everything it writes kept in a file, for tests of its log and its end.
+//! The binary with all its output in a file, for tests of its log and its exit.
 
 use std::fs;
 use std::path::PathBuf;
@@ -33,13 +33,13 @@ impl Logged {
         wait_until(async || self.text().contains(text)).await;
     }
 
-    /// SIGTERM.
+    /// Sends SIGTERM.
     pub fn terminate(&self) {
         let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().expect("kill");
         assert!(status.success());
     }
 
-    /// Waits for its end.
+    /// Waits until it exits.
     pub async fn exit(&mut self) -> ExitStatus {
         let mut status = None;
         let ends = async || {

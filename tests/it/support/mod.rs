@@ -1,4 +1,4 @@
-//! Shared by all tests: one PostgreSQL, a database for each test, the service on a real socket, and a client.
+//! What all tests share: one PostgreSQL, a database for each test, the service on a real socket, and a client.
 
 mod client;
 mod container;
@@ -46,7 +46,7 @@ pub use receiver::{Behaviour, Received, Receiver};
 pub use silent_server::SilentServer;
 pub use socket::{End, Head, Socket};
 
-/// A service in this process.
+/// A service in the process of the test.
 pub struct Service {
     pub address: SocketAddr,
     pub clock: Clock,
@@ -58,7 +58,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// On a database of its own.
+    /// Starts a service on a new database.
     pub async fn start(environment: &[(&str, &str)]) -> Self {
         Self::start_on(new_database().await, environment).await
     }
@@ -67,7 +67,7 @@ impl Service {
         Self::start_with(database, environment, |_| {}).await
     }
 
-    /// With limits of HTTP that a test can reach.
+    /// Starts a service with HTTP limits that a test can reach.
     pub async fn start_limited(environment: &[(&str, &str)], limit: impl FnOnce(&mut HttpLimits)) -> Self {
         Self::start_with(new_database().await, environment, limit).await
     }
@@ -77,13 +77,13 @@ impl Service {
         environment: &[(&str, &str)],
         limit: impl FnOnce(&mut HttpLimits),
     ) -> Self {
-        // Most tests send more than sixty requests a minute: only those of the limiter meet it.
+        // Most tests send more than sixty requests per minute, so only tests of the rate limiter switch it on.
         let environment: Vec<&(&str, &str)> = environment.iter().chain(&[("RATE_LIMIT", "off")]).collect();
         let read = |name: &str| environment.iter().find(|(own, _)| *own == name).map(|(_, value)| (*value).to_owned());
         let mut settings = Settings::read(read, false).expect("settings");
         settings.port = 0;
         limit(&mut settings.http_limits);
-        // Errors of the service are shown beside the test that fails.
+        // Shows errors of the service in the output of the test that fails.
         let _ = tracing_subscriber::fmt().with_max_level(tracing::Level::ERROR).with_writer(std::io::stderr).try_init();
         let clock = Clock::default();
         let entrance = Entrance::open(&settings).await.expect("a port");
@@ -100,12 +100,12 @@ impl Service {
         Client::new(self.address)
     }
 
-    /// One number from the database.
+    /// Selects one number from the database.
     pub async fn number(&self, sql: &'static str) -> i64 {
         sqlx::query_scalar(sql).fetch_one(&self.pool).await.expect(sql)
     }
 
-    /// Makes all idempotency records older: PostgreSQL's own clock, which nothing moves, decides what is deleted.
+    /// Makes all idempotency records older. PostgreSQL's own clock decides what is deleted, and tests cannot move it.
     pub async fn age_records(&self, ms: i64) {
         sqlx::query(
             "UPDATE idempotency_keys
@@ -115,7 +115,7 @@ impl Service {
         .execute(&self.pool)
         .await
         .expect("older records");
-        // They pass over to where the janitor has been.
+        // The records move behind the janitor's cursors.
         *self.janitor.cursors.lock().expect("cursors") = Default::default();
     }
 
@@ -124,7 +124,7 @@ impl Service {
         wait_until(async || self.number(BLOCKED).await >= count).await;
     }
 
-    /// From now on a write of the agent `slow` takes an hour, or as long as a statement may, until [`Service::speed_up`].
+    /// Makes writes of the agent `slow` take an hour, or as long as a statement may, until [`Service::speed_up`].
     pub async fn slow_down(&self) {
         let rule = "CREATE TABLE slow AS SELECT true AS is_slow;
             CREATE FUNCTION slow_down() RETURNS trigger LANGUAGE plpgsql AS
@@ -148,13 +148,14 @@ impl Service {
         wait_until(is_queued).await;
     }
 
-    /// Sends records of usage that meet in one batch, if the service has one lane. Their answers, in order.
+    /// Sends usage records that form one batch, if the service has one lane. Returns their responses in order.
     pub async fn record_together(&self, records: Vec<(Client, serde_json::Value)>) -> Vec<Answer> {
         let posts = records.into_iter().map(|(client, record)| (client, "/api/v1/usage", record));
         self.post_together(posts.collect()).await
     }
 
-    /// The same for posts to any path: they gather behind another request that cannot go on.
+    /// Like [`Self::record_together`], for POST requests to any path. They queue behind another request that is
+    /// blocked.
     pub async fn post_together(&self, posts: Vec<(Client, &'static str, serde_json::Value)>) -> Vec<Answer> {
         let mut table = self.pool.begin().await.expect("begin");
         sqlx::query("LOCK TABLE usage_counters").execute(&mut *table).await.expect("a lock");
@@ -173,14 +174,14 @@ impl Service {
         answers
     }
 
-    /// Everything in the database adds up.
+    /// Checks all sums in the database.
     pub async fn verify(&self) {
         verify(&self.pool).await;
     }
 }
 
-/// Stores `count` records of a caller without any request, which are `age_ms` old, a microsecond apart. Each has an
-/// answer of `bytes`.
+/// Stores `count` records of a caller without requests. They are `age_ms` old, a microsecond apart, and have responses
+/// of `bytes`.
 pub async fn store_records(pool: &PgPool, caller: &str, count: i64, age_ms: i64, bytes: i32) {
     sqlx::query(
         "WITH stored AS (
@@ -206,7 +207,7 @@ pub async fn store_records(pool: &PgPool, caller: &str, count: i64, age_ms: i64,
     .expect("records");
 }
 
-/// Connections straight to a database.
+/// A pool of direct connections to a database.
 pub fn pool(database: &PgConnectOptions) -> PgPool {
     PgPoolOptions::new().max_connections(4).connect_lazy_with(database.clone())
 }
@@ -223,15 +224,15 @@ pub async fn verify(pool: &PgPool) {
     assert_eq!(findings, Vec::<String>::new());
 }
 
-/// Connections that wait for a lock.
+/// Counts connections that wait for a lock.
 pub const BLOCKED: &str =
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
 
-/// Statements that [`Service::slow_down`] holds up.
+/// Counts statements that [`Service::slow_down`] delays.
 pub const SLEEPING: &str =
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
 
-/// How long a test waits for a condition. Generous: the machine may be busy with something else.
+/// How long a test waits for a condition. Long, because the machine may be busy.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// Waits until `condition` holds, and fails after [`LIMIT`]. Returns how long it took.
@@ -244,7 +245,7 @@ pub async fn wait_until(mut condition: impl AsyncFnMut() -> bool) -> Duration {
     began.elapsed()
 }
 
-/// The pause between two polls, for loops in spawned tasks: [`wait_until`] with a closure that borrows is not `Send`.
+/// The pause between two polls, for loops in spawned tasks. [`wait_until`] with a closure that borrows is not `Send`.
 pub async fn pause() {
     tokio::time::sleep(Duration::from_millis(2)).await;
 }

@@ -1,6 +1,6 @@
-//! A connection pooler before PostgreSQL, as far as a failover is concerned: it keeps the connections of its clients when
-//! their server goes away, and has them go on with another one. What a session had set and prepared is set and prepared
-//! there again. Only a client in the middle of a transaction or a statement is cut off.
+//! A connection pooler in front of PostgreSQL, as far as a failover needs one. When a server disappears, it keeps the
+//! connections of clients and continues them on another server, where it repeats the settings and prepared statements
+//! of the session. Only clients within a transaction or a statement are disconnected.
 
 use std::collections::BTreeMap;
 use std::io::{Error, ErrorKind, Result};
@@ -16,10 +16,10 @@ use super::proxy::{encode, read_message, through};
 
 type Message = (u8, Vec<u8>);
 
-/// Where clients are led; nowhere for the time being if there is no server.
+/// The server that clients are connected to; `None` while there is none.
 #[derive(Clone)]
 struct Target {
-    /// A connection to the server of another number is not used any more.
+    /// Connections to a server with another number are not used any more.
     number: u32,
     server: Option<PgConnectOptions>,
 }
@@ -30,7 +30,7 @@ pub struct Pooler {
 }
 
 impl Pooler {
-    /// For a server on a Unix socket that asks for no password.
+    /// For a server on a Unix socket that needs no password.
     pub async fn start(server: PgConnectOptions) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("its address").port();
@@ -39,7 +39,7 @@ impl Pooler {
         let pooler = Self { options, target: target.clone() };
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                // However it ends, its client notices.
+                // If it ends with an error, its client notices.
                 tokio::spawn(serve(client, target.subscribe()));
             }
         });
@@ -50,7 +50,7 @@ impl Pooler {
         self.options.clone()
     }
 
-    /// What clients send now waits for the next server.
+    /// Holds what clients send until there is a server again.
     pub fn pause(&self) {
         self.target.send_modify(|target| target.server = None);
     }
@@ -66,7 +66,7 @@ struct Server {
     answers: mpsc::Receiver<Message>,
 }
 
-/// What a new server has to be sent.
+/// What a new server must be sent.
 struct Session {
     startup: Vec<u8>,
     settings: Vec<Vec<u8>>,
@@ -76,7 +76,7 @@ struct Session {
 async fn serve(client: TcpStream, mut target: watch::Receiver<Target>) -> Result<()> {
     client.set_nodelay(true)?;
     let (mut from_client, mut to_client) = client.into_split();
-    // The very first message has no type.
+    // The first message has no type.
     let length = from_client.read_i32().await?;
     let mut startup = length.to_be_bytes().to_vec();
     startup.resize(usize::try_from(length).unwrap_or(4), 0);
@@ -95,7 +95,7 @@ async fn serve(client: TcpStream, mut target: watch::Receiver<Target>) -> Result
         };
         let request = tokio::select! {
             request = requests.recv() => request.ok_or(ErrorKind::UnexpectedEof)?,
-            // A notification, for instance. The last error of a server that ends is dropped.
+            // For example a notification. The last error of a server that ends is dropped.
             unasked = unasked => match unasked {
                 Some((b'E', _)) => continue,
                 Some((kind, body)) => {
@@ -121,7 +121,7 @@ async fn serve(client: TcpStream, mut target: watch::Receiver<Target>) -> Result
 }
 
 impl Session {
-    /// Opens a session like this one at the current server. What that said first, too.
+    /// Opens a session like this one at the current server. Also returns the server's first messages.
     async fn connect(&self, target: &mut watch::Receiver<Target>) -> Result<(Server, Vec<u8>)> {
         let Target { number, server } =
             target.wait_for(|target| target.server.is_some()).await.map_err(Error::other)?.clone();
@@ -143,7 +143,7 @@ impl Session {
         Ok((server, greeting))
     }
 
-    /// Passes on a request with all that belongs to it, and its answer. Whether a transaction is open then.
+    /// Forwards a request and its response. Returns whether a transaction is then open.
     async fn exchange(
         &mut self,
         first: Message,
@@ -182,7 +182,7 @@ impl Session {
 }
 
 impl Server {
-    /// All messages up to the one that says that the server is ready.
+    /// Returns all messages up to ReadyForQuery.
     async fn answer(&mut self) -> Result<Vec<u8>> {
         let mut answer = Vec::new();
         loop {
@@ -195,7 +195,7 @@ impl Server {
     }
 }
 
-/// The messages that arrive, until there are no more.
+/// Sends incoming messages to a channel until the connection ends.
 fn messages(mut from: impl AsyncRead + Send + Unpin + 'static) -> mpsc::Receiver<Message> {
     let (sender, receiver) = mpsc::channel(64);
     tokio::spawn(async move {

@@ -1,5 +1,6 @@
-//! One PostgreSQL for the whole test binary: TEST_DATABASE_URL if set, else a container where a Docker engine gives
-//! one, else a throw-away server of this machine's binaries. A database that is migrated once is cloned for each test.
+//! One PostgreSQL for the whole test binary: TEST_DATABASE_URL if set, otherwise a container if a Docker engine
+//! responds, otherwise a temporary server of this machine's programs. One database is migrated once and cloned for each
+//! test.
 
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
@@ -13,14 +14,14 @@ use tokio::sync::OnceCell;
 
 use super::container;
 
-/// Throw-away servers need not survive a power failure.
+/// A temporary server need not survive a power failure.
 pub const SETTINGS: [(&str, &str); 3] = [("fsync", "off"), ("full_page_writes", "off"), ("max_connections", "300")];
 
 static SERVER: OnceCell<Server> = OnceCell::const_new();
 
 struct Server {
     options: PgConnectOptions,
-    /// Kept, not used: the server of this machine and the process that ends whatever we started, after us.
+    /// Keeps the temporary server, and the process that cleans up at the end.
     _kept: (Option<LocalPostgres>, Option<Child>),
 }
 
@@ -50,8 +51,8 @@ async fn start_local() -> Server {
     Server { options: local.connect_options("agentpay"), _kept: (Some(local), Some(watcher)) }
 }
 
-/// Runs a shell script with `argument` as `$0` once this process has ended, however it ends: statics are never dropped,
-/// and a test may be killed. The script begins by waiting for our end of its input to close.
+/// Runs a shell script with `argument` as `$0` after this process has ended, even if it is killed: statics are never
+/// dropped. The script begins by waiting until its standard input is closed.
 pub fn after_us(script: &str, argument: &str) -> Child {
     let mut shell = Command::new("sh");
     shell.args(["-c", script, argument]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -85,17 +86,17 @@ async fn clone_of(template: &str) -> PgConnectOptions {
     create_database(&server.options, &name, template).await
 }
 
-/// A database of one's own with the schema and nothing in it.
+/// A new database with the schema and without data.
 pub async fn new_database() -> PgConnectOptions {
     clone_of(&template()).await
 }
 
-/// A database of one's own without a schema.
+/// A new database without a schema.
 pub async fn empty_database() -> PgConnectOptions {
     clone_of("template0").await
 }
 
-/// The same as a DATABASE_URL, for processes.
+/// The options as a DATABASE_URL, for processes.
 pub fn url(options: &PgConnectOptions) -> String {
     options.to_url_lossy().to_string()
 }

@@ -1,4 +1,4 @@
-//! The real binary as a process of its own: as a service that is killed when dropped, or run to its end.
+//! The binary as a separate process: a service that is killed when dropped, or a command.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -14,12 +14,12 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts the service, and waits for its line that it serves. `port` 0: any free one.
+    /// Starts the service, and waits until it has started. `port` 0 means any free port.
     pub fn start(database: &PgConnectOptions, port: u16) -> Self {
         Self::start_with(&[("DATABASE_URL", &url(database))], port)
     }
 
-    /// The same, with more settings.
+    /// Like [`Self::start`], with more settings.
     pub fn start_on(database: &PgConnectOptions, environment: &[(&str, &str)]) -> Self {
         let url = url(database);
         let own = [("DATABASE_URL", url.as_str())];
@@ -33,12 +33,12 @@ impl Process {
         let mut lines = BufReader::new(child.stdout.take().expect("stdout")).lines();
         let started = lines.by_ref().map_while(Result::ok).any(|line| line.contains("server started"));
         assert!(started, "the service did not start");
-        // Its log has to be read on, or its pipe fills up.
+        // If nobody read the log, its pipe would fill up.
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
         Self { child, address: SocketAddr::from(([127, 0, 0, 1], port)) }
     }
 
-    /// Starts the service and leaves its log in a pipe, which is for the test to read or not.
+    /// Starts the service, and returns the pipe with its log.
     pub fn spawn(environment: &[(&str, &str)]) -> (Self, ChildStdout) {
         let port = free_port();
         let mut command = binary(environment);
@@ -64,7 +64,7 @@ impl Process {
         wait_until(async || answers().await.is_ok_and(|answer| answer.status == 200)).await;
     }
 
-    /// Waits for its end.
+    /// Waits until it exits.
     pub async fn exit(&mut self) -> ExitStatus {
         let mut status = None;
         let ends = async || {
@@ -88,7 +88,8 @@ impl Drop for Process {
     }
 }
 
-/// The binary with this environment and nothing of ours that it would read; without rate limit unless it says otherwise.
+/// The binary with this environment, and without the variables of the test that it would read. The rate limit is off
+/// unless `environment` sets it.
 pub fn binary(environment: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_agentpay-billing"));
     command.env_clear().stdin(Stdio::null());
@@ -101,7 +102,7 @@ pub fn binary(environment: &[(&str, &str)]) -> Command {
     command
 }
 
-/// Runs the binary to its end.
+/// Runs the binary until it exits.
 pub async fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let mut command = binary(environment);
     command.args(arguments);

@@ -1,6 +1,6 @@
-//! A proxy between service and PostgreSQL that understands just enough of the wire protocol to act at the one moment
-//! that matters: when a transaction that recorded usage or stored a reply is committed. Whether that is a COMMIT or a
-//! statement that commits by itself makes no difference to it.
+//! A proxy between the service and PostgreSQL that understands enough of the wire protocol to act at the moment when a
+//! transaction commits that recorded usage or stored a response, either by COMMIT or by a statement that commits
+//! implicitly.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,42 +10,42 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::Notify;
 
-/// Statements whose transaction is worth interrupting.
+/// Statements whose transactions can be interrupted.
 const WRITES: [&str; 3] = ["INSERT INTO usage_counters", "INSERT INTO idempotency_keys", "UPDATE usage_counters"];
 
-/// What to do with the next commit.
+/// What to do at the next commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
-    /// Cut the connection before PostgreSQL is told to commit: nothing lands.
+    /// Cuts the connection before PostgreSQL receives the commit: nothing commits.
     BeforeCommit,
-    /// Cut it after PostgreSQL has committed and before its answer passes: the commit lands without an answer.
+    /// Cuts the connection after PostgreSQL has committed and before its response: the commit has no response.
     AfterCommit,
-    /// The same, but keep the connection open and silent.
+    /// Like `AfterCommit`, but the connection stays open and silent.
     AfterCommitSilent,
-    /// Keep back what would commit, or begin a transaction, until [`Proxy::release`].
+    /// Holds what would commit or begin a transaction, until [`Proxy::release`].
     Held,
-    /// Keep back what would commit until [`Proxy::release`], and cut the connection then: nothing lands.
+    /// Holds what would commit until [`Proxy::release`], and then cuts the connection: nothing commits.
     HeldThenCut,
 }
 
 #[derive(Default)]
 struct Plan {
     next: Option<Moment>,
-    /// Refuse further connections from the moment on.
+    /// Refuses further connections from that moment on.
     then_closed: bool,
     is_closed: bool,
     moments: usize,
-    /// SQLSTATEs of all errors that passed, and ROLLBACK for what the client took back itself.
+    /// SQLSTATEs of all errors, and ROLLBACK if the client rolled back.
     errors: Vec<String>,
 }
 
-/// How the two directions of one connection look at its transaction.
+/// The state that both directions of one connection share.
 #[derive(Default)]
 struct Session {
     statements: HashMap<Vec<u8>, bool>,
     portals: HashMap<Vec<u8>, bool>,
     in_transaction: bool,
-    /// The transaction has written what is worth interrupting, and has neither failed nor been rolled back.
+    /// The transaction has executed one of these statements, and has neither failed nor been rolled back.
     has_written: bool,
 }
 
@@ -67,7 +67,7 @@ impl Proxy {
         proxy
     }
 
-    /// How to reach the database through the proxy.
+    /// Connection options for the database through the proxy.
     pub fn options(&self) -> PgConnectOptions {
         self.options.clone()
     }
@@ -76,7 +76,7 @@ impl Proxy {
         self.plan().next = Some(moment);
     }
 
-    /// The same, and afterwards the database cannot be reached any more until [`Proxy::open`].
+    /// Like `at_next_commit`, and afterwards the database cannot be reached until [`Proxy::open`].
     pub fn at_next_commit_and_close(&self, moment: Moment) {
         let mut plan = self.plan();
         (plan.next, plan.then_closed) = (Some(moment), true);
@@ -91,7 +91,7 @@ impl Proxy {
         self.plan().is_closed = true;
     }
 
-    /// Waits until the planned moment has come.
+    /// Waits until the planned moment has occurred.
     pub async fn happened(&self) {
         self.happened.notified().await;
     }
@@ -100,12 +100,12 @@ impl Proxy {
         self.plan().moments
     }
 
-    /// Lets go on what was held.
+    /// Forwards what was held.
     pub fn release(&self) {
         self.released.notify_one();
     }
 
-    /// The SQLSTATEs of the errors that the server answered with since the last call.
+    /// The SQLSTATEs of the server's errors since the last call.
     pub fn take_errors(&self) -> Vec<String> {
         std::mem::take(&mut self.plan().errors)
     }
@@ -114,7 +114,7 @@ impl Proxy {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the commit that is due now is the one to interrupt in one of these ways.
+    /// Whether the current commit is to be interrupted in one of these ways.
     fn take(&self, ways: &[Moment]) -> Option<Moment> {
         let mut plan = self.plan();
         let moment = plan.next.filter(|moment| ways.contains(moment))?;
@@ -163,7 +163,7 @@ impl Proxy {
         mut from: impl AsyncRead + Unpin,
         mut to: impl AsyncWrite + Unpin,
     ) -> std::io::Result<()> {
-        // The very first message has no type.
+        // The first message has no type.
         let length = from.read_i32().await?;
         let mut startup = vec![0; usize::try_from(length - 4).unwrap_or(0)];
         from.read_exact(&mut startup).await?;
@@ -181,7 +181,7 @@ impl Proxy {
                 self.released.notified().await;
                 return Ok(());
             }
-            // Of a lane: jobs and reads have transactions, too.
+            // Only on the connections of lanes: jobs and reads have transactions, too.
             let begins = kind == b'Q' && body.starts_with(b"BEGIN") && lock(session).writes();
             if kind == b'Q' && body.starts_with(b"ROLLBACK") {
                 self.plan().errors.push("ROLLBACK".to_owned());
@@ -210,7 +210,7 @@ impl Proxy {
             held.extend(encode(kind, &body));
             is_ready |= kind == b'Z';
             if is_ready && kind != b'Z' {
-                // An answer passes as a whole or not at all.
+                // A response is forwarded completely or not at all.
                 continue;
             }
             let committed = lock(session).answer(kind, &body);
@@ -227,12 +227,12 @@ impl Proxy {
     }
 }
 
-/// How to reach `database` through something of ours that listens on `port`.
+/// Connection options for `database` through a proxy on `port`.
 pub fn through(database: &PgConnectOptions, port: u16) -> PgConnectOptions {
     let options = PgConnectOptions::new_without_pgpass().host("127.0.0.1").port(port);
     let options = options.username(database.get_username()).ssl_mode(PgSslMode::Disable);
     let options = options.database(database.get_database().expect("a database"));
-    // The container's password, or one that no server asks for; TEST_DATABASE_URL has its own.
+    // A container has this password, and other servers need none. TEST_DATABASE_URL has its own.
     let url = std::env::var("TEST_DATABASE_URL").unwrap_or_default();
     let own = url.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@')?.0.split_once(':').map(|pair| pair.1));
     options.password(own.unwrap_or("test"))
@@ -243,12 +243,12 @@ fn lock(session: &Mutex<Session>) -> MutexGuard<'_, Session> {
 }
 
 impl Session {
-    /// Whether it has prepared a statement that is worth interrupting.
+    /// Whether the session has prepared a statement that can be interrupted.
     fn writes(&self) -> bool {
         self.statements.values().any(|writes| *writes)
     }
 
-    /// Follows a message of the client. Whether it would commit what was written.
+    /// Processes a message of the client. Returns whether it would commit such a statement.
     fn request(&mut self, kind: u8, body: &[u8]) -> bool {
         let mut fields = body.split(|byte| *byte == 0);
         let mut next = || fields.next().unwrap_or_default();
@@ -281,7 +281,7 @@ impl Session {
         }
     }
 
-    /// Follows a message of the server. Whether it says that what was written is committed.
+    /// Processes a message of the server. Returns whether it confirms such a commit.
     fn answer(&mut self, kind: u8, body: &[u8]) -> bool {
         if kind != b'Z' {
             return false;
@@ -296,7 +296,7 @@ impl Session {
     }
 }
 
-/// The SQLSTATE of an error: fields of a letter and a text each.
+/// The SQLSTATE of an error message, which is a list of fields with a letter and a text.
 fn sqlstate(error: &[u8]) -> Option<String> {
     let code = error.split(|byte| *byte == 0).find(|field| field.first() == Some(&b'C'))?;
     Some(String::from_utf8_lossy(&code[1..]).into_owned())

@@ -1,4 +1,4 @@
-//! A server that takes no writes, as after a failover: sessions made meanwhile are read-only and stay so.
+//! Simulates a failover to a read-only server: sessions that begin meanwhile are read-only, and stay so.
 
 use sqlx::postgres::{PgConnectOptions, PgPool};
 use sqlx::{AssertSqlSafe, Executor};
@@ -11,10 +11,10 @@ pub struct ReadOnly {
 }
 
 impl ReadOnly {
-    /// Ends all sessions of the database; new ones are read-only.
+    /// Ends all sessions of the database. New ones are read-only.
     pub async fn begin(database: &PgConnectOptions) -> Self {
         let name = database.get_database().expect("a database").to_owned();
-        // Its own sessions take writes all the while.
+        // This connection itself stays writable.
         let options = database.clone().options([("default_transaction_read_only", "off")]);
         let own = Self { pool: pool(&options), database: name };
         own.execute(format!("ALTER DATABASE {} SET default_transaction_read_only = on", own.database)).await;
@@ -22,7 +22,7 @@ impl ReadOnly {
         own
     }
 
-    /// New sessions take writes again; those that are there do not.
+    /// New sessions are writable again. Existing ones are not.
     pub async fn end(self) {
         self.execute(format!("ALTER DATABASE {} RESET default_transaction_read_only", self.database)).await;
     }

@@ -1,4 +1,4 @@
-//! A webhook receiver on a real socket: keeps what it gets, and answers as the test wants.
+//! A webhook receiver on a real socket. It stores what it receives, and responds as the test wants.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -14,17 +14,17 @@ use tokio::sync::watch;
 
 use super::LIMIT;
 
-/// How a receiver answers.
+/// How a receiver responds.
 #[derive(Clone, Copy, Debug)]
 pub enum Behaviour {
     Status(u16),
-    /// A status, and what the header Retry-After says.
+    /// A status, and the value of `Retry-After`.
     RetryAfter(u16, &'static str),
-    /// Not at all.
+    /// No response.
     Silence,
 }
 
-/// A request as it arrived.
+/// A request that was received.
 #[derive(Clone, Debug)]
 pub struct Received {
     pub method: Method,
@@ -51,7 +51,7 @@ pub struct Receiver {
 
 struct Shared {
     received: watch::Sender<Vec<Received>>,
-    /// The next answers; then 200 for ever.
+    /// The next responses. After them, 200.
     script: Mutex<VecDeque<Behaviour>>,
     usual: Mutex<Behaviour>,
 }
@@ -70,7 +70,7 @@ impl Receiver {
         Self { url: format!("http://{address}/hook"), shared }
     }
 
-    /// The next answers, before the usual one.
+    /// Sets the next responses, before the usual one.
     pub fn answer(&self, behaviours: &[Behaviour]) {
         self.shared.script.lock().expect("script").extend(behaviours);
     }

@@ -1,4 +1,4 @@
-//! A server that accepts connections, swallows what it is sent, and says no more than it was told to say.
+//! A server that accepts connections, swallows what it is sent, and sends only a fixed response.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -13,11 +13,11 @@ impl SilentServer {
         Self::answering(b"")
     }
 
-    /// It sends `answer` after the first bytes of each connection.
+    /// Sends `answer` after the first bytes of each connection.
     pub fn answering(answer: &'static [u8]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("its address");
-        // The threads end with the tests.
+        // The threads end with the process.
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = stream.expect("a connection");
@@ -33,7 +33,7 @@ impl SilentServer {
         Self { address }
     }
 
-    /// As a DATABASE_URL with these parameters.
+    /// The address as a DATABASE_URL with these parameters.
     pub fn url(&self, parameters: &str) -> String {
         format!("postgres://somebody:hunter2-secret@{}/billing{parameters}", self.address)
     }

@@ -1,4 +1,4 @@
-//! A bare HTTP/1.1 connection, for what a proper client would never send and never tell.
+//! A plain TCP connection for HTTP/1.1, to send and read what an HTTP client would not.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -13,14 +13,14 @@ pub struct Socket {
     buffer: Vec<u8>,
 }
 
-/// How the other side ended a connection.
+/// How the other side ended the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     Orderly,
     Reset,
 }
 
-/// Status, and headers with their names in lower case.
+/// The status, and the headers with lowercase names.
 #[derive(Clone, Debug)]
 pub struct Head {
     pub status: u16,
@@ -28,7 +28,7 @@ pub struct Head {
 }
 
 impl Head {
-    /// The value of a header that must be there exactly once.
+    /// The value of a header that must be present exactly once.
     pub fn header(&self, name: &str) -> &str {
         let mut values = self.headers.iter().filter(|(own, _)| own == name).map(|(_, value)| value.as_str());
         let value = values.next().unwrap_or_else(|| panic!("{name} is missing: {self:?}"));
@@ -46,7 +46,7 @@ impl Socket {
         Self { stream: TcpStream::connect(address).await.expect("connect"), buffer: Vec::new() }
     }
 
-    /// One that takes little before it is read: a slow reader, as long as the test does not read.
+    /// Connects with small buffers, for tests of slow readers.
     pub async fn connect_slow(address: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(64 << 10).expect("a small buffer");
@@ -57,12 +57,12 @@ impl Socket {
         self.stream.write_all(bytes.as_ref()).await.expect("send");
     }
 
-    /// False if the other side takes no more.
+    /// Returns false if the other side accepts no more.
     pub async fn try_send(&mut self, bytes: &[u8]) -> bool {
         tokio::time::timeout(LIMIT, self.stream.write_all(bytes)).await.expect("an end within the limit").is_ok()
     }
 
-    /// The next head, and the body its Content-Length announces.
+    /// Reads the next head, and the body of its Content-Length.
     pub async fn answer(&mut self) -> (Head, String) {
         let head = self.head().await;
         let length =
@@ -74,7 +74,7 @@ impl Socket {
         (head, String::from_utf8(body).expect("UTF-8"))
     }
 
-    /// The next head alone, as after HEAD.
+    /// Reads the next head without a body, for example after HEAD.
     pub async fn head(&mut self) -> Head {
         let end = loop {
             match self.buffer.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
@@ -90,14 +90,14 @@ impl Socket {
         Head { status, headers: headers.map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect() }
     }
 
-    /// Waits for at least so many bytes that were not taken yet.
+    /// Waits for at least this many unread bytes.
     pub async fn wait_for(&mut self, bytes: usize) {
         while self.buffer.len() < bytes {
             assert!(self.read().await, "the stream ended early");
         }
     }
 
-    /// Reads to the end of the stream. What came, and how it ended.
+    /// Reads to the end of the stream. Returns the data, and how it ended.
     pub async fn end(mut self) -> (Vec<u8>, End) {
         loop {
             let read = tokio::time::timeout(LIMIT, self.stream.read_buf(&mut self.buffer)).await;
@@ -110,16 +110,16 @@ impl Socket {
         }
     }
 
-    /// Waits until the other side closes, and gives what it still sent.
+    /// Waits until the other side closes, and returns what it sent.
     pub async fn rest(mut self) -> String {
         while self.read().await {}
         String::from_utf8_lossy(&self.buffer).into_owned()
     }
 
-    /// Whether more came; false at the end of the stream.
+    /// Reads more. False at the end of the stream.
     async fn read(&mut self) -> bool {
         let read = tokio::time::timeout(LIMIT, self.stream.read_buf(&mut self.buffer));
-        // A reset is an end as well.
+        // A reset also counts as the end.
         read.await.expect("something within the limit").unwrap_or(0) > 0
     }
 }
