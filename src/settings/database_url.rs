@@ -86,6 +86,15 @@ fn explain(url: &str) -> Option<String> {
                 .to_owned(),
         );
     }
+    // Otherwise the start would wait for the file to appear.
+    for name in ["sslrootcert", "sslcert", "sslkey"] {
+        if let Some(path) = parameter(&[name])
+            && !path.starts_with("-----BEGIN")
+            && let Err(error) = std::fs::File::open(&*path)
+        {
+            return Some(format!("names the {name} {path}, which cannot be read: {error}"));
+        }
+    }
     let names_database = !parsed.path().trim_start_matches('/').is_empty() || parameter(&["dbname"]).is_some();
     (!names_database).then(|| "names no database: it ends in /database".to_owned())
 }
@@ -133,6 +142,7 @@ mod tests {
             ("postgres://u:secret@h", "names no database"),
             ("postgres://u:secret@h/?sslmode=require", "names no database"),
             ("postgres://u:secret@h/db?port=secret", "no valid URL"),
+            ("postgres://u:secret@h/db?sslmode=verify-full&sslrootcert=/nowhere/ca.pem", "/nowhere/ca.pem"),
         ] {
             let error = parse(url).expect_err(url).to_string();
             assert!(error.starts_with("DATABASE_URL ") && error.contains(expected), "{url}: {error}");

@@ -5,6 +5,7 @@ pub mod api;
 pub mod committer;
 mod database_url;
 pub mod egress_proxy;
+mod environment;
 mod error;
 pub mod http_limits;
 pub mod janitor;
@@ -12,7 +13,6 @@ pub mod origin;
 pub mod trusted_proxies;
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use sqlx::postgres::PgConnectOptions;
 use api::ApiSettings;
 use committer::{CommitterSettings, statement_limit};
 use egress_proxy::EgressProxy;
+use environment::{Environment, refuse};
 pub use error::SettingsError;
 use http_limits::HttpLimits;
 use janitor::JanitorSettings;
@@ -54,7 +55,7 @@ pub struct Settings {
 impl Settings {
     /// `read` returns the value of an environment variable. `is_terminal` says whether the log goes to a terminal.
     pub fn read(read: impl Fn(&str) -> Option<String>, is_terminal: bool) -> Result<Self, SettingsError> {
-        let env = Environment { read: &read };
+        let env = Environment::of(&read);
         let host = host(&env)?;
         let require = env.text("REQUIRE_API_KEY").map(|text| text.to_ascii_lowercase());
         let require_api_key = match require.as_deref() {
@@ -62,7 +63,7 @@ impl Settings {
             None | Some("false") => false,
             Some(text) => return Err(refuse("REQUIRE_API_KEY", "true or false", text)),
         };
-        let admin_api_key = env.text("ADMIN_API_KEY");
+        let admin_api_key = env.secret("ADMIN_API_KEY")?;
         if require_api_key && admin_api_key.is_none() {
             return Err(SettingsError("REQUIRE_API_KEY=true needs ADMIN_API_KEY to be set".to_owned()));
         }
@@ -180,39 +181,6 @@ impl Settings {
     }
 }
 
-struct Environment<'a> {
-    read: &'a dyn Fn(&str) -> Option<String>,
-}
-
-impl Environment<'_> {
-    fn text(&self, name: &str) -> Option<String> {
-        (self.read)(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
-    }
-
-    fn int(&self, name: &str, default: u64, range: RangeInclusive<u64>) -> Result<u64, SettingsError> {
-        let Some(text) = self.text(name) else { return Ok(default) };
-        let accepted = || format!("an integer between {}-{}", range.start(), range.end());
-        let is_digits = text.bytes().all(|byte| byte.is_ascii_digit());
-        text.parse()
-            .ok()
-            .filter(|value| is_digits && range.contains(value))
-            .ok_or_else(|| refuse(name, &accepted(), &text))
-    }
-
-    fn switch(&self, name: &str, default: bool) -> Result<bool, SettingsError> {
-        let Some(text) = self.text(name) else { return Ok(default) };
-        match text.to_ascii_lowercase().as_str() {
-            "true" | "1" | "yes" | "on" => Ok(true),
-            "false" | "0" | "no" | "off" => Ok(false),
-            _ => Err(refuse(name, "true, 1, yes, on, false, 0, no or off", &text)),
-        }
-    }
-}
-
-fn refuse(name: &str, accepted: &str, value: &str) -> SettingsError {
-    SettingsError(format!("{name} must be {accepted}, got \"{value}\""))
-}
-
 fn port(env: &Environment<'_>) -> Result<u16, SettingsError> {
     let Some(text) = env.text("PORT") else { return Ok(3001) };
     if text.starts_with('0') {
@@ -241,7 +209,7 @@ fn forwarded_header(env: &Environment<'_>) -> Result<ForwardedHeader, SettingsEr
 
 /// The token is sent in a header, so its characters are restricted. Errors do not repeat it.
 fn metrics_token(env: &Environment<'_>) -> Result<Option<String>, SettingsError> {
-    match env.text("METRICS_TOKEN") {
+    match env.secret("METRICS_TOKEN")? {
         Some(token) if !token.bytes().all(|byte| byte.is_ascii_graphic()) => {
             Err(SettingsError("METRICS_TOKEN must be visible ASCII characters".to_owned()))
         }
@@ -251,7 +219,7 @@ fn metrics_token(env: &Environment<'_>) -> Result<Option<String>, SettingsError>
 
 /// The URL may contain a password, so errors do not repeat it.
 fn webhook_proxy(env: &Environment<'_>) -> Result<Option<EgressProxy>, SettingsError> {
-    let Some(text) = env.text("WEBHOOK_PROXY") else { return Ok(None) };
+    let Some(text) = env.secret("WEBHOOK_PROXY")? else { return Ok(None) };
     let refused = || SettingsError("WEBHOOK_PROXY must be the URL of an HTTP proxy: http://host:port".to_owned());
     EgressProxy::parse(&text).map(Some).ok_or_else(refused)
 }
@@ -313,7 +281,7 @@ fn compression_threshold_bytes(env: &Environment<'_>) -> Result<Option<u64>, Set
 }
 
 fn database(env: &Environment<'_>) -> Result<Option<PgConnectOptions>, SettingsError> {
-    env.text("DATABASE_URL").map(|url| database_url::parse(&url)).transpose()
+    env.secret("DATABASE_URL")?.map(|url| database_url::parse(&url)).transpose()
 }
 
 /// An IP address, with or without the brackets of an IPv6 URL, or `localhost`.
