@@ -6,4 +6,5 @@ mod faults;
 mod growth;
 mod local_postgres;
 mod migrations;
+mod roles;
 mod shape;

@@ -82,8 +82,7 @@ fn form(id: &str) -> &str {
 }
 
 /// `repeats`: keyed commands are run twice, and must give the same.
-async fn run(document: &'static str, count: usize, repeats: bool) {
-    let service = Service::start(&[("ALLOW_ADMIN_RESET", "on")]).await;
+async fn run(service: &Service, document: &'static str, count: usize, repeats: bool) {
     let examples = examples(document);
     assert_eq!(examples.len(), count);
     let mut learned = Learned::default();
@@ -102,10 +101,15 @@ async fn run(document: &'static str, count: usize, repeats: bool) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_quickstart_gives_the_answers_it_shows() {
-    run(README, 4, true).await;
+    run(&Service::start(&[]).await, README, 4, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_examples_of_the_api_give_the_answers_they_show() {
-    run(API, API.matches("```sh\n").count(), false).await;
+    run_api(&Service::start(&[("ALLOW_ADMIN_RESET", "on")]).await).await;
+}
+
+/// Every operation once or more, a reset included.
+pub async fn run_api(service: &Service) {
+    run(service, API, API.matches("```sh\n").count(), false).await;
 }
