@@ -1,5 +1,6 @@
 //! What all tests share: one PostgreSQL, a database for each test, the service on a real socket, and a client.
 
+mod authority;
 mod client;
 mod container;
 mod data_dir;
@@ -31,6 +32,7 @@ use agentpay_billing::settings::http_limits::HttpLimits;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tokio_util::sync::CancellationToken;
 
+pub use authority::{Authority, Issued};
 pub use client::{Answer, Client, usage};
 pub use data_dir::{DataDir, SlowPrograms, is_alive};
 pub use failover::LossyFailover;

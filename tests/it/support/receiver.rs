@@ -1,6 +1,8 @@
 //! A webhook receiver on a real socket. It stores what it receives, and responds as the test wants.
 
 use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -8,11 +10,17 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use axum::serve::Listener;
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
-use super::LIMIT;
+use super::{Issued, LIMIT};
 
 /// How a receiver responds.
 #[derive(Clone, Copy, Debug)]
@@ -60,14 +68,23 @@ impl Receiver {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("its address");
-        let shared = Arc::new(Shared {
-            received: watch::Sender::new(Vec::new()),
-            script: Mutex::default(),
-            usual: Mutex::new(Behaviour::Status(200)),
-        });
-        let router = Router::new().fallback(receive).with_state(shared.clone());
-        tokio::spawn(async move { axum::serve(listener, router).await });
-        Self { url: format!("http://{address}/hook"), shared }
+        Self { url: format!("http://{address}/hook"), shared: serve(listener) }
+    }
+
+    /// The same with TLS, by the name `localhost`.
+    pub async fn start_tls(issued: &Issued) -> Self {
+        let tcp = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = tcp.local_addr().expect("its address").port();
+        let certificate = CertificateDer::from_pem_file(&issued.certificate).expect("a certificate");
+        let key = PrivateKeyDer::from_pem_file(&issued.key).expect("a key");
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("the default versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .expect("a certificate with its key");
+        let listener = TlsListener { tcp, acceptor: TlsAcceptor::from(Arc::new(config)) };
+        Self { url: format!("https://localhost:{port}/hook"), shared: serve(listener) }
     }
 
     /// Sets the next responses, before the usual one.
@@ -90,6 +107,41 @@ impl Receiver {
         let reached = tokio::time::timeout(LIMIT, reached).await;
         assert!(reached.is_ok(), "{} of {count} deliveries arrived", self.received().len());
         self.received()
+    }
+}
+
+fn serve(listener: impl Listener<Addr = SocketAddr>) -> Arc<Shared> {
+    let shared = Arc::new(Shared {
+        received: watch::Sender::new(Vec::new()),
+        script: Mutex::default(),
+        usual: Mutex::new(Behaviour::Status(200)),
+    });
+    let router = Router::new().fallback(receive).with_state(shared.clone());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    shared
+}
+
+struct TlsListener {
+    tcp: TcpListener,
+    acceptor: TlsAcceptor,
+}
+
+impl Listener for TlsListener {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    /// The next client that agrees on TLS: others have found fault with the certificate.
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            let (stream, address) = Listener::accept(&mut self.tcp).await;
+            if let Ok(stream) = self.acceptor.accept(stream).await {
+                return (stream, address);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.tcp.local_addr()
     }
 }
 
