@@ -129,10 +129,11 @@ async fn run(shared: Arc<Shared>, http: [Client; 2], mut rng: StdRng) -> Tally {
     }
 }
 
-/// An acknowledged answer. Whether one before it may have got lost, which then was the first.
+/// An acknowledged answer. Whether the request may have been executed before, by a try without this answer: it got lost, or
+/// the request reached its deadline while its COMMIT or that of its twin was in doubt.
 pub struct Acknowledged {
     pub answer: Answer,
-    pub is_repeated: bool,
+    pub may_be_repeated: bool,
 }
 
 async fn send_until_acknowledged(
@@ -144,20 +145,24 @@ async fn send_until_acknowledged(
     let began = Instant::now();
     let (method, path, body) = operation.request();
     let body = body.to_string();
-    let mut is_repeated = false;
+    let mut may_be_repeated = false;
     for client in [first, second].into_iter().cycle() {
         match client.try_send(method, &path, Some(body.clone().into_bytes())).await {
             Ok(answer) if matches!(answer.status, 200 | 201 | 404) => {
                 tally.replays += u64::from(answer.replayed);
-                return Acknowledged { answer, is_repeated };
+                return Acknowledged { answer, may_be_repeated };
             }
-            Ok(answer) if answer.status == 503 && answer.text.contains("unknown") => tally.unknown += 1,
+            Ok(answer) if answer.status == 503 && answer.text.contains("unknown") => {
+                may_be_repeated = true;
+                tally.unknown += 1;
+            }
             Ok(answer) => {
                 assert!(matches!(answer.status, 503 | 409) && answer.header("retry-after") == "1", "{answer:?}");
+                may_be_repeated |= answer.status == 409;
                 tally.refused += 1;
             }
             Err(_) => {
-                is_repeated = true;
+                may_be_repeated = true;
                 tally.lost += 1;
             }
         }

@@ -82,10 +82,10 @@ impl Tally {
     pub fn note(&mut self, number: u64, tenant: usize, effects: &[Effect], answers: &[Acknowledged]) {
         let text = &answers[0].answer.text;
         assert!(answers.iter().all(|other| other.answer.text == *text), "op-{number} was answered in two ways");
-        // One of them is the first answer, unless that got lost.
+        // One of them is the first answer, unless nobody received that.
         let first = answers.iter().filter(|one| !one.answer.replayed).count();
-        let may_be_lost = answers.iter().any(|one| one.is_repeated);
-        assert!(first == 1 || first == 0 && may_be_lost, "op-{number} has {first} first answers");
+        let is_missing = answers.iter().any(|one| one.may_be_repeated);
+        assert!(first == 1 || first == 0 && is_missing, "op-{number} has {first} first answers");
         self.answers.insert(number, hash(text));
         let sums = self.sums.entry(tenant).or_default();
         for effect in effects {
