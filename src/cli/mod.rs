@@ -1,6 +1,7 @@
-//! The command line: `serve`, `migrate`, `keys`, `verify`.
+//! The command line: `serve`, `migrate`, `keys`, `verify`, `health`.
 
 mod error;
+mod health;
 mod keys;
 mod output;
 
@@ -47,6 +48,8 @@ enum Action {
     Keys(Keys),
     /// Check the sums of the whole database. Exit code 1 if any is wrong.
     Verify,
+    /// Ask the service that runs on HOST and PORT whether it is ready. Exit code 1 if it is not, or does not answer.
+    Health,
 }
 
 /// The exit code of a process.
@@ -64,6 +67,7 @@ impl Cli {
         let settings = Settings::read(|name| std::env::var(name).ok(), io::stdout().is_terminal())?;
         match self.action.unwrap_or(Action::Serve) {
             Action::Serve => serve(&settings, &stop).await,
+            Action::Health => stop.race(check_health(&settings)).await.unwrap_or_else(|| Ok(interrupted(&stop))),
             action => run_command(&action, &settings, &stop).await,
         }
     }
@@ -121,6 +125,12 @@ async fn run_to_the_end(app: App, database: &Database, stop: &Stop) -> bool {
     }
 }
 
+async fn check_health(settings: &Settings) -> Result<Code, CliError> {
+    let ready = health::check(settings.host, settings.port).await?;
+    Output::standard()?.line(ready).await?;
+    Ok(SUCCESS)
+}
+
 async fn run_command(action: &Action, settings: &Settings, stop: &Stop) -> Result<Code, CliError> {
     if io::stderr().is_terminal() {
         telemetry::start_for_command()?;
@@ -153,7 +163,7 @@ async fn execute(
     let Some(prepared) = stop.race(prepare(action, settings, database)).await else { return Ok(None) };
     let mut connection = prepared?;
     let done = match action {
-        Action::Serve => Some(Ok(SUCCESS)),
+        Action::Serve | Action::Health => Some(Ok(SUCCESS)),
         Action::Migrate => {
             stop.race(output.line("the schema is up to date".to_owned())).await.map(|told| Ok(told.map(|()| SUCCESS)?))
         }
@@ -184,7 +194,7 @@ async fn prepare(action: &Action, settings: &Settings, database: &Database) -> R
         Action::Migrate => true,
         Action::Serve | Action::Keys(Keys::Create { .. }) => settings.migrate_on_start,
         // Commands that only read, and `revoke`, never migrate.
-        Action::Keys(Keys::List | Keys::Revoke { .. }) | Action::Verify => false,
+        Action::Keys(Keys::List | Keys::Revoke { .. }) | Action::Verify | Action::Health => false,
     };
     progress.step("the migrations", start::prepare_schema(&mut connection, migrates)).await?;
     Ok(connection)

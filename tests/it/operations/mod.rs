@@ -5,6 +5,7 @@ mod commands;
 mod compatibility;
 mod crashes;
 mod documents;
+mod health_command;
 mod logs;
 mod metrics;
 pub mod readme;
