@@ -18,6 +18,9 @@ use crate::metrics;
 const QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Waiting lines are written together, up to about this size.
 const CHUNK_BYTES: usize = 64 * 1024;
+/// How long the thread waits for further lines after the first one. A thread that is woken for each line takes its core from
+/// the requests; one that sleeps costs them nothing.
+const GATHER_PAUSE: Duration = Duration::from_millis(5);
 /// Pause before a write to a non-blocking descriptor is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
@@ -104,6 +107,9 @@ fn write_queue(messages: &Receiver<Message>, mut output: impl Write, counts: &Co
         let mut chunk = Vec::new();
         let mut flushed = Vec::new();
         let mut next = Some(first);
+        if matches!(next, Some(Message::Line(_))) {
+            thread::sleep(GATHER_PAUSE);
+        }
         while let Some(message) = next {
             match message {
                 Message::Line(line) => chunk.extend(line),
