@@ -20,12 +20,12 @@ use crate::runtime_config::SharedRuntimeConfig;
 use crate::settings::committer::CommitterSettings;
 use crate::store::totals::SHARDS;
 
-use super::cache::ReadCache;
 use super::group::AttemptNumber;
 use super::in_flight::InFlight;
 use super::job::Job;
 use super::lane::Lane;
 use super::queue::{Entrance, Queue};
+use super::session::Session;
 use super::shared::Shared;
 use super::unpriced::UnpricedServices;
 
@@ -74,16 +74,13 @@ impl Committer {
         let first_shard = rand::random_range(0..SHARDS);
         let mut start = |number: usize, waiting_room| {
             let (entrance, arrivals) = queue.lane(number);
+            let shard = (first_shard + (number % usize::from(SHARDS.unsigned_abs())) as i16) % SHARDS;
             let lane = Lane {
                 shared: shared.clone(),
                 arrivals,
                 waiting_room,
-                shard: (first_shard + (number % usize::from(SHARDS.unsigned_abs())) as i16) % SHARDS,
-                rng: rand::make_rng(),
-                connection: None,
-                cache: ReadCache::default(),
+                session: Session::new(shared.clone(), shard),
                 pessimistic_batches: 0,
-                last_used: Instant::now(),
                 number: AttemptNumber::of_lane(number),
             };
             tasks.spawn(lane.run());

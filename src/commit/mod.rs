@@ -13,8 +13,10 @@ mod job;
 mod lane;
 mod plan;
 mod queue;
+mod session;
 mod shared;
 mod transaction;
 mod unpriced;
+mod waiting;
 
 pub use committer::Committer;

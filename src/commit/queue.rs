@@ -1,21 +1,14 @@
-//! The queue of the lanes. Within a lane the tenants take turns, one request each, so that a tenant with thousands of
-//! waiting requests delays another tenant by one request. The queue is bounded over all lanes. When it is full, the
-//! tenant with the most waiting rows loses its latest request. A tenant that is alone may fill the queue.
+//! The two ends of each lane's queue. [`Waiting`] decides which request is next, and which is refused if the queue is
+//! full.
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use foldhash::fast::RandomState;
 use tokio::sync::Notify;
 
-use crate::domain::caller::Tenant;
 use crate::domain::refusal::Refusal;
 
 use super::job::Job;
-
-/// The queue is also limited to this many rows for each request of its capacity, which bounds the memory of bulk
-/// requests.
-const ROWS_PER_JOB: usize = 20;
+use super::waiting::Waiting;
 
 #[derive(Debug)]
 pub struct Queue {
@@ -23,32 +16,6 @@ pub struct Queue {
     /// One for each lane.
     news: Vec<Notify>,
     jobs_max: usize,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    lanes: Vec<Turns>,
-    /// The load of each tenant over all lanes. Tenants without waiting requests are absent.
-    loads: HashMap<Tenant, Load, RandomState>,
-    total: Load,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-struct Load {
-    rows: usize,
-    jobs: usize,
-}
-
-/// The requests that wait for one lane.
-#[derive(Debug, Default)]
-struct Turns {
-    jobs: HashMap<Tenant, VecDeque<Job>, RandomState>,
-    /// The tenants with waiting requests, in the order of their turns.
-    order: VecDeque<Tenant>,
-    /// No more jobs will arrive.
-    is_closed: bool,
-    /// The lane has ended.
-    is_dead: bool,
 }
 
 /// The sending end of one lane. When its last clone is dropped, the lane empties its queue and ends.
@@ -70,13 +37,8 @@ pub struct Arrivals {
 
 impl Queue {
     pub fn new(lanes: usize, jobs_max: usize) -> Arc<Self> {
-        let waiting = Waiting {
-            lanes: (0..lanes).map(|_| Turns::default()).collect(),
-            loads: HashMap::default(),
-            total: Load::default(),
-        };
         let news = (0..lanes).map(|_| Notify::new()).collect();
-        Arc::new(Self { waiting: Mutex::new(waiting), news, jobs_max })
+        Arc::new(Self { waiting: Mutex::new(Waiting::new(lanes, jobs_max)), news, jobs_max })
     }
 
     /// Returns both ends of one lane.
@@ -91,7 +53,7 @@ impl Queue {
 
     /// Number of waiting requests over all lanes.
     pub fn depth(&self) -> usize {
-        self.waiting().total.jobs
+        self.waiting().jobs()
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -109,18 +71,7 @@ impl Entrance {
             // Dropping the job closes its channel, which the handler notices.
             return;
         }
-        let mut refused = Vec::new();
-        while !waiting.has_place_for(&job, queue.jobs_max) {
-            match waiting.evict_for(&job) {
-                Some(evicted) => refused.push(evicted),
-                None => {
-                    drop(waiting);
-                    refused.push(job);
-                    return refused.into_iter().for_each(|job| job.give_up(Refusal::QueueFull));
-                }
-            }
-        }
-        waiting.push(*lane, job);
+        let refused = waiting.put(*lane, job);
         drop(waiting);
         queue.news[*lane].notify_one();
         refused.into_iter().for_each(|job| job.give_up(Refusal::QueueFull));
@@ -141,7 +92,7 @@ impl Arrivals {
             {
                 let waiting = self.queue.waiting();
                 let turns = &waiting.lanes[self.lane];
-                if !turns.order.is_empty() {
+                if turns.peek().is_some() {
                     return true;
                 }
                 if turns.is_closed {
@@ -166,7 +117,7 @@ impl Arrivals {
             if (rows > 0 && rows + next.rows() > rows_max) || !is_wanted(next) {
                 break;
             }
-            let Some(job) = waiting.pop(self.lane) else { break };
+            let Some(job) = waiting.take(self.lane) else { break };
             rows += job.rows();
             batch.push(job);
         }
@@ -178,98 +129,11 @@ impl Drop for Arrivals {
         let mut waiting = self.queue.waiting();
         waiting.lanes[self.lane].is_dead = true;
         let mut left = Vec::new();
-        while let Some(job) = waiting.pop(self.lane) {
+        while let Some(job) = waiting.take(self.lane) {
             left.push(job);
         }
         drop(waiting);
         drop(left);
-    }
-}
-
-impl Turns {
-    fn peek(&self) -> Option<&Job> {
-        self.jobs.get(self.order.front()?)?.front()
-    }
-}
-
-impl Load {
-    fn add(&mut self, job: &Job) {
-        self.rows += job.rows();
-        self.jobs += 1;
-    }
-
-    fn subtract(&mut self, job: &Job) {
-        self.rows -= job.rows();
-        self.jobs -= 1;
-    }
-}
-
-impl Waiting {
-    /// An empty queue accepts a job of any size.
-    fn has_place_for(&self, job: &Job, jobs_max: usize) -> bool {
-        let fits = self.total.rows + job.rows() <= jobs_max * ROWS_PER_JOB || self.total.jobs == 0;
-        self.total.jobs < jobs_max && fits
-    }
-
-    fn push(&mut self, lane: usize, job: Job) {
-        let tenant = &job.request.tenant;
-        self.total.add(&job);
-        self.loads.entry(tenant.clone()).or_default().add(&job);
-        let turns = &mut self.lanes[lane];
-        match turns.jobs.get_mut(tenant) {
-            Some(jobs) => jobs.push_back(job),
-            None => {
-                turns.order.push_back(tenant.clone());
-                turns.jobs.insert(tenant.clone(), VecDeque::from([job]));
-            }
-        }
-    }
-
-    /// The next job in turn. Its tenant moves to the end of the order.
-    fn pop(&mut self, lane: usize) -> Option<Job> {
-        let turns = &mut self.lanes[lane];
-        let tenant = turns.order.pop_front()?;
-        let jobs = turns.jobs.get_mut(&tenant)?;
-        let job = jobs.pop_front()?;
-        if jobs.is_empty() {
-            turns.jobs.remove(&tenant);
-        } else {
-            turns.order.push_back(tenant);
-        }
-        self.forget(&job);
-        Some(job)
-    }
-
-    /// Removes the latest job of the tenant with the highest load. `None` if that is the tenant of `job` itself.
-    fn evict_for(&mut self, job: &Job) -> Option<Job> {
-        let (heaviest, most) = self.loads.iter().max_by_key(|(_, load)| **load)?;
-        let mut own = self.loads.get(&job.request.tenant).copied().unwrap_or_default();
-        own.add(job);
-        if *most <= own {
-            return None;
-        }
-        let heaviest = heaviest.clone();
-        let waiting_in = |turns: &Turns| turns.jobs.get(&heaviest).map_or(0, VecDeque::len);
-        let turns = self.lanes.iter_mut().max_by_key(|turns| waiting_in(turns))?;
-        let jobs = turns.jobs.get_mut(&heaviest)?;
-        let evicted = jobs.pop_back()?;
-        if jobs.is_empty() {
-            turns.jobs.remove(&heaviest);
-            turns.order.retain(|tenant| *tenant != heaviest);
-        }
-        self.forget(&evicted);
-        Some(evicted)
-    }
-
-    /// Subtracts a job that no longer waits.
-    fn forget(&mut self, job: &Job) {
-        self.total.subtract(job);
-        if let Some(load) = self.loads.get_mut(&job.request.tenant) {
-            load.subtract(job);
-            if load.jobs == 0 {
-                self.loads.remove(&job.request.tenant);
-            }
-        }
     }
 }
 
@@ -282,6 +146,7 @@ mod tests {
     use crate::command::context::AgentsToSettle;
     use crate::command::{Answer, BatchedCommand, Request};
     use crate::commit::plan;
+    use crate::domain::caller::Tenant;
     use crate::domain::names::{AgentId, ServiceId};
     use crate::domain::usage::{Pair, UsageRecord};
 

@@ -21,8 +21,6 @@ pub struct Wanted<'a> {
     pub rising: Vec<&'a Tenant>,
 }
 
-impl Wanted<'_> {}
-
 /// The terms of a tenant, without its services.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TenantTerms {
