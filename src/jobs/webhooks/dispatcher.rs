@@ -27,6 +27,7 @@ use crate::store::{StoreError, outbox, server};
 
 use super::expansion::expand;
 use super::in_flight::InFlight;
+use super::leasing::{self, LeasedWebhook};
 use super::outcome::{Attempted, Outcome, record};
 use super::sender::{Failure, Sender};
 
@@ -36,16 +37,14 @@ pub const ATTEMPT_LIMIT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_secs(1);
 /// Duration of a lease, well above [`ATTEMPT_LIMIT`].
 const LEASE_MS: i64 = 60_000;
-/// Maximum number of concurrent attempts for one webhook.
-const OF_WEBHOOK_MAX: i64 = 4;
 /// Maximum number of tenants whose events are expanded before the next search for due webhooks, and of tenants in one
 /// search.
 const EXPANDED_TENANTS_MAX: i64 = 16;
 const CONSIDERED_TENANTS_MAX: i64 = 256;
 /// How long a stop waits for attempts in progress.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
-/// Maximum number of rows that one statement deletes or cancels.
-const ROWS_MAX: i64 = 1000;
+/// Maximum number of deliveries that one statement deletes.
+const PRUNED_MAX: i64 = 1000;
 /// Pause between two searches for finished deliveries that are too old.
 const PRUNE_PAUSE_MS: u64 = 60_000;
 
@@ -266,8 +265,7 @@ impl<'a> Run<'a> {
             let (turns, considered) = self.in_flight.share(&heads);
             if !turns.is_empty() {
                 let until = now.plus_ms(LEASE_MS);
-                let lease = async |connection: &mut PgConnection| lease(connection, &turns, now, until).await;
-                let leased = pool.run(Instant::now() + STEP_LIMIT, lease).await?;
+                let leased = leasing::lease(pool, &turns, now, until).await?;
                 has_retired |= self.start(leased, now, until).await?;
             }
             if let Some(last) = considered.checked_sub(1).map(|place| &heads[place]) {
@@ -283,41 +281,27 @@ impl<'a> Run<'a> {
 
     /// Starts the attempts of leased webhooks. True if it cancelled or deleted deliveries instead, of which there may
     /// be more.
-    async fn start(&mut self, leased: Vec<LeasedQueue>, now: Timestamp, until: Timestamp) -> Result<bool, StoreError> {
-        let mut retired = Vec::new();
-        for LeasedQueue { queue, target, due } in leased {
-            let from_position =
-                target.as_ref().map(|target| if target.is_enabled { target.from_position } else { i64::MAX });
-            let (sent, stale): (Vec<_>, Vec<_>) =
-                due.into_iter().partition(|outgoing| from_position.is_some_and(|from| outgoing.position >= from));
-            self.in_flight.add(&queue, until, sent.len());
-            if let Some(target) = target.filter(|_| !sent.is_empty()) {
-                sent.into_iter().for_each(|outgoing| self.attempt(outgoing, target.clone(), until));
+    async fn start(
+        &mut self,
+        leased: Vec<LeasedWebhook>,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let mut stale = Vec::new();
+        for mut webhook in leased {
+            let due = std::mem::take(&mut webhook.due);
+            self.in_flight.add(&webhook.queue, until, due.len());
+            if let Some(target) = &webhook.target {
+                due.into_iter().for_each(|outgoing| self.attempt(outgoing, target.clone(), until));
             }
-            if !stale.is_empty() {
-                retired.push((queue, from_position));
+            if webhook.has_stale {
+                stale.push(webhook);
             }
         }
-        for (queue, from_position) in &retired {
-            self.retire(queue, *from_position, now).await?;
+        for webhook in &stale {
+            leasing::retire(&self.dispatcher.pool, webhook, now).await?;
         }
-        Ok(!retired.is_empty())
-    }
-
-    /// Deletes pending deliveries of a webhook that no longer exists, or cancels those of events before it was enabled.
-    async fn retire(&self, queue: &QueueId, from_position: Option<i64>, now: Timestamp) -> Result<(), StoreError> {
-        let retire = async |connection: &mut PgConnection| {
-            let mut transaction = server::begin_dispatch(connection).await?;
-            match from_position {
-                Some(from) => deliveries::cancel_before(&mut transaction, queue, from, now, ROWS_MAX).await?,
-                None => {
-                    deliveries::drop_of_webhook(&mut transaction, &queue.tenant, &queue.webhook, ROWS_MAX).await?;
-                }
-            }
-            transaction.commit().await?;
-            Ok(())
-        };
-        self.dispatcher.pool.run(Instant::now() + STEP_LIMIT, retire).await
+        Ok(!stale.is_empty())
     }
 
     fn attempt(&mut self, outgoing: Outgoing, target: Target, until: Timestamp) {
@@ -390,43 +374,15 @@ impl<'a> Run<'a> {
         }
         self.check_clock(Job::WebhookPrune)?;
         let before = clock.now().plus_ms(-KEPT_MS);
-        let prune = async |connection: &mut PgConnection| deliveries::prune(connection, before, ROWS_MAX).await;
+        let prune = async |connection: &mut PgConnection| deliveries::prune(connection, before, PRUNED_MAX).await;
         let pruned = pool.run(Instant::now() + STEP_LIMIT, prune).await;
         health.note(Job::WebhookPrune, &pruned);
         let pruned = pruned?;
         self.report.pruned += pruned;
-        let has_more = pruned == ROWS_MAX;
+        let has_more = pruned == PRUNED_MAX;
         if !has_more {
             self.prune_at_ms = began_ms + PRUNE_PAUSE_MS;
         }
         Ok(has_more)
     }
-}
-
-/// A leased webhook and its due deliveries.
-struct LeasedQueue {
-    queue: QueueId,
-    /// `None` if the webhook no longer exists.
-    target: Option<Target>,
-    due: Vec<Outgoing>,
-}
-
-async fn lease(
-    connection: &mut PgConnection,
-    turns: &[(Tenant, i64)],
-    now: Timestamp,
-    until: Timestamp,
-) -> Result<Vec<LeasedQueue>, StoreError> {
-    let mut transaction = server::begin_dispatch(connection).await?;
-    let queues = webhook_queues::lease(&mut transaction, turns, now, until).await?;
-    let targets = webhooks::targets(&mut transaction, &queues).await?;
-    let mut due: BTreeMap<QueueId, Vec<Outgoing>> = BTreeMap::new();
-    for outgoing in deliveries::due(&mut transaction, &queues, now, OF_WEBHOOK_MAX).await? {
-        due.entry(outgoing.queue.clone()).or_default().push(outgoing);
-    }
-    transaction.commit().await?;
-    let leased = queues.into_iter().zip(targets);
-    Ok(leased
-        .map(|(queue, target)| LeasedQueue { due: due.remove(&queue).unwrap_or_default(), queue, target })
-        .collect())
 }

@@ -3,5 +3,6 @@
 pub mod dispatcher;
 mod expansion;
 mod in_flight;
+mod leasing;
 pub mod outcome;
 pub mod sender;
