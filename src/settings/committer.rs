@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
+use super::environment::Environment;
+use super::error::SettingsError;
+
 /// Maximum duration of a lane's statement, unless the deadline of requests is shorter.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(3);
-
-/// Below the deadline of a request, so that a statement that takes too long ends before its requests must be answered.
-pub fn statement_limit(request_timeout: Duration) -> Duration {
-    STATEMENT_LIMIT.min(request_timeout / 2).max(Duration::from_millis(10))
-}
 
 /// Settings of the commit pipeline.
 #[derive(Clone, Debug)]
@@ -25,4 +23,22 @@ pub struct CommitterSettings {
     pub require_registered_services: bool,
     /// Maximum duration of a statement. Below the deadline of a request.
     pub statement_limit: Duration,
+}
+
+impl CommitterSettings {
+    pub(super) fn read(env: &Environment<'_>, request_timeout: Duration, ttl_ms: i64) -> Result<Self, SettingsError> {
+        Ok(Self {
+            lanes: env.int("COMMIT_LANES", 1, 1..=64)? as usize,
+            batch_max: env.int("COMMIT_BATCH_MAX", 512, 1..=10_000)? as usize,
+            queue_max: env.int("COMMIT_QUEUE_MAX", 10_000, 1..=1_000_000)? as usize,
+            ttl_ms,
+            require_registered_services: env.switch("REQUIRE_REGISTERED_SERVICES", false)?,
+            statement_limit: statement_limit(request_timeout),
+        })
+    }
+}
+
+/// Below the deadline of a request, so that a statement that takes too long ends before its requests must be answered.
+fn statement_limit(request_timeout: Duration) -> Duration {
+    STATEMENT_LIMIT.min(request_timeout / 2).max(Duration::from_millis(10))
 }

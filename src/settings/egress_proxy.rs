@@ -4,11 +4,21 @@ use std::fmt;
 
 use url::Url;
 
+use super::environment::Environment;
+use super::error::SettingsError;
+
 /// The proxy of all webhook attempts. Its URL may contain a password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct EgressProxy(Url);
 
 impl EgressProxy {
+    /// The URL may contain a password, so errors do not repeat it.
+    pub(super) fn read(env: &Environment<'_>) -> Result<Option<Self>, SettingsError> {
+        let Some(text) = env.secret("WEBHOOK_PROXY")? else { return Ok(None) };
+        let refused = || SettingsError("WEBHOOK_PROXY must be the URL of an HTTP proxy: http://host:port".to_owned());
+        Self::parse(&text).map(Some).ok_or_else(refused)
+    }
+
     /// `None` unless `text` is the URL of an HTTP proxy without path and query.
     pub fn parse(text: &str) -> Option<Self> {
         let url = Url::parse(text).ok()?;

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use super::error::SettingsError;
 
@@ -43,6 +44,15 @@ impl<'a> Environment<'a> {
             .ok()
             .filter(|value| is_digits && range.contains(value))
             .ok_or_else(|| refuse(name, &accepted(), &text))
+    }
+
+    pub(super) fn ms(
+        &self,
+        name: &str,
+        default: Duration,
+        range: RangeInclusive<u64>,
+    ) -> Result<Duration, SettingsError> {
+        self.int(name, default.as_millis() as u64, range).map(Duration::from_millis)
     }
 
     pub(super) fn switch(&self, name: &str, default: bool) -> Result<bool, SettingsError> {

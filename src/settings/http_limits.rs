@@ -3,6 +3,9 @@
 
 use std::time::Duration;
 
+use super::environment::Environment;
+use super::error::SettingsError;
+
 #[derive(Clone, Copy, Debug)]
 pub struct HttpLimits {
     /// Maximum time for a request head from its first byte: HEADERS_TIMEOUT_MS.
@@ -61,6 +64,24 @@ impl Default for HttpLimits {
 }
 
 impl HttpLimits {
+    pub(super) fn read(env: &Environment<'_>, is_behind_proxy: bool) -> Result<Self, SettingsError> {
+        let default = Self::default();
+        let ms = |name, default| env.ms(name, default, 1..=3_600_000);
+        let head_timeout = ms("HEADERS_TIMEOUT_MS", default.head_timeout)?;
+        let keepalive_timeout = ms("KEEPALIVE_TIMEOUT_MS", default.keepalive_timeout)?;
+        // Otherwise the timeout would end idle connections before KEEPALIVE_TIMEOUT_MS.
+        if env.text("HEADERS_TIMEOUT_MS").is_some()
+            && env.text("KEEPALIVE_TIMEOUT_MS").is_some()
+            && head_timeout < keepalive_timeout
+        {
+            let text = "HEADERS_TIMEOUT_MS must be at least KEEPALIVE_TIMEOUT_MS where both are set, got";
+            let (head_ms, keepalive_ms) = (head_timeout.as_millis(), keepalive_timeout.as_millis());
+            return Err(SettingsError(format!("{text} {head_ms} and {keepalive_ms}")));
+        }
+        let limits = Self { head_timeout, keepalive_timeout, ..default };
+        Ok(if is_behind_proxy { limits.behind_proxy() } else { limits })
+    }
+
     /// Behind a proxy all clients have its address, so only the totals apply. The proxy limits each client.
     pub fn behind_proxy(self) -> Self {
         Self {

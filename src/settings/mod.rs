@@ -19,13 +19,12 @@ use std::time::Duration;
 use sqlx::postgres::PgConnectOptions;
 
 use api::ApiSettings;
-use committer::{CommitterSettings, statement_limit};
+use committer::CommitterSettings;
 use egress_proxy::EgressProxy;
 use environment::{Environment, refuse};
 pub use error::SettingsError;
 use http_limits::HttpLimits;
 use janitor::JanitorSettings;
-use trusted_proxies::{ForwardedHeader, TrustedProxies};
 
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -63,10 +62,6 @@ impl Settings {
             None | Some("false") => false,
             Some(text) => return Err(refuse("REQUIRE_API_KEY", "true or false", text)),
         };
-        let admin_api_key = env.secret("ADMIN_API_KEY")?;
-        if require_api_key && admin_api_key.is_none() {
-            return Err(SettingsError("REQUIRE_API_KEY=true needs ADMIN_API_KEY to be set".to_owned()));
-        }
         if !host.is_loopback() && require.is_none() {
             let text =
                 format!("HOST {host} is not a loopback address: set REQUIRE_API_KEY to true, or to false explicitly");
@@ -85,14 +80,13 @@ impl Settings {
             Some("pretty") => false,
             Some(text) => return Err(refuse("LOG_FORMAT", "json or pretty", text)),
         };
-        let metrics_token = metrics_token(&env)?;
-        let trust_proxy = trust_proxy(&env)?;
         let mut warnings = Vec::new();
+        let api = ApiSettings::read(&env, require_api_key, &mut warnings)?;
+        let trusted_hops = api.trusted_proxies.hops;
         if !require_api_key {
-            warnings.extend(open_to_others(host, trust_proxy, admin_api_key.is_some()));
+            warnings.extend(open_to_others(host, trusted_hops, api.admin_api_key.is_some()));
         }
-        let request_timeout_ms = env.int("REQUEST_TIMEOUT_MS", 30_000, 100..=3_600_000)?;
-        let request_timeout = Duration::from_millis(request_timeout_ms);
+        let request_timeout_ms = api.request_timeout.as_millis() as u64;
         let ttl_ms = env.int("IDEMPOTENCY_CACHE_TTL_MS", 86_400_000, 1000..=31_536_000_000)?;
         if ttl_ms < request_timeout_ms {
             warnings.push(format!(
@@ -100,6 +94,7 @@ impl Settings {
                  a key may expire before its request is answered, and its retry runs again"
             ));
         }
+        let ttl_ms = ttl_ms as i64;
         Ok(Self {
             host,
             port: port(&env)?,
@@ -108,44 +103,12 @@ impl Settings {
             local_postgres,
             pool_max: env.int("DATABASE_POOL_MAX", 16, 2..=1000)? as u32,
             migrate_on_start: env.switch("MIGRATE_ON_START", true)?,
-            api: ApiSettings {
-                require_api_key,
-                admin_api_key,
-                metrics_token,
-                trusted_proxies: TrustedProxies { hops: trust_proxy, header: forwarded_header(&env)? },
-                request_timeout,
-                webhook_allow_private: env.switch("WEBHOOK_ALLOW_PRIVATE", false)?,
-                allow_admin_reset: allow_admin_reset(&env, &mut warnings),
-                rate_limit: env.switch("RATE_LIMIT", true)?,
-                cors_allowed_origins: cors_allowed_origins(&env, &mut warnings)?,
-                compression_threshold_bytes: compression_threshold_bytes(&env)?,
-            },
-            committer: CommitterSettings {
-                lanes: env.int("COMMIT_LANES", 1, 1..=64)? as usize,
-                batch_max: env.int("COMMIT_BATCH_MAX", 512, 1..=10_000)? as usize,
-                queue_max: env.int("COMMIT_QUEUE_MAX", 10_000, 1..=1_000_000)? as usize,
-                require_registered_services: env.switch("REQUIRE_REGISTERED_SERVICES", false)?,
-                statement_limit: statement_limit(request_timeout),
-                ttl_ms: ttl_ms as i64,
-            },
-            janitor: JanitorSettings {
-                pause: Duration::from_millis(env.int("JANITOR_INTERVAL_MS", 5000, 10..=3_600_000)?),
-                records_max: env.int("IDEMPOTENCY_CACHE_MAX_ENTRIES", 10_000_000, 1..=1_000_000_000_000)? as i64,
-                records_of_caller_max: env.int(
-                    "IDEMPOTENCY_MAX_ENTRIES_PER_CALLER",
-                    1_000_000,
-                    1..=1_000_000_000_000,
-                )? as i64,
-                bytes_of_caller_max: env.int(
-                    "IDEMPOTENCY_MAX_BYTES_PER_CALLER",
-                    4 << 30,
-                    1_000_000..=1_000_000_000_000_000,
-                )? as i64,
-                ttl_ms: ttl_ms as i64,
-            },
-            webhook_proxy: webhook_proxy(&env)?,
-            http_limits: http_limits(&env, trust_proxy)?,
-            shutdown_grace: Duration::from_millis(env.int("SHUTDOWN_GRACE_MS", 0, 0..=600_000)?),
+            committer: CommitterSettings::read(&env, api.request_timeout, ttl_ms)?,
+            janitor: JanitorSettings::read(&env, ttl_ms)?,
+            api,
+            webhook_proxy: EgressProxy::read(&env)?,
+            http_limits: HttpLimits::read(&env, trusted_hops > 0)?,
+            shutdown_grace: env.ms("SHUTDOWN_GRACE_MS", Duration::ZERO, 0..=600_000)?,
             log_level,
             log_json,
             warnings,
@@ -187,97 +150,6 @@ fn port(env: &Environment<'_>) -> Result<u16, SettingsError> {
         return Err(refuse("PORT", "an integer between 1-65535", &text));
     }
     env.int("PORT", 3001, 1..=65_535).map(|port| port as u16)
-}
-
-fn trust_proxy(env: &Environment<'_>) -> Result<usize, SettingsError> {
-    let Some(text) = env.text("TRUST_PROXY") else { return Ok(0) };
-    match text.to_ascii_lowercase().as_str() {
-        "true" | "yes" | "on" => Ok(1),
-        "false" | "no" | "off" => Ok(0),
-        _ => env.int("TRUST_PROXY", 0, 0..=100).map(|hops| hops as usize),
-    }
-}
-
-fn forwarded_header(env: &Environment<'_>) -> Result<ForwardedHeader, SettingsError> {
-    let Some(text) = env.text("FORWARDED_HEADER") else { return Ok(ForwardedHeader::Either) };
-    match text.to_ascii_lowercase().as_str() {
-        "x-forwarded-for" => Ok(ForwardedHeader::XForwardedFor),
-        "forwarded" => Ok(ForwardedHeader::Forwarded),
-        _ => Err(refuse("FORWARDED_HEADER", "x-forwarded-for or forwarded", &text)),
-    }
-}
-
-/// The token is sent in a header, so its characters are restricted. Errors do not repeat it.
-fn metrics_token(env: &Environment<'_>) -> Result<Option<String>, SettingsError> {
-    match env.secret("METRICS_TOKEN")? {
-        Some(token) if !token.bytes().all(|byte| byte.is_ascii_graphic()) => {
-            Err(SettingsError("METRICS_TOKEN must be visible ASCII characters".to_owned()))
-        }
-        token => Ok(token),
-    }
-}
-
-/// The URL may contain a password, so errors do not repeat it.
-fn webhook_proxy(env: &Environment<'_>) -> Result<Option<EgressProxy>, SettingsError> {
-    let Some(text) = env.secret("WEBHOOK_PROXY")? else { return Ok(None) };
-    let refused = || SettingsError("WEBHOOK_PROXY must be the URL of an HTTP proxy: http://host:port".to_owned());
-    EgressProxy::parse(&text).map(Some).ok_or_else(refused)
-}
-
-fn http_limits(env: &Environment<'_>, trust_proxy: usize) -> Result<HttpLimits, SettingsError> {
-    let default = HttpLimits::default();
-    let ms =
-        |name, default: Duration| env.int(name, default.as_millis() as u64, 1..=3_600_000).map(Duration::from_millis);
-    let head_timeout = ms("HEADERS_TIMEOUT_MS", default.head_timeout)?;
-    let keepalive_timeout = ms("KEEPALIVE_TIMEOUT_MS", default.keepalive_timeout)?;
-    // Otherwise the timeout would end idle connections before KEEPALIVE_TIMEOUT_MS.
-    if env.text("HEADERS_TIMEOUT_MS").is_some()
-        && env.text("KEEPALIVE_TIMEOUT_MS").is_some()
-        && head_timeout < keepalive_timeout
-    {
-        let text = "HEADERS_TIMEOUT_MS must be at least KEEPALIVE_TIMEOUT_MS where both are set, got";
-        return Err(SettingsError(format!(
-            "{text} {} and {}",
-            head_timeout.as_millis(),
-            keepalive_timeout.as_millis()
-        )));
-    }
-    let limits = HttpLimits { head_timeout, keepalive_timeout, ..default };
-    Ok(if trust_proxy > 0 { limits.behind_proxy() } else { limits })
-}
-
-/// Anything else than a clear yes counts as no.
-fn allow_admin_reset(env: &Environment<'_>, warnings: &mut Vec<String>) -> bool {
-    let Some(text) = env.text("ALLOW_ADMIN_RESET") else { return false };
-    match text.to_ascii_lowercase().as_str() {
-        "1" | "true" | "yes" | "on" => true,
-        "0" | "false" | "no" | "off" => false,
-        _ => {
-            warnings.push(format!("ALLOW_ADMIN_RESET is off: \"{text}\" is not 1, true, yes or on"));
-            false
-        }
-    }
-}
-
-fn cors_allowed_origins(env: &Environment<'_>, warnings: &mut Vec<String>) -> Result<Vec<String>, SettingsError> {
-    let text = env.text("CORS_ALLOWED_ORIGINS").unwrap_or_default();
-    let mut origins = Vec::new();
-    for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
-        if entry == "*" {
-            return Err(SettingsError("CORS_ALLOWED_ORIGINS wildcard is not supported".to_owned()));
-        }
-        match origin::normalise(entry) {
-            Some(origin) => origins.push(origin),
-            None => warnings.push(format!("CORS_ALLOWED_ORIGINS: \"{entry}\" is no http(s) origin and is skipped")),
-        }
-    }
-    Ok(origins)
-}
-
-/// `None` if compression is off.
-fn compression_threshold_bytes(env: &Environment<'_>) -> Result<Option<u64>, SettingsError> {
-    let threshold_bytes = env.int("COMPRESSION_THRESHOLD_BYTES", 1024, 1..=1_000_000_000)?;
-    Ok(env.switch("COMPRESSION", false)?.then_some(threshold_bytes))
 }
 
 fn database(env: &Environment<'_>) -> Result<Option<PgConnectOptions>, SettingsError> {

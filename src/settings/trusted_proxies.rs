@@ -1,5 +1,8 @@
 //! The proxies in front of the service, and the header that they write.
 
+use super::environment::{Environment, refuse};
+use super::error::SettingsError;
+
 /// The header that the trusted proxies write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForwardedHeader {
@@ -17,4 +20,28 @@ pub struct TrustedProxies {
     /// Their number. 0: the peer is the client.
     pub hops: usize,
     pub header: ForwardedHeader,
+}
+
+impl TrustedProxies {
+    pub(super) fn read(env: &Environment<'_>) -> Result<Self, SettingsError> {
+        Ok(Self { hops: hops(env)?, header: header(env)? })
+    }
+}
+
+fn hops(env: &Environment<'_>) -> Result<usize, SettingsError> {
+    let Some(text) = env.text("TRUST_PROXY") else { return Ok(0) };
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" => Ok(1),
+        "false" | "no" | "off" => Ok(0),
+        _ => env.int("TRUST_PROXY", 0, 0..=100).map(|hops| hops as usize),
+    }
+}
+
+fn header(env: &Environment<'_>) -> Result<ForwardedHeader, SettingsError> {
+    let Some(text) = env.text("FORWARDED_HEADER") else { return Ok(ForwardedHeader::Either) };
+    match text.to_ascii_lowercase().as_str() {
+        "x-forwarded-for" => Ok(ForwardedHeader::XForwardedFor),
+        "forwarded" => Ok(ForwardedHeader::Forwarded),
+        _ => Err(refuse("FORWARDED_HEADER", "x-forwarded-for or forwarded", &text)),
+    }
 }
