@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use agentpay_billing::local_postgres::LocalPostgres;
 use rand::rngs::StdRng;
@@ -100,6 +101,8 @@ impl<'a> Cluster<'a> {
                 None if rng.random_range(0..50) == 0 => Incident::FreezeConnections,
                 None => INCIDENTS[rng.random_range(0..INCIDENTS.len() - 1)],
             };
+            // A goal is reached when a batch is answered, which is when the next one has only begun.
+            tokio::time::sleep(Duration::from_millis(rng.random_range(0..100))).await;
             self.befall(incident, rng.random_range(0..2), &mut rng).await;
             *happened.0.entry(incident).or_default() += 1;
             goal += between;
