@@ -3,6 +3,7 @@
 mod api;
 mod commit;
 mod database;
+mod drills;
 mod jobs;
 mod operations;
 mod support;

@@ -4,22 +4,15 @@
 //! choices of a run.
 
 mod chaos;
-mod load;
-mod tally;
 
 use std::time::Instant;
 
 use agentpay_billing::local_postgres::LocalPostgres;
 use serde_json::json;
 
-use crate::support::{DataDir, pool, run, url};
+use crate::support::{DataDir, Load, Tenant, pool, run, setting, url};
 
 use chaos::Cluster;
-use load::{Load, Tenant};
-
-fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().map_or(default, |text| text.parse().expect(name))
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_acknowledged_operation_survives_any_number_of_crashes_exactly_once() {
@@ -36,7 +29,8 @@ async fn every_acknowledged_operation_survives_any_number_of_crashes_exactly_onc
         let made = cluster.client(0).post("/api/v1/api-keys", &json!({ "label": number.to_string() })).await.json();
         tenants.push(Tenant { key: Some(made["key"].as_str().expect("a key").to_owned()) });
     }
-    let load = Load::start(operations, clients, seed, cluster.addresses(), tenants).await;
+    Load::register_services(&cluster.client(0), &tenants).await;
+    let load = Load::start(0..operations, clients, seed, cluster.addresses(), tenants);
     let began = Instant::now();
     let incidents = cluster.harass(&load, operations, seed).await;
     let tally = load.end().await;

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, Service, url, usage};
+use crate::support::{Client, Service, program, url, usage};
 
 /// A fenced block that can be run, and where in the page its output stands.
 struct Example {
@@ -166,7 +166,7 @@ async fn the_queries_for_dbas_give_what_they_show() {
     let page = Page::read("data-model.md");
     let mut results = Vec::new();
     for example in page.examples(&["sql"]) {
-        let mut psql = Command::new(psql());
+        let mut psql = Command::new(program("psql"));
         psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-P", "pager=off", "-d", &psql_url(&service)]);
         psql.env("PGTZ", "UTC");
         let text = example.text.clone();
@@ -181,13 +181,4 @@ fn psql_url(service: &Service) -> String {
     let Some((base, parameters)) = url.split_once('?') else { return url };
     let known = parameters.split('&').filter(|parameter| parameter.starts_with("host="));
     format!("{base}?{}", known.collect::<String>())
-}
-
-/// psql of the PATH, or of a server that is installed beside it.
-fn psql() -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let beside = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let dirs = std::env::split_paths(&path).chain(beside.map(|version| version.path().join("bin")));
-    let mut programs = dirs.map(|dir| dir.join("psql"));
-    programs.find(|program| program.exists()).expect("psql, which comes with PostgreSQL")
 }

@@ -1,8 +1,8 @@
 //! A TCP forwarder in front of PostgreSQL that can freeze. Frozen connections swallow every byte and stay open, as
 //! behind a firewall that has dropped their state. It can also cut connections.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use sqlx::postgres::PgConnectOptions;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -17,8 +17,9 @@ pub struct Forwarder {
     shared: Arc<Shared>,
 }
 
-#[derive(Default)]
 struct Shared {
+    /// Where new connections lead.
+    database: Mutex<PgConnectOptions>,
     /// Connections from before the latest freeze are frozen.
     freezes: AtomicU64,
     /// New connections are frozen from their first byte on.
@@ -32,14 +33,26 @@ impl Forwarder {
     pub async fn start(database: &PgConnectOptions) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("its address").port();
-        let forwarder = Self { options: through(database, port), shared: Arc::default() };
-        tokio::spawn(accept(listener, database.clone(), forwarder.shared.clone()));
+        let shared = Shared {
+            database: Mutex::new(database.clone()),
+            freezes: AtomicU64::default(),
+            is_silent: AtomicBool::default(),
+            swallowed: AtomicUsize::default(),
+            cut: Notify::default(),
+        };
+        let forwarder = Self { options: through(database, port), shared: Arc::new(shared) };
+        tokio::spawn(accept(listener, forwarder.shared.clone()));
         forwarder
     }
 
     /// Connection options for the database through the forwarder.
     pub fn options(&self) -> PgConnectOptions {
         self.options.clone()
+    }
+
+    /// Leads new connections to another database.
+    pub fn lead_to(&self, database: &PgConnectOptions) {
+        *self.shared.database.lock().expect("a database") = database.clone();
     }
 
     /// Freezes all existing connections. New ones work.
@@ -64,9 +77,10 @@ impl Forwarder {
     }
 }
 
-async fn accept(listener: TcpListener, database: PgConnectOptions, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     while let Ok((client, _)) = listener.accept().await {
-        let (shared, database) = (shared.clone(), database.clone());
+        let shared = shared.clone();
+        let database = shared.database.lock().expect("a database").clone();
         tokio::spawn(async move {
             let _ = client.set_nodelay(true);
             match database.get_socket() {

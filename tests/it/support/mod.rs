@@ -7,6 +7,7 @@ mod data_dir;
 mod failover;
 mod foreign_clock;
 mod forwarder;
+mod load;
 mod logged;
 mod pooler;
 mod postgres;
@@ -16,6 +17,7 @@ mod read_only;
 mod receiver;
 mod silent_server;
 mod socket;
+mod tally;
 
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
@@ -38,15 +40,17 @@ pub use data_dir::{DataDir, SlowPrograms, is_alive};
 pub use failover::LossyFailover;
 pub use foreign_clock::foreign_clock;
 pub use forwarder::Forwarder;
+pub use load::{Load, Tenant};
 pub use logged::Logged;
 pub use pooler::Pooler;
-pub use postgres::{empty_database, new_database, url};
-pub use process::{Process, binary, free_port, run};
+pub use postgres::{empty_database, new_database, program, url};
+pub use process::{Process, binary, free_port, run, run_program};
 pub use proxy::{Moment, Proxy};
 pub use read_only::ReadOnly;
 pub use receiver::{Behaviour, Received, Receiver};
 pub use silent_server::SilentServer;
 pub use socket::{End, Head, Socket};
+pub use tally::Tally;
 
 /// A service in the process of the test.
 pub struct Service {
@@ -233,6 +237,11 @@ pub const BLOCKED: &str =
 /// Counts statements that [`Service::slow_down`] delays.
 pub const SLEEPING: &str =
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
+
+/// A number that the environment sets for a long test.
+pub fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().map_or(default, |text| text.parse().expect(name))
+}
 
 /// How long a test waits for a condition. Long, because the machine may be busy.
 pub const LIMIT: Duration = Duration::from_secs(60);

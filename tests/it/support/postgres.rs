@@ -2,6 +2,7 @@
 //! responds, otherwise a temporary server of this machine's programs. One database is migrated once and cloned for each
 //! test.
 
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -99,4 +100,13 @@ pub async fn empty_database() -> PgConnectOptions {
 /// The options as a DATABASE_URL, for processes.
 pub fn url(options: &PgConnectOptions) -> String {
     options.to_url_lossy().to_string()
+}
+
+/// A program of PostgreSQL: of the PATH, or of a server that is installed beside it.
+pub fn program(name: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let beside = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let dirs = std::env::split_paths(&path).chain(beside.map(|version| version.path().join("bin")));
+    let mut programs = dirs.map(|dir| dir.join(name));
+    programs.find(|program| program.exists()).unwrap_or_else(|| panic!("{name}, which comes with PostgreSQL"))
 }

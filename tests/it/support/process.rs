@@ -2,11 +2,14 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 
 use sqlx::postgres::PgConnectOptions;
 
 use super::{Client, url, wait_until};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_agentpay-billing");
 
 pub struct Process {
     pub child: Child,
@@ -27,8 +30,13 @@ impl Process {
     }
 
     pub fn start_with(environment: &[(&str, &str)], port: u16) -> Self {
+        Self::start_program(Path::new(BINARY), environment, port)
+    }
+
+    /// Another build of the service.
+    pub fn start_program(program: &Path, environment: &[(&str, &str)], port: u16) -> Self {
         let port = if port == 0 { free_port() } else { port };
-        let mut command = binary(environment);
+        let mut command = command(program, environment);
         let mut child = command.env("PORT", port.to_string()).stdout(Stdio::piped()).spawn().expect("the binary");
         let mut lines = BufReader::new(child.stdout.take().expect("stdout")).lines();
         let started = lines.by_ref().map_while(Result::ok).any(|line| line.contains("server started"));
@@ -91,7 +99,11 @@ impl Drop for Process {
 /// The binary with this environment, and without the variables of the test that it would read. The rate limit is off
 /// unless `environment` sets it.
 pub fn binary(environment: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_agentpay-billing"));
+    command(Path::new(BINARY), environment)
+}
+
+fn command(program: &Path, environment: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(program);
     command.env_clear().stdin(Stdio::null());
     for name in ["PATH", "HOME", "TMPDIR", "LANG"] {
         if let Some(value) = std::env::var_os(name) {
@@ -104,7 +116,12 @@ pub fn binary(environment: &[(&str, &str)]) -> Command {
 
 /// Runs the binary until it exits.
 pub async fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
-    let mut command = binary(environment);
+    run_program(Path::new(BINARY), arguments, environment).await
+}
+
+/// The same with another build of it.
+pub async fn run_program(program: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    let mut command = command(program, environment);
     command.args(arguments);
     tokio::task::spawn_blocking(move || command.output().expect("the binary")).await.expect("a thread")
 }

@@ -13,8 +13,7 @@ use rand::{RngExt, SeedableRng};
 use sqlx::Connection;
 use sqlx::postgres::PgConnection;
 
-use super::load::Load;
-use crate::support::{Client, DataDir, Forwarder, Process, binary, free_port, url};
+use crate::support::{Client, DataDir, Forwarder, Load, Process, binary, free_port, url};
 
 /// Operations between two incidents, in a long run and in a short one.
 const OPERATIONS_BETWEEN: u64 = 10_000;

@@ -8,8 +8,8 @@ use futures_util::TryStreamExt;
 use serde_json::Value;
 use sqlx::PgPool;
 
+use super::Client;
 use super::load::{Acknowledged, Tenant};
-use crate::support::Client;
 
 /// What an operation did.
 pub enum Effect {
@@ -25,7 +25,7 @@ pub enum Effect {
     Cleared(i64),
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Unkeyed {
     pub acknowledged: u64,
     pub unknown: u64,
@@ -79,12 +79,20 @@ fn hash(text: &str) -> u64 {
 }
 
 impl Tally {
-    pub fn note(&mut self, number: u64, tenant: usize, effects: &[Effect], answers: &[Acknowledged]) {
+    /// `is_repetition`: the first answer was given before.
+    pub fn note(
+        &mut self,
+        number: u64,
+        tenant: usize,
+        effects: &[Effect],
+        answers: &[Acknowledged],
+        is_repetition: bool,
+    ) {
         let text = &answers[0].answer.text;
         assert!(answers.iter().all(|other| other.answer.text == *text), "op-{number} was answered in two ways");
         // One of them is the first answer, unless nobody received that.
         let first = answers.iter().filter(|one| !one.answer.replayed).count();
-        let is_missing = answers.iter().any(|one| one.may_be_repeated);
+        let is_missing = is_repetition || answers.iter().any(|one| one.may_be_repeated);
         assert!(first == 1 || first == 0 && is_missing, "op-{number} has {first} first answers");
         self.answers.insert(number, hash(text));
         let sums = self.sums.entry(tenant).or_default();
@@ -128,6 +136,19 @@ impl Tally {
             own.settlements += sums.settlements;
             own.cleared += sums.cleared;
         }
+    }
+
+    /// How many keyed operations were acknowledged.
+    pub fn keyed(&self) -> u64 {
+        self.answers.len() as u64
+    }
+
+    /// How many operations `before` acknowledged, all of which were acknowledged here with the same answer.
+    pub fn answered_like(&self, before: &Self) -> u64 {
+        for (number, answer) in &before.answers {
+            assert_eq!(self.answers.get(number), Some(answer), "op-{number} is answered in another way");
+        }
+        before.keyed()
     }
 
     /// Compares all of it with the database and with what a replica says.

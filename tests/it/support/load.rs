@@ -1,6 +1,8 @@
-//! Clients that repeat each operation with its key until it is acknowledged, at one replica or the other.
+//! Clients that repeat each operation with its key until it is acknowledged, at one replica or the other. An operation
+//! depends on the seed and its number only, so that it can be sent a second time.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -11,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use super::tally::{Effect, Tally};
-use crate::support::{Answer, Client, usage};
+use super::{Answer, Client, usage};
 
 /// Pairs that are only recorded, of which every total tells its place; and agents that are settled and cleared as well.
 const PLAIN_AGENTS: u32 = 500;
@@ -22,6 +24,7 @@ const SERVICES: u32 = 3;
 const OPERATION_LIMIT: Duration = Duration::from_secs(180);
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
+#[derive(Clone)]
 pub struct Tenant {
     pub key: Option<String>,
 }
@@ -33,7 +36,10 @@ impl Tenant {
 }
 
 struct Shared {
-    operations: u64,
+    operations: Range<u64>,
+    seed: u64,
+    /// All of them were sent before.
+    is_repetition: bool,
     next: AtomicU64,
     acknowledged: AtomicU64,
     tenants: Vec<Tenant>,
@@ -45,35 +51,63 @@ pub struct Load {
 }
 
 impl Load {
-    pub async fn start(
-        operations: u64,
+    /// Registers the services that the operations use.
+    pub async fn register_services(client: &Client, tenants: &[Tenant]) {
+        for tenant in tenants {
+            for service in 0..SERVICES {
+                let body = json!({ "serviceId": format!("s{service}"), "priceStroops": service });
+                assert_eq!(tenant.client(client).post("/api/v1/services", &body).await.status, 201);
+            }
+        }
+    }
+
+    pub fn start(
+        operations: Range<u64>,
         clients: u64,
         seed: u64,
         addresses: [SocketAddr; 2],
         tenants: Vec<Tenant>,
     ) -> Self {
+        Self::begin(operations, clients, seed, addresses, tenants, false)
+    }
+
+    /// Sends the keyed ones of these operations a second time.
+    pub fn send_again(
+        operations: Range<u64>,
+        clients: u64,
+        seed: u64,
+        addresses: [SocketAddr; 2],
+        tenants: Vec<Tenant>,
+    ) -> Self {
+        Self::begin(operations, clients, seed, addresses, tenants, true)
+    }
+
+    fn begin(
+        operations: Range<u64>,
+        clients: u64,
+        seed: u64,
+        addresses: [SocketAddr; 2],
+        tenants: Vec<Tenant>,
+        is_repetition: bool,
+    ) -> Self {
         let http = addresses.map(Client::new);
-        for tenant in &tenants {
-            for service in 0..SERVICES {
-                let body = json!({ "serviceId": format!("s{service}"), "priceStroops": service });
-                assert_eq!(tenant.client(&http[0]).post("/api/v1/services", &body).await.status, 201);
-            }
-        }
-        let (next, acknowledged) = (AtomicU64::new(0), AtomicU64::new(0));
-        let shared = Arc::new(Shared { operations, next, acknowledged, tenants });
-        let clients = (0..clients).map(|number| {
-            let rng = StdRng::seed_from_u64(seed.wrapping_add(1 + number));
-            tokio::spawn(run(shared.clone(), http.clone(), rng))
-        });
+        let (next, acknowledged) = (AtomicU64::new(operations.start), AtomicU64::new(0));
+        let shared = Arc::new(Shared { operations, seed, is_repetition, next, acknowledged, tenants });
+        let clients = (0..clients).map(|_| tokio::spawn(run(shared.clone(), http.clone())));
         Self { clients: clients.collect(), shared }
+    }
+
+    pub fn acknowledged(&self) -> u64 {
+        self.shared.acknowledged.load(Ordering::Acquire)
     }
 
     /// Waits until so many operations are acknowledged. False if all of them are.
     pub async fn reach(&self, goal: u64, mut meanwhile: impl FnMut()) -> bool {
         let limit = Instant::now() + 2 * OPERATION_LIMIT;
         loop {
-            let acknowledged = self.shared.acknowledged.load(Ordering::Acquire);
-            let is_over = acknowledged >= self.shared.operations || self.clients.iter().any(JoinHandle::is_finished);
+            let acknowledged = self.acknowledged();
+            let all = self.shared.operations.end - self.shared.operations.start;
+            let is_over = acknowledged >= all || self.clients.iter().any(JoinHandle::is_finished);
             if is_over || acknowledged >= goal {
                 return !is_over;
             }
@@ -93,19 +127,22 @@ impl Load {
     }
 }
 
-async fn run(shared: Arc<Shared>, http: [Client; 2], mut rng: StdRng) -> Tally {
+async fn run(shared: Arc<Shared>, http: [Client; 2]) -> Tally {
     let mut tally = Tally::default();
     loop {
         let number = shared.next.fetch_add(1, Ordering::Relaxed);
-        if number >= shared.operations {
+        if number >= shared.operations.end {
             return tally;
         }
+        let mut rng = StdRng::seed_from_u64(shared.seed.wrapping_add(1 + number));
         let tenant = rng.random_range(0..shared.tenants.len());
         let clients = http.each_ref().map(|client| shared.tenants[tenant].client(client));
         let operation = Operation::choose(&mut rng);
         let first = rng.random_range(0..2);
         if let Operation::Unkeyed = operation {
-            send_once(&clients[first], &mut tally, tenant).await;
+            if !shared.is_repetition {
+                send_once(&clients[first], &mut tally, tenant).await;
+            }
         } else {
             let key = format!("op-{number}");
             let clients = clients.map(|client| client.key(&key));
@@ -123,7 +160,7 @@ async fn run(shared: Arc<Shared>, http: [Client; 2], mut rng: StdRng) -> Tally {
             } else {
                 vec![send_until_acknowledged(&clients[first], &clients[1 - first], &operation, &mut tally).await]
             };
-            tally.note(number, tenant, &operation.effects(&answers[0]), &answers);
+            tally.note(number, tenant, &operation.effects(&answers[0]), &answers, shared.is_repetition);
         }
         shared.acknowledged.fetch_add(1, Ordering::AcqRel);
     }
