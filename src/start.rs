@@ -209,6 +209,12 @@ pub async fn prepare_schema(connection: &mut PgConnection, migrate: bool) -> Res
     if !difference.changed.is_empty() {
         return Err(StartError::Changed(difference.changed.join(", ")));
     }
+    if !difference.expansions.is_empty() {
+        warn!(
+            migrations = list(&difference.expansions),
+            "the schema is newer than this program, and compatible with it"
+        );
+    }
     if difference.pending.is_empty() {
         return Ok(());
     }

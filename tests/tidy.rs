@@ -156,6 +156,17 @@ fn every_table_is_in_the_data_model() {
     assert!(tables > 0);
 }
 
+/// Programs that still run must work with the schema of the next release (docs/contributing.md).
+#[test]
+fn migrations_say_whether_they_expand_or_contract_the_schema() {
+    for entry in fs::read_dir(root().join("migrations")).expect("migrations") {
+        let name = entry.expect("an entry").file_name().into_string().expect("UTF-8");
+        let (version, rest) = name.split_once('_').expect("a version");
+        let is_baseline = version.parse::<u32>().expect("a number") <= 11;
+        assert!(is_baseline || rest.starts_with("expand_") || rest.starts_with("contract_"), "{name}");
+    }
+}
+
 /// The row that docs/api.md has of a route.
 fn documented(route: &Route) -> String {
     let description = &route.description;

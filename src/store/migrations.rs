@@ -19,6 +19,9 @@ const LOCK_TIMEOUT: &str = "2s";
 const PAUSE_MIN: Duration = Duration::from_secs(2);
 const PAUSE_MAX: Duration = Duration::from_secs(20);
 
+/// The description of a migration that the program before it works with begins with this word.
+const EXPANDS: &str = "expand ";
+
 /// The differences between the migrations of the database and those of the program.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Difference {
@@ -26,6 +29,8 @@ pub struct Difference {
     pub pending: Vec<String>,
     /// Only in the database.
     pub unknown: Vec<i64>,
+    /// Only in the database, newer than the program and compatible with it.
+    pub expansions: Vec<i64>,
     /// In both, with different text.
     pub changed: Vec<String>,
     /// Began without a transaction, and did not end.
@@ -63,12 +68,16 @@ async fn compare_with(migrator: &Migrator, connection: &mut PgConnection) -> Res
         return Ok(difference);
     }
     let applied = sqlx::query!(
-        "-- migrations::compare_with\nSELECT version, checksum, success FROM _sqlx_migrations ORDER BY version"
+        "-- migrations::compare_with\nSELECT version, description, checksum, success FROM _sqlx_migrations ORDER BY version"
     )
     .fetch_all(connection)
     .await?;
+    let newest = ups(migrator).map(|migration| migration.version).max();
     for row in applied {
         match ups(migrator).find(|migration| migration.version == row.version) {
+            None if Some(row.version) > newest && row.description.starts_with(EXPANDS) => {
+                difference.expansions.push(row.version);
+            }
             None => difference.unknown.push(row.version),
             Some(migration) => {
                 difference.pending.retain(|pending| *pending != name(migration));

@@ -2,7 +2,7 @@
 //! one after the other. `UPGRADE_FROM` is the older program (`.ci/check-upgrade` builds one); without it, this program stands
 //! for both. Then the schema is expanded further, as the next release may do.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Executor};
@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, Executor};
 use super::{Drill, ENVIRONMENT, addresses};
 use crate::support::{Process, empty_database, pool, run, run_program, url};
 
-/// Adds a column to each table, as expanding migrations of the next releases may do.
+/// Adds a column to each table, as expanding migrations of the next release may do.
 async fn expand(database: &PgConnectOptions) {
     let pool = pool(database);
     let tables =
@@ -20,6 +20,9 @@ async fn expand(database: &PgConnectOptions) {
         let add = format!("ALTER TABLE {table} ADD COLUMN expansion text DEFAULT 'x'");
         pool.execute(AssertSqlSafe(add)).await.expect("a column");
     }
+    let applied = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+                   VALUES (9999, 'expand all tables', true, '', 0)";
+    pool.execute(applied).await.expect("a migration");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -30,9 +33,13 @@ async fn replicas_are_upgraded_one_by_one_under_load() {
     let database_url = url(&database);
     let migrated = run_program(&older, &["migrate"], &[("DATABASE_URL", &database_url)]).await;
     assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
-    let start = |program: &PathBuf, port| {
-        let own = [("DATABASE_URL", database_url.as_str())];
-        Process::start_program(program, &[&own[..], &ENVIRONMENT].concat(), port)
+    let environment = [&[("DATABASE_URL", database_url.as_str())], &ENVIRONMENT[..]].concat();
+    let start = |program: &Path, port| Process::start_program(program, &environment, port);
+    let restart = async |replica: &mut Process| {
+        let port = replica.address.port();
+        replica.signal("-TERM");
+        assert!(replica.exit().await.success());
+        *replica = start(&newer, port);
     };
     let mut replicas = [start(&older, 0), start(&older, 0)];
     let drill = Drill::prepare("upgrade", &replicas).await;
@@ -46,15 +53,14 @@ async fn replicas_are_upgraded_one_by_one_under_load() {
     drill.report("migrations of the newer program", "applied under load");
     for (number, part) in [(0, 2), (1, 3)] {
         load.reach(part * drill.operations / 5, || {}).await;
-        let port = replicas[number].address.port();
-        replicas[number].signal("-TERM");
-        assert!(replicas[number].exit().await.success());
-        replicas[number] = start(&newer, port);
+        restart(&mut replicas[number]).await;
     }
     drill.report("replicas", "replaced one by one under load");
     load.reach(4 * drill.operations / 5, || {}).await;
     expand(&database).await;
-    drill.report("a column more in each table", "added under load");
+    drill.report("a column more in each table, by a migration of the next release", "added under load");
+    restart(&mut replicas[0]).await;
+    drill.report("a replica", "restarted on the schema of the next release");
     let told = load.end().await;
     drill.report(
         "answers of replicas that stopped",
