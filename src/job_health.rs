@@ -159,8 +159,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_job_has_its_place() {
-        assert_eq!(Job::ALL.map(|job| job as usize), std::array::from_fn(|place| place));
+    fn each_job_has_its_index() {
+        assert_eq!(Job::ALL.map(|job| job as usize), std::array::from_fn(|index| index));
     }
 
     #[test]

@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
-            cli::complain(&format!("the runtime cannot be started: {error}"), LAST_LINES_LIMIT);
+            cli::print_error(&format!("the runtime cannot be started: {error}"), LAST_LINES_LIMIT);
             return ExitCode::FAILURE;
         }
     };
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     match ended {
         Ok(code) => code.into(),
         Err(error) => {
-            cli::complain(&error.to_string(), LAST_LINES_LIMIT);
+            cli::print_error(&error.to_string(), LAST_LINES_LIMIT);
             ExitCode::FAILURE
         }
     }

@@ -1,5 +1,7 @@
-//! The architecture as a test: what may stand where. It reads the sources, and needs no database.
+//! Checks the rules of the code and the documents that a program can check. Reads the sources, and needs no database.
 
+#[path = "tidy/configuration.rs"]
+mod configuration;
 #[path = "tidy/imports.rs"]
 mod imports;
 
@@ -35,14 +37,14 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Files under `src` whose path does not start with one of `homes` and that hold `text`.
-fn strays(text: &str, homes: &[&str]) -> Vec<PathBuf> {
+/// Files under `src` that contain `text` and whose path does not start with one of `allowed`.
+fn files_with(text: &str, allowed: &[&str]) -> Vec<PathBuf> {
     let src = root().join("src");
     sources(&src)
         .into_iter()
         .filter(|(path, source)| {
             let own = path.strip_prefix(&src).expect("under src");
-            source.contains(text) && !homes.iter().any(|home| own.starts_with(home))
+            source.contains(text) && !allowed.iter().any(|start| own.starts_with(start))
         })
         .map(|(path, _)| path)
         .collect()
@@ -51,23 +53,23 @@ fn strays(text: &str, homes: &[&str]) -> Vec<PathBuf> {
 #[test]
 fn sql_stands_in_the_store_and_axum_in_the_api() {
     for text in ["query!(", "query_as!(", "query_scalar!(", "sqlx::query("] {
-        assert_eq!(strays(text, &["store"]), Vec::<PathBuf>::new(), "{text}");
+        assert_eq!(files_with(text, &["store"]), Vec::<PathBuf>::new(), "{text}");
     }
-    assert_eq!(strays("axum", &["api"]), Vec::<PathBuf>::new());
+    assert_eq!(files_with("axum", &["api"]), Vec::<PathBuf>::new());
 }
 
-/// Whoever used the database in another way would wait for one that is silent, and for ever.
+/// Another way to use the database would have no deadline.
 #[test]
 fn the_database_is_used_through_the_pool_and_the_lanes() {
     let ways_in = ["acquire()", "PgPool", "PoolConnection", "PgListener"];
     for text in ways_in {
-        assert_eq!(strays(text, &["store/pool.rs", "store/listener.rs"]), Vec::<PathBuf>::new(), "{text}");
+        assert_eq!(files_with(text, &["store/pool.rs", "store/listener.rs"]), Vec::<PathBuf>::new(), "{text}");
     }
-    let homes = ["store/pool.rs", "store/server.rs", "store/listener.rs", "commit/shared.rs", "start.rs"];
+    let allowed = ["store/pool.rs", "store/server.rs", "store/listener.rs", "commit/shared.rs", "start.rs"];
     for text in [".connect()", "connect_with("] {
-        let mut homes = homes.to_vec();
-        homes.push("local_postgres");
-        assert_eq!(strays(text, &homes), Vec::<PathBuf>::new(), "{text}");
+        let mut allowed = allowed.to_vec();
+        allowed.push("local_postgres");
+        assert_eq!(files_with(text, &allowed), Vec::<PathBuf>::new(), "{text}");
     }
 }
 
@@ -101,7 +103,7 @@ fn imports_point_down() {
     }
 }
 
-/// Statistics and logs of PostgreSQL then say where a statement is.
+/// PostgreSQL's statistics and logs then show where a statement is.
 #[test]
 fn every_statement_begins_with_the_names_of_its_file_and_function() {
     let store = root().join("src/store");
@@ -167,7 +169,7 @@ fn migrations_say_whether_they_expand_or_contract_the_schema() {
     }
 }
 
-/// The row that docs/api.md has of a route.
+/// The row of a route in docs/api.md.
 fn documented(route: &Route) -> String {
     let description = &route.description;
     let mut statuses: Vec<String> =

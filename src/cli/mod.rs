@@ -74,7 +74,7 @@ impl Cli {
 }
 
 /// Writes one line to standard error. Waits at most `limit` for the reader.
-pub fn complain(line: &str, limit: Duration) {
+pub fn print_error(line: &str, limit: Duration) {
     let (done, written) = mpsc::channel();
     let line = format!("{line}\n");
     let write = move || {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
 
-use crate::telemetry::write_patiently;
+use crate::telemetry::write_all_retrying;
 
 #[derive(Clone, Debug)]
 pub struct Output(Arc<File>);
@@ -31,7 +31,7 @@ impl Output {
     pub async fn line(&self, mut line: String) -> Result<(), OutputError> {
         line.push('\n');
         let output = self.0.clone();
-        let written = spawn_blocking(move || write_patiently(&mut &*output, line.as_bytes())).await;
+        let written = spawn_blocking(move || write_all_retrying(&mut &*output, line.as_bytes())).await;
         match written.map_err(io::Error::other).flatten() {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(OutputError::Closed),

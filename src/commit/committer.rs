@@ -72,13 +72,13 @@ impl Committer {
         let mut tasks = JoinSet::new();
         // Replicas begin at random shards, so that they seldom use the same one.
         let first_shard = rand::random_range(0..SHARDS);
-        let mut start = |number: usize, waiting_room| {
+        let mut start = |number: usize, blocked_lane| {
             let (entrance, arrivals) = queue.lane(number);
             let shard = (first_shard + (number % usize::from(SHARDS.unsigned_abs())) as i16) % SHARDS;
             let lane = Lane {
                 shared: shared.clone(),
                 arrivals,
-                waiting_room,
+                blocked_lane,
                 session: Session::new(shared.clone(), shard),
                 pessimistic_batches: 0,
                 number: AttemptNumber::of_lane(number),
@@ -86,8 +86,8 @@ impl Committer {
             tasks.spawn(lane.run());
             entrance
         };
-        let waiting_room = start(settings.lanes, None);
-        let lanes = (0..settings.lanes).map(|number| start(number, Some(waiting_room.clone()))).collect();
+        let blocked_lane = start(settings.lanes, None);
+        let lanes = (0..settings.lanes).map(|number| start(number, Some(blocked_lane.clone()))).collect();
         let in_flight = InFlight::default();
         let committer = Self { lanes, queue, in_flight, deliveries };
         (committer, tasks)

@@ -33,7 +33,7 @@ pub struct Lane {
     pub shared: Arc<Shared>,
     pub arrivals: Arrivals,
     /// The lane for blocked requests. `None` in that lane itself.
-    pub waiting_room: Option<Entrance>,
+    pub blocked_lane: Option<Entrance>,
     pub session: Session,
     /// Number of further batches that lock their counters at once, after a version conflict.
     pub pessimistic_batches: u32,
@@ -50,7 +50,7 @@ impl Lane {
                 return;
             }
             // The lane for blocked requests takes one at a time, so that each waits for few others.
-            let rows_max = if self.waiting_room.is_some() { self.shared.batch_max } else { 1 };
+            let rows_max = if self.blocked_lane.is_some() { self.shared.batch_max } else { 1 };
             self.arrivals.take(&mut jobs, rows_max);
             carried = self.commit(jobs).await;
         }
@@ -61,7 +61,7 @@ impl Lane {
         let mut carried = Vec::new();
         let mut pause = false;
         self.number.next_batch();
-        let (mut groups, pairs_max): (VecDeque<Group>, usize) = match self.waiting_room {
+        let (mut groups, pairs_max): (VecDeque<Group>, usize) = match self.blocked_lane {
             Some(_) => (Group::split(jobs, self.locking()), self.shared.batch_max.min(usage::SETTLED_MAX - 1)),
             // Each may be blocked for a different reason.
             None => (Group::of(jobs, Locking::PessimisticShortWait).apart().collect(), usage::SETTLED_MAX),
@@ -93,8 +93,8 @@ impl Lane {
                 AttemptError::TooManyPairs(indexes) => {
                     for index in indexes.into_iter().rev() {
                         let job = group.jobs.remove(index);
-                        match &self.waiting_room {
-                            Some(waiting_room) => waiting_room.put(job),
+                        match &self.blocked_lane {
+                            Some(blocked_lane) => blocked_lane.put(job),
                             None => carried.push(job),
                         }
                     }
@@ -160,8 +160,8 @@ impl Lane {
                         let keyed = group.jobs.iter().filter(|job| job.request.keyed.is_some());
                         keyed.for_each(|job| job.progress.meet_twin());
                     }
-                    match &self.waiting_room {
-                        Some(waiting_room) => group.jobs.into_iter().for_each(|job| waiting_room.put(job)),
+                    match &self.blocked_lane {
+                        Some(blocked_lane) => group.jobs.into_iter().for_each(|job| blocked_lane.put(job)),
                         None => carried.extend(group.jobs),
                     }
                 }

@@ -59,7 +59,7 @@ impl Waiting {
     /// Adds a job. Returns the jobs to refuse: the latest ones of tenants with more waiting rows, or this job.
     pub fn put(&mut self, lane: usize, job: Job) -> Vec<Job> {
         let mut refused = Vec::new();
-        while !self.has_place_for(&job) {
+        while !self.has_capacity_for(&job) {
             match self.evict_for(&job) {
                 Some(evicted) => refused.push(evicted),
                 None => {
@@ -88,7 +88,7 @@ impl Waiting {
     }
 
     /// An empty queue accepts a job of any size.
-    fn has_place_for(&self, job: &Job) -> bool {
+    fn has_capacity_for(&self, job: &Job) -> bool {
         let fits = self.total.rows + job.rows() <= self.jobs_max * ROWS_PER_JOB || self.total.jobs == 0;
         self.total.jobs < self.jobs_max && fits
     }

@@ -42,10 +42,10 @@ pub fn id(tenant: &Tenant, webhook: &str, recorded_at: Timestamp, position: i64)
 
 /// When a delivery is tried again, after `attempts` failures of which the latest ended at `now`. `None` if it is
 /// abandoned. Each pause is up to a tenth shorter or longer, so that retries spread out, and at least `retry_after_ms`.
-pub fn next_attempt_at(attempts: i16, now: Timestamp, retry_after_ms: i64, dice: &mut impl Rng) -> Option<Timestamp> {
+pub fn next_attempt_at(attempts: i16, now: Timestamp, retry_after_ms: i64, rng: &mut impl Rng) -> Option<Timestamp> {
     let pause_ms = *RETRY_PAUSES_MS.get(usize::try_from(attempts).ok()?.checked_sub(1)?)?;
     let tenth_ms = pause_ms / 10;
-    let pause_ms = pause_ms + dice.random_range(-tenth_ms..=tenth_ms);
+    let pause_ms = pause_ms + rng.random_range(-tenth_ms..=tenth_ms);
     Some(now.plus_ms(pause_ms.max(retry_after_ms)))
 }
 
@@ -102,25 +102,25 @@ mod tests {
 
     #[test]
     fn ten_attempts_take_about_three_days() {
-        let mut dice = StdRng::seed_from_u64(7);
+        let mut rng = StdRng::seed_from_u64(7);
         for _ in 0..100 {
             let mut now = Timestamp::from_ms(0);
             for (attempts, pause_ms) in (1..).zip(RETRY_PAUSES_MS) {
-                let next = next_attempt_at(attempts, now, 0, &mut dice).expect("a retry");
+                let next = next_attempt_at(attempts, now, 0, &mut rng).expect("a retry");
                 let ratio = (next.as_ms() - now.as_ms()) as f64 / pause_ms as f64;
                 assert!((0.9..=1.1).contains(&ratio), "{ratio}");
                 now = next;
             }
-            assert_eq!(next_attempt_at(10, now, 0, &mut dice), None);
+            assert_eq!(next_attempt_at(10, now, 0, &mut rng), None);
             assert!((60 * HOUR_MS..90 * HOUR_MS).contains(&now.as_ms()));
         }
     }
 
     #[test]
     fn pauses_vary() {
-        let mut dice = StdRng::seed_from_u64(7);
+        let mut rng = StdRng::seed_from_u64(7);
         let mut pauses: Vec<i64> = (0..100)
-            .map(|_| next_attempt_at(2, Timestamp::from_ms(0), 0, &mut dice).expect("a retry").as_ms())
+            .map(|_| next_attempt_at(2, Timestamp::from_ms(0), 0, &mut rng).expect("a retry").as_ms())
             .collect();
         pauses.sort_unstable();
         pauses.dedup();
@@ -130,9 +130,9 @@ mod tests {
 
     #[test]
     fn a_receiver_may_ask_for_a_longer_pause_and_not_for_a_shorter_one() {
-        let mut dice = StdRng::seed_from_u64(7);
+        let mut rng = StdRng::seed_from_u64(7);
         let mut pause_ms = |attempts, retry_after_ms| {
-            next_attempt_at(attempts, Timestamp::from_ms(0), retry_after_ms, &mut dice).map(Timestamp::as_ms)
+            next_attempt_at(attempts, Timestamp::from_ms(0), retry_after_ms, &mut rng).map(Timestamp::as_ms)
         };
         assert_eq!(pause_ms(1, 120_000), Some(120_000));
         assert!(pause_ms(9, 120_000).is_some_and(|pause_ms| pause_ms > 20 * HOUR_MS));

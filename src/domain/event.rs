@@ -63,7 +63,7 @@ pub fn event_id(recorded_at: Timestamp, position: i64) -> Uuid {
 }
 
 /// Time and position of the event with this id. `None` if no event can have it.
-pub fn place_of(id: Uuid) -> Option<(Timestamp, i64)> {
+pub fn decode_event_id(id: Uuid) -> Option<(Timestamp, i64)> {
     let (high, low) = id.as_u64_pair();
     let position = i64::try_from((high & 0xfff) << 62 | low & (u64::MAX >> 2)).ok()?;
     let recorded_at = Timestamp::from_ms(i64::try_from(high >> 16).ok()?);
@@ -103,12 +103,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_tells_moment_and_place_of_its_event() {
+    fn an_event_id_contains_time_and_position() {
         for (ms, position) in [(0, 1), (1_767_225_600_000, 42), ((1 << 48) - 1, i64::MAX)] {
             let id = event_id(Timestamp::from_ms(ms), position);
             assert_eq!(id.get_version_num(), 8);
-            assert_eq!(place_of(id), Some((Timestamp::from_ms(ms), position)));
+            assert_eq!(decode_event_id(id), Some((Timestamp::from_ms(ms), position)));
         }
-        assert_eq!(place_of(Uuid::from_u128(u128::MAX)), None);
+        assert_eq!(decode_event_id(Uuid::from_u128(u128::MAX)), None);
     }
 }

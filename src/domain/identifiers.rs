@@ -7,9 +7,9 @@ use sha2::{Digest, Sha256};
 const PREFIX_DIGITS: usize = 8;
 
 /// `prefix`, and `bytes` random bytes in lowercase hexadecimal.
-pub fn draw(dice: &mut impl Rng, prefix: &str, bytes: usize) -> String {
+pub fn draw(rng: &mut impl Rng, prefix: &str, bytes: usize) -> String {
     let mut drawn = vec![0; bytes];
-    dice.fill_bytes(&mut drawn);
+    rng.fill_bytes(&mut drawn);
     format!("{prefix}{}", hex::encode(drawn))
 }
 
@@ -17,9 +17,9 @@ pub fn draw(dice: &mut impl Rng, prefix: &str, bytes: usize) -> String {
 pub struct ApiKey(String);
 
 impl ApiKey {
-    /// `dice` must be a cryptographic source.
-    pub fn draw(dice: &mut impl Rng) -> Self {
-        Self(draw(dice, "apk_", 16))
+    /// `rng` must be a cryptographic source.
+    pub fn draw(rng: &mut impl Rng) -> Self {
+        Self(draw(rng, "apk_", 16))
     }
 
     /// The first 12 characters, which identify the key in lists.

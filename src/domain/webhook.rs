@@ -77,10 +77,10 @@ pub fn check_url(text: &str, allow_private: bool) -> Result<(), Refusal> {
 pub struct Secret([u8; 32]);
 
 impl Secret {
-    /// `dice` must be a cryptographic source.
-    pub fn draw(dice: &mut impl Rng) -> Self {
+    /// `rng` must be a cryptographic source.
+    pub fn draw(rng: &mut impl Rng) -> Self {
         let mut bytes = [0; 32];
-        dice.fill_bytes(&mut bytes);
+        rng.fill_bytes(&mut bytes);
         Self(bytes)
     }
 

@@ -92,8 +92,8 @@ async fn read_part<R>(connection: &mut PgConnection, part: &Part) -> Result<Opti
     // One snapshot, so that total, items and cursor agree.
     let mut log = server::begin_snapshot(connection).await?;
     let first = events::first_visible(&mut log, tenant, *cap).await?;
-    if let Some(place) = *before
-        && !events::is_visible(&mut log, tenant, filter, first, place).await?
+    if let Some(event) = *before
+        && !events::is_visible(&mut log, tenant, filter, first, event).await?
     {
         return Ok(None);
     }

@@ -117,7 +117,7 @@ fn write_queue(messages: &Receiver<Message>, mut output: impl Write, counts: &Co
             }
             next = if chunk.len() < CHUNK_BYTES { messages.try_recv().ok() } else { None };
         }
-        let written = write_patiently(&mut output, &chunk);
+        let written = write_all_retrying(&mut output, &chunk);
         counts.queued_bytes.fetch_sub(chunk.len(), Ordering::Relaxed);
         match written {
             Ok(()) => {
@@ -137,7 +137,7 @@ fn write_queue(messages: &Receiver<Message>, mut output: impl Write, counts: &Co
 }
 
 /// Like `write_all`, but also works if another process has set the descriptor to non-blocking.
-pub fn write_patiently(output: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
+pub fn write_all_retrying(output: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match output.write(bytes) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),

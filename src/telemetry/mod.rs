@@ -18,7 +18,7 @@ use crate::clock;
 use crate::settings::Settings;
 
 use log_writer::LogWriter;
-pub use log_writer::write_patiently;
+pub use log_writer::write_all_retrying;
 pub use request_line::RequestLine;
 use request_span::InRequestSpan;
 pub use request_span::RequestSpan;

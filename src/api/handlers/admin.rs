@@ -25,7 +25,7 @@ struct Paused {
 pub const PAUSE: Description = Description::of(
     "pauseWrites",
     "Pause writes",
-    "Refuses writes with `service_paused`, on every replica. Reads, configuration and the admin routes go on.",
+    "Refuses writes with `service_paused`, on every replica. Reads, configuration and the admin routes continue.",
 )
 .answer::<Paused>(200, r#"{"paused":true}"#);
 
@@ -67,7 +67,7 @@ const RESET_EXAMPLE: &str = r#"{"reset":true,"cleared":{"usage":1,"services":1,"
 pub const RESET: Description = Description::of(
     "resetData",
     "Reset all data",
-    "Deletes the data of all tenants and restores the default configuration. Answers 404 unless \
+    "Deletes the data of all tenants and restores the default configuration. Returns 404 unless \
          `ALLOW_ADMIN_RESET` is on.",
 )
 .answer::<Reset>(200, RESET_EXAMPLE)

@@ -30,7 +30,7 @@ const TEXT_MAX: usize = 64;
 pub const CREATE: Description = Description::of(
     "createApiKey",
     "Create an API key",
-    "Returns the key, which is shown only in this answer. Without `tenantId` a new tenant is created.",
+    "Returns the key, which is shown only in this response. Without `tenantId` a new tenant is created.",
 )
 .body(bodies::API_KEY, r#"{"label":"billing"}"#)
 .answer::<CreatedApiKey<'static>>(

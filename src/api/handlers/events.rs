@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::command::Reply;
-use crate::domain::event::{event_id, place_of};
+use crate::domain::event::{decode_event_id, event_id};
 use crate::domain::money::SAFE_MAX;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
@@ -128,8 +128,8 @@ fn parse_cursor(cursor: &str) -> Result<(Timestamp, i64), Refusal> {
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) || id.is_empty() {
         return Err(Refusal::CursorMalformed);
     }
-    let place = Uuid::parse_str(id).ok().filter(|uuid| uuid.to_string() == id).and_then(place_of);
-    place.filter(|(recorded_at, _)| recorded_at.as_ms().to_string() == ts).ok_or(Refusal::CursorExpired)
+    let event = Uuid::parse_str(id).ok().filter(|uuid| uuid.to_string() == id).and_then(decode_event_id);
+    event.filter(|(recorded_at, _)| recorded_at.as_ms().to_string() == ts).ok_or(Refusal::CursorExpired)
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ struct Alive {
 pub const ALIVE: Description = Description::of(
     "checkLiveness",
     "Check liveness",
-    "Answers 200 while the process runs, also when it is paused, draining or without its database.",
+    "Returns 200 while the process runs, also when it is paused, draining or without its database.",
 )
 .answer::<Alive>(200, r#"{"status":"ok","service":"agentpay-backend"}"#);
 
@@ -54,7 +54,7 @@ struct Ready {
 pub const READY: Description = Description::of(
     "checkReadiness",
     "Check readiness",
-    "Answers 200 when the database can be used and no shutdown has begun. Otherwise answers 503 with the \
+    "Returns 200 when the database can be used and no shutdown has begun. Otherwise returns 503 with the \
          reason.",
 )
 .answer::<Ready>(200, r#"{"ready":true}"#)
@@ -145,7 +145,7 @@ struct Version {
 }
 
 pub const VERSION: Description =
-    Description::of("getVersion", "Get the version", "Returns the version of the program that answers.")
+    Description::of("getVersion", "Get the version", "Returns the version of the replica that responds.")
         .answer::<Version>(200, r#"{"version":"0.1.0"}"#);
 
 pub async fn version() -> Response {

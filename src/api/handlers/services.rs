@@ -48,7 +48,7 @@ pub async fn register(State(state): State<ApiState>, write: WriteRequest) -> Res
 pub const REGISTER_BULK: Description = Description::of(
     "registerServicesBulk",
     "Register services in bulk",
-    "Creates or updates services. Each item is judged alone, and the results are in the order of the items.",
+    "Creates or updates services. Each item is handled separately, and the results are in the order of the items.",
 )
 .body(bodies::SERVICES, r#"{"items":[{"serviceId":"weather","priceStroops":250}]}"#)
 .answer::<Results<'static>>(
@@ -201,7 +201,7 @@ pub async fn show(
 pub const METADATA: Description = Description::of(
     "getServiceMetadata",
     "Get service metadata",
-    "Returns the description and the owner. Answers 404 if the service has none.",
+    "Returns the description and the owner, or 404 if the service has none.",
 )
 .answer::<ServiceMetadata<'static>>(200, r#"{"serviceId":"weather","description":"Forecasts","owner":"ops"}"#)
 .refuses(&["not_found"]);

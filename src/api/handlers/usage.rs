@@ -42,7 +42,7 @@ pub async fn record(State(state): State<ApiState>, write: WriteRequest) -> Resul
 pub const RECORD_BULK: Description = Description::of(
     "recordUsageBulk",
     "Record usage in bulk",
-    "Each item is accepted or refused alone, and the results are in the order of the items. Later items see \
+    "Records each item separately. The results are in the order of the items. Later items see \
          earlier ones.",
 )
 .body(bodies::USAGE_BULK, r#"{"items":[{"agent":"agent-1","serviceId":"weather","requests":3}]}"#)

@@ -38,7 +38,7 @@ const NOTING: Duration = Duration::from_millis(500);
 pub const CREATE: Description = Description::of(
     "createWebhook",
     "Create a webhook",
-    "Subscribes a URL to events of the tenant. The signing secret is shown only in this answer.",
+    "Subscribes a URL to events of the tenant. The signing secret is shown only in this response.",
 )
 .body(bodies::WEBHOOK, r#"{"url":"https://example.com/hook","events":["usage.settled"]}"#)
 .answer::<CreatedWebhook<'static>>(
@@ -103,7 +103,7 @@ pub const TEST: Description = Description::of(
     "testWebhook",
     "Test a webhook",
     "Records a `webhook.test` event and sends it to this webhook once, whatever events it subscribes to. \
-         Answers 502 if the receiver does not accept it.",
+         Returns 502 if the receiver does not accept it.",
 )
 .answer::<Tested<'static>>(
     200,

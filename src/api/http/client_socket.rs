@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::domain::refusal::Refusal;
@@ -49,8 +49,9 @@ impl ClientSocket {
         }
     }
 
-    /// If hyper cannot read a head, it writes a response that has only a status.
-    fn takes_place_of(&mut self, head: &[u8]) -> bool {
+    /// Whether hyper writes the response to a head that it cannot read. That response has only a status, so another one
+    /// takes its place.
+    fn replaces(&mut self, head: &[u8]) -> bool {
         if !matches!(self.activity.state(), State::Idle { .. } | State::Head { .. }) {
             return false;
         }
@@ -61,14 +62,9 @@ impl ClientSocket {
         true
     }
 
-    /// Responds to a head for which hyper wrote no response. What the client sends is read until it closes, because
-    /// closing a socket with unread bytes would discard the response.
+    /// Responds to a head for which hyper wrote no response.
     pub async fn refuse(&mut self, refusal: Refusal) {
-        let answer = refused_head::unanswered(refusal);
-        if self.stream.write_all(&answer).await.is_ok() && self.stream.shutdown().await.is_ok() {
-            let mut space = [0; 4096];
-            while self.stream.read(&mut space).await.is_ok_and(|bytes| bytes > 0) {}
-        }
+        refused_head::send(&mut self.stream, &refused_head::unanswered(refusal)).await;
     }
 
     fn poll_refusal(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -140,7 +136,7 @@ impl AsyncRead for ClientSocket {
 
 impl AsyncWrite for ClientSocket {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.takes_place_of(bytes) {
+        if self.replaces(bytes) {
             return Poll::Ready(Ok(bytes.len()));
         }
         let streams = self.activity.is_streaming();
@@ -155,7 +151,7 @@ impl AsyncWrite for ClientSocket {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.takes_place_of(slices.first().map_or(&[], |first| first)) {
+        if self.replaces(slices.first().map_or(&[], |first| first)) {
             return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
         }
         let streams = self.activity.is_streaming();

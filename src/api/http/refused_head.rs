@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tracing::info;
 use uuid::Uuid;
 
@@ -35,6 +37,15 @@ pub fn unanswered(refusal: Refusal) -> Bytes {
 /// The response on a connection from which nothing was read.
 pub fn refusal(refusal: Refusal) -> Bytes {
     write(&refusal, Some((header::RETRY_AFTER, HeaderValue::from_static("1"))))
+}
+
+/// Sends a response and closes the connection. What the client sends is read until it closes, because closing a socket
+/// with unread bytes would discard the response.
+pub async fn send(stream: &mut TcpStream, response: &[u8]) {
+    if stream.write_all(response).await.is_ok() && stream.shutdown().await.is_ok() {
+        let mut space = [0; 4096];
+        while stream.read(&mut space).await.is_ok_and(|bytes| bytes > 0) {}
+    }
 }
 
 fn write(refusal: &Refusal, more: Option<(HeaderName, HeaderValue)>) -> Bytes {

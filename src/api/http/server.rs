@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -34,7 +33,7 @@ pub async fn serve(
     let refusals = Arc::new(Semaphore::new(limits.refusals_max));
     let connections = TaskTracker::new();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
-        let (stream, peer) = match accepted {
+        let (mut stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 // Probably out of file descriptors: wait until some are closed.
@@ -51,7 +50,8 @@ pub async fn serve(
             None => {
                 if let Ok(turn) = refusals.clone().try_acquire_owned() {
                     tokio::spawn(async move {
-                        let _ = timeout(REFUSAL_LIMIT, refuse(stream)).await;
+                        let response = refused_head::refusal(Refusal::TooManyConnections);
+                        let _ = timeout(REFUSAL_LIMIT, refused_head::send(&mut stream, &response)).await;
                         drop(turn);
                     });
                 }
@@ -61,14 +61,4 @@ pub async fn serve(
     drop((listener, router));
     connections.close();
     timeout(drain_limit, connections.wait()).await.is_ok()
-}
-
-/// Refuses a connection beyond the limit. What the client sends is read until it closes, because closing a socket with
-/// unread bytes would discard the response.
-async fn refuse(mut stream: TcpStream) {
-    let answer = refused_head::refusal(Refusal::TooManyConnections);
-    if stream.write_all(&answer).await.is_ok() && stream.shutdown().await.is_ok() {
-        let mut space = [0; 4096];
-        while stream.read(&mut space).await.is_ok_and(|bytes| bytes > 0) {}
-    }
 }

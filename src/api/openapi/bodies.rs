@@ -72,7 +72,7 @@ fn items(item: &str) -> Value {
         "type": "array",
         "minItems": 1,
         "maxItems": ITEMS_MAX,
-        "description": "Up to `bulkMaxItems`. An invalid item is refused alone.",
+        "description": "Up to `bulkMaxItems`. Only the invalid items are refused.",
         "items": reference(item),
         "x-lenient": true,
     })

@@ -177,7 +177,7 @@ pub fn headers() -> Value {
             "schema": { "type": "string", "minLength": 1, "maxLength": 200 },
         },
         "Idempotency-Replayed": header(
-            "Present if the answer is a stored one: the request was executed earlier with the same key.",
+            "Present if the response is a stored one: the request was executed earlier with the same key.",
             &json!({ "type": "string", "const": "true" }),
         ),
         "RateLimit-Limit": header("Requests per window. Also sent as `X-RateLimit-Limit`.", &count),
@@ -207,7 +207,7 @@ pub fn parameters() -> Value {
             "name": "If-None-Match",
             "in": "header",
             "required": false,
-            "description": "Known entity tags. If one of them matches, the answer is 304.",
+            "description": "Known entity tags. If one of them matches, the response is 304.",
             "schema": { "type": "string" },
         },
     })

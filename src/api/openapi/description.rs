@@ -131,7 +131,7 @@ pub const fn limit(default: i64, max: i64) -> Parameter {
 
 pub const PAGE: Parameter = Parameter {
     name: "page",
-    description: "Page to return, from 1. The answer then has `page` and `pageCount`.",
+    description: "Page to return, from 1. The response then has `page` and `pageCount`.",
     kind: Kind::Bounded { default: 1, min: 1, max: 1 << 40 },
 };
 
@@ -143,7 +143,7 @@ pub const OFFSET: Parameter = Parameter {
 
 pub const SINCE: Parameter = Parameter {
     name: "since",
-    description: "Earliest moment to return, in milliseconds since the Unix epoch.",
+    description: "Earliest time to return, in milliseconds since the Unix epoch.",
     kind: Kind::Bounded { default: 0, min: 0, max: SAFE_MAX as i64 },
 };
 

@@ -36,9 +36,9 @@ pub const SHOW: Description =
 
 const ABOUT: &str = "Exactly-once usage metering and settlement for machine-to-machine payments. A write that is \
     repeated with its `Idempotency-Key` is executed once, and every repetition gets the stored response. Amounts are \
-    whole stroops. `x-lenient` marks values that are not refused when they break their schema: a query parameter is \
-    clamped or ignored, and an item of a bulk request is refused alone. `x-error-codes` lists the error codes of an \
-    operation by status.";
+    whole stroops. `x-lenient` marks values that are accepted although they break their schema: a query parameter is \
+    clamped or ignored, and in a bulk request only the invalid item is refused. `x-error-codes` lists the error codes \
+    of an operation by status.";
 
 pub fn document(routes: &[Route]) -> Value {
     let mut generator = schemas();

@@ -26,16 +26,16 @@ fn text(value: &Value) -> &str {
 }
 
 /// Visits every object under `node` together with its path.
-fn walk(node: &'static Value, place: &str, visit: &mut impl FnMut(&str, &'static Map<String, Value>)) {
+fn walk(node: &'static Value, path: &str, visit: &mut impl FnMut(&str, &'static Map<String, Value>)) {
     if let Some(object) = node.as_object() {
-        visit(place, object);
+        visit(path, object);
         // Examples are data, not schemas.
         for (name, child) in object.iter().filter(|(name, _)| !name.starts_with("example")) {
-            walk(child, &format!("{place}/{name}"), visit);
+            walk(child, &format!("{path}/{name}"), visit);
         }
     }
     for (index, child) in node.as_array().into_iter().flatten().enumerate() {
-        walk(child, &format!("{place}/{index}"), visit);
+        walk(child, &format!("{path}/{index}"), visit);
     }
 }
 
@@ -84,10 +84,10 @@ fn operations_have_examples() {
         let id = text(&operation["operationId"]);
         let parameters = operation["parameters"].as_array().into_iter().flatten();
         let in_path = parameters.filter(|parameter| parameter["in"] == "path");
-        let places: Vec<&Value> = in_path.chain(contents(operation).map(|(_, content)| content)).collect();
-        assert!(!places.is_empty(), "{id}");
-        for place in places {
-            assert!(place.get("example").is_some(), "{id}: {place}");
+        let described: Vec<&Value> = in_path.chain(contents(operation).map(|(_, content)| content)).collect();
+        assert!(!described.is_empty(), "{id}");
+        for value in described {
+            assert!(value.get("example").is_some(), "{id}: {value}");
         }
     }
 }
@@ -133,7 +133,7 @@ fn errors_have_one_answer_per_status() {
 #[test]
 fn integers_have_a_format_that_holds_them() {
     let mut integers = 0;
-    walk(&DOCUMENT, "", &mut |place, schema| {
+    walk(&DOCUMENT, "", &mut |path, schema| {
         let is_integer = match &schema.get("type") {
             Some(Value::String(name)) => name == "integer",
             Some(Value::Array(names)) => names.iter().any(|name| name == "integer"),
@@ -141,7 +141,7 @@ fn integers_have_a_format_that_holds_them() {
         };
         if is_integer {
             let is_narrow = schema.get("maximum").and_then(Value::as_i64).is_some_and(|max| max <= i32::MAX.into());
-            assert_eq!(schema["format"], if is_narrow { "int32" } else { "int64" }, "{place}");
+            assert_eq!(schema["format"], if is_narrow { "int32" } else { "int64" }, "{path}");
             integers += 1;
         }
     });
@@ -150,26 +150,26 @@ fn integers_have_a_format_that_holds_them() {
 
 #[test]
 fn no_schema_is_a_boolean() {
-    walk(&DOCUMENT, "", &mut |place, object| {
+    walk(&DOCUMENT, "", &mut |path, object| {
         for name in ["schema", "items", "additionalProperties", "not"] {
             let Some(schema) = object.get(name) else { continue };
             // `false` is valid where it closes an object.
             let is_closed = name == "additionalProperties" && *schema == Value::Bool(false);
-            assert!(!schema.is_boolean() || is_closed, "{place}/{name}");
+            assert!(!schema.is_boolean() || is_closed, "{path}/{name}");
         }
         let members =
             object.get("properties").and_then(Value::as_object).into_iter().flatten().map(|(_, member)| member);
         let groups = ["allOf", "anyOf", "oneOf"].into_iter().filter_map(|name| object.get(name)?.as_array()).flatten();
-        assert!(!members.chain(groups).any(Value::is_boolean), "{place}");
+        assert!(!members.chain(groups).any(Value::is_boolean), "{path}");
     });
 }
 
 #[test]
 fn every_reference_points_somewhere() {
-    walk(&DOCUMENT, "", &mut |place, object| {
+    walk(&DOCUMENT, "", &mut |path, object| {
         if let Some(reference) = object.get("$ref") {
             let found = text(reference).strip_prefix('#').and_then(|pointer| DOCUMENT.pointer(pointer));
-            assert!(found.is_some(), "{place}: {reference}");
+            assert!(found.is_some(), "{path}: {reference}");
         }
     });
 }

@@ -107,7 +107,7 @@ fn address_of(headers: &HeaderMap, peer: IpAddr, route: Option<&Route>, settings
     match doubt {
         // Probes and scrapes bypass the proxies. Only writes need to know their caller.
         Some(Doubt::Missing | Doubt::Short) if route.is_none_or(|route| route.auth != Auth::Tenant) => {}
-        Some(doubt) => forwarded::complain(doubt, &address),
+        Some(doubt) => forwarded::report(doubt, &address),
         None => {}
     }
     address

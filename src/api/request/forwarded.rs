@@ -145,7 +145,7 @@ const WARNING_PAUSE: Duration = Duration::from_secs(60);
 static WARNED_AT: Mutex<Option<Instant>> = Mutex::new(None);
 
 /// Counts a request with an uncertain address, and warns once a minute.
-pub fn complain(doubt: Doubt, address: &ClientAddress) {
+pub fn report(doubt: Doubt, address: &ClientAddress) {
     let (reason, text) = match doubt {
         Doubt::Unreadable => ("unreadable", "a forwarded address cannot be read: its text is the caller"),
         Doubt::Short => ("short", "fewer forwarded addresses than TRUST_PROXY: the leftmost is the caller"),

@@ -36,7 +36,7 @@ struct ItemResult<'a> {
 
 /// The result of one item.
 #[derive(Clone, Copy)]
-enum Fate {
+enum ItemOutcome {
     Invalid,
     Duplicate,
     OverCapacity,
@@ -53,14 +53,14 @@ pub async fn apply(
     let ids: Vec<&ServiceId> = items.iter().flatten().map(|item| &item.service_id).collect();
     let found: HashSet<ServiceId> = services::registered(context.connection, tenant, &ids).await?.into_iter().collect();
     let count = totals::services(context.connection, tenant).await?;
-    let fates = decide(items, &found, context.limits.services_store_max_keys - count);
+    let outcomes = decide(items, &found, context.limits.services_store_max_keys - count);
 
-    let chosen = |wanted: fn(&Fate) -> bool| {
-        let items = items.iter().zip(&fates).filter(move |(_, fate)| wanted(fate));
+    let chosen = |wanted: fn(&ItemOutcome) -> bool| {
+        let items = items.iter().zip(&outcomes).filter(move |(_, outcome)| wanted(outcome));
         items.filter_map(|(item, _)| item.as_ref()).collect::<Vec<&PricedService>>()
     };
-    let created = chosen(|fate| matches!(fate, Fate::Created));
-    let mut updated = chosen(|fate| matches!(fate, Fate::Updated));
+    let created = chosen(|outcome| matches!(outcome, ItemOutcome::Created));
+    let mut updated = chosen(|outcome| matches!(outcome, ItemOutcome::Updated));
     if !updated.is_empty() {
         updated.sort_unstable_by_key(|item| &item.service_id);
         services::set_prices(context.connection, tenant, &updated).await?;
@@ -70,41 +70,41 @@ pub async fn apply(
         context.effects.counts_of(tenant).services += created.len() as i64;
     }
     context.changed_terms.push(tenant.clone());
-    Ok(Reply::json(201, &Results { results: report(items, &fates) }))
+    Ok(Reply::json(201, &Results { results: report(items, &outcomes) }))
 }
 
 /// `capacity_left` is the number of new services that the tenant may add.
-fn decide(items: &[Option<PricedService>], found: &HashSet<ServiceId>, mut capacity_left: i64) -> Vec<Fate> {
+fn decide(items: &[Option<PricedService>], found: &HashSet<ServiceId>, mut capacity_left: i64) -> Vec<ItemOutcome> {
     let mut seen = HashSet::new();
-    let mut fates = Vec::with_capacity(items.len());
+    let mut outcomes = Vec::with_capacity(items.len());
     for item in items {
-        fates.push(match item {
-            None => Fate::Invalid,
-            Some(item) if !seen.insert(&item.service_id) => Fate::Duplicate,
-            Some(item) if found.contains(&item.service_id) => Fate::Updated,
-            Some(_) if capacity_left <= 0 => Fate::OverCapacity,
+        outcomes.push(match item {
+            None => ItemOutcome::Invalid,
+            Some(item) if !seen.insert(&item.service_id) => ItemOutcome::Duplicate,
+            Some(item) if found.contains(&item.service_id) => ItemOutcome::Updated,
+            Some(_) if capacity_left <= 0 => ItemOutcome::OverCapacity,
             Some(_) => {
                 capacity_left -= 1;
-                Fate::Created
+                ItemOutcome::Created
             }
         });
     }
-    fates
+    outcomes
 }
 
-fn report<'a>(items: &'a [Option<PricedService>], fates: &[Fate]) -> Vec<ItemResult<'a>> {
-    let results = items.iter().zip(fates).enumerate();
-    results.map(|(index, (item, fate))| ItemResult::of(index, item.as_ref(), *fate)).collect()
+fn report<'a>(items: &'a [Option<PricedService>], outcomes: &[ItemOutcome]) -> Vec<ItemResult<'a>> {
+    let results = items.iter().zip(outcomes).enumerate();
+    results.map(|(index, (item, outcome))| ItemResult::of(index, item.as_ref(), *outcome)).collect()
 }
 
 impl<'a> ItemResult<'a> {
-    fn of(index: usize, item: Option<&'a PricedService>, fate: Fate) -> Self {
-        let (created, error) = match fate {
-            Fate::Created => (Some(true), None),
-            Fate::Updated => (Some(false), None),
-            Fate::Invalid => (None, Some("invalid_item")),
-            Fate::Duplicate => (None, Some("duplicate_in_batch")),
-            Fate::OverCapacity => (None, Some("store_capacity_exceeded")),
+    fn of(index: usize, item: Option<&'a PricedService>, outcome: ItemOutcome) -> Self {
+        let (created, error) = match outcome {
+            ItemOutcome::Created => (Some(true), None),
+            ItemOutcome::Updated => (Some(false), None),
+            ItemOutcome::Invalid => (None, Some("invalid_item")),
+            ItemOutcome::Duplicate => (None, Some("duplicate_in_batch")),
+            ItemOutcome::OverCapacity => (None, Some("store_capacity_exceeded")),
         };
         Self {
             index,

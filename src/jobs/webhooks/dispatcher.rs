@@ -268,7 +268,7 @@ impl<'a> Run<'a> {
                 let leased = leasing::lease(pool, &turns, now, until).await?;
                 has_retired |= self.start(leased, now, until).await?;
             }
-            if let Some(last) = considered.checked_sub(1).map(|place| &heads[place]) {
+            if let Some(last) = considered.checked_sub(1).map(|index| &heads[index]) {
                 self.considered = last.tenant.as_str().to_owned();
             }
             if considered == heads.len() && (heads.len() as i64) < CONSIDERED_TENANTS_MAX {

@@ -38,9 +38,9 @@ impl InFlight {
     pub fn share(&self, heads: &[Head]) -> (Vec<(Tenant, i64)>, usize) {
         let mut free = self.free();
         let mut turns = Vec::new();
-        for (place, head) in heads.iter().enumerate() {
+        for (index, head) in heads.iter().enumerate() {
             if free == 0 {
-                return (turns, place);
+                return (turns, index);
             }
             let share = (free / 4).clamp(1, OF_TENANT_MAX);
             let own = self.of_tenant.get(&head.tenant).copied().unwrap_or(0);

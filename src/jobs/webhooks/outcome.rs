@@ -139,7 +139,7 @@ async fn record_others(
     leases.dedup();
     let is_held = webhook_queues::lock(&mut transaction, &leases).await?;
     let is_held =
-        |queue: &QueueId, until: Timestamp| leases.binary_search(&(queue, until)).is_ok_and(|place| is_held[place]);
+        |queue: &QueueId, until: Timestamp| leases.binary_search(&(queue, until)).is_ok_and(|index| is_held[index]);
     let ours = conclusions
         .iter()
         .filter(|conclusion| conclusion.leased_until.is_none_or(|until| is_held(conclusion.ended.queue, until)));

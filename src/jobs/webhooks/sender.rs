@@ -24,9 +24,6 @@ use crate::settings::egress_proxy::EgressProxy;
 use crate::store::deliveries::Outgoing;
 use crate::store::webhooks::Target;
 
-/// How long a receiver may take.
-pub const ATTEMPT_LIMIT: Duration = Duration::from_secs(10);
-
 const USER_AGENT: &str = concat!("agentpay-billing/", env!("CARGO_PKG_VERSION"));
 
 /// How host names are resolved.

@@ -67,8 +67,14 @@ async fn silent_connections_do_not_hold_up_a_stop() {
     for silent in [fresh, idle, half] {
         assert_eq!(silent.rest().await, "");
     }
-    let status = tokio::task::block_in_place(|| process.child.wait()).expect("exit");
-    assert_eq!(status.code(), Some(0));
+    assert_eq!(process.exit().await.code(), Some(0));
+}
+
+async fn assert_stops_at_the_drain_limit(process: &mut Process) {
+    let began = Instant::now();
+    process.signal("-TERM");
+    assert_eq!(process.exit().await.code(), Some(1));
+    assert!((10..20).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,11 +84,7 @@ async fn a_request_that_does_not_finish_within_10_s_is_cut_and_the_exit_code_is_
     let head = "POST /api/v1/usage HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{";
     hung.send(head).await;
     assert_eq!(process.client().get("/health").await.status, 200);
-    let began = Instant::now();
-    process.signal("-TERM");
-    let status = tokio::task::block_in_place(|| process.child.wait()).expect("exit");
-    assert_eq!(status.code(), Some(1));
-    assert!((10..20).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    assert_stops_at_the_drain_limit(&mut process).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -103,11 +105,7 @@ async fn a_write_that_cannot_commit_does_not_hold_up_a_stop_when_its_client_is_g
     let blocked = async || sqlx::query_scalar::<_, i64>(BLOCKED).fetch_one(&pool).await.expect("a number");
     wait_until(async || blocked().await > 0).await;
     drop(gone);
-    let began = Instant::now();
-    process.signal("-TERM");
-    let status = tokio::task::block_in_place(|| process.child.wait()).expect("exit");
-    assert_eq!(status.code(), Some(1));
-    assert!((10..20).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    assert_stops_at_the_drain_limit(&mut process).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,8 +117,7 @@ async fn a_second_signal_aborts_at_once() {
     wait_until(async || process.client().get("/api/v1/health/ready").await.status == 503).await;
     assert_eq!(process.client().get("/health").await.status, 200);
     process.signal("-INT");
-    let status = tokio::task::block_in_place(|| process.child.wait()).expect("exit");
-    assert_eq!(status.code(), Some(1));
+    assert_eq!(process.exit().await.code(), Some(1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -47,6 +47,12 @@ fn unchunked(mut rest: &[u8]) -> (Vec<u8>, bool) {
     }
 }
 
+/// Path, version of HTTP, and header line of each kind of export.
+fn requests() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+    let versions = [CSV, JSON].into_iter().flat_map(|path| ["1.0", "1.1"].map(|version| (path, version)));
+    versions.flat_map(|(path, version)| ["", "Accept-Encoding: gzip\r\n"].map(|accept| (path, version, accept)))
+}
+
 /// Exports that wait for their readers.
 pub const AT_REST: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
                        AND query LIKE '-- exports::pairs_after%' AND state = 'idle in transaction'";
@@ -55,38 +61,34 @@ pub const AT_REST: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname =
 async fn exports_are_complete_with_and_without_gzip_over_http_1_0_and_1_1() {
     let service = Service::start(&[("COMPRESSION", "on")]).await;
     fill(&service).await;
-    for path in [CSV, JSON] {
-        for version in ["1.0", "1.1"] {
-            for accept in ["", "Accept-Encoding: gzip\r\n"] {
-                let mut socket = Socket::connect_slow(service.address).await;
-                socket.send(get(path, version, &format!("{accept}Connection: close\r\n"))).await;
-                let head = socket.head().await;
-                // The service waits for its reader. Read on once the transaction of the snapshot is idle.
-                wait_until(async || service.number(AT_REST).await == 1).await;
-                let (body, end) = socket.end().await;
-                let body = if version == "1.1" {
-                    let (body, is_complete) = unchunked(&body);
-                    assert!(is_complete, "{path} {accept}");
-                    body
-                } else {
-                    body
-                };
-                assert_eq!((head.status, end), (200, End::Orderly), "{path} {version} {accept}");
-                assert_eq!(head.has("content-encoding"), !accept.is_empty());
-                let mut text = String::new();
-                if accept.is_empty() {
-                    text = String::from_utf8(body).expect("text");
-                } else {
-                    GzDecoder::new(body.as_slice()).read_to_string(&mut text).expect("a whole gzip stream");
-                }
-                let pairs = if path == CSV {
-                    text.lines().count() - 1
-                } else {
-                    serde_json::from_str::<Value>(&text).expect("JSON")["items"].as_array().expect("items").len()
-                };
-                assert_eq!(pairs as i64, MANY, "{path} {version} {accept}");
-            }
+    for (path, version, accept) in requests() {
+        let mut socket = Socket::connect_slow(service.address).await;
+        socket.send(get(path, version, &format!("{accept}Connection: close\r\n"))).await;
+        let head = socket.head().await;
+        // The service waits for its reader. Read on once the transaction of the snapshot is idle.
+        wait_until(async || service.number(AT_REST).await == 1).await;
+        let (body, end) = socket.end().await;
+        let body = if version == "1.1" {
+            let (body, is_complete) = unchunked(&body);
+            assert!(is_complete, "{path} {accept}");
+            body
+        } else {
+            body
+        };
+        assert_eq!((head.status, end), (200, End::Orderly), "{path} {version} {accept}");
+        assert_eq!(head.has("content-encoding"), !accept.is_empty());
+        let mut text = String::new();
+        if accept.is_empty() {
+            text = String::from_utf8(body).expect("text");
+        } else {
+            GzDecoder::new(body.as_slice()).read_to_string(&mut text).expect("a whole gzip stream");
         }
+        let pairs = if path == CSV {
+            text.lines().count() - 1
+        } else {
+            serde_json::from_str::<Value>(&text).expect("JSON")["items"].as_array().expect("items").len()
+        };
+        assert_eq!(pairs as i64, MANY, "{path} {version} {accept}");
     }
 }
 
@@ -98,18 +100,14 @@ const BREAK: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activi
 async fn an_export_that_breaks_off_ends_by_a_reset() {
     let service = Service::start(&[("COMPRESSION", "on")]).await;
     fill(&service).await;
-    for path in [CSV, JSON] {
-        for version in ["1.0", "1.1"] {
-            for accept in ["", "Accept-Encoding: gzip\r\n"] {
-                let mut socket = Socket::connect_slow(service.address).await;
-                socket.send(get(path, version, accept)).await;
-                assert_eq!(socket.head().await.status, 200);
-                wait_until(async || service.number(BREAK).await == 1).await;
-                let (body, end) = socket.end().await;
-                assert_eq!(end, End::Reset, "{path} {version} {accept}: {} bytes", body.len());
-                assert!(!body.ends_with(b"0\r\n\r\n"));
-            }
-        }
+    for (path, version, accept) in requests() {
+        let mut socket = Socket::connect_slow(service.address).await;
+        socket.send(get(path, version, accept)).await;
+        assert_eq!(socket.head().await.status, 200);
+        wait_until(async || service.number(BREAK).await == 1).await;
+        let (body, end) = socket.end().await;
+        assert_eq!(end, End::Reset, "{path} {version} {accept}: {} bytes", body.len());
+        assert!(!body.ends_with(b"0\r\n\r\n"));
     }
     let text = service.client().get(CSV).await.text;
     assert_eq!(text.lines().count() as i64, MANY + 1);

@@ -45,7 +45,7 @@ async fn commands_use_the_private_postgresql_of_a_running_service() {
     // The commands left the service's PostgreSQL alone; the service stops it, and the next command starts it itself.
     assert_eq!(process.client().get("/api/v1/health/ready").await.status, 200);
     process.signal("-TERM");
-    tokio::task::block_in_place(|| process.child.wait()).expect("exit");
+    process.exit().await;
     assert_eq!(dir.postmaster(), None);
     assert_eq!(text(&["verify"], &environment).await, (Some(0), "2 pairs add up\n".to_owned()));
     assert_eq!(dir.postmaster(), None);

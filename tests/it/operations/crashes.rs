@@ -110,8 +110,7 @@ async fn sigterm_finishes_what_was_acknowledged_and_exits_with_0() {
     load.reach(200).await;
     process.signal("-TERM");
     let began = Instant::now();
-    let child = &mut process.child;
-    let status = tokio::task::block_in_place(|| child.wait()).expect("exit");
+    let status = process.exit().await;
     assert_eq!((status.code(), began.elapsed() < Duration::from_secs(10)), (Some(0), true));
     // The clients go on against the next process.
     let next = Process::start(&database, process.address.port());

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
 
+use super::process::{exit, signal};
 use super::wait_until;
 
 /// Killed when dropped.
@@ -35,19 +36,12 @@ impl Logged {
 
     /// Sends SIGTERM.
     pub fn terminate(&self) {
-        let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().expect("kill");
-        assert!(status.success());
+        signal(&self.child, "-TERM");
     }
 
     /// Waits until it exits.
     pub async fn exit(&mut self) -> ExitStatus {
-        let mut status = None;
-        let ends = async || {
-            status = self.child.try_wait().expect("a process");
-            status.is_some()
-        };
-        wait_until(ends).await;
-        status.expect("it ended")
+        exit(&mut self.child).await
     }
 }
 

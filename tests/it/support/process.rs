@@ -74,18 +74,11 @@ impl Process {
 
     /// Waits until it exits.
     pub async fn exit(&mut self) -> ExitStatus {
-        let mut status = None;
-        let ends = async || {
-            status = self.child.try_wait().expect("a process");
-            status.is_some()
-        };
-        wait_until(ends).await;
-        status.expect("it ended")
+        exit(&mut self.child).await
     }
 
-    pub fn signal(&self, signal: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().expect("kill").success());
+    pub fn signal(&self, name: &str) {
+        signal(&self.child, name);
     }
 }
 
@@ -94,6 +87,22 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Waits until a process exits.
+pub async fn exit(child: &mut Child) -> ExitStatus {
+    let mut status = None;
+    let ends = async || {
+        status = child.try_wait().expect("a process");
+        status.is_some()
+    };
+    wait_until(ends).await;
+    status.expect("it ended")
+}
+
+pub fn signal(child: &Child, name: &str) {
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args([name, &pid]).status().expect("kill").success());
 }
 
 /// The binary with this environment, and without the variables of the test that it would read. The rate limit is off

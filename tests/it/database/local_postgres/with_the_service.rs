@@ -74,7 +74,7 @@ async fn a_server_that_is_killed_under_a_running_service_is_started_again_and_no
     }
     assert_eq!(client.get("/api/v1/usage/a/s").await.json()["total"], recorded);
     service.signal("-TERM");
-    assert!(tokio::task::block_in_place(|| service.child.wait()).expect("exit").success());
+    assert!(service.exit().await.success());
     assert!(!dir.0.join("postgres/data/postmaster.pid").exists());
 }
 
@@ -102,7 +102,7 @@ async fn a_stop_while_the_server_is_started_again_ends_and_leaves_none_behind() 
     signal("-KILL", &dir.postmaster());
     wait_until(async || data.join("asked").exists()).await;
     service.signal("-TERM");
-    tokio::task::block_in_place(|| service.child.wait()).expect("exit");
+    service.exit().await;
     assert!(!data.join("postmaster.pid").exists());
 }
 
@@ -120,7 +120,7 @@ async fn a_command_with_another_temporary_directory_finds_the_socket_of_the_serv
     assert!(fs::read_dir(&elsewhere).expect("a directory").next().is_none());
     let socket_dir = LocalPostgres::beside(&dir.0).await.expect("a socket").get_socket().cloned().expect("a path");
     service.signal("-TERM");
-    assert!(tokio::task::block_in_place(|| service.child.wait()).expect("exit").success());
+    assert!(service.exit().await.success());
     fs::remove_dir(&socket_dir).expect("an empty socket directory");
 }
 
