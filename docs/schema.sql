@@ -172,6 +172,53 @@ COMMENT ON COLUMN public.api_keys.label IS 'Description of the key, given by the
 
 COMMENT ON COLUMN public.api_keys.created_at IS 'When the key was created.';
 
+CREATE TABLE public.audit_log (
+    audit_id bigint NOT NULL,
+    changed_at timestamp with time zone NOT NULL,
+    actor character varying(12) NOT NULL COLLATE pg_catalog."C",
+    address character varying(128) COLLATE pg_catalog."C",
+    request_id character varying(200),
+    operation character varying(32) NOT NULL COLLATE pg_catalog."C",
+    tenant_id character varying(64) COLLATE pg_catalog."C",
+    object_id character varying(128) COLLATE pg_catalog."C",
+    before jsonb,
+    after jsonb,
+    CONSTRAINT audit_log_actor_form CHECK (((actor)::text ~ '^(admin|anonymous|cli|service|apk_[0-9a-f]{8})$'::text)),
+    CONSTRAINT audit_log_after_length CHECK ((octet_length((after)::text) <= 16384)),
+    CONSTRAINT audit_log_before_length CHECK ((octet_length((before)::text) <= 16384))
+);
+
+COMMENT ON TABLE public.audit_log IS 'One row per change that an operator made, or that was made to the configuration of a tenant. Rows are permanent: a reset keeps them. No foreign keys: a row outlives what it describes. Secrets and keys are never stored here.';
+
+COMMENT ON COLUMN public.audit_log.audit_id IS 'Ascending number that orders changes of the same moment.';
+
+COMMENT ON COLUMN public.audit_log.changed_at IS 'When the transaction of the change began.';
+
+COMMENT ON COLUMN public.audit_log.actor IS 'Who made the change: admin (the admin key), the prefix of an API key, anonymous (a request without a recognised key), cli (a command), or service (the service itself).';
+
+COMMENT ON COLUMN public.audit_log.address IS 'Client address of the request. NULL: no request made the change.';
+
+COMMENT ON COLUMN public.audit_log.request_id IS 'X-Request-Id of the request. NULL: the service made the change.';
+
+COMMENT ON COLUMN public.audit_log.operation IS 'What was done, for example service.updated.';
+
+COMMENT ON COLUMN public.audit_log.tenant_id IS 'The tenant whose configuration changed. NULL: that of the whole service.';
+
+COMMENT ON COLUMN public.audit_log.object_id IS 'Id of the service or webhook, or prefix of the API key, that changed. NULL: the runtime configuration, or all data.';
+
+COMMENT ON COLUMN public.audit_log.before IS 'The object before the change. NULL: it did not exist.';
+
+COMMENT ON COLUMN public.audit_log.after IS 'The object after the change. NULL: it was deleted.';
+
+ALTER TABLE public.audit_log ALTER COLUMN audit_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.audit_log_audit_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 CREATE TABLE public.tenants (
     tenant_id character varying(64) NOT NULL COLLATE pg_catalog."C",
     created_at timestamp with time zone DEFAULT now() NOT NULL,
@@ -391,6 +438,38 @@ COMMENT ON COLUMN public.outbox.type IS 'Type of the event.';
 COMMENT ON COLUMN public.outbox.payload IS 'Payload of the event, as it is sent.';
 
 COMMENT ON COLUMN public.outbox.last_webhook_id IS 'The last webhook, in the order of ids, whose delivery of this event is written; empty before the first.';
+
+CREATE VIEW public.recent_changes AS
+ SELECT changed_at,
+    actor,
+    address,
+    operation,
+    tenant_id,
+    object_id,
+    ( SELECT string_agg(format('%s: %s -> %s'::text, members.name, COALESCE((before ->> members.name), 'none'::text), COALESCE((after ->> members.name), 'none'::text)), ', '::text ORDER BY members.name) AS string_agg
+           FROM ( SELECT jsonb_object_keys((COALESCE(before, '{}'::jsonb) || COALESCE(after, '{}'::jsonb))) AS name) members
+          WHERE ((before -> members.name) IS DISTINCT FROM (after -> members.name))) AS changes,
+    request_id
+   FROM public.audit_log log
+  ORDER BY changed_at DESC, audit_id DESC;
+
+COMMENT ON VIEW public.recent_changes IS 'The audit log, the latest change first. Add a LIMIT: the view then reads only that many rows.';
+
+COMMENT ON COLUMN public.recent_changes.changed_at IS 'When the transaction of the change began.';
+
+COMMENT ON COLUMN public.recent_changes.actor IS 'Who made the change: audit_log.actor.';
+
+COMMENT ON COLUMN public.recent_changes.address IS 'Client address of the request. NULL: no request made the change.';
+
+COMMENT ON COLUMN public.recent_changes.operation IS 'What was done, for example service.updated.';
+
+COMMENT ON COLUMN public.recent_changes.tenant_id IS 'The tenant whose configuration changed. NULL: that of the whole service.';
+
+COMMENT ON COLUMN public.recent_changes.object_id IS 'Id of the service or webhook, or prefix of the API key, that changed. NULL: the runtime configuration, or all data.';
+
+COMMENT ON COLUMN public.recent_changes.changes IS 'Each member that differs, as "name: before -> after".';
+
+COMMENT ON COLUMN public.recent_changes.request_id IS 'X-Request-Id of the request. NULL: the service made the change.';
 
 CREATE VIEW public.recent_responses AS
  SELECT created_at,
@@ -730,6 +809,9 @@ ALTER TABLE ONLY public.api_keys
 ALTER TABLE ONLY public.api_keys
     ADD CONSTRAINT api_keys_prefix_key UNIQUE (prefix);
 
+ALTER TABLE ONLY public.audit_log
+    ADD CONSTRAINT audit_log_pkey PRIMARY KEY (audit_id);
+
 ALTER TABLE ONLY public.caller_totals
     ADD CONSTRAINT caller_totals_pkey PRIMARY KEY (caller, shard);
 
@@ -790,6 +872,16 @@ COMMENT ON INDEX public.api_keys_list IS 'Lists keys in the order of their creat
 COMMENT ON INDEX public.api_keys_pkey IS 'Finds the keys of a tenant.';
 
 COMMENT ON INDEX public.api_keys_prefix_key IS 'Finds the key to revoke. No two keys have the same prefix.';
+
+CREATE INDEX audit_log_by_object ON public.audit_log USING btree (object_id, changed_at);
+
+COMMENT ON INDEX public.audit_log_by_object IS 'Finds the changes of an object.';
+
+CREATE INDEX audit_log_list ON public.audit_log USING btree (changed_at, audit_id);
+
+COMMENT ON INDEX public.audit_log_list IS 'Lists the changes by time.';
+
+COMMENT ON INDEX public.audit_log_pkey IS 'Tells rows apart.';
 
 COMMENT ON INDEX public.caller_totals_pkey IS 'Finds the row to add to, and adds up the rows of a caller.';
 

@@ -1,5 +1,5 @@
 -- The files are in the order in which the schema is understood: tenants and their keys, services, usage, settlements,
--- events, webhooks, idempotency, maintained totals, configuration, the types of the commit statement, views.
+-- events, webhooks, idempotency, maintained totals, configuration, the types of the commit statement, views, audit log.
 --
 -- Identifiers are compared by code unit (COLLATE "C"). The HTTP contract orders them that way, and the service locks
 -- rows in the order in which the database sorts them. Their length is part of their type.

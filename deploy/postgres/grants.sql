@@ -10,7 +10,7 @@ REVOKE ALL ON ALL SEQUENCES IN SCHEMA public FROM agentpay_app, agentpay_reset, 
 -- The service. Where it locks rows that it must not change, it may update one column, because PostgreSQL asks for that.
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO agentpay_app;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO agentpay_app;
-GRANT INSERT ON settlements TO agentpay_app;
+GRANT INSERT ON settlements, audit_log TO agentpay_app;
 GRANT INSERT, UPDATE (list_position) ON agents TO agentpay_app;
 GRANT INSERT, UPDATE (outstanding, settled, reset, version) ON usage_counters TO agentpay_app;
 GRANT INSERT, UPDATE (terms_revision) ON tenants TO agentpay_app;
@@ -25,16 +25,16 @@ GRANT DELETE ON settlements, agents, usage_counters, tenants, totals TO agentpay
 
 -- DBAs.
 GRANT SELECT ON _sqlx_migrations, tenants, services, agents, usage_counters, settlements, totals, event_runs, outbox,
-    webhook_deliveries, webhook_queues, idempotency_keys, caller_totals, full_callers, runtime_config,
-    events, billing_overview, idempotency_overview, recent_responses
+    webhook_deliveries, webhook_queues, idempotency_keys, caller_totals, full_callers, runtime_config, audit_log,
+    events, billing_overview, idempotency_overview, recent_responses, recent_changes
     TO agentpay_readonly;
 GRANT SELECT (tenant_id, prefix, label, created_at) ON api_keys TO agentpay_readonly;
 GRANT SELECT (tenant_id, webhook_id, url, events, created_at, disabled_at, from_position) ON webhooks TO agentpay_readonly;
 GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO agentpay_readonly;
 
--- Auditors: what `agentpay-billing verify` reads. Of API keys and webhooks it counts the rows.
+-- Auditors: what `agentpay-billing verify` reads, and the audit log. Of API keys and webhooks it counts the rows.
 GRANT SELECT ON _sqlx_migrations, tenants, services, agents, usage_counters, settlements, totals, event_runs,
-    idempotency_keys, caller_totals, events, billing_overview
+    idempotency_keys, caller_totals, audit_log, events, billing_overview, recent_changes
     TO agentpay_auditor;
 GRANT SELECT (tenant_id) ON api_keys, webhooks TO agentpay_auditor;
 GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO agentpay_auditor;

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::api::handlers::admin;
 use crate::api::handlers::agents;
 use crate::api::handlers::api_keys;
+use crate::api::handlers::audit_log;
 use crate::api::handlers::billing;
 use crate::api::handlers::changelog;
 use crate::api::handlers::config;
@@ -61,6 +62,7 @@ pub const ROUTES: &[Route] = &[
     operator("POST", "/api/v1/admin/unpause", || post(admin::unpause), admin::UNPAUSE).unlimited(),
     read("/api/v1/admin/status", || get(admin::status), admin::STATUS).unlimited(),
     operator("POST", "/api/v1/admin/reset", || post(admin::reset), admin::RESET).unlimited(),
+    operator("GET", "/api/v1/audit", || get(audit_log::list), audit_log::LIST).strict(),
     read("/api/v1/config", || get(config::show), config::SHOW).strict().unlimited(),
     operator("PATCH", "/api/v1/config", || patch(config::change), config::CHANGE).unlimited(),
     Route { auth: Auth::Metrics, ..read("/api/v1/metrics", || get(metrics::show), metrics::SHOW) }

@@ -13,8 +13,8 @@ use uuid::Uuid;
 use crate::clock::Clock;
 use crate::command::{Answer, Request, TransactionalCommand};
 use crate::commit::Committer;
+use crate::domain::audit_log::Origin;
 use crate::domain::caller::Tenant;
-use crate::domain::timestamp::StoredMoment;
 use crate::full_callers::FullCallers;
 use crate::job_health::JobHealth;
 use crate::runtime_config::SharedRuntimeConfig;
@@ -100,12 +100,11 @@ impl KeyStore<'_> {
         loop {
             let list = async |connection: &mut PgConnection| api_keys::list(connection, &start, PAGE).await;
             let rows = self.pool.run(Instant::now() + READ_LIMIT, list).await?;
-            for row in &rows {
-                self.output.line(format!("{}\t{}\t{}", row.prefix, row.tenant_id, row.label.escape_debug())).await?;
+            for (_, key) in &rows {
+                self.output.line(format!("{}\t{}\t{}", key.prefix, key.tenant_id, key.label.escape_debug())).await?;
             }
-            let Some(last) = rows.last().filter(|_| rows.len() as i64 == PAGE) else { return Ok(()) };
-            let created_at = StoredMoment::from(last.created_at);
-            start = api_keys::Start::After { created_at, prefix: last.prefix.clone() };
+            let Some((last, _)) = rows.last().filter(|_| rows.len() as i64 == PAGE) else { return Ok(()) };
+            start = api_keys::Start::After(last.clone());
         }
     }
 
@@ -132,6 +131,7 @@ impl KeyStore<'_> {
         );
         let request = Request {
             tenant: Tenant::public(),
+            origin: Origin::CLI,
             keyed: None,
             method: "POST",
             path: "/api/v1/api-keys".to_owned(),

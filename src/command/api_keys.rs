@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::domain::api_key::ApiKeyInfo;
+use crate::domain::audit_log::{Change, Operation};
 use crate::domain::caller::Tenant;
 use crate::domain::identifiers::{self, ApiKey};
 use crate::domain::refusal::Refusal;
@@ -45,18 +47,27 @@ pub async fn create(context: &mut TransactionContext<'_>, label: &str, tenant_id
     while api_keys::prefix_exists(context.connection, key.prefix()).await? {
         key = ApiKey::draw(context.rng);
     }
-    api_keys::insert(context.connection, &tenant, key.prefix(), &key.hash(), label, context.now).await?;
+    let info = ApiKeyInfo {
+        prefix: key.prefix().to_owned(),
+        label: label.to_owned(),
+        created_at: context.now,
+        tenant_id: tenant.to_string(),
+    };
+    api_keys::insert(context.connection, &info, &key.hash()).await?;
     context.effects.counts_of(&tenant).api_keys += 1;
     runtime_config::note_keys(context.connection).await?;
+    context.changes.push(Change::of(Operation::ApiKeyCreated, &tenant, key.prefix()).to(info));
     Ok(Reply::json(201, &Created { key: key.reveal(), label, tenant_id: tenant.as_str() }))
 }
 
 pub async fn revoke(context: &mut TransactionContext<'_>, prefix: &str) -> Result<Reply, Stop> {
     runtime_config::lock(context.connection).await?;
-    let Some(tenant) = api_keys::delete(context.connection, prefix).await? else {
+    let Some(info) = api_keys::delete(context.connection, prefix).await? else {
         return Err(Refusal::ApiKeyNotFound(prefix.to_owned()).into());
     };
     runtime_config::note_keys(context.connection).await?;
+    let tenant = Tenant::from_stored(info.tenant_id.clone());
     context.effects.counts_of(&tenant).api_keys -= 1;
+    context.changes.push(Change::of(Operation::ApiKeyRevoked, &tenant, prefix).from(info));
     Ok(Reply::no_content())
 }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use rand::rngs::StdRng;
 use sqlx::PgConnection;
 
+use crate::domain::audit_log::Change;
 use crate::domain::caller::Tenant;
 use crate::domain::event::Event;
 use crate::domain::money::Stroops;
@@ -132,6 +133,8 @@ pub struct TransactionContext<'a> {
     /// Tenants whose terms the command changed: services, prices, flags, or whether they have webhooks.
     pub changed_terms: Vec<Tenant>,
     pub webhook_test: Option<WebhookTest>,
+    /// For the audit log.
+    pub changes: Vec<Change>,
     pub effects: Effects,
 }
 

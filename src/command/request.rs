@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::domain::audit_log::Origin;
 use crate::domain::caller::Tenant;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::names::{AgentId, ServiceId};
@@ -155,6 +156,7 @@ impl TransactionalCommand {
 #[derive(Clone, Debug)]
 pub struct Request {
     pub tenant: Tenant,
+    pub origin: Origin,
     pub keyed: Option<Keyed>,
     pub method: &'static str,
     /// As sent, without the query.

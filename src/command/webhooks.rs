@@ -4,11 +4,12 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::domain::audit_log::{Change, Operation};
 use crate::domain::caller::Tenant;
 use crate::domain::event::Event;
 use crate::domain::identifiers;
 use crate::domain::refusal::Refusal;
-use crate::domain::webhook::{Change, Secret, Webhook, check_types};
+use crate::domain::webhook::{self, Secret, Webhook, check_types};
 use crate::store::{deliveries, webhooks};
 
 use super::context::{Stop, TransactionContext, WebhookTest};
@@ -47,6 +48,8 @@ pub async fn create(
     webhooks::insert(context.connection, tenant, &webhook, &secret).await?;
     context.effects.counts_of(tenant).webhooks += 1;
     context.changed_terms.push(tenant.clone());
+    let change = Change::of(Operation::WebhookCreated, tenant, &webhook.id);
+    context.changes.push(change.to(webhook.without_credentials()));
     let created = Created { id: &webhook.id, url, events, secret: secret.reveal() };
     Ok(Reply::json(201, &created))
 }
@@ -56,7 +59,7 @@ pub async fn change(
     context: &mut TransactionContext<'_>,
     tenant: &Tenant,
     id: &str,
-    change: &Change,
+    change: &webhook::Change,
 ) -> Result<Reply, Stop> {
     let Some(mut webhook) = webhooks::lock(context.connection, tenant, id).await? else {
         return Err(Refusal::WebhookNotFound(id.to_owned()).into());
@@ -67,6 +70,7 @@ pub async fn change(
     if let Err(refusal) = check_types(change.events.as_deref().unwrap_or_default()) {
         return Err(refusal.into());
     }
+    let before = webhook.clone();
     if let Some(url) = &change.url {
         webhook.url.clone_from(url);
     }
@@ -75,13 +79,19 @@ pub async fn change(
     }
     webhook.disabled_at = None;
     webhooks::update(context.connection, tenant, &webhook).await?;
+    if webhook != before {
+        let change = Change::of(Operation::WebhookUpdated, tenant, id);
+        context.changes.push(change.from(before.without_credentials()).to(webhook.without_credentials()));
+    }
     Ok(Reply::json(200, &webhook))
 }
 
 pub async fn delete(context: &mut TransactionContext<'_>, tenant: &Tenant, id: &str) -> Result<Reply, Stop> {
-    if !webhooks::delete(context.connection, tenant, id).await? {
+    let Some(webhook) = webhooks::delete(context.connection, tenant, id).await? else {
         return Err(Refusal::WebhookNotFound(id.to_owned()).into());
-    }
+    };
+    let change = Change::of(Operation::WebhookDeleted, tenant, id);
+    context.changes.push(change.from(webhook.without_credentials()));
     context.effects.counts_of(tenant).webhooks -= 1;
     context.changed_terms.push(tenant.clone());
     deliveries::drop_of_webhook(context.connection, tenant, id, DROPPED_MAX).await?;

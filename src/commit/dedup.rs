@@ -137,6 +137,7 @@ mod tests {
 
     use crate::command::BatchedCommand;
     use crate::commit::job::InDoubt;
+    use crate::domain::audit_log::Origin;
     use crate::domain::caller::Tenant;
     use crate::domain::fingerprint::Fingerprint;
 
@@ -151,6 +152,7 @@ mod tests {
             let id = CallerKey { caller: "ip:192.0.2.1".into(), key: "k".into() };
             let request = Request {
                 tenant: Tenant::public(),
+                origin: Origin::CLI,
                 keyed: Some(Keyed { id, fingerprint: Fingerprint([*fingerprint; 32]) }),
                 method: "POST",
                 path: "/".into(),

@@ -146,6 +146,7 @@ mod tests {
     use crate::command::context::AgentsToSettle;
     use crate::command::{Answer, BatchedCommand, Request};
     use crate::commit::plan;
+    use crate::domain::audit_log::Origin;
     use crate::domain::caller::Tenant;
     use crate::domain::names::{AgentId, ServiceId};
     use crate::domain::usage::{Pair, UsageRecord};
@@ -157,6 +158,7 @@ mod tests {
         let pair = Pair { agent: AgentId::from_stored("a".into()), service_id: ServiceId::from_stored("s".into()) };
         let request = Request {
             tenant: Tenant::from_stored(tenant.to_owned()),
+            origin: Origin::CLI,
             keyed: None,
             method: "POST",
             path: path.to_owned(),

@@ -6,9 +6,10 @@ use std::time::Duration;
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use crate::command::TransactionalCommand;
 use crate::command::context::{Effects, Stop, TransactionContext};
+use crate::command::{Request, TransactionalCommand};
 use crate::domain::caller::Tenant;
+use crate::store::audit_log;
 use crate::store::commit::{self, Changes, Wanted};
 use crate::store::deliveries::{self, Test};
 use crate::store::server::CommitTransaction;
@@ -63,6 +64,7 @@ impl TransactionAttempt<'_> {
             rng: &mut *self.rng,
             changed_terms: Vec::new(),
             webhook_test: None,
+            changes: Vec::new(),
             effects: Effects::default(),
         };
         let outcome = match command.apply(&mut context, &job.request).await {
@@ -70,8 +72,12 @@ impl TransactionAttempt<'_> {
             Err(Stop::Refuse(refusal)) => Err(refusal),
             Err(Stop::Fault(error)) => return Err(error.into()),
         };
-        let TransactionContext { changed_terms, webhook_test, effects, .. } = context;
+        let TransactionContext { changed_terms, webhook_test, changes: audited, effects, .. } = context;
         let connection = transaction.connection();
+        if !audited.is_empty() {
+            let Request { origin, request_id, .. } = &job.request;
+            audit_log::append(connection, origin, Some(request_id), now, &audited).await?;
+        }
         let answer = dedup::answer(&job.request, outcome);
 
         let listening: Vec<&Tenant> =

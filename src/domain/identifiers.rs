@@ -37,6 +37,21 @@ impl ApiKey {
     }
 }
 
+/// The public name of an API key, in the log and to operators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyPrefix([u8; "apk_".len() + PREFIX_DIGITS]);
+
+impl KeyPrefix {
+    /// None for a text of another form.
+    pub fn from_stored(text: &str) -> Option<Self> {
+        text.is_ascii().then(|| text.as_bytes().try_into().ok().map(Self))?
+    }
+
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("ASCII")
+    }
+}
+
 /// The stored hash of an API key: SHA-256. A key has 128 random bits, so it needs no slow hash.
 pub fn hash_of_key(presented: &[u8]) -> [u8; 32] {
     Sha256::digest(presented).into()

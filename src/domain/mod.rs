@@ -1,5 +1,7 @@
 //! Values and rules that all other modules share. No async, no SQL, no HTTP, no clock, no random numbers.
 
+pub mod api_key;
+pub mod audit_log;
 pub mod caller;
 pub mod delivery;
 pub mod event;

@@ -31,6 +31,14 @@ pub struct PricedService {
     pub price_stroops: i64,
 }
 
+impl PricedService {
+    /// The service as it is once it is registered.
+    pub fn to_service(&self) -> Service {
+        let Self { service_id, price_stroops } = self.clone();
+        Service { service_id, price_stroops, disabled: false, metadata: None }
+    }
+}
+
 /// A change of a registered service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServiceEdit {

@@ -44,6 +44,26 @@ pub struct Webhook {
     pub disabled_at: Option<Timestamp>,
 }
 
+impl Webhook {
+    /// The webhook as the audit log shows it: user, password and query of its URL, which may be secrets, are replaced.
+    pub fn without_credentials(&self) -> Self {
+        let mut shown = self.clone();
+        let Ok(mut url) = Url::parse(&self.url) else { return shown };
+        if url.username().is_empty() && url.password().is_none() && url.query().is_none() {
+            return shown;
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            // A URL with a host takes both.
+            let _ = url.set_username("***").and_then(|()| url.set_password(None));
+        }
+        if url.query().is_some() {
+            url.set_query(Some("***"));
+        }
+        shown.url = url.into();
+        shown
+    }
+}
+
 /// The content of a PATCH request. The event types are validated after the webhook was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -135,6 +155,26 @@ mod tests {
     #[test]
     fn a_secret_is_not_printed() {
         assert_eq!(format!("{:?}", Secret::from_stored([b'x'; 32])), "Secret");
+    }
+
+    #[test]
+    fn credentials_in_a_url_are_not_shown() {
+        for (url, shown) in [
+            ("https://example.com/hook", "https://example.com/hook"),
+            ("https://example.com", "https://example.com"),
+            ("https://user:secret@example.com/hook?token=secret", "https://***@example.com/hook?***"),
+            ("https://:secret@example.com/", "https://***@example.com/"),
+            ("https://example.com/?token=secret#part", "https://example.com/?***#part"),
+        ] {
+            let webhook = Webhook {
+                id: "wh_0123456789abcdef".to_owned(),
+                url: url.to_owned(),
+                events: vec![EVERY_TYPE.to_owned()],
+                created_at: Timestamp::from_ms(0),
+                disabled_at: None,
+            };
+            assert_eq!(webhook.without_credentials().url, shown);
+        }
     }
 
     #[test]

@@ -4,8 +4,9 @@ use std::time::Instant;
 
 use sqlx::PgConnection;
 
+use crate::domain::api_key::ApiKeyInfo;
 use crate::domain::refusal::Refusal;
-use crate::store::api_keys::{self, ApiKeyRow, Start};
+use crate::store::api_keys::{self, ApiKeyCursor, Start};
 
 use super::page::Page;
 use super::reader::Reader;
@@ -16,7 +17,7 @@ pub async fn list(
     start: &Start,
     limit: i64,
     deadline: Instant,
-) -> Result<(Page<ApiKeyRow>, i64), Refusal> {
+) -> Result<(Page<(ApiKeyCursor, ApiKeyInfo)>, i64), Refusal> {
     let read = async |connection: &mut PgConnection| {
         let rows = api_keys::list(connection, start, limit + 1).await?;
         Ok((rows, api_keys::count(connection).await?))

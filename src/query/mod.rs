@@ -3,6 +3,7 @@
 
 pub mod agents;
 pub mod api_keys;
+pub mod audit_log;
 pub mod coalescer;
 pub mod events;
 pub mod exports;

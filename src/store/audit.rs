@@ -294,6 +294,8 @@ async fn sequences(
         FROM (
             SELECT 'agents.list_position', pg_get_serial_sequence('agents', 'list_position'),
                    (SELECT max(list_position) FROM agents)
+            UNION ALL SELECT 'audit_log.audit_id', pg_get_serial_sequence('audit_log', 'audit_id'),
+                   (SELECT max(audit_id) FROM audit_log)
             UNION ALL SELECT 'event_runs.position', 'event_positions', (SELECT max(position) FROM event_runs)
             UNION ALL SELECT 'services.list_position', pg_get_serial_sequence('services', 'list_position'),
                    (SELECT max(list_position) FROM services)

@@ -5,6 +5,7 @@
 pub mod agents;
 pub mod api_keys;
 pub mod audit;
+pub mod audit_log;
 pub mod caller_totals;
 pub mod commit;
 pub mod deliveries;

@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 
 use crate::domain::caller::Tenant;
 use crate::domain::names::ServiceId;
-use crate::domain::service::{Metadata, PricedService, Registration, Service};
+use crate::domain::service::{Metadata, PricedService, Service};
 use crate::domain::timestamp::Timestamp;
 
 use super::{StoreError, corrupt};
@@ -60,21 +60,41 @@ pub async fn find(
     Ok(row.map(Service::from))
 }
 
+/// The same, and keeps others from changing it until the transaction ends.
+pub async fn lock(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    service_id: &ServiceId,
+) -> Result<Option<Service>, StoreError> {
+    let row = sqlx::query_as!(
+        Row,
+        "-- services::lock
+        SELECT service_id, price_stroops, disabled, description, owner
+        FROM services WHERE tenant_id = $1 AND service_id = $2 FOR NO KEY UPDATE",
+        tenant.as_str(),
+        service_id.as_str(),
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.map(Service::from))
+}
+
 /// Registers a new service.
 pub async fn insert(
     connection: &mut PgConnection,
     tenant: &Tenant,
-    registration: &Registration,
+    service: &Service,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let metadata = registration.metadata.as_ref();
+    let metadata = service.metadata.as_ref();
     sqlx::query!(
         "-- services::insert
-        INSERT INTO services (tenant_id, service_id, price_stroops, description, owner, created_at)
-        VALUES ($1, $2, $3, $4, $5, $6)",
+        INSERT INTO services (tenant_id, service_id, price_stroops, disabled, description, owner, created_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7)",
         tenant.as_str(),
-        registration.service_id.as_str(),
-        registration.price_stroops,
+        service.service_id.as_str(),
+        service.price_stroops,
+        service.disabled,
         metadata.map(|metadata| metadata.description.as_str()),
         metadata.map(|metadata| metadata.owner.as_str()),
         now.to_date_time(),
@@ -84,42 +104,40 @@ pub async fn insert(
     Ok(())
 }
 
-/// Sets the price of a registered service, and its metadata if there is any. False if it is not registered.
-pub async fn update(
-    connection: &mut PgConnection,
-    tenant: &Tenant,
-    registration: &Registration,
-) -> Result<bool, StoreError> {
-    let metadata = registration.metadata.as_ref();
-    let updated = sqlx::query!(
+/// Stores a changed service: its price, its metadata and its flag.
+pub async fn update(connection: &mut PgConnection, tenant: &Tenant, service: &Service) -> Result<(), StoreError> {
+    let metadata = service.metadata.as_ref();
+    sqlx::query!(
         "-- services::update
-        UPDATE services
-        SET price_stroops = $3, description = coalesce($4, description), owner = coalesce($5, owner)
+        UPDATE services SET price_stroops = $3, disabled = $4, description = $5, owner = $6
         WHERE tenant_id = $1 AND service_id = $2",
         tenant.as_str(),
-        registration.service_id.as_str(),
-        registration.price_stroops,
+        service.service_id.as_str(),
+        service.price_stroops,
+        service.disabled,
         metadata.map(|metadata| metadata.description.as_str()),
         metadata.map(|metadata| metadata.owner.as_str()),
     )
     .execute(connection)
     .await?;
-    Ok(updated.rows_affected() > 0)
+    Ok(())
 }
 
 /// Those of `ids` that are registered, in any order.
-pub async fn registered(
+pub async fn find_all(
     connection: &mut PgConnection,
     tenant: &Tenant,
     ids: &[&ServiceId],
-) -> Result<Vec<ServiceId>, StoreError> {
+) -> Result<Vec<Service>, StoreError> {
     let ids: Vec<&str> = ids.iter().map(|id| id.as_str()).collect();
-    let found = sqlx::query_scalar!(
-        r#"-- services::registered
-        SELECT service.service_id AS "service_id!"
+    let rows = sqlx::query_as!(
+        Row,
+        r#"-- services::find_all
+        SELECT service.service_id AS "service_id!", service.price_stroops AS "price_stroops!",
+               service.disabled AS "disabled!", service.description, service.owner
         FROM unnest($2::text[]) AS wanted (service_id)
         CROSS JOIN LATERAL (
-            SELECT service_id FROM services
+            SELECT service_id, price_stroops, disabled, description, owner FROM services
             WHERE services.tenant_id = $1 AND services.service_id = wanted.service_id
             LIMIT 1
         ) AS service"#,
@@ -128,7 +146,7 @@ pub async fn registered(
     )
     .fetch_all(connection)
     .await?;
-    Ok(found.into_iter().map(ServiceId::from_stored).collect())
+    Ok(rows.into_iter().map(Service::from).collect())
 }
 
 /// Registers new, distinct services. Lists show them in this order.
@@ -180,78 +198,16 @@ pub async fn set_prices(
     if updated.iter().all(|was_there| *was_there) { Ok(()) } else { Err(corrupt("a service vanished under its lock")) }
 }
 
-/// Sets the price of a service. False if it is not registered.
-pub async fn set_price(
-    connection: &mut PgConnection,
-    tenant: &Tenant,
-    service_id: &ServiceId,
-    price_stroops: i64,
-) -> Result<bool, StoreError> {
-    let updated = sqlx::query!(
-        "-- services::set_price
-        UPDATE services SET price_stroops = $3 WHERE tenant_id = $1 AND service_id = $2",
-        tenant.as_str(),
-        service_id.as_str(),
-        price_stroops,
-    )
-    .execute(connection)
-    .await?;
-    Ok(updated.rows_affected() > 0)
-}
-
-/// Sets the metadata of a service. False if it is not registered.
-pub async fn set_metadata(
-    connection: &mut PgConnection,
-    tenant: &Tenant,
-    service_id: &ServiceId,
-    metadata: &Metadata,
-) -> Result<bool, StoreError> {
-    let updated = sqlx::query!(
-        "-- services::set_metadata
-        UPDATE services SET description = $3, owner = $4 WHERE tenant_id = $1 AND service_id = $2",
-        tenant.as_str(),
-        service_id.as_str(),
-        metadata.description,
-        metadata.owner,
-    )
-    .execute(connection)
-    .await?;
-    Ok(updated.rows_affected() > 0)
-}
-
-/// Disables or enables a service. False if it is not registered.
-pub async fn set_disabled(
-    connection: &mut PgConnection,
-    tenant: &Tenant,
-    service_id: &ServiceId,
-    disabled: bool,
-) -> Result<bool, StoreError> {
-    let updated = sqlx::query!(
-        "-- services::set_disabled
-        UPDATE services SET disabled = $3 WHERE tenant_id = $1 AND service_id = $2",
-        tenant.as_str(),
-        service_id.as_str(),
-        disabled,
-    )
-    .execute(connection)
-    .await?;
-    Ok(updated.rows_affected() > 0)
-}
-
-/// Deletes a service with its metadata and its flag. False if it is not registered.
-pub async fn delete(
-    connection: &mut PgConnection,
-    tenant: &Tenant,
-    service_id: &ServiceId,
-) -> Result<bool, StoreError> {
-    let deleted = sqlx::query!(
+/// Deletes a service with its metadata and its flag.
+pub async fn delete(connection: &mut PgConnection, tenant: &Tenant, service_id: &ServiceId) -> Result<(), StoreError> {
+    sqlx::query!(
         "-- services::delete\nDELETE FROM services WHERE tenant_id = $1 AND service_id = $2",
         tenant.as_str(),
         service_id.as_str(),
     )
     .execute(connection)
     .await?;
-    Ok(deleted.rows_affected() > 0)
+    Ok(())
 }
 
 /// Services in the order of their creation, without the first `offset`, and the length of the whole filtered list.

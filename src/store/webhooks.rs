@@ -139,16 +139,19 @@ pub async fn update(connection: &mut PgConnection, tenant: &Tenant, webhook: &We
     Ok(())
 }
 
-/// False if there is no such webhook.
-pub async fn delete(connection: &mut PgConnection, tenant: &Tenant, id: &str) -> Result<bool, StoreError> {
-    let deleted = sqlx::query!(
-        "-- webhooks::delete\nDELETE FROM webhooks WHERE tenant_id = $1 AND webhook_id = $2",
+/// Returns the webhook as it was; none if there is no such webhook.
+pub async fn delete(connection: &mut PgConnection, tenant: &Tenant, id: &str) -> Result<Option<Webhook>, StoreError> {
+    let row = sqlx::query_as!(
+        Row,
+        "-- webhooks::delete
+        DELETE FROM webhooks WHERE tenant_id = $1 AND webhook_id = $2
+        RETURNING webhook_id, url, events, created_at, disabled_at",
         tenant.as_str(),
         id,
     )
-    .execute(connection)
+    .fetch_optional(connection)
     .await?;
-    Ok(deleted.rows_affected() > 0)
+    Ok(row.map(Webhook::from))
 }
 
 /// At most `limit` webhooks of a tenant after the cursor, by creation time and id.

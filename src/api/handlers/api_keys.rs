@@ -9,10 +9,11 @@ use serde_json::Value;
 
 use crate::command::TransactionalCommand;
 use crate::command::answers::CreatedApiKey;
+use crate::domain::api_key::ApiKeyInfo;
 use crate::domain::refusal::Refusal;
-use crate::domain::timestamp::{StoredMoment, Timestamp};
+use crate::domain::timestamp::StoredMoment;
 use crate::query::api_keys;
-use crate::store::api_keys::{ApiKeyRow, Start};
+use crate::store::api_keys::{ApiKeyCursor, Start};
 
 use crate::api::openapi::bodies;
 use crate::api::openapi::description::{CURSOR, Description, OFFSET, limit};
@@ -72,19 +73,9 @@ pub async fn revoke(State(state): State<ApiState>, write: WriteRequest) -> Resul
 
 #[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[schemars(rename = "ApiKey")]
-struct Item {
-    prefix: String,
-    label: String,
-    created_at: Timestamp,
-    tenant_id: String,
-}
-
-#[derive(JsonSchema, Serialize)]
-#[serde(rename_all = "camelCase")]
 #[schemars(rename = "ApiKeyList")]
 struct List {
-    items: Vec<Item>,
+    items: Vec<ApiKeyInfo>,
     total: i64,
     next_cursor: Option<String>,
 }
@@ -109,23 +100,16 @@ pub async fn list(State(state): State<ApiState>, request: ReadRequest) -> Result
         None => Start::Offset(query.bounded("offset", 0, 0, 1 << 40)),
     };
     let (page, total) = api_keys::list(&state.reader, &start, limit, request.deadline).await?;
-    let next_cursor = page
-        .last_if_more()
-        .map(|last| encode_cursor(&format!("{}:{}", StoredMoment::from(last.created_at), last.prefix)));
-    let items = page.rows.into_iter().map(Item::from).collect();
+    let next_cursor =
+        page.last_if_more().map(|(cursor, _)| encode_cursor(&format!("{}:{}", cursor.created_at, cursor.prefix)));
+    let items = page.rows.into_iter().map(|(_, key)| key).collect();
     Ok(json(&List { items, total, next_cursor }))
-}
-
-impl From<ApiKeyRow> for Item {
-    fn from(row: ApiKeyRow) -> Self {
-        Self { prefix: row.prefix, label: row.label, created_at: row.created_at.into(), tenant_id: row.tenant_id }
-    }
 }
 
 fn parse_cursor(cursor: &str) -> Option<Start> {
     let (created_at, prefix) = cursor.split_once(':')?;
     let created_at = StoredMoment::parse(created_at)?;
-    (!prefix.is_empty()).then(|| Start::After { created_at, prefix: prefix.to_owned() })
+    (!prefix.is_empty()).then(|| Start::After(ApiKeyCursor { created_at, prefix: prefix.to_owned() }))
 }
 
 fn parse_creation(body: &Value) -> Result<TransactionalCommand, Refusal> {

@@ -4,6 +4,7 @@
 pub(crate) mod admin;
 pub(crate) mod agents;
 pub(crate) mod api_keys;
+pub(crate) mod audit_log;
 pub(crate) mod billing;
 pub(crate) mod changelog;
 pub(crate) mod config;

@@ -40,7 +40,7 @@ pub fn tags() -> Value {
     TAGS.iter().map(tag).collect()
 }
 
-const TAGS: [(&str, &str); 14] = [
+const TAGS: [(&str, &str); 15] = [
     ("usage", "Record the requests that agents make, and read what is outstanding."),
     ("settlements", "Bill outstanding usage, and read the permanent record of bills."),
     ("billing", "Quote what a settlement would bill now."),
@@ -52,6 +52,7 @@ const TAGS: [(&str, &str); 14] = [
     ("api-keys", "Manage the keys of tenants. For the operator."),
     ("config", "Read and change the runtime configuration."),
     ("admin", "Pause writes and reset data. For the operator."),
+    ("audit", "Read who changed what. For the operator."),
     ("statistics", "Totals for dashboards and metrics for Prometheus."),
     ("health", "Liveness, readiness and a report on each part of the service."),
     ("about", "The version, the changelog and this document."),

@@ -8,10 +8,12 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, Uri};
 use subtle::ConstantTimeEq;
 
+use crate::domain::audit_log::{Actor, Origin};
 use crate::domain::caller::{Caller, ClientAddress, Tenant};
 use crate::domain::identifiers::hash_of_key;
 use crate::domain::refusal::Refusal;
 use crate::settings::api::ApiSettings;
+use crate::store::api_keys::KnownKey;
 
 use crate::api::request::forwarded::{self, Doubt};
 use crate::api::request::keyless;
@@ -24,8 +26,8 @@ pub struct Identity {
     pub tenant: Tenant,
     pub caller: Caller,
     pub address: ClientAddress,
+    pub actor: Actor,
     pub is_operator: bool,
-    pub has_key: bool,
     /// Its API key was not looked up, because its address has no quota left. It must not be treated as a request
     /// without a key.
     pub is_unidentified: bool,
@@ -33,6 +35,18 @@ pub struct Identity {
     pub has_metrics_token: bool,
     /// API keys are not required, and the request does not come from this machine (HTTP contract, section 3.3).
     pub is_foreign: bool,
+}
+
+impl Identity {
+    /// Whether its API key is recognised.
+    pub fn has_key(&self) -> bool {
+        matches!(self.actor, Actor::ApiKey(_))
+    }
+
+    /// Where its changes come from.
+    pub fn origin(&self) -> Origin {
+        Origin { actor: self.actor, address: Some(self.address.clone()) }
+    }
 }
 
 /// Identifies the caller. An API key that cannot be looked up is refused, unless the route needs no database.
@@ -50,8 +64,8 @@ pub async fn identify(
         tenant: Tenant::public(),
         caller: Caller::Address(address.clone()),
         address,
+        actor: Actor::Anonymous,
         is_operator: false,
-        has_key: false,
         is_unidentified: false,
         has_metrics_token: has_metrics_token(headers, settings),
         is_foreign,
@@ -67,15 +81,15 @@ pub async fn identify(
         }
     };
     if settings.admin_api_key.as_ref().is_some_and(|admin| is_secret(admin, &presented)) {
-        return Ok(Identity { is_operator: !is_foreign, ..anonymous });
+        return Ok(Identity { actor: Actor::Admin, is_operator: !is_foreign, ..anonymous });
     }
     if route.is_some_and(|route| !route.needs_tenant()) {
         return Ok(anonymous);
     }
     match state.known_keys.look_up(presented, &anonymous.caller, deadline).await {
-        Ok(Presented::Recognised(tenant)) => {
+        Ok(Presented::Recognised(KnownKey { prefix, tenant })) => {
             let caller = Caller::Tenant(tenant.clone());
-            Ok(Identity { tenant, caller, has_key: true, ..anonymous })
+            Ok(Identity { tenant, caller, actor: Actor::ApiKey(prefix), ..anonymous })
         }
         Ok(Presented::Unknown) => Ok(anonymous),
         Ok(Presented::NotLookedUp) => Ok(Identity { is_unidentified: true, ..anonymous }),
@@ -94,7 +108,7 @@ pub fn authorise(route: &Route, identity: &Identity, settings: &ApiSettings) -> 
     match route.auth {
         Auth::Operator if !identity.is_operator && is_write => Err(Refusal::AdminKeyForWrites),
         Auth::Operator if !identity.is_operator => Err(Refusal::AdminKeyForReads),
-        Auth::Tenant if settings.require_api_key && !identity.has_key => Err(Refusal::ApiKeyForWrites),
+        Auth::Tenant if settings.require_api_key && !identity.has_key() => Err(Refusal::ApiKeyForWrites),
         Auth::Metrics if guards_metrics && !identity.is_operator && !identity.has_metrics_token => {
             Err(Refusal::KeyForMetrics)
         }

@@ -11,12 +11,12 @@ use hashlink::LruCache;
 use tokio::time::Instant;
 
 use crate::clock::Clock;
-use crate::domain::caller::{Caller, Tenant};
+use crate::domain::caller::Caller;
 use crate::domain::refusal::Refusal;
 use crate::domain::runtime_config::Limits;
 use crate::query::reader::{Reader, Reads};
 use crate::runtime_config::SharedRuntimeConfig;
-use crate::store::api_keys;
+use crate::store::api_keys::{self, KnownKey};
 
 use crate::api::http::rate_limit::RateLimiter;
 
@@ -36,7 +36,7 @@ type KeyHash = [u8; 32];
 /// The result of looking up a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Presented {
-    Recognised(Tenant),
+    Recognised(KnownKey),
     Unknown,
     /// Not looked up, because its address has no quota left.
     NotLookedUp,
@@ -44,11 +44,11 @@ pub enum Presented {
 
 /// Entries from before the latest change of API keys, on any replica, are not used.
 pub struct KnownKeys {
-    recognised: Cache<Tenant>,
+    recognised: Cache<KnownKey>,
     unknown: Cache<()>,
     /// For keys that were recognised before. Other keys wait for separate queries.
-    refreshes: Reads<KeyHash, Option<Tenant>>,
-    lookups: Reads<KeyHash, Option<Tenant>>,
+    refreshes: Reads<KeyHash, Option<KnownKey>>,
+    lookups: Reads<KeyHash, Option<KnownKey>>,
     /// Counts keys that were looked up although their address had no quota left.
     guesses: RateLimiter,
     changes: AtomicU64,
@@ -115,7 +115,7 @@ impl KnownKeys {
         self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Looks up the tenant of the key with this hash, presented by a client at `address`.
+    /// Looks up the key with this hash, presented by a client at `address`.
     pub async fn look_up(
         &self,
         hash: KeyHash,
@@ -137,11 +137,11 @@ impl KnownKeys {
         }
         let reads = if recognised.is_some() { &self.refreshes } else { &self.lookups };
         // Boxed, because few requests need a lookup and every request would otherwise have its size.
-        let tenant = Box::pin(self.reader.load(reads, hash, deadline, api_keys::tenants_of)).await?;
-        match tenant {
-            Some(tenant) => {
-                self.recognised.lock().insert(hash, Known { looked_up: now, version, what: tenant.clone() });
-                Ok(Presented::Recognised(tenant))
+        let key = Box::pin(self.reader.load(reads, hash, deadline, api_keys::find_all)).await?;
+        match key {
+            Some(key) => {
+                self.recognised.lock().insert(hash, Known { looked_up: now, version, what: key.clone() });
+                Ok(Presented::Recognised(key))
             }
             None => {
                 self.recognised.lock().remove(&hash);

@@ -77,6 +77,7 @@ impl WriteRequest {
         let Self { context, keyed, .. } = self;
         Ok(command::Request {
             tenant: context.tenant().clone(),
+            origin: context.identity.origin(),
             keyed,
             method: context.route.method,
             path: context.received.path.clone(),

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::command::context::{Stop, TransactionContext};
 use crate::command::reply::Reply;
+use crate::domain::audit_log::{Change, Operation};
 use crate::domain::runtime_config::Limit;
 use crate::store::runtime_config;
 
@@ -11,7 +12,12 @@ pub async fn set_paused(context: &mut TransactionContext<'_>, paused: bool) -> R
     runtime_config::lock(context.connection).await?;
     let config = runtime_config::read(context.connection).await?;
     runtime_config::write(context.connection, &config.limits, paused).await?;
-    Ok(Reply::json(200, &json!({ "paused": paused })))
+    let reply = |paused| json!({ "paused": paused });
+    if paused != config.paused {
+        let operation = if paused { Operation::WritesPaused } else { Operation::WritesResumed };
+        context.changes.push(Change::of_service(operation).from(reply(config.paused)).to(reply(paused)));
+    }
+    Ok(Reply::json(200, &reply(paused)))
 }
 
 /// Applies all changes together. Without changes it returns the limits in force.
@@ -19,12 +25,16 @@ pub async fn change_limits(context: &mut TransactionContext<'_>, changes: &[(Lim
     if !changes.is_empty() {
         runtime_config::lock(context.connection).await?;
     }
-    let mut config = runtime_config::read(context.connection).await?;
+    let before = runtime_config::read(context.connection).await?;
+    let mut limits = before.limits;
     for (limit, value) in changes {
-        *(limit.of)(&mut config.limits) = *value;
+        *(limit.of)(&mut limits) = *value;
     }
     if !changes.is_empty() {
-        runtime_config::write(context.connection, &config.limits, config.paused).await?;
+        runtime_config::write(context.connection, &limits, before.paused).await?;
     }
-    Ok(Reply::json(200, &json!({ "config": config.limits })))
+    if limits != before.limits {
+        context.changes.push(Change::of_service(Operation::ConfigUpdated).from(before.limits).to(limits));
+    }
+    Ok(Reply::json(200, &json!({ "config": limits })))
 }

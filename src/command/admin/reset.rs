@@ -3,10 +3,12 @@
 use rand::RngExt;
 use schemars::JsonSchema;
 use serde::Serialize;
+use serde_json::json;
 use uuid::Builder;
 
 use crate::command::context::{Stop, TransactionContext};
 use crate::command::reply::Reply;
+use crate::domain::audit_log::{Change, Operation};
 use crate::domain::caller::Tenant;
 use crate::domain::runtime_config::Limits;
 use crate::domain::timestamp::Timestamp;
@@ -80,6 +82,8 @@ pub async fn apply(context: &mut TransactionContext<'_>, rate_buckets: u64) -> R
         paused: before.paused,
         config: before.limits,
     };
+    let after = json!({ "paused": false, "config": config });
+    context.changes.push(Change::of_service(Operation::DataReset).from(cleared).to(after));
     let audit_event = AuditEvent {
         id: Builder::from_random_bytes(context.rng.random()).into_uuid().to_string(),
         ts: context.now,

@@ -6,12 +6,12 @@ use serde::Serialize;
 use crate::command::context::{Stop, TransactionContext};
 use crate::command::reply::Reply;
 use crate::command::services::set_enabled::ServiceState;
+use crate::domain::audit_log::Operation;
 use crate::domain::caller::Tenant;
 use crate::domain::money::PRICE_MAX;
 use crate::domain::names::ServiceId;
 use crate::domain::refusal::Refusal;
 use crate::domain::service::{Metadata, ServiceEdit};
-use crate::store::services;
 
 #[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -36,24 +36,24 @@ pub async fn apply(
     service_id: &ServiceId,
     edit: &Result<ServiceEdit, Refusal>,
 ) -> Result<Reply, Stop> {
-    let exists = match edit {
-        Ok(ServiceEdit::Price(price)) => services::set_price(context.connection, tenant, service_id, *price).await?,
-        Ok(ServiceEdit::Metadata(metadata)) => {
-            services::set_metadata(context.connection, tenant, service_id, metadata).await?
+    let before = super::registered(context, tenant, service_id).await?;
+    let mut after = before.clone();
+    let (operation, reply) = match edit.as_ref().map_err(Refusal::clone)? {
+        ServiceEdit::Price(price) => {
+            after.price_stroops = *price;
+            let reply = Reply::json(200, &ServicePrice { service_id, price_stroops: *price });
+            (Operation::ServiceUpdated, reply)
         }
-        Ok(ServiceEdit::Disabled(disabled)) => {
-            services::set_disabled(context.connection, tenant, service_id, *disabled).await?
+        ServiceEdit::Metadata(metadata) => {
+            after.metadata = Some(metadata.clone());
+            (Operation::ServiceUpdated, Reply::json(200, &ServiceMetadata { service_id, metadata }))
         }
-        Err(_) => services::find(context.connection, tenant, service_id).await?.is_some(),
+        ServiceEdit::Disabled(disabled) => {
+            after.disabled = *disabled;
+            let reply = Reply::json(200, &ServiceState { service_id, disabled: *disabled });
+            (super::set_disabled(*disabled), reply)
+        }
     };
-    if !exists {
-        return Err(Refusal::ServiceNotRegistered(service_id.clone()).into());
-    }
-    let edit = edit.as_ref().map_err(Refusal::clone)?;
-    context.changed_terms.push(tenant.clone());
-    Ok(match edit {
-        ServiceEdit::Price(price) => Reply::json(200, &ServicePrice { service_id, price_stroops: *price }),
-        ServiceEdit::Metadata(metadata) => Reply::json(200, &ServiceMetadata { service_id, metadata }),
-        ServiceEdit::Disabled(disabled) => Reply::json(200, &ServiceState { service_id, disabled: *disabled }),
-    })
+    super::store(context, tenant, operation, &before, &after).await?;
+    Ok(reply)
 }

@@ -5,10 +5,11 @@ use serde::Serialize;
 
 use crate::command::context::{Stop, TransactionContext};
 use crate::command::reply::Reply;
+use crate::domain::audit_log::{Change, Operation};
 use crate::domain::caller::Tenant;
 use crate::domain::names::ServiceId;
 use crate::domain::refusal::Refusal;
-use crate::domain::service::{Metadata, Registration};
+use crate::domain::service::{Metadata, Registration, Service};
 use crate::store::{services, totals};
 
 #[derive(JsonSchema, Serialize)]
@@ -27,23 +28,34 @@ pub async fn apply(
     tenant: &Tenant,
     registration: &Registration,
 ) -> Result<Reply, Stop> {
-    let status = if services::update(context.connection, tenant, registration).await? {
-        200
-    } else {
-        if totals::services(context.connection, tenant).await? >= context.limits.services_store_max_keys {
-            return Err(Refusal::ServiceCapacity.into());
+    let Registration { service_id, price_stroops, metadata } = registration;
+    let status = match services::lock(context.connection, tenant, service_id).await? {
+        Some(before) => {
+            let mut after = Service { price_stroops: *price_stroops, ..before.clone() };
+            if let Some(metadata) = metadata {
+                after.metadata = Some(metadata.clone());
+            }
+            super::store(context, tenant, Operation::ServiceUpdated, &before, &after).await?;
+            200
         }
-        services::insert(context.connection, tenant, registration, context.now).await?;
-        context.effects.counts_of(tenant).services += 1;
-        201
+        None => {
+            if totals::services(context.connection, tenant).await? >= context.limits.services_store_max_keys {
+                return Err(Refusal::ServiceCapacity.into());
+            }
+            let service = Service {
+                service_id: service_id.clone(),
+                price_stroops: *price_stroops,
+                disabled: false,
+                metadata: metadata.clone(),
+            };
+            services::insert(context.connection, tenant, &service, context.now).await?;
+            context.effects.counts_of(tenant).services += 1;
+            context.changed_terms.push(tenant.clone());
+            let change = Change::of(Operation::ServiceCreated, tenant, service_id.as_str());
+            context.changes.push(change.to(service));
+            201
+        }
     };
-    context.changed_terms.push(tenant.clone());
-    Ok(Reply::json(
-        status,
-        &Registered {
-            service_id: &registration.service_id,
-            price_stroops: registration.price_stroops,
-            metadata: registration.metadata.as_ref(),
-        },
-    ))
+    let registered = Registered { service_id, price_stroops: *price_stroops, metadata: metadata.as_ref() };
+    Ok(Reply::json(status, &registered))
 }

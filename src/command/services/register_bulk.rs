@@ -1,15 +1,16 @@
 //! Registers many services, or sets their prices, in five statements for any number of items.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::command::context::{Stop, TransactionContext};
 use crate::command::reply::Reply;
+use crate::domain::audit_log::{Change, Operation};
 use crate::domain::caller::Tenant;
 use crate::domain::names::ServiceId;
-use crate::domain::service::PricedService;
+use crate::domain::service::{PricedService, Service};
 use crate::store::{services, totals};
 
 #[derive(JsonSchema, Serialize)]
@@ -51,7 +52,9 @@ pub async fn apply(
     items: &[Option<PricedService>],
 ) -> Result<Reply, Stop> {
     let ids: Vec<&ServiceId> = items.iter().flatten().map(|item| &item.service_id).collect();
-    let found: HashSet<ServiceId> = services::registered(context.connection, tenant, &ids).await?.into_iter().collect();
+    let found = services::find_all(context.connection, tenant, &ids).await?;
+    let found: HashMap<ServiceId, Service> =
+        found.into_iter().map(|service| (service.service_id.clone(), service)).collect();
     let count = totals::services(context.connection, tenant).await?;
     let outcomes = decide(items, &found, context.limits.services_store_max_keys - count);
 
@@ -61,6 +64,18 @@ pub async fn apply(
     };
     let created = chosen(|outcome| matches!(outcome, ItemOutcome::Created));
     let mut updated = chosen(|outcome| matches!(outcome, ItemOutcome::Updated));
+    for item in &created {
+        let change = Change::of(Operation::ServiceCreated, tenant, item.service_id.as_str());
+        context.changes.push(change.to(item.to_service()));
+    }
+    for item in &updated {
+        let before = &found[&item.service_id];
+        if before.price_stroops != item.price_stroops {
+            let after = Service { price_stroops: item.price_stroops, ..before.clone() };
+            let change = Change::of(Operation::ServiceUpdated, tenant, item.service_id.as_str());
+            context.changes.push(change.from(before).to(after));
+        }
+    }
     if !updated.is_empty() {
         updated.sort_unstable_by_key(|item| &item.service_id);
         services::set_prices(context.connection, tenant, &updated).await?;
@@ -74,14 +89,14 @@ pub async fn apply(
 }
 
 /// `capacity_left` is the number of new services that the tenant may add.
-fn decide(items: &[Option<PricedService>], found: &HashSet<ServiceId>, mut capacity_left: i64) -> Vec<ItemOutcome> {
+fn decide(items: &[Option<PricedService>], found: &HashMap<ServiceId, Service>, mut capacity_left: i64) -> Vec<ItemOutcome> {
     let mut seen = HashSet::new();
     let mut outcomes = Vec::with_capacity(items.len());
     for item in items {
         outcomes.push(match item {
             None => ItemOutcome::Invalid,
             Some(item) if !seen.insert(&item.service_id) => ItemOutcome::Duplicate,
-            Some(item) if found.contains(&item.service_id) => ItemOutcome::Updated,
+            Some(item) if found.contains_key(&item.service_id) => ItemOutcome::Updated,
             Some(_) if capacity_left <= 0 => ItemOutcome::OverCapacity,
             Some(_) => {
                 capacity_left -= 1;

@@ -8,8 +8,7 @@ use crate::command::reply::Reply;
 use crate::domain::caller::Tenant;
 use crate::domain::event::{Event, ServiceChange};
 use crate::domain::names::ServiceId;
-use crate::domain::refusal::Refusal;
-use crate::store::services;
+use crate::domain::service::Service;
 
 #[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -25,12 +24,11 @@ pub async fn apply(
     enabled: bool,
 ) -> Result<Reply, Stop> {
     let disabled = !enabled;
-    if !services::set_disabled(context.connection, tenant, service_id, disabled).await? {
-        return Err(Refusal::ServiceNotRegistered(service_id.clone()).into());
-    }
+    let before = super::registered(context, tenant, service_id).await?;
+    let after = Service { disabled, ..before.clone() };
+    super::store(context, tenant, super::set_disabled(disabled), &before, &after).await?;
     let change = ServiceChange { service_id: service_id.clone(), tenant_id: tenant.to_string() };
     let event = if disabled { Event::ServiceDisabled(change) } else { Event::ServiceEnabled(change) };
     context.effects.events.push((tenant.clone(), event));
-    context.changed_terms.push(tenant.clone());
     Ok(Reply::json(200, &ServiceState { service_id, disabled }))
 }

@@ -5,6 +5,7 @@ use sqlx::PgConnection;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
+use crate::domain::audit_log::{Change, Operation, Origin};
 use crate::domain::delivery::next_attempt_at;
 use crate::domain::timestamp::Timestamp;
 use crate::jobs::STEP_LIMIT;
@@ -12,7 +13,7 @@ use crate::metrics;
 use crate::store::deliveries::{self, Ended, Outgoing};
 use crate::store::pool::Pool;
 use crate::store::webhook_queues::{self, QueueId};
-use crate::store::{StoreError, server, webhooks};
+use crate::store::{StoreError, audit_log, server, webhooks};
 
 use super::sender::Failure;
 
@@ -171,8 +172,12 @@ async fn give_up(connection: &mut PgConnection, conclusion: &Conclusion<'_>) -> 
     deliveries::record(&mut transaction, &[ended]).await?;
     if let Some(mut webhook) = webhook {
         if webhook.disabled_at.is_none() {
+            let before = webhook.without_credentials();
             webhook.disabled_at = Some(ended.ended_at);
             webhooks::update(&mut transaction, &ended.queue.tenant, &webhook).await?;
+            let change = Change::of(Operation::WebhookDisabled, &ended.queue.tenant, &webhook.id);
+            let change = change.from(before).to(webhook.without_credentials());
+            audit_log::append(&mut transaction, &Origin::SERVICE, None, ended.ended_at, &[change]).await?;
             info!(webhook = webhook.id, "a webhook was disabled: its receiver does not take deliveries");
         }
         deliveries::cancel_before(&mut transaction, ended.queue, i64::MAX, ended.ended_at, CANCELLED_MAX).await?;

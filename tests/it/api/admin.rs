@@ -90,8 +90,11 @@ async fn every_table_is_in_the_list() {
     .fetch_all(&service.pool)
     .await
     .expect("tables");
-    let listed: BTreeSet<String> =
-        reset::TABLES.iter().chain(&["runtime_config", "tenants"]).map(|name| (*name).to_owned()).collect();
+    let listed: BTreeSet<String> = reset::TABLES
+        .iter()
+        .chain(&["audit_log", "runtime_config", "tenants"])
+        .map(|name| (*name).to_owned())
+        .collect();
     assert_eq!(tables.into_iter().collect::<BTreeSet<_>>(), listed);
 }
 

@@ -3,6 +3,7 @@
 mod admin;
 mod agents;
 mod api_keys;
+mod audit_log;
 mod billing;
 mod bodies;
 mod browser;

@@ -15,6 +15,7 @@ POST /api/v1/admin/pause 200 operator
 POST /api/v1/admin/unpause 200 operator
 GET /api/v1/admin/status 200 open
 POST /api/v1/admin/reset 200 operator
+GET /api/v1/audit 200 operator rl strict
 GET /api/v1/config 200 open strict
 PATCH /api/v1/config 200 operator
 GET /api/v1/metrics 200 metrics strict
@@ -71,7 +72,7 @@ GET /api/v1/idempotency/:key 200 open rl strict
 
 fn rows() -> Vec<Vec<&'static str>> {
     let rows: Vec<Vec<&str>> = OPERATIONS.trim().lines().map(|line| line.split(' ').collect()).collect();
-    assert_eq!(rows.len(), 56);
+    assert_eq!(rows.len(), 57);
     rows
 }
 

@@ -30,6 +30,7 @@ const ROWS: &[(&str, &str, &str, Option<&str>, Need)] = &[
     ("GET", "/api/v1/admin/status", "/api/v1/admin/status", None, Nothing(200)),
     // Allowed to ask, and answered that it is switched off.
     ("POST", "/api/v1/admin/reset", "/api/v1/admin/reset", None, Operator(404)),
+    ("GET", "/api/v1/audit", "/api/v1/audit", None, Operator(200)),
     ("GET", "/api/v1/config", "/api/v1/config", None, Nothing(200)),
     ("PATCH", "/api/v1/config", "/api/v1/config", Some(r#"{"bulkMaxItems":100}"#), Operator(200)),
     ("GET", "/api/v1/metrics", "/api/v1/metrics", None, Metrics(200)),

@@ -14,6 +14,7 @@ const ROWS: &[(&str, &str, &str, &str, u16)] = &[
     ("POST", "/api/v1/admin/unpause", "/api/v1/admin/unpause", "", 401),
     ("GET", "/api/v1/admin/status", "/api/v1/admin/status", "", 200),
     ("POST", "/api/v1/admin/reset", "/api/v1/admin/reset", "", 401),
+    ("GET", "/api/v1/audit", "/api/v1/audit?tenantId={tenant}", "", 401),
     ("GET", "/api/v1/config", "/api/v1/config", "", 200),
     ("PATCH", "/api/v1/config", "/api/v1/config", r#"{"bulkMaxItems":1}"#, 401),
     ("GET", "/api/v1/metrics", "/api/v1/metrics", "", 200),
@@ -173,6 +174,7 @@ async fn rows_of(service: &Service, tenant: &str) -> Vec<(String, Value)> {
         [
             "agents",
             "api_keys",
+            "audit_log",
             "caller_totals",
             "event_runs",
             "idempotency_keys",

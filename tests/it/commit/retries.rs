@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use agentpay_billing::clock::Clock;
 use agentpay_billing::command::{Answer as Told, Request, TransactionalCommand};
 use agentpay_billing::commit::Committer;
+use agentpay_billing::domain::audit_log::Origin;
 use agentpay_billing::domain::caller::Tenant;
 use agentpay_billing::domain::refusal::Refusal;
 use agentpay_billing::full_callers::FullCallers;
@@ -190,6 +191,7 @@ async fn a_request_that_no_lane_is_left_for_is_refused_at_once() {
     for _ in 0..2 {
         let request = Request {
             tenant: Tenant::public(),
+            origin: Origin::CLI,
             keyed: None,
             method: "POST",
             path: USAGE.to_owned(),

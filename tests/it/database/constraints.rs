@@ -31,6 +31,8 @@ const GOOD: &str = "
                                     next_attempt_at)
         VALUES ('tnt_1', 'dlv_' || repeat('0', 32), 'wh_0000000000000001', now(), 1, 'usage.recorded', '{}', now());
     INSERT INTO webhook_queues (tenant_id, webhook_id, due_at) VALUES ('tnt_1', 'wh_0000000000000001', now());
+    INSERT INTO audit_log (changed_at, actor, address, request_id, operation, tenant_id, object_id, before, after)
+        VALUES (now(), 'admin', '192.0.2.1', 'r', 'service.updated', 'tnt_1', 's', '{}', '{}');
     INSERT INTO caller_totals VALUES ('ip:192.0.2.1', 0, 1, 1);
     INSERT INTO full_callers VALUES ('ip:192.0.2.1');
 ";
@@ -213,6 +215,10 @@ const CASES: &[(&str, &[&str])] = &[
     ("webhook_deliveries_pending_is_due", &["UPDATE webhook_deliveries SET next_attempt_at = NULL"]),
     ("webhook_deliveries_pending_or_finished", &["UPDATE webhook_deliveries SET finished_at = now()"]),
     ("webhook_deliveries_response_status_range", &["UPDATE webhook_deliveries SET response_status = 99"]),
+    ("audit_log_pkey", &["INSERT INTO audit_log OVERRIDING SYSTEM VALUE SELECT * FROM audit_log"]),
+    ("audit_log_actor_form", &["UPDATE audit_log SET actor = 'nobody'", "UPDATE audit_log SET actor = 'apk_1'"]),
+    ("audit_log_before_length", &["UPDATE audit_log SET before = to_jsonb(repeat('x', 16383))"]),
+    ("audit_log_after_length", &["UPDATE audit_log SET after = to_jsonb(repeat('x', 16383))"]),
     ("webhook_deliveries_error_length", &["UPDATE webhook_deliveries SET error = ''"]),
 ];
 

@@ -117,6 +117,8 @@ async fn the_application_can_change_neither_the_schema_nor_the_ledger_nor_stored
         "DELETE FROM agents",
         "DELETE FROM totals",
         "DELETE FROM tenants",
+        "DELETE FROM audit_log",
+        "UPDATE audit_log SET actor = 'cli'",
         "UPDATE event_runs SET payloads = ''",
         "UPDATE idempotency_keys SET response = ''",
         "UPDATE api_keys SET tenant_id = 'public'",

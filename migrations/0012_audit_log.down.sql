@@ -1,0 +1,2 @@
+DROP VIEW recent_changes;
+DROP TABLE audit_log;
