@@ -698,6 +698,7 @@ CREATE TABLE public.webhook_deliveries (
     payload json NOT NULL,
     status character varying(9) DEFAULT 'pending'::character varying NOT NULL COLLATE pg_catalog."C",
     attempts smallint DEFAULT 0 NOT NULL,
+    requested boolean DEFAULT false NOT NULL,
     last_attempt_at timestamp with time zone,
     next_attempt_at timestamp with time zone,
     response_status smallint,
@@ -734,7 +735,9 @@ COMMENT ON COLUMN public.webhook_deliveries.payload IS 'Payload of the event, as
 
 COMMENT ON COLUMN public.webhook_deliveries.status IS 'pending; delivered: the receiver accepted it; failed: all attempts failed; cancelled: its webhook was disabled first.';
 
-COMMENT ON COLUMN public.webhook_deliveries.attempts IS 'Attempts whose result is recorded, at most 10.';
+COMMENT ON COLUMN public.webhook_deliveries.attempts IS 'Attempts whose result is recorded, at most 10; since the latest request for it, if requested.';
+
+COMMENT ON COLUMN public.webhook_deliveries.requested IS 'True: somebody asked to send it again, so it is sent even if its event is before webhooks.from_position.';
 
 COMMENT ON COLUMN public.webhook_deliveries.last_attempt_at IS 'When the latest of these attempts began. NULL: none was made.';
 

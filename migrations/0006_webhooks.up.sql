@@ -66,6 +66,7 @@ CREATE TABLE webhook_deliveries (
     payload         json NOT NULL,
     status          varchar(9) COLLATE "C" NOT NULL DEFAULT 'pending',
     attempts        smallint NOT NULL DEFAULT 0,
+    requested       boolean NOT NULL DEFAULT false,
     last_attempt_at timestamptz,
     next_attempt_at timestamptz,
     response_status smallint,
@@ -105,7 +106,10 @@ COMMENT ON COLUMN webhook_deliveries.payload IS 'Payload of the event, as it is 
 COMMENT ON COLUMN webhook_deliveries.status IS
     'pending; delivered: the receiver accepted it; failed: all attempts failed; cancelled: its webhook was disabled '
     'first.';
-COMMENT ON COLUMN webhook_deliveries.attempts IS 'Attempts whose result is recorded, at most 10.';
+COMMENT ON COLUMN webhook_deliveries.attempts IS
+    'Attempts whose result is recorded, at most 10; since the latest request for it, if requested.';
+COMMENT ON COLUMN webhook_deliveries.requested IS
+    'True: somebody asked to send it again, so it is sent even if its event is before webhooks.from_position.';
 COMMENT ON COLUMN webhook_deliveries.last_attempt_at IS 'When the latest of these attempts began. NULL: none was made.';
 COMMENT ON COLUMN webhook_deliveries.next_attempt_at IS 'When the next attempt is due. NULL: the delivery is finished.';
 COMMENT ON COLUMN webhook_deliveries.response_status IS

@@ -5,32 +5,20 @@ use std::time::Duration;
 use clap::Subcommand;
 use serde::Deserialize;
 use sqlx::PgConnection;
-use sqlx::postgres::PgConnectOptions;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
-use uuid::Uuid;
+use tokio::time::{sleep, timeout};
 
-use crate::clock::Clock;
-use crate::command::{Answer, Request, TransactionalCommand};
-use crate::commit::Committer;
-use crate::domain::audit_log::Origin;
+use crate::command::{Answer, TransactionalCommand};
+use crate::domain::api_key::ApiKeyInfo;
 use crate::domain::caller::Tenant;
-use crate::full_callers::FullCallers;
-use crate::job_health::JobHealth;
-use crate::runtime_config::SharedRuntimeConfig;
-use crate::settings::Settings;
-use crate::shutdown::Stop;
-use crate::store::pool::Pool;
-use crate::store::{api_keys, runtime_config, server};
+use crate::store::api_keys;
 
 use super::error::CliError;
-use super::output::Output;
+use super::session::Session;
+use super::table::{FormatOption, Table};
+use super::writer::{Write, Writer};
 
 /// Number of keys in one page of the list.
 const PAGE: i64 = 1000;
-/// Time limits of a command's reads and writes.
-pub const READ_LIMIT: Duration = Duration::from_secs(30);
-const WRITE_LIMIT: Duration = Duration::from_secs(30);
 /// How long a running creation is waited for after a signal.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
 
@@ -43,31 +31,40 @@ pub enum Keys {
         #[arg(long)]
         tenant: Option<String>,
     },
-    /// List live keys by prefix.
-    List,
+    /// List the live keys.
+    List {
+        #[command(flatten)]
+        format: FormatOption,
+    },
     /// Revoke the key with this prefix.
     Revoke { prefix: String },
 }
 
-/// What the commands about keys need.
-pub struct KeyStore<'a> {
-    pub settings: &'a Settings,
-    pub options: &'a PgConnectOptions,
-    pub pool: &'a Pool,
-    pub output: &'a Output,
-    pub stop: &'a Stop,
+impl Keys {
+    /// None: a signal came first.
+    pub async fn run(&self, session: &Session<'_>) -> Option<Result<(), CliError>> {
+        let store = KeyStore(session);
+        match self {
+            // Handles the signal itself: a key is either shown or revoked.
+            Self::Create { label, tenant } => Some(store.create(label, tenant.as_deref()).await),
+            Self::List { format } => session.stop.race(store.list(*format)).await,
+            Self::Revoke { prefix } => session.stop.race(store.revoke(prefix)).await,
+        }
+    }
 }
+
+struct KeyStore<'a>(&'a Session<'a>);
 
 impl KeyStore<'_> {
     /// Creates a key and prints it. If it cannot be printed, it is revoked, because nobody knows it.
-    pub async fn create(&mut self, label: &str, tenant: Option<&str>) -> Result<(), CliError> {
+    async fn create(&self, label: &str, tenant: Option<&str>) -> Result<(), CliError> {
         let length = label.encode_utf16().count();
         if !(1..=64).contains(&length) || label.trim().is_empty() {
             return Err(CliError::Refused("label must be a non-empty string up to 64 chars".to_owned()));
         }
         let command =
             TransactionalCommand::CreateApiKey { label: label.to_owned(), tenant_id: tenant.map(str::to_owned) };
-        let stop = self.stop.requested().clone();
+        let stop = self.0.stop.requested().clone();
         let stopped = async {
             stop.cancelled().await;
             sleep(STOP_LIMIT).await;
@@ -81,7 +78,7 @@ impl KeyStore<'_> {
         };
         let body = String::from_utf8_lossy(&created).into_owned();
         let prefix = Created::prefix(&created);
-        let shown = match self.stop.race(self.output.line(body)).await {
+        let shown = match self.0.stop.race(self.0.output.line(body)).await {
             Some(shown) => shown.map_err(|error| error.to_string()),
             None => Err("stopped by a signal".to_owned()),
         };
@@ -95,54 +92,34 @@ impl KeyStore<'_> {
         Err(CliError::Refused(text))
     }
 
-    pub async fn list(&mut self) -> Result<(), CliError> {
+    async fn list(&self, format: FormatOption) -> Result<(), CliError> {
         let mut start = api_keys::Start::Offset(0);
+        let mut keys = Vec::new();
         loop {
             let list = async |connection: &mut PgConnection| api_keys::list(connection, &start, PAGE).await;
-            let rows = self.pool.run(Instant::now() + READ_LIMIT, list).await?;
-            for (_, key) in &rows {
-                self.output.line(format!("{}\t{}\t{}", key.prefix, key.tenant_id, key.label.escape_debug())).await?;
+            let rows = self.0.read(list).await?;
+            let is_last = (rows.len() as i64) < PAGE;
+            if let Some((last, _)) = rows.last() {
+                start = api_keys::Start::After(last.clone());
             }
-            let Some((last, _)) = rows.last().filter(|_| rows.len() as i64 == PAGE) else { return Ok(()) };
-            start = api_keys::Start::After(last.clone());
+            keys.extend(rows.into_iter().map(|(_, key)| key));
+            if is_last {
+                return format.print(self.0, &keys, |keys| to_table(keys)).await;
+            }
         }
     }
 
-    pub async fn revoke(&mut self, prefix: &str) -> Result<(), CliError> {
+    async fn revoke(&self, prefix: &str) -> Result<(), CliError> {
         self.submit(TransactionalCommand::RevokeApiKey { prefix: prefix.to_owned() }).await.map(drop)
     }
 
-    /// Executes a command through a committer, as every write. Returns the body of the response.
-    async fn submit(&mut self, command: TransactionalCommand) -> Result<Vec<u8>, CliError> {
-        let clock = Clock::default();
-        let read = async |connection: &mut PgConnection| {
-            server::measure_clock(connection, &clock).await?;
-            runtime_config::read(connection).await
-        };
-        let config = SharedRuntimeConfig::new(self.pool.run(Instant::now() + READ_LIMIT, read).await?);
-        let health = JobHealth::new(clock.clone());
-        let (committer, mut lanes): (Committer, JoinSet<()>) = Committer::start(
-            &self.settings.committer,
-            self.options.clone(),
-            clock,
-            config,
-            health,
-            FullCallers::default(),
-        );
-        let request = Request {
-            tenant: Tenant::public(),
-            origin: Origin::CLI,
-            keyed: None,
-            method: "POST",
-            path: "/api/v1/api-keys".to_owned(),
-            request_id: Uuid::new_v4().to_string(),
-            deadline: (Instant::now() + WRITE_LIMIT).into_std(),
-            command: command.into(),
-        };
-        let answer = committer.submit(request).await;
-        drop(committer);
-        // The queues are empty.
-        let _ = timeout(STOP_LIMIT, async { while lanes.join_next().await.is_some() {} }).await;
+    /// Executes a command. Returns the body of the response.
+    async fn submit(&self, command: TransactionalCommand) -> Result<Vec<u8>, CliError> {
+        let writer = Writer::start(self.0, &self.0.settings.committer).await?;
+        let (path, command) = ("/api/v1/api-keys".to_owned(), command.into());
+        let write = Write { tenant: Tenant::public(), keyed: None, method: "POST", path, command };
+        let answer = writer.submit(write).await;
+        writer.close().await;
         match answer {
             Answer::Fresh(reply) | Answer::Replayed(reply) => {
                 Ok(reply.body.map(|body| body.to_vec()).unwrap_or_default())
@@ -150,6 +127,14 @@ impl KeyStore<'_> {
             Answer::Refused(refusal) => Err(CliError::Refused(refusal.to_string())),
         }
     }
+}
+
+fn to_table(keys: &[ApiKeyInfo]) -> Table {
+    let mut table = Table::with_header(["PREFIX", "TENANT", "CREATED", "LABEL"]);
+    for key in keys {
+        table.add([&key.prefix, &key.tenant_id, &key.created_at.to_rfc_3339(), &key.label]);
+    }
+    table
 }
 
 #[derive(Deserialize)]

@@ -1,9 +1,21 @@
-//! The command line: `serve`, `migrate`, `keys`, `verify`, `health`.
+//! The command line. Each command has a file of its own.
 
+mod config;
+mod deliveries;
 mod error;
 mod health;
+mod idempotency;
+mod import;
 mod keys;
+mod manual;
+mod moment;
 mod output;
+mod progress_bar;
+mod prune;
+mod session;
+mod settlements;
+mod table;
+mod writer;
 
 use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
@@ -21,13 +33,20 @@ use crate::progress::Progress;
 use crate::settings::Settings;
 use crate::shutdown::Stop;
 use crate::start::{self, Database};
-use crate::store::pool::Pool;
 use crate::store::{audit, server};
 use crate::telemetry;
 
+use config::Config;
+use deliveries::Deliveries;
 pub use error::CliError;
-use keys::{KeyStore, Keys};
+use idempotency::Idempotency;
+use import::Import;
+use keys::Keys;
+use manual::{Completions, Man};
 use output::{Output, OutputError};
+use prune::Prune;
+use session::Session;
+use settlements::Settlements;
 
 /// Exactly-once usage metering and settlement for machine-to-machine payments.
 #[derive(Debug, Parser)]
@@ -46,10 +65,36 @@ enum Action {
     /// Create, list and revoke API keys.
     #[command(subcommand)]
     Keys(Keys),
+    /// Look up idempotency records.
+    #[command(subcommand)]
+    Idempotency(Idempotency),
+    /// Export the ledger.
+    #[command(subcommand)]
+    Settlements(Settlements),
+    /// List deliveries to webhooks, and send them again.
+    #[command(subcommand)]
+    Deliveries(Deliveries),
+    /// Delete what has expired or is over a cap, as the service does from time to time, or show what that would be.
+    Prune(Prune),
+    /// Show the configuration.
+    #[command(subcommand)]
+    Config(Config),
+    /// Import keys, services and outstanding usage from exports of the original backend.
+    ///
+    /// Reads and checks all files first, and imports nothing if one of them breaks a rule. Run the same command again after an
+    /// interruption, within a year: what is imported already is not imported twice. Exit code 1 if something was not imported;
+    /// the result names it and the reason, and a repetition tries it again.
+    Import(Import),
     /// Check the sums of the whole database. Exit code 1 if any is wrong.
     Verify,
     /// Ask the service that runs on HOST and PORT whether it is ready. Exit code 1 if it is not, or does not answer.
     Health,
+    /// Print the completions of a shell.
+    #[command(hide = true)]
+    Completions(Completions),
+    /// Print the manual page.
+    #[command(hide = true)]
+    Man(Man),
 }
 
 /// The exit code of a process.
@@ -64,11 +109,20 @@ impl Cli {
     /// Runs the command. Returns the exit code.
     pub async fn run(self) -> Result<Code, CliError> {
         let stop = Stop::listen()?;
+        let action = self.action.unwrap_or(Action::Serve);
+        match &action {
+            Action::Completions(completions) => return finish(completions.run::<Self>(), &stop).await,
+            Action::Man(man) => return finish(man.run::<Self>(), &stop).await,
+            _ => {}
+        }
         let settings = Settings::read(|name| std::env::var(name).ok(), io::stdout().is_terminal())?;
-        match self.action.unwrap_or(Action::Serve) {
+        match &action {
             Action::Serve => serve(&settings, &stop).await,
-            Action::Health => stop.race(check_health(&settings)).await.unwrap_or_else(|| Ok(interrupted(&stop))),
-            action => run_command(&action, &settings, &stop).await,
+            Action::Config(config) if !config.needs_database() => {
+                finish(config.run_without_database(&settings), &stop).await
+            }
+            Action::Health => finish(check_health(&settings), &stop).await,
+            action => run_command(action, &settings, &stop).await,
         }
     }
 }
@@ -125,10 +179,18 @@ async fn run_to_the_end(app: App, database: &Database, stop: &Stop) -> bool {
     }
 }
 
-async fn check_health(settings: &Settings) -> Result<Code, CliError> {
+async fn check_health(settings: &Settings) -> Result<(), CliError> {
     let ready = health::check(settings.host, settings.port).await?;
-    Output::standard()?.line(ready).await?;
-    Ok(SUCCESS)
+    Ok(Output::standard()?.line(ready).await?)
+}
+
+/// Runs a command that needs no database.
+async fn finish(command: impl Future<Output = Result<(), CliError>>, stop: &Stop) -> Result<Code, CliError> {
+    match stop.race(command).await {
+        None => Ok(interrupted(stop)),
+        Some(Err(CliError::Output(OutputError::Closed))) => Ok(SUCCESS),
+        Some(done) => done.map(|()| SUCCESS),
+    }
 }
 
 async fn run_command(action: &Action, settings: &Settings, stop: &Stop) -> Result<Code, CliError> {
@@ -160,43 +222,46 @@ async fn execute(
     stop: &Stop,
 ) -> Result<Option<Code>, CliError> {
     let output = Output::standard()?;
-    let Some(prepared) = stop.race(prepare(action, settings, database)).await else { return Ok(None) };
+    let clock = Clock::default();
+    let Some(prepared) = stop.race(prepare(action, settings, database, &clock)).await else { return Ok(None) };
     let mut connection = prepared?;
+    let session = Session::new(settings, &database.options, clock, output, stop);
     let done = match action {
-        Action::Serve | Action::Health => Some(Ok(SUCCESS)),
-        Action::Migrate => {
-            stop.race(output.line("the schema is up to date".to_owned())).await.map(|told| Ok(told.map(|()| SUCCESS)?))
+        Action::Serve | Action::Health | Action::Completions(_) | Action::Man(_) => Some(Ok(())),
+        Action::Config(config) => stop.race(config.run(&session)).await,
+        Action::Migrate => stop.race(session.print("the schema is up to date".to_owned())).await,
+        Action::Import(import) => {
+            let imported = stop.race(import.run(&session)).await.transpose()?;
+            return Ok(imported.map(|is_whole| if is_whole { SUCCESS } else { FAILURE }));
         }
-        Action::Verify => stop.race(verify(&mut connection, &output)).await,
-        Action::Keys(keys) => {
-            let options = &database.options;
-            drop(connection);
-            let pool = Pool::new(options.clone(), 1, keys::READ_LIMIT);
-            let mut store = KeyStore { settings, options, pool: &pool, output: &output, stop };
-            let done = match keys {
-                // Handles the signal itself: a key is either shown or revoked.
-                Keys::Create { label, tenant } => Some(store.create(label, tenant.as_deref()).await),
-                Keys::List => stop.race(store.list()).await,
-                Keys::Revoke { prefix } => stop.race(store.revoke(prefix)).await,
-            };
-            done.map(|done| done.map(|()| SUCCESS))
-        }
+        Action::Verify => return stop.race(verify(&mut connection, &session.output)).await.transpose(),
+        Action::Keys(keys) => keys.run(&session).await,
+        Action::Idempotency(idempotency) => stop.race(idempotency.run(&session)).await,
+        Action::Deliveries(deliveries) => stop.race(deliveries.run(&session)).await,
+        Action::Prune(prune) => stop.race(prune.run(&session)).await,
+        Action::Settlements(settlements) => stop.race(settlements.run(&session)).await,
     };
-    done.transpose()
+    Ok(done.transpose()?.map(|()| SUCCESS))
 }
 
-/// Returns a connection to a database whose schema is up to date.
-async fn prepare(action: &Action, settings: &Settings, database: &Database) -> Result<PgConnection, CliError> {
+/// Returns a connection to a database whose schema is up to date, and sets `clock` by the database's clock.
+async fn prepare(
+    action: &Action,
+    settings: &Settings,
+    database: &Database,
+    clock: &Clock,
+) -> Result<PgConnection, CliError> {
     let progress = Progress::default();
     progress.step("the private PostgreSQL", database.run()).await?;
     let mut connection = progress.step("the database", start::reach(&database.options, &progress)).await?;
     let migrates = match action {
         Action::Migrate => true,
-        Action::Serve | Action::Keys(Keys::Create { .. }) => settings.migrate_on_start,
-        // Commands that only read, and `revoke`, never migrate.
-        Action::Keys(Keys::List | Keys::Revoke { .. }) | Action::Verify | Action::Health => false,
+        Action::Serve | Action::Keys(Keys::Create { .. }) | Action::Import(_) => settings.migrate_on_start,
+        // The other commands never migrate.
+        _ => false,
     };
     progress.step("the migrations", start::prepare_schema(&mut connection, migrates)).await?;
+    start::look(server::measure_clock(&mut connection, clock)).await?;
     Ok(connection)
 }
 

@@ -30,8 +30,13 @@ impl Output {
     /// Writes one line without buffering.
     pub async fn line(&self, mut line: String) -> Result<(), OutputError> {
         line.push('\n');
+        self.write(line.into_bytes()).await
+    }
+
+    /// The same for a part of a file.
+    pub async fn write(&self, bytes: Vec<u8>) -> Result<(), OutputError> {
         let output = self.0.clone();
-        let written = spawn_blocking(move || write_all_retrying(&mut &*output, line.as_bytes())).await;
+        let written = spawn_blocking(move || write_all_retrying(&mut &*output, &bytes)).await;
         match written.map_err(io::Error::other).flatten() {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(OutputError::Closed),

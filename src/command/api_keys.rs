@@ -1,7 +1,7 @@
 //! Creates and revokes API keys. A key is shown once, in the response that creates it. Only its hash is stored.
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::domain::api_key::ApiKeyInfo;
 use crate::domain::audit_log::{Change, Operation};
@@ -37,9 +37,7 @@ pub async fn create(context: &mut TransactionContext<'_>, label: &str, tenant_id
         }
         None => Tenant::from_stored(identifiers::draw(context.rng, "tnt_", 16)),
     };
-    if api_keys::count(context.connection).await? >= context.limits.api_key_store_max_keys {
-        return Err(Refusal::ApiKeyCapacity.into());
-    }
+    check_capacity(context).await?;
     if tenant_id.is_none() {
         tenants::insert(context.connection, &tenant, context.now).await?;
     }
@@ -58,6 +56,35 @@ pub async fn create(context: &mut TransactionContext<'_>, label: &str, tenant_id
     runtime_config::note_keys(context.connection).await?;
     context.changes.push(Change::of(Operation::ApiKeyCreated, &tenant, key.prefix()).to(info));
     Ok(Reply::json(201, &Created { key: key.reveal(), label, tenant_id: tenant.as_str() }))
+}
+
+/// The tenant of a key that was imported.
+#[derive(Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Imported {
+    pub tenant_id: String,
+}
+
+/// The key founds a new tenant. Its owner knows it already.
+pub async fn import(
+    context: &mut TransactionContext<'_>,
+    label: &str,
+    prefix: &str,
+    hash: &[u8; 32],
+) -> Result<Reply, Stop> {
+    runtime_config::lock(context.connection).await?;
+    check_capacity(context).await?;
+    let tenant = Tenant::from_stored(identifiers::draw(context.rng, "tnt_", 16));
+    tenants::insert(context.connection, &tenant, context.now).await?;
+    api_keys::insert(context.connection, &tenant, prefix, hash, label, context.now).await?;
+    context.effects.counts_of(&tenant).api_keys += 1;
+    runtime_config::note_keys(context.connection).await?;
+    Ok(Reply::json(201, &Imported { tenant_id: tenant.to_string() }))
+}
+
+async fn check_capacity(context: &mut TransactionContext<'_>) -> Result<(), Stop> {
+    let count = api_keys::count(context.connection).await?;
+    if count >= context.limits.api_key_store_max_keys { Err(Refusal::ApiKeyCapacity.into()) } else { Ok(()) }
 }
 
 pub async fn revoke(context: &mut TransactionContext<'_>, prefix: &str) -> Result<Reply, Stop> {

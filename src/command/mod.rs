@@ -8,6 +8,7 @@ pub mod request;
 
 mod admin;
 mod api_keys;
+mod deliveries;
 mod services;
 mod settlements;
 mod usage;
@@ -23,6 +24,8 @@ pub use request::{BatchedCommand, Command, Keyed, Request, TransactionalCommand}
 pub mod answers {
     pub use super::admin::reset::Answer as Reset;
     pub use super::api_keys::Created as CreatedApiKey;
+    pub use super::api_keys::Imported as ImportedApiKey;
+    pub use super::deliveries::Resent;
     pub use super::services::change::{ServiceMetadata, ServicePrice};
     pub use super::services::register::Registered;
     pub use super::services::register_bulk::Results;
@@ -62,11 +65,13 @@ impl TransactionalCommand {
                 services::set_enabled::apply(context, tenant, service_id, *enabled).await
             }
             Self::CreateApiKey { label, tenant_id } => api_keys::create(context, label, tenant_id.as_deref()).await,
+            Self::ImportApiKey { label, prefix, hash } => api_keys::import(context, label, prefix, hash).await,
             Self::RevokeApiKey { prefix } => api_keys::revoke(context, prefix).await,
             Self::CreateWebhook { url, events } => webhooks::create(context, tenant, url, events).await,
             Self::ChangeWebhook { id, change } => webhooks::change(context, tenant, id, change).await,
             Self::DeleteWebhook { id } => webhooks::delete(context, tenant, id).await,
             Self::TestWebhook { id } => webhooks::test(context, tenant, id).await,
+            Self::ResendDeliveries { webhook, which } => deliveries::resend(context, tenant, webhook, which).await,
             Self::SetPaused(paused) => admin::config::set_paused(context, *paused).await,
             Self::ChangeLimits(changes) => admin::config::change_limits(context, changes).await,
             Self::Reset { rate_buckets } => admin::reset::apply(context, *rate_buckets).await,

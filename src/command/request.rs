@@ -11,6 +11,7 @@ use crate::domain::runtime_config::Limit;
 use crate::domain::service::{PricedService, Registration, ServiceEdit};
 use crate::domain::usage::{Pair, UsageRecord};
 use crate::domain::webhook;
+use crate::store::deliveries::Resend;
 use crate::store::idempotency::CallerKey;
 
 /// A change of billing state.
@@ -54,6 +55,12 @@ pub enum TransactionalCommand {
         label: String,
         tenant_id: Option<String>,
     },
+    /// Creates a key that its owner drew, for a new tenant.
+    ImportApiKey {
+        label: String,
+        prefix: String,
+        hash: [u8; 32],
+    },
     RevokeApiKey {
         prefix: String,
     },
@@ -71,6 +78,11 @@ pub enum TransactionalCommand {
     /// Records the test. The handler then makes the attempt.
     TestWebhook {
         id: String,
+    },
+    /// Sends finished deliveries again, of which there may be more than one command takes.
+    ResendDeliveries {
+        webhook: String,
+        which: Resend,
     },
     SetPaused(bool),
     ChangeLimits(Vec<(Limit, i64)>),
@@ -142,8 +154,10 @@ impl TransactionalCommand {
             | Self::CreateWebhook { .. }
             | Self::ChangeWebhook { .. }
             | Self::DeleteWebhook { .. }
-            | Self::TestWebhook { .. } => true,
+            | Self::TestWebhook { .. }
+            | Self::ResendDeliveries { .. } => true,
             Self::CreateApiKey { .. }
+            | Self::ImportApiKey { .. }
             | Self::RevokeApiKey { .. }
             | Self::SetPaused(_)
             | Self::ChangeLimits(_)

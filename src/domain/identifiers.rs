@@ -17,6 +17,9 @@ pub fn draw(rng: &mut impl Rng, prefix: &str, bytes: usize) -> String {
 pub struct ApiKey(String);
 
 impl ApiKey {
+    /// Of its prefix, in characters.
+    pub const PREFIX_LENGTH: usize = "apk_".len() + PREFIX_DIGITS;
+
     /// `rng` must be a cryptographic source.
     pub fn draw(rng: &mut impl Rng) -> Self {
         Self(draw(rng, "apk_", 16))
@@ -24,7 +27,7 @@ impl ApiKey {
 
     /// The first 12 characters, which identify the key in lists.
     pub fn prefix(&self) -> &str {
-        &self.0[.."apk_".len() + PREFIX_DIGITS]
+        &self.0[..Self::PREFIX_LENGTH]
     }
 
     pub fn hash(&self) -> [u8; 32] {

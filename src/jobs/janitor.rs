@@ -29,7 +29,7 @@ use super::eviction::{self, Cursors, Stretch, Surplus};
 use crate::job_health::{Job, JobHealth};
 
 /// Maximum number of rows that one transaction deletes.
-const ROWS_MAX: i64 = 1000;
+pub(super) const ROWS_MAX: i64 = 1000;
 /// Maximum number of callers over a cap in one run, and of full callers.
 const CALLERS_MAX: i64 = 10_000;
 /// Maximum number of tenants over the event cap in one step.
@@ -120,11 +120,6 @@ impl Janitor {
 
     /// Alternates between the steps, so that events and caps need not wait until a million expired records are deleted.
     async fn prune(&self, report: &mut Report) -> Result<(), StoreError> {
-        let allowed = server::check_clock(&self.clock);
-        if allowed.is_err() {
-            Job::ALL.into_iter().filter(|job| job.is_of_janitor()).for_each(|job| self.health.note(job, &allowed));
-            return allowed;
-        }
         for _ in 0..ROUNDS_MAX {
             if !self.round(report).await? {
                 break;
@@ -134,7 +129,12 @@ impl Janitor {
     }
 
     /// Returns whether something is left. A step that fails does not prevent the others.
-    async fn round(&self, report: &mut Report) -> Result<bool, StoreError> {
+    pub async fn round(&self, report: &mut Report) -> Result<bool, StoreError> {
+        let allowed = server::check_clock(&self.clock);
+        if allowed.is_err() {
+            Job::ALL.into_iter().filter(|job| job.is_of_janitor()).for_each(|job| self.health.note(job, &allowed));
+        }
+        allowed?;
         let now = self.clock.now();
         let expired = match self.expired(now, report).await {
             // Another janitor is working.
@@ -195,9 +195,7 @@ impl Janitor {
     async fn caps(&self, now: Timestamp, report: &mut Report) -> Result<bool, StoreError> {
         let look = async |connection: &mut PgConnection| self.surpluses(connection).await;
         let Some(mut surpluses) = self.pool.run(Instant::now() + STEP_LIMIT, look).await? else { return Ok(false) };
-        // Records that expire before `start` have expired. Those that expire after `horizon` are too young.
-        let start = StoredMoment::from(now);
-        let horizon = StoredMoment::from(now.plus_ms(self.settings.ttl_ms - self.age_ms()));
+        let (start, horizon) = self.evictable(now);
         self.cursors().tidy(start);
         for _ in 0..STEPS_MAX {
             let next = self.cursors().next(&surpluses, start, horizon);
@@ -224,22 +222,30 @@ impl Janitor {
 
     /// By how much callers exceed their caps. `None` if another janitor is working.
     async fn surpluses(&self, connection: &mut PgConnection) -> Result<Option<BTreeMap<String, Surplus>>, StoreError> {
-        let JanitorSettings { records_max, records_of_caller_max, bytes_of_caller_max, .. } = self.settings;
         let mut transaction = connection.begin().await?;
         if !server::try_janitor_lock(&mut transaction).await? {
             return Ok(None);
         }
-        let is_over = caller_totals::records(&mut transaction).await? > records_max;
-        let level = if is_over { caller_totals::level(&mut transaction, records_max).await? } else { None };
-        let allowed = level.map_or(records_of_caller_max, |level| level.min(records_of_caller_max));
-        let over = caller_totals::over(&mut transaction, allowed, bytes_of_caller_max, CALLERS_MAX).await?;
+        let surpluses = self.read_surpluses(&mut transaction).await?;
         transaction.commit().await?;
+        Ok(Some(surpluses))
+    }
+
+    pub(super) async fn read_surpluses(
+        &self,
+        connection: &mut PgConnection,
+    ) -> Result<BTreeMap<String, Surplus>, StoreError> {
+        let JanitorSettings { records_max, records_of_caller_max, bytes_of_caller_max, .. } = self.settings;
+        let is_over = caller_totals::records(connection).await? > records_max;
+        let level = if is_over { caller_totals::level(connection, records_max).await? } else { None };
+        let allowed = level.map_or(records_of_caller_max, |level| level.min(records_of_caller_max));
+        let over = caller_totals::over(connection, allowed, bytes_of_caller_max, CALLERS_MAX).await?;
         let surpluses = over.into_iter().map(|CallerTotal { caller, records, bytes }| {
             let is_over_own = records > records_of_caller_max || bytes > bytes_of_caller_max;
             let cap = if is_over_own { "caller" } else { "total" };
             (caller, Surplus { records: records - allowed, bytes: bytes - bytes_of_caller_max, cap })
         });
-        Ok(Some(surpluses.collect()))
+        Ok(surpluses.collect())
     }
 
     /// Evicts from one range. False if another janitor is working.
@@ -283,8 +289,13 @@ impl Janitor {
         Ok(())
     }
 
+    /// Records that expire between these moments may be evicted. Those before have expired, those after are too young.
+    pub(super) fn evictable(&self, now: Timestamp) -> (StoredMoment, StoredMoment) {
+        (now.into(), now.plus_ms(self.settings.ttl_ms - self.age_ms()).into())
+    }
+
     /// Minimum age of a live record that may be evicted.
-    fn age_ms(&self) -> i64 {
+    pub(super) fn age_ms(&self) -> i64 {
         self.settings.ttl_ms.min(PROMISE_MS)
     }
 

@@ -2,6 +2,7 @@
 
 pub mod eviction;
 pub mod janitor;
+pub mod prune_preview;
 pub mod watch_runtime_config;
 pub mod webhooks;
 

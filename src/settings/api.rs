@@ -62,7 +62,7 @@ fn metrics_token(env: &Environment<'_>) -> Result<Option<String>, SettingsError>
 
 /// Anything else than a clear yes counts as no.
 fn allow_admin_reset(env: &Environment<'_>, warnings: &mut Vec<String>) -> bool {
-    let Some(text) = env.text("ALLOW_ADMIN_RESET") else { return false };
+    let text = env.text_or("ALLOW_ADMIN_RESET", "false");
     match text.to_ascii_lowercase().as_str() {
         "1" | "true" | "yes" | "on" => true,
         "0" | "false" | "no" | "off" => false,

@@ -14,7 +14,7 @@ pub struct EgressProxy(Url);
 impl EgressProxy {
     /// The URL may contain a password, so errors do not repeat it.
     pub(super) fn read(env: &Environment<'_>) -> Result<Option<Self>, SettingsError> {
-        let Some(text) = env.secret("WEBHOOK_PROXY")? else { return Ok(None) };
+        let Some(text) = env.secret_url("WEBHOOK_PROXY")? else { return Ok(None) };
         let refused = || SettingsError("WEBHOOK_PROXY must be the URL of an HTTP proxy: http://host:port".to_owned());
         Self::parse(&text).map(Some).ok_or_else(refused)
     }

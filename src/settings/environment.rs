@@ -1,30 +1,84 @@
 //! How a variable is read: trimmed, bounded, and unset if it is empty. A secret may stand in a file instead, whose path is in
 //! the variable `NAME_FILE`.
 
+use std::cell::RefCell;
 use std::fs;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use url::Url;
+
 use super::error::SettingsError;
+use super::variable::{Source, Variable};
 
 pub(super) struct Environment<'a> {
     read: &'a dyn Fn(&str) -> Option<String>,
+    /// Every variable that was read, for operators.
+    variables: RefCell<Vec<Variable>>,
 }
 
 impl<'a> Environment<'a> {
     pub(super) fn of(read: &'a dyn Fn(&str) -> Option<String>) -> Self {
-        Self { read }
+        Self { read, variables: RefCell::default() }
+    }
+
+    /// The variables that were read, by name.
+    pub(super) fn into_variables(self) -> Vec<Variable> {
+        let mut variables = self.variables.into_inner();
+        variables.sort_by(|left, right| left.name.cmp(&right.name));
+        variables
     }
 
     pub(super) fn text(&self, name: &str) -> Option<String> {
+        let text = self.raw(name);
+        self.note(name, text.clone(), if text.is_some() { Source::Environment } else { Source::Default });
+        text
+    }
+
+    pub(super) fn text_or(&self, name: &str, default: &str) -> String {
+        self.text(name).unwrap_or_else(|| {
+            self.note(name, Some(default.to_owned()), Source::Default);
+            default.to_owned()
+        })
+    }
+
+    fn raw(&self, name: &str) -> Option<String> {
         (self.read)(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
+    }
+
+    fn note(&self, name: &str, value: Option<String>, source: Source) {
+        let mut variables = self.variables.borrow_mut();
+        let variable = Variable { name: name.to_owned(), value, source };
+        match variables.iter_mut().find(|own| own.name == name) {
+            // Only some reads of a variable know its default.
+            Some(own) if variable.value.is_some() => *own = variable,
+            Some(_) => {}
+            None => variables.push(variable),
+        }
     }
 
     /// A value that no error repeats. An empty file is an error: a secret that was not written must not count as unset,
     /// which can mean that no key is required.
     pub(super) fn secret(&self, name: &str) -> Result<Option<String>, SettingsError> {
-        let (value, file) = (self.text(name), format!("{name}_FILE"));
-        let Some(path) = self.text(&file) else { return Ok(value) };
+        self.masked(name, |_| MASK.to_owned())
+    }
+
+    /// The same for a URL, of which only the password is a secret.
+    pub(super) fn secret_url(&self, name: &str) -> Result<Option<String>, SettingsError> {
+        self.masked(name, mask_url)
+    }
+
+    fn masked(&self, name: &str, mask: fn(&str) -> String) -> Result<Option<String>, SettingsError> {
+        let file = format!("{name}_FILE");
+        let source = if self.raw(&file).is_some() { Source::File } else { Source::Environment };
+        let value = self.value_or_file(name, &file)?;
+        self.note(name, value.as_deref().map(mask), if value.is_some() { source } else { Source::Default });
+        Ok(value)
+    }
+
+    fn value_or_file(&self, name: &str, file: &str) -> Result<Option<String>, SettingsError> {
+        let value = self.raw(name);
+        let Some(path) = self.raw(file) else { return Ok(value) };
         if value.is_some() {
             return Err(SettingsError(format!("{name} and {file} are both set: set one of them")));
         }
@@ -37,7 +91,7 @@ impl<'a> Environment<'a> {
     }
 
     pub(super) fn int(&self, name: &str, default: u64, range: RangeInclusive<u64>) -> Result<u64, SettingsError> {
-        let Some(text) = self.text(name) else { return Ok(default) };
+        let text = self.text_or(name, &default.to_string());
         let accepted = || format!("an integer between {}-{}", range.start(), range.end());
         let is_digits = text.bytes().all(|byte| byte.is_ascii_digit());
         text.parse()
@@ -56,12 +110,29 @@ impl<'a> Environment<'a> {
     }
 
     pub(super) fn switch(&self, name: &str, default: bool) -> Result<bool, SettingsError> {
-        let Some(text) = self.text(name) else { return Ok(default) };
+        let text = self.text_or(name, if default { "true" } else { "false" });
         match text.to_ascii_lowercase().as_str() {
             "true" | "1" | "yes" | "on" => Ok(true),
             "false" | "0" | "no" | "off" => Ok(false),
             _ => Err(refuse(name, "true, 1, yes, on, false, 0, no or off", &text)),
         }
+    }
+}
+
+/// What is shown of a secret.
+const MASK: &str = "***";
+
+fn mask_url(text: &str) -> String {
+    let Ok(mut url) = Url::parse(text) else { return MASK.to_owned() };
+    // A parameter may be the password as well.
+    let parameters: Vec<(String, String)> = url.query_pairs().into_owned().collect();
+    if !parameters.is_empty() {
+        let masked = parameters.iter().map(|(name, value)| (name, if name == "password" { MASK } else { value }));
+        url.query_pairs_mut().clear().extend_pairs(masked);
+    }
+    match url.password().is_some().then(|| url.set_password(Some(MASK))) {
+        Some(Err(())) => MASK.to_owned(),
+        _ => url.to_string(),
     }
 }
 
@@ -99,5 +170,17 @@ mod tests {
         assert!(error.contains("No such file"), "{error}");
         assert_eq!(secret(&[("KEY", " hunter2 "), ("KEY_FILE", "")]), Ok(Some("hunter2".to_owned())));
         assert_eq!(secret(&[]), Ok(None));
+    }
+
+    #[test]
+    fn a_url_is_shown_without_its_password() {
+        for (url, shown) in [
+            ("postgres://u:hunter2@h:5432/db?sslmode=require", "postgres://u:***@h:5432/db?sslmode=require"),
+            ("postgres://h/db?user=u&password=hunter2", "postgres://h/db?user=u&password=***"),
+            ("http://proxy:3128", "http://proxy:3128/"),
+            ("hunter2", "***"),
+        ] {
+            assert_eq!(mask_url(url), shown);
+        }
     }
 }

@@ -11,6 +11,7 @@ pub mod http_limits;
 pub mod janitor;
 pub mod origin;
 pub mod trusted_proxies;
+pub mod variable;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ use environment::{Environment, refuse};
 pub use error::SettingsError;
 use http_limits::HttpLimits;
 use janitor::JanitorSettings;
+use variable::Variable;
 
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -49,6 +51,8 @@ pub struct Settings {
     pub log_json: bool,
     /// Warnings about accepted settings, to be logged once logging has started.
     pub warnings: Vec<String>,
+    /// All variables with their values in force, by name.
+    pub variables: Vec<Variable>,
 }
 
 impl Settings {
@@ -56,29 +60,28 @@ impl Settings {
     pub fn read(read: impl Fn(&str) -> Option<String>, is_terminal: bool) -> Result<Self, SettingsError> {
         let env = Environment::of(&read);
         let host = host(&env)?;
-        let require = env.text("REQUIRE_API_KEY").map(|text| text.to_ascii_lowercase());
-        let require_api_key = match require.as_deref() {
-            Some("true") => true,
-            None | Some("false") => false,
-            Some(text) => return Err(refuse("REQUIRE_API_KEY", "true or false", text)),
+        let says_require = env.text("REQUIRE_API_KEY").is_some();
+        let require_api_key = match env.text_or("REQUIRE_API_KEY", "false").to_ascii_lowercase().as_str() {
+            "true" => true,
+            "false" => false,
+            text => return Err(refuse("REQUIRE_API_KEY", "true or false", text)),
         };
-        if !host.is_loopback() && require.is_none() {
+        if !host.is_loopback() && !says_require {
             let text =
                 format!("HOST {host} is not a loopback address: set REQUIRE_API_KEY to true, or to false explicitly");
             return Err(SettingsError(text));
         }
-        let data_dir: PathBuf = env.text("DATA_DIR").unwrap_or("./.agentpay".to_owned()).into();
+        let data_dir: PathBuf = env.text_or("DATA_DIR", "./.agentpay").into();
         let database = database(&env)?;
         let local_postgres = local_postgres(&env, database.is_none(), host, &data_dir)?;
-        let log_level = env.text("LOG_LEVEL").unwrap_or("info".to_owned()).to_ascii_lowercase();
+        let log_level = env.text_or("LOG_LEVEL", "info").to_ascii_lowercase();
         if !["fatal", "error", "warn", "info", "debug", "trace", "silent"].contains(&log_level.as_str()) {
             return Err(refuse("LOG_LEVEL", "fatal, error, warn, info, debug, trace or silent", &log_level));
         }
-        let log_json = match env.text("LOG_FORMAT").as_deref() {
-            None => !is_terminal,
-            Some("json") => true,
-            Some("pretty") => false,
-            Some(text) => return Err(refuse("LOG_FORMAT", "json or pretty", text)),
+        let log_json = match env.text_or("LOG_FORMAT", if is_terminal { "pretty" } else { "json" }).as_str() {
+            "json" => true,
+            "pretty" => false,
+            text => return Err(refuse("LOG_FORMAT", "json or pretty", text)),
         };
         let mut warnings = Vec::new();
         let api = ApiSettings::read(&env, require_api_key, &mut warnings)?;
@@ -95,7 +98,7 @@ impl Settings {
             ));
         }
         let ttl_ms = ttl_ms as i64;
-        Ok(Self {
+        let mut settings = Self {
             host,
             port: port(&env)?,
             database,
@@ -112,7 +115,10 @@ impl Settings {
             log_level,
             log_json,
             warnings,
-        })
+            variables: Vec::new(),
+        };
+        settings.variables = env.into_variables();
+        Ok(settings)
     }
 }
 
@@ -145,20 +151,19 @@ impl Settings {
 }
 
 fn port(env: &Environment<'_>) -> Result<u16, SettingsError> {
-    let Some(text) = env.text("PORT") else { return Ok(3001) };
-    if text.starts_with('0') {
+    if let Some(text) = env.text("PORT").filter(|text| text.starts_with('0')) {
         return Err(refuse("PORT", "an integer between 1-65535", &text));
     }
     env.int("PORT", 3001, 1..=65_535).map(|port| port as u16)
 }
 
 fn database(env: &Environment<'_>) -> Result<Option<PgConnectOptions>, SettingsError> {
-    env.secret("DATABASE_URL")?.map(|url| database_url::parse(&url)).transpose()
+    env.secret_url("DATABASE_URL")?.map(|url| database_url::parse(&url)).transpose()
 }
 
 /// An IP address, with or without the brackets of an IPv6 URL, or `localhost`.
 fn host(env: &Environment<'_>) -> Result<IpAddr, SettingsError> {
-    let Some(text) = env.text("HOST") else { return Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)) };
+    let text = env.text_or("HOST", "127.0.0.1");
     if text.eq_ignore_ascii_case("localhost") {
         return Ok(IpAddr::V4(Ipv4Addr::LOCALHOST));
     }
@@ -286,5 +291,57 @@ mod tests {
         let error = with(&[("LOCAL_POSTGRES", "false")]).expect_err("a refusal");
         assert!(error.contains("DATABASE_URL") && error.contains("LOCAL_POSTGRES"), "{error}");
         assert!(with(&[("LOCAL_POSTGRES", "false"), ("DATABASE_URL", "postgres://host/db")]).is_ok());
+    }
+
+    /// The rows of the tables in docs/configuration.md: each variable and its default.
+    fn documented() -> Vec<(&'static str, &'static str)> {
+        let rows = include_str!("../../docs/configuration.md").lines().filter_map(|line| line.strip_prefix("| `"));
+        let rows = rows.filter_map(|row| row.split_once("` | "));
+        rows.map(|(name, rest)| (name, rest.split(" |").next().unwrap_or_default())).collect()
+    }
+
+    #[test]
+    fn the_configuration_page_lists_every_variable_with_its_default() {
+        let settings = with(&[]).expect("defaults");
+        let mut documented = documented();
+        for Variable { name, value, source } in &settings.variables {
+            let place = documented.iter().position(|(own, _)| own == name).expect(name);
+            let (_, default) = documented.remove(place);
+            let shown = match default {
+                "unset" | "empty" => None,
+                "on" => Some("true"),
+                "off" => Some("false"),
+                default => Some(default),
+            };
+            let value = value.as_deref().filter(|value| !(default == "unset" && *value == "false"));
+            assert_eq!((value, *source), (shown, variable::Source::Default), "{name}");
+        }
+        // The other settings of traces are read only where there are any.
+        documented.retain(|(name, _)| !name.starts_with("OTEL_"));
+        assert_eq!(documented, []);
+    }
+
+    #[test]
+    fn variables_show_what_is_in_force_without_secrets() {
+        let settings = with(&[
+            ("DATABASE_URL", "postgres://u:hunter2@h/db"),
+            ("ADMIN_API_KEY", "hunter2"),
+            ("TRUST_PROXY", "yes"),
+            ("PORT", " 80 "),
+            ("RATE_LIMIT", ""),
+        ])
+        .expect("settings");
+        let shown = |name: &str| {
+            let variable = settings.variables.iter().find(|variable| variable.name == name).expect(name);
+            (variable.value.as_deref(), variable.source)
+        };
+        use variable::Source::{Default, Environment};
+        assert_eq!(shown("DATABASE_URL"), (Some("postgres://u:***@h/db"), Environment));
+        assert_eq!(shown("ADMIN_API_KEY"), (Some("***"), Environment));
+        assert_eq!(shown("TRUST_PROXY"), (Some("yes"), Environment));
+        assert_eq!(shown("PORT"), (Some("80"), Environment));
+        assert_eq!(shown("RATE_LIMIT"), (Some("true"), Default));
+        assert_eq!(shown("METRICS_TOKEN"), (None, Default));
+        assert!(!format!("{:?}", settings.variables).contains("hunter2"));
     }
 }

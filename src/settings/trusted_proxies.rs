@@ -29,8 +29,7 @@ impl TrustedProxies {
 }
 
 fn hops(env: &Environment<'_>) -> Result<usize, SettingsError> {
-    let Some(text) = env.text("TRUST_PROXY") else { return Ok(0) };
-    match text.to_ascii_lowercase().as_str() {
+    match env.text_or("TRUST_PROXY", "0").to_ascii_lowercase().as_str() {
         "true" | "yes" | "on" => Ok(1),
         "false" | "no" | "off" => Ok(0),
         _ => env.int("TRUST_PROXY", 0, 0..=100).map(|hops| hops as usize),

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use crate::domain::caller::Tenant;
 use crate::domain::delivery::{self, Delivery};
 use crate::domain::event::event_id;
-use crate::domain::timestamp::Timestamp;
+use crate::domain::timestamp::{StoredMoment, Timestamp};
 use crate::domain::webhook::EVERY_TYPE;
 
 use super::StoreError;
@@ -30,6 +30,8 @@ pub struct Outgoing {
     pub payload: String,
     /// Number of attempts before this one.
     pub attempts: i16,
+    /// Sent even if its event is before `from_position`.
+    pub is_requested: bool,
 }
 
 struct OutgoingRow {
@@ -41,6 +43,7 @@ struct OutgoingRow {
     r#type: String,
     payload: String,
     attempts: i16,
+    requested: bool,
 }
 
 impl From<OutgoingRow> for Outgoing {
@@ -53,6 +56,7 @@ impl From<OutgoingRow> for Outgoing {
             event_type: row.r#type,
             payload: row.payload,
             attempts: row.attempts,
+            is_requested: row.requested,
         }
     }
 }
@@ -136,7 +140,8 @@ pub async fn find_test(
     let row = sqlx::query_as!(
         OutgoingRow,
         r#"-- deliveries::find_test
-        SELECT tenant_id, webhook_id, event_position, delivery_id, created_at, type, payload::text AS "payload!", attempts
+        SELECT tenant_id, webhook_id, event_position, delivery_id, created_at, type, payload::text AS "payload!", attempts,
+               requested
         FROM webhook_deliveries
         WHERE tenant_id = $1 AND webhook_id = $2 AND delivery_id = $3 AND type = 'webhook.test'
         ORDER BY tenant_id DESC, webhook_id DESC, event_position DESC LIMIT 1"#,
@@ -161,7 +166,7 @@ pub async fn due(
         r#"-- deliveries::due
         SELECT due.tenant_id AS "tenant_id!", due.webhook_id AS "webhook_id!", due.event_position AS "event_position!",
                due.delivery_id AS "delivery_id!", due.created_at AS "created_at!", due.type AS "type!",
-               due.payload::text AS "payload!", due.attempts AS "attempts!"
+               due.payload::text AS "payload!", due.attempts AS "attempts!", due.requested AS "requested!"
         FROM unnest($1::text[], $2::text[]) AS queue (tenant_id, webhook_id)
         CROSS JOIN LATERAL (
             SELECT * FROM webhook_deliveries AS delivery
@@ -225,7 +230,8 @@ pub async fn record(connection: &mut PgConnection, ended: &[&Ended<'_>]) -> Resu
     Ok(())
 }
 
-/// Cancels at most `rows_max` pending deliveries of a webhook, of events before `position`.
+/// Cancels at most `rows_max` pending deliveries of a webhook, of events before `position`. Requested deliveries are cancelled
+/// only if `position` is `i64::MAX`.
 pub async fn cancel_before(
     connection: &mut PgConnection,
     queue: &QueueId,
@@ -239,6 +245,7 @@ pub async fn cancel_before(
         WHERE ctid = ANY (ARRAY(
             SELECT ctid FROM webhook_deliveries
             WHERE tenant_id = $1 AND webhook_id = $2 AND status = 'pending' AND event_position < $3
+                AND (NOT requested OR $3 = 9223372036854775807)
             ORDER BY tenant_id, webhook_id, next_attempt_at LIMIT $5 FOR UPDATE))",
         queue.tenant.as_str(),
         queue.webhook,
@@ -347,6 +354,159 @@ pub async fn list(
         (position, delivery)
     });
     Ok(deliveries.collect())
+}
+
+/// Selects finished deliveries that are sent again. Tests are never selected: the request of a test attempts it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resend {
+    /// These, whatever became of them.
+    Deliveries(Vec<String>),
+    /// Those that failed or were cancelled at this moment or later. A failure disables the webhook, which cancels the others.
+    FailedSince(Timestamp),
+}
+
+impl Resend {
+    /// The ids, if any, and the moment, as parameters of a statement.
+    fn parameters(&self) -> (Option<&[String]>, OffsetDateTime) {
+        match self {
+            Self::Deliveries(ids) => (Some(ids), StoredMoment::LAST.to_date_time()),
+            Self::FailedSince(since) => (None, since.to_date_time()),
+        }
+    }
+}
+
+/// Makes at most `rows_max` deliveries of a webhook pending again, due now and with all their attempts. Returns how many.
+pub async fn resend(
+    connection: &mut PgConnection,
+    queue: &QueueId,
+    which: &Resend,
+    now: Timestamp,
+    rows_max: i64,
+) -> Result<i64, StoreError> {
+    let (ids, since) = which.parameters();
+    let resent = sqlx::query!(
+        "-- deliveries::resend
+        UPDATE webhook_deliveries
+        SET status = 'pending', attempts = 0, requested = true, next_attempt_at = $5, finished_at = NULL
+        WHERE ctid = ANY (ARRAY(
+            SELECT ctid FROM webhook_deliveries
+            WHERE tenant_id = $1 AND webhook_id = $2 AND type <> 'webhook.test'
+                AND CASE WHEN $3::text[] IS NULL THEN status IN ('failed', 'cancelled') AND finished_at >= $4
+                         ELSE delivery_id = ANY ($3) AND status <> 'pending' END
+            ORDER BY tenant_id, webhook_id, event_position LIMIT $6 FOR UPDATE))",
+        queue.tenant.as_str(),
+        queue.webhook,
+        ids as _,
+        since,
+        now.to_date_time(),
+        rows_max,
+    )
+    .execute(connection)
+    .await?;
+    Ok(resent.rows_affected() as i64)
+}
+
+/// The selected deliveries of one webhook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resendable {
+    pub queue: QueueId,
+    pub matching: i64,
+    /// Whether the webhook exists and is enabled.
+    pub is_enabled: bool,
+}
+
+/// Which deliveries a command shows. All given conditions must hold.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    pub tenant: Option<Tenant>,
+    pub webhook: Option<String>,
+    pub status: Option<&'static str>,
+    pub since: Option<Timestamp>,
+}
+
+/// The webhooks with selected deliveries, of the tenant and webhook of `filter`. Reads all deliveries of that tenant.
+pub async fn resendable(
+    connection: &mut PgConnection,
+    filter: &Filter,
+    which: &Resend,
+) -> Result<Vec<Resendable>, StoreError> {
+    let (ids, since) = which.parameters();
+    let rows = sqlx::query!(
+        r#"-- deliveries::resendable
+        SELECT delivery.tenant_id, delivery.webhook_id, count(*) AS "matching!",
+               bool_and(target.webhook_id IS NOT NULL AND target.disabled_at IS NULL) AS "is_enabled!"
+        FROM webhook_deliveries AS delivery
+        LEFT JOIN webhooks AS target USING (tenant_id, webhook_id)
+        WHERE delivery.type <> 'webhook.test' AND ($1::text IS NULL OR delivery.tenant_id = $1)
+            AND ($2::text IS NULL OR delivery.webhook_id = $2)
+            AND CASE WHEN $3::text[] IS NULL THEN delivery.status IN ('failed', 'cancelled') AND delivery.finished_at >= $4
+                     ELSE delivery.delivery_id = ANY ($3) AND delivery.status <> 'pending' END
+        GROUP BY delivery.tenant_id, delivery.webhook_id ORDER BY delivery.tenant_id, delivery.webhook_id"#,
+        filter.tenant.as_ref().map(Tenant::as_str),
+        filter.webhook.as_deref(),
+        ids as _,
+        since,
+    )
+    .fetch_all(connection)
+    .await?;
+    let resendable = rows.into_iter().map(|row| Resendable {
+        queue: QueueId { tenant: Tenant::from_stored(row.tenant_id), webhook: row.webhook_id },
+        matching: row.matching,
+        is_enabled: row.is_enabled,
+    });
+    Ok(resendable.collect())
+}
+
+/// At most `limit` deliveries with their webhooks, newest events first. Reads all deliveries of the tenant of `filter`. Omits
+/// events that are not expanded yet.
+pub async fn find_all(
+    connection: &mut PgConnection,
+    filter: &Filter,
+    limit: i64,
+) -> Result<Vec<(QueueId, Delivery)>, StoreError> {
+    let rows = sqlx::query!(
+        "-- deliveries::find_all
+        SELECT tenant_id, webhook_id, event_position, delivery_id, created_at, type, status, attempts, last_attempt_at,
+               next_attempt_at, response_status, error
+        FROM webhook_deliveries
+        WHERE ($1::text IS NULL OR tenant_id = $1) AND ($2::text IS NULL OR webhook_id = $2)
+            AND ($3::text IS NULL OR status = $3) AND created_at >= $4
+        ORDER BY created_at DESC, event_position DESC, tenant_id, webhook_id LIMIT $5",
+        filter.tenant.as_ref().map(Tenant::as_str),
+        filter.webhook.as_deref(),
+        filter.status,
+        filter.since.unwrap_or(Timestamp::from_ms(0)).to_date_time(),
+        limit,
+    )
+    .fetch_all(connection)
+    .await?;
+    let deliveries = rows.into_iter().map(|row| {
+        let created_at = Timestamp::from(row.created_at);
+        let delivery = Delivery {
+            id: row.delivery_id,
+            event_id: event_id(created_at, row.event_position).to_string(),
+            event_type: row.r#type,
+            status: row.status,
+            attempts: row.attempts,
+            created_at,
+            last_attempt_at: row.last_attempt_at.map(Timestamp::from),
+            next_attempt_at: row.next_attempt_at.map(Timestamp::from),
+            response_status: row.response_status,
+            error: row.error,
+        };
+        (QueueId { tenant: Tenant::from_stored(row.tenant_id), webhook: row.webhook_id }, delivery)
+    });
+    Ok(deliveries.collect())
+}
+
+/// Counts the deliveries that [`prune`] deletes.
+pub async fn count_finished_before(connection: &mut PgConnection, moment: Timestamp) -> Result<i64, StoreError> {
+    let count = sqlx::query_scalar!(
+        r#"-- deliveries::count_finished_before
+        SELECT count(*) AS "count!" FROM webhook_deliveries WHERE finished_at < $1"#,
+        moment.to_date_time(),
+    );
+    Ok(count.fetch_one(connection).await?)
 }
 
 /// The deliveries of all tenants that are not sent yet.

@@ -214,6 +214,35 @@ pub async fn newest(
         .collect()
 }
 
+/// A tenant's events of one moment and type, in order, at most `limit`. Reads all runs of the tenant.
+pub async fn at(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    recorded_at: OffsetDateTime,
+    type_name: &str,
+    limit: i64,
+) -> Result<Vec<Recorded>, StoreError> {
+    let rows = sqlx::query!(
+        r#"-- events::at
+        SELECT run.position + event.number - 1 AS "position!", event.payload AS "payload!"
+        FROM event_runs AS run
+        CROSS JOIN LATERAL string_to_table(run.payloads, E'\n') WITH ORDINALITY AS event (payload, number)
+        WHERE run.tenant_id = $1 AND run.recorded_at = $2 AND run.type = $3
+        ORDER BY 1 LIMIT $4"#,
+        tenant.as_str(),
+        recorded_at,
+        type_name,
+        limit,
+    )
+    .fetch_all(connection)
+    .await?;
+    let recorded = rows.into_iter().map(|row| {
+        let (recorded_at, type_name) = (recorded_at.into(), type_name.to_owned());
+        Ok(Recorded { position: row.position, recorded_at, type_name, payload: payload(row.payload)? })
+    });
+    recorded.collect()
+}
+
 fn payload(text: String) -> Result<Box<RawValue>, StoreError> {
     RawValue::from_string(text).map_err(|_| corrupt("payloads"))
 }

@@ -56,3 +56,38 @@ pub async fn find(connection: &mut PgConnection, id: &CallerKey, now: Timestamp)
     }
     Ok(record.filter(|record| Timestamp::from(record.expires_at) > now))
 }
+
+/// A whole record, for operators.
+#[derive(Clone, Debug)]
+pub struct FullRecord {
+    pub record: Record,
+    /// None for 204.
+    pub response: Option<String>,
+    /// Whether a request with the key is answered from it, as of PostgreSQL's clock.
+    pub is_live: bool,
+}
+
+/// The caller's record under `key`, also one that has expired and is not deleted yet.
+pub async fn find_full(connection: &mut PgConnection, id: &CallerKey) -> Result<Option<FullRecord>, StoreError> {
+    let row = sqlx::query!(
+        r#"-- idempotency::find_full
+        SELECT method, path, status, created_at, expires_at, request_id, response, expires_at > now() AS "is_live!"
+        FROM idempotency_keys WHERE key = $1 AND caller = $2"#,
+        id.key,
+        id.caller,
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.map(|row| FullRecord {
+        record: Record {
+            method: row.method,
+            path: row.path,
+            status: row.status,
+            created_at: row.created_at,
+            expires_at: row.expires_at,
+            request_id: row.request_id,
+        },
+        response: row.response,
+        is_live: row.is_live,
+    }))
+}

@@ -122,6 +122,15 @@ pub async fn evict(connection: &mut PgConnection, places: &[String], age_ms: i64
     Ok(removed)
 }
 
+/// Counts the expired records that are not deleted yet.
+pub async fn count_expired(connection: &mut PgConnection) -> Result<i64, StoreError> {
+    let count = sqlx::query_scalar!(
+        r#"-- retention::count_expired
+        SELECT count(*) AS "count!" FROM idempotency_keys WHERE expires_at <= now()"#,
+    );
+    Ok(count.fetch_one(connection).await?)
+}
+
 /// How long a result of [`OldestExpiry`] is reused.
 const OLDEST_EXPIRY_MS: i64 = 1000;
 

@@ -1,5 +1,7 @@
 //! The table `settlements`. Commits append to it in `commit::write`.
 
+use std::ops::RangeInclusive;
+
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
@@ -75,6 +77,34 @@ pub async fn find(
     .await?
     .map(Row::into_settlement)
     .transpose()
+}
+
+/// At most `limit` settlements of a tenant that requests with this idempotency key made between two moments, oldest first.
+/// Reads all settlements of that time.
+pub async fn with_key(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    key: &str,
+    executed: RangeInclusive<StoredMoment>,
+    limit: i64,
+) -> Result<Vec<Settlement>, StoreError> {
+    let rows = sqlx::query_as!(
+        Row,
+        r#"-- settlements::with_key
+        SELECT settlement_id, agent_id, service_id, requests, price_stroops, billed_stroops::text AS "billed_stroops!",
+               settled_at, idempotency_key, request_id, list_position
+        FROM settlements
+        WHERE tenant_id = $1 AND settled_at BETWEEN $2 AND $3 AND idempotency_key = $4
+        ORDER BY settled_at, list_position LIMIT $5"#,
+        tenant.as_str(),
+        executed.start().to_date_time(),
+        executed.end().to_date_time(),
+        key,
+        limit,
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter().map(Row::into_settlement).collect()
 }
 
 /// At most `limit` settlements older than `before`, newest first, each with its cursor.

@@ -43,3 +43,23 @@ pub async fn lock(connection: &mut PgConnection, tenant: &Tenant) -> Result<bool
     .await?;
     Ok(row.is_some())
 }
+
+/// Tenants after `after` in the order of their ids, at most `limit`.
+pub async fn list(connection: &mut PgConnection, after: &str, limit: i64) -> Result<Vec<Tenant>, StoreError> {
+    let ids = sqlx::query_scalar!(
+        "-- tenants::list
+        SELECT tenant_id FROM tenants WHERE tenant_id > $1 ORDER BY tenant_id LIMIT $2",
+        after,
+        limit,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(ids.into_iter().map(Tenant::from_stored).collect())
+}
+
+pub async fn exists(connection: &mut PgConnection, tenant: &Tenant) -> Result<bool, StoreError> {
+    let row = sqlx::query!("-- tenants::exists\nSELECT tenant_id FROM tenants WHERE tenant_id = $1", tenant.as_str())
+        .fetch_optional(connection)
+        .await?;
+    Ok(row.is_some())
+}

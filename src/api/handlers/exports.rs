@@ -1,6 +1,5 @@
 //! Exports: all pairs of a tenant as one streamed file.
 
-use std::borrow::Cow;
 use std::future::ready;
 
 use axum::body::Body;
@@ -12,6 +11,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::Serialize;
 
+use crate::domain::csv_field::guarded;
 use crate::domain::money::Count;
 use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::timestamp::Timestamp;
@@ -139,11 +139,6 @@ impl Format {
             Self::Csv => b"",
         }
     }
-}
-
-/// Prevents a spreadsheet from reading a field as a formula.
-fn guarded(field: &str) -> Cow<'_, str> {
-    if field.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{field}").into() } else { field.into() }
 }
 
 #[cfg(test)]

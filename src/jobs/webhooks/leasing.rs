@@ -34,7 +34,9 @@ pub struct LeasedWebhook {
 impl LeasedWebhook {
     fn new(queue: QueueId, target: Option<Target>, due: Vec<Outgoing>) -> Self {
         let from_position = from_position(target.as_ref());
-        let is_sent = |outgoing: &Outgoing| from_position.is_some_and(|from| outgoing.position >= from);
+        let is_sent = |outgoing: &Outgoing| {
+            from_position.is_some_and(|from| outgoing.position >= from || (outgoing.is_requested && from < i64::MAX))
+        };
         let (due, stale): (Vec<_>, Vec<_>) = due.into_iter().partition(is_sent);
         Self { queue, target, due, has_stale: !stale.is_empty() }
     }

@@ -1,0 +1,122 @@
+//! The new keys of an import. They are drawn and written to a file before any of them is created, so that a crash loses no
+//! secret, and a repetition goes on with the same keys.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
+
+use crate::cli::error::CliError;
+use crate::cli::progress_bar::ProgressBar;
+use crate::cli::session::Session;
+use crate::cli::writer::{Write, Writer};
+use crate::command::answers::ImportedApiKey;
+use crate::command::{Answer, TransactionalCommand};
+use crate::domain::caller::Tenant;
+use crate::domain::identifiers::{ApiKey, hash_of_key};
+use crate::store::api_keys;
+
+use super::exports::OldKey;
+use super::report::Count;
+
+/// A new key in the file.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NewKey {
+    /// Of the key in the original.
+    old_prefix: String,
+    label: String,
+    key: String,
+    /// None until it is created. Once it was, it is not created again, even if it is revoked.
+    pub tenant_id: Option<String>,
+}
+
+/// The new keys, in the order of the old ones.
+pub async fn import(
+    session: &Session<'_>,
+    writer: &Writer,
+    old: &[OldKey],
+    path: &Path,
+    count: &mut Count,
+) -> Result<Vec<NewKey>, CliError> {
+    let mut keys = match read(path)? {
+        Some(keys) => keys,
+        None => draw(old),
+    };
+    let of_file = keys.iter().map(|key| (&key.old_prefix, &key.label));
+    if !of_file.eq(old.iter().map(|key| (&key.prefix, &key.label))) {
+        let text = format!("{} holds the new keys of another export", path.display());
+        return Err(CliError::Refused(text));
+    }
+    write(path, &keys)?;
+    let progress = ProgressBar::of(keys.len() as u64, "keys");
+    for key in &mut keys {
+        let was_earlier = key.tenant_id.is_some();
+        if !was_earlier {
+            key.tenant_id = Some(create(session, writer, key).await?);
+        }
+        count.add(1, was_earlier);
+        progress.add(1);
+    }
+    write(path, &keys)?;
+    Ok(keys)
+}
+
+fn draw(old: &[OldKey]) -> Vec<NewKey> {
+    let mut rng = rand::make_rng::<rand::rngs::StdRng>();
+    let keys = old.iter().map(|old| NewKey {
+        old_prefix: old.prefix.clone(),
+        label: old.label.clone(),
+        key: ApiKey::draw(&mut rng).reveal().to_owned(),
+        tenant_id: None,
+    });
+    keys.collect()
+}
+
+/// Creates a key, unless an earlier run did. Returns its tenant.
+async fn create(session: &Session<'_>, writer: &Writer, key: &NewKey) -> Result<String, CliError> {
+    let hash = hash_of_key(key.key.as_bytes());
+    let find = async |connection: &mut PgConnection| api_keys::tenants_of(connection, &[hash]).await;
+    if let Some(tenant) = session.read(find).await?.pop().flatten() {
+        return Ok(tenant.as_str().to_owned());
+    }
+    let prefix = key.key.chars().take(ApiKey::PREFIX_LENGTH).collect();
+    let command = TransactionalCommand::ImportApiKey { label: key.label.clone(), prefix, hash }.into();
+    let path = "/api/v1/api-keys".to_owned();
+    match writer.submit(Write { tenant: Tenant::public(), keyed: None, method: "POST", path, command }).await {
+        Answer::Fresh(reply) | Answer::Replayed(reply) => {
+            let body = reply.body.unwrap_or_default();
+            let made: ImportedApiKey = serde_json::from_slice(&body).expect("the command's own answer");
+            Ok(made.tenant_id)
+        }
+        Answer::Refused(refusal) => Err(CliError::Refused(format!("key {}: {refusal}", key.old_prefix))),
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Vec<NewKey>>, CliError> {
+    let refuse = |error: String| CliError::Refused(format!("{} cannot be read: {error}", path.display()));
+    match fs::read(path) {
+        Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|error| refuse(error.to_string())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(refuse(error.to_string())),
+    }
+}
+
+/// Replaces the file as a whole. Nobody else may read it.
+fn write(path: &Path, keys: &[NewKey]) -> Result<(), CliError> {
+    let replace = || -> io::Result<()> {
+        let mut draft = path.as_os_str().to_owned();
+        draft.push(".new");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+        file.write_all(&serde_json::to_vec_pretty(keys).expect("plain data"))?;
+        file.write_all(b"\n")?;
+        file.sync_all()?;
+        fs::rename(&draft, path)?;
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(dir)?.sync_all()
+    };
+    replace().map_err(|error| CliError::Refused(format!("{} cannot be written: {error}", path.display())))
+}
