@@ -155,12 +155,19 @@ CREATE TABLE public.api_keys (
     key_hash bytea NOT NULL,
     label character varying(64) NOT NULL,
     created_at timestamp with time zone NOT NULL,
+    scopes text[],
+    rate_limit_per_window bigint,
+    expires_at timestamp with time zone,
+    overlap_until timestamp with time zone,
+    last_used_at timestamp with time zone,
     CONSTRAINT api_keys_key_hash_length CHECK ((octet_length(key_hash) = 32)),
     CONSTRAINT api_keys_label_length CHECK ((length((label)::text) >= 1)),
-    CONSTRAINT api_keys_prefix_form CHECK (((prefix)::text ~ '^apk_[0-9a-f]{8}$'::text))
+    CONSTRAINT api_keys_prefix_form CHECK (((prefix)::text ~ '^apk_[0-9a-f]{8}$'::text)),
+    CONSTRAINT api_keys_rate_limit_per_window_range CHECK (((rate_limit_per_window >= 1) AND (rate_limit_per_window <= 1000000))),
+    CONSTRAINT api_keys_scopes_known CHECK (((cardinality(scopes) > 0) AND (scopes <@ ARRAY['usage:write'::text, 'settle:write'::text, 'read'::text, 'webhooks'::text, 'admin'::text])))
 );
 
-COMMENT ON TABLE public.api_keys IS 'Live API keys. The key itself is never stored. Revoking a key deletes its row.';
+COMMENT ON TABLE public.api_keys IS 'Live API keys. The key itself is never stored. Revoking a key deletes its row. A row whose expires_at or overlap_until has passed counts as deleted; the janitor deletes it.';
 
 COMMENT ON COLUMN public.api_keys.tenant_id IS 'The tenant that requests with this key belong to.';
 
@@ -171,6 +178,16 @@ COMMENT ON COLUMN public.api_keys.key_hash IS 'SHA-256 of the whole key.';
 COMMENT ON COLUMN public.api_keys.label IS 'Description of the key, given by the operator.';
 
 COMMENT ON COLUMN public.api_keys.created_at IS 'When the key was created.';
+
+COMMENT ON COLUMN public.api_keys.scopes IS 'What the key may be used for; admin stands for everything. NULL: everything that its tenant may do.';
+
+COMMENT ON COLUMN public.api_keys.rate_limit_per_window IS 'Requests that the key may make in each window, beside the limit of its tenant. NULL: no limit of its own.';
+
+COMMENT ON COLUMN public.api_keys.expires_at IS 'From then on the key is not recognised. NULL: it does not expire.';
+
+COMMENT ON COLUMN public.api_keys.overlap_until IS 'The key was rotated, and is not recognised from then on. NULL: it was not rotated.';
+
+COMMENT ON COLUMN public.api_keys.last_used_at IS 'About when the key was last used: written at most once a minute. NULL: it was not used yet.';
 
 CREATE TABLE public.audit_log (
     audit_id bigint NOT NULL,

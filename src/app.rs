@@ -158,6 +158,7 @@ impl App {
             admission,
             dispatcher: dispatcher.clone(),
             limiter,
+            key_limiter: RateLimiter::default(),
             jobs: health,
             full_callers: full,
             janitor_ran: janitor.last_run.clone(),

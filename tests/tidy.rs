@@ -185,8 +185,9 @@ fn documented(route: &Route) -> String {
     };
     let yes = |applies: bool| if applies { "yes" } else { "" };
     let (path, statuses) = (braced(route.pattern), statuses.join(", "));
+    let scopes = route.scopes;
     let flags = [yes(route.idempotent), yes(route.limited), yes(route.pausable)].join(" | ");
-    format!("| {} | `{path}` | {} | {statuses} | {key} | {flags} |", route.method, description.summary)
+    format!("| {} | `{path}` | {} | {statuses} | {key} | {scopes} | {flags} |", route.method, description.summary)
 }
 
 #[test]

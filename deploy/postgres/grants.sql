@@ -16,7 +16,8 @@ GRANT INSERT, UPDATE (outstanding, settled, reset, version) ON usage_counters TO
 GRANT INSERT, UPDATE (terms_revision) ON tenants TO agentpay_app;
 GRANT INSERT, UPDATE ON totals TO agentpay_app;
 GRANT INSERT, DELETE, UPDATE (expires_at) ON idempotency_keys TO agentpay_app;
-GRANT INSERT, DELETE ON api_keys, event_runs, full_callers TO agentpay_app;
+GRANT INSERT, DELETE, UPDATE (overlap_until, last_used_at) ON api_keys TO agentpay_app;
+GRANT INSERT, DELETE ON event_runs, full_callers TO agentpay_app;
 GRANT INSERT, UPDATE, DELETE ON services, webhooks, outbox, webhook_deliveries, webhook_queues, caller_totals
     TO agentpay_app;
 GRANT UPDATE ON runtime_config TO agentpay_app;
@@ -28,7 +29,8 @@ GRANT SELECT ON _sqlx_migrations, tenants, services, agents, usage_counters, set
     webhook_deliveries, webhook_queues, idempotency_keys, caller_totals, full_callers, runtime_config, audit_log,
     events, billing_overview, idempotency_overview, recent_responses, recent_changes
     TO agentpay_readonly;
-GRANT SELECT (tenant_id, prefix, label, created_at) ON api_keys TO agentpay_readonly;
+GRANT SELECT (tenant_id, prefix, label, created_at, scopes, rate_limit_per_window, expires_at, overlap_until, last_used_at)
+    ON api_keys TO agentpay_readonly;
 GRANT SELECT (tenant_id, webhook_id, url, events, created_at, disabled_at, from_position) ON webhooks TO agentpay_readonly;
 GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO agentpay_readonly;
 

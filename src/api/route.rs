@@ -4,6 +4,7 @@ use axum::routing::MethodRouter;
 
 use crate::api::openapi::description::Description;
 use crate::api::state::ApiState;
+use crate::domain::api_key::{Scope, Scopes};
 
 /// Who may use a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub struct Route {
     /// With `:name` for a path parameter. Part of every fingerprint (HTTP contract, section 6.2).
     pub pattern: &'static str,
     pub auth: Auth,
+    /// A key that is limited to scopes needs one of these, or `admin`. Empty: it needs none.
+    pub scopes: Scopes,
     /// Honours `Idempotency-Key`.
     pub idempotent: bool,
     /// Counts against the rate limit.
@@ -50,6 +53,7 @@ impl Route {
             method,
             pattern,
             auth,
+            scopes: Scopes::NONE,
             idempotent: false,
             limited: true,
             pausable: false,
@@ -63,6 +67,10 @@ impl Route {
     /// Whether the response depends on the tenant: on its data or its quota.
     pub fn needs_tenant(&self) -> bool {
         self.limited && self.auth != Auth::Operator
+    }
+
+    pub(super) const fn scope(self, scope: Scope) -> Self {
+        Self { scopes: self.scopes.and(scope), ..self }
     }
 
     pub(super) const fn strict(self) -> Self {

@@ -32,19 +32,27 @@ use crate::api::openapi;
 use crate::api::openapi::description::Description;
 use crate::api::route::{Auth, Route, braced};
 use crate::api::state::ApiState;
+use crate::domain::api_key::Scope;
 
-const fn read(pattern: &'static str, handler: fn() -> MethodRouter<ApiState>, description: Description) -> Route {
+/// A read that depends on nobody's data.
+const fn open(pattern: &'static str, handler: fn() -> MethodRouter<ApiState>, description: Description) -> Route {
     Route::new("GET", pattern, Auth::Open, handler, description)
 }
 
-/// A tenant's write.
+/// A read of a tenant's data.
+const fn read(pattern: &'static str, handler: fn() -> MethodRouter<ApiState>, description: Description) -> Route {
+    open(pattern, handler, description).scope(Scope::Read)
+}
+
+/// A tenant's write. Keys that are limited to scopes need `scope` for it.
 const fn write(
     method: &'static str,
     pattern: &'static str,
+    scope: Scope,
     handler: fn() -> MethodRouter<ApiState>,
     description: Description,
 ) -> Route {
-    Route::new(method, pattern, Auth::Tenant, handler, description).pausable()
+    Route::new(method, pattern, Auth::Tenant, handler, description).scope(scope).pausable()
 }
 
 const fn operator(
@@ -60,73 +68,105 @@ const fn operator(
 pub const ROUTES: &[Route] = &[
     operator("POST", "/api/v1/admin/pause", || post(admin::pause), admin::PAUSE).unlimited(),
     operator("POST", "/api/v1/admin/unpause", || post(admin::unpause), admin::UNPAUSE).unlimited(),
-    read("/api/v1/admin/status", || get(admin::status), admin::STATUS).unlimited(),
+    open("/api/v1/admin/status", || get(admin::status), admin::STATUS).unlimited(),
     operator("POST", "/api/v1/admin/reset", || post(admin::reset), admin::RESET).unlimited(),
     operator("GET", "/api/v1/audit", || get(audit_log::list), audit_log::LIST).strict(),
-    read("/api/v1/config", || get(config::show), config::SHOW).strict().unlimited(),
+    open("/api/v1/config", || get(config::show), config::SHOW).strict().unlimited(),
     operator("PATCH", "/api/v1/config", || patch(config::change), config::CHANGE).unlimited(),
-    Route { auth: Auth::Metrics, ..read("/api/v1/metrics", || get(metrics::show), metrics::SHOW) }
+    Route { auth: Auth::Metrics, ..open("/api/v1/metrics", || get(metrics::show), metrics::SHOW) }
         .strict()
         .unlimited()
         .without_database(),
     read("/api/v1/stats", || get(stats::show), stats::SHOW).strict(),
-    read("/health", || get(health::alive), health::ALIVE).strict().unlimited().without_database(),
-    read("/api/v1/health/deep", || get(health::deep), health::DEEP).strict().without_database(),
-    read("/api/v1/health/ready", || get(health::ready), health::READY).strict().unlimited().without_database(),
-    read("/api/v1/version", || get(health::version), health::VERSION).without_database(),
-    read("/api/v1/changelog", || get(changelog::list), changelog::LIST).without_database(),
-    read("/api/v1/openapi.json", || get(openapi_document), openapi::SHOW).without_database(),
-    write("POST", "/api/v1/usage", || post(usage::record), usage::RECORD).idempotent(),
-    write("POST", "/api/v1/usage/bulk", || post(usage::record_bulk), usage::RECORD_BULK).idempotent(),
-    write("POST", "/api/v1/settle", || post(settle::settle), settle::SETTLE).idempotent(),
-    write("POST", "/api/v1/settle/bulk", || post(settle::settle_agent), settle::SETTLE_AGENT).idempotent(),
+    open("/health", || get(health::alive), health::ALIVE).strict().unlimited().without_database(),
+    open("/api/v1/health/deep", || get(health::deep), health::DEEP).strict().without_database(),
+    open("/api/v1/health/ready", || get(health::ready), health::READY).strict().unlimited().without_database(),
+    open("/api/v1/version", || get(health::version), health::VERSION).without_database(),
+    open("/api/v1/changelog", || get(changelog::list), changelog::LIST).without_database(),
+    open("/api/v1/openapi.json", || get(openapi_document), openapi::SHOW).without_database(),
+    write("POST", "/api/v1/usage", Scope::UsageWrite, || post(usage::record), usage::RECORD).idempotent(),
+    write("POST", "/api/v1/usage/bulk", Scope::UsageWrite, || post(usage::record_bulk), usage::RECORD_BULK)
+        .idempotent(),
+    write("POST", "/api/v1/settle", Scope::SettleWrite, || post(settle::settle), settle::SETTLE).idempotent(),
+    write("POST", "/api/v1/settle/bulk", Scope::SettleWrite, || post(settle::settle_agent), settle::SETTLE_AGENT)
+        .idempotent(),
     read("/api/v1/usage/export.json", || get(exports::json), exports::JSON),
     read("/api/v1/usage/export.csv", || get(exports::csv), exports::CSV),
     read("/api/v1/usage/:agent/:serviceId", || get(usage::outstanding), usage::OUTSTANDING),
-    write("DELETE", "/api/v1/usage/:agent/:serviceId", || delete(usage::reset), usage::RESET).idempotent(),
+    write("DELETE", "/api/v1/usage/:agent/:serviceId", Scope::Admin, || delete(usage::reset), usage::RESET)
+        .idempotent(),
     read("/api/v1/billing/total", || get(billing::total), billing::TOTAL),
     read("/api/v1/billing/:agent/:serviceId", || get(billing::quote), billing::QUOTE),
     read("/api/v1/agents", || get(agents::list), agents::LIST),
     read("/api/v1/agents/:agent/total", || get(agents::total), agents::TOTAL),
     read("/api/v1/agents/:agent/usage", || get(agents::usage), agents::USAGE),
-    write("POST", "/api/v1/services", || post(services::register), services::REGISTER).idempotent(),
-    write("POST", "/api/v1/services/bulk", || post(services::register_bulk), services::REGISTER_BULK).idempotent(),
+    write("POST", "/api/v1/services", Scope::Admin, || post(services::register), services::REGISTER).idempotent(),
+    write("POST", "/api/v1/services/bulk", Scope::Admin, || post(services::register_bulk), services::REGISTER_BULK)
+        .idempotent(),
     read("/api/v1/services", || get(services::list), services::LIST),
     read("/api/v1/services/:serviceId", || get(services::show), services::SHOW),
-    write("DELETE", "/api/v1/services/:serviceId", || delete(services::remove), services::REMOVE).idempotent(),
+    write("DELETE", "/api/v1/services/:serviceId", Scope::Admin, || delete(services::remove), services::REMOVE)
+        .idempotent(),
     read("/api/v1/services/:serviceId/metadata", || get(services::metadata), services::METADATA),
-    write("PUT", "/api/v1/services/:serviceId/metadata", || put(services::set_metadata), services::SET_METADATA)
+    write(
+        "PUT",
+        "/api/v1/services/:serviceId/metadata",
+        Scope::Admin,
+        || put(services::set_metadata),
+        services::SET_METADATA,
+    )
+    .idempotent(),
+    write(
+        "PATCH",
+        "/api/v1/services/:serviceId/price",
+        Scope::Admin,
+        || patch(services::set_price),
+        services::SET_PRICE,
+    )
+    .idempotent(),
+    write(
+        "PATCH",
+        "/api/v1/services/:serviceId/disabled",
+        Scope::Admin,
+        || patch(services::set_disabled),
+        services::SET_DISABLED,
+    )
+    .idempotent(),
+    write("POST", "/api/v1/services/:serviceId/disable", Scope::Admin, || post(services::disable), services::DISABLE)
         .idempotent(),
-    write("PATCH", "/api/v1/services/:serviceId/price", || patch(services::set_price), services::SET_PRICE)
+    write("POST", "/api/v1/services/:serviceId/enable", Scope::Admin, || post(services::enable), services::ENABLE)
         .idempotent(),
-    write("PATCH", "/api/v1/services/:serviceId/disabled", || patch(services::set_disabled), services::SET_DISABLED)
-        .idempotent(),
-    write("POST", "/api/v1/services/:serviceId/disable", || post(services::disable), services::DISABLE).idempotent(),
-    write("POST", "/api/v1/services/:serviceId/enable", || post(services::enable), services::ENABLE).idempotent(),
     read("/api/v1/services/:serviceId/usage", || get(service_usage::sums), service_usage::SUMS),
     read("/api/v1/services/:serviceId/agents", || get(service_usage::agents), service_usage::AGENTS),
     read("/api/v1/services/:serviceId/agents/top", || get(service_usage::top_agents), service_usage::TOP_AGENTS),
     operator("POST", "/api/v1/api-keys", || post(api_keys::create), api_keys::CREATE).pausable(),
     operator("GET", "/api/v1/api-keys", || get(api_keys::list), api_keys::LIST).strict(),
+    operator("POST", "/api/v1/api-keys/:prefix/rotate", || post(api_keys::rotate), api_keys::ROTATE).pausable(),
     operator("DELETE", "/api/v1/api-keys/:prefix", || delete(api_keys::revoke), api_keys::REVOKE).pausable(),
     read("/api/v1/events", || get(events::list), events::LIST).strict(),
     read("/api/v1/events/summary", || get(events::summary), events::SUMMARY).strict(),
-    write("POST", "/api/v1/webhooks", || post(webhooks::create), webhooks::CREATE),
-    read("/api/v1/webhooks", || get(webhooks::list), webhooks::LIST).strict(),
-    read("/api/v1/webhooks/:id", || get(webhooks::show), webhooks::SHOW),
-    write("PATCH", "/api/v1/webhooks/:id", || patch(webhooks::change), webhooks::CHANGE),
-    write("DELETE", "/api/v1/webhooks/:id", || delete(webhooks::delete), webhooks::DELETE),
-    write("POST", "/api/v1/webhooks/:id/test", || post(webhooks::test), webhooks::TEST),
-    read("/api/v1/webhooks/:id/deliveries", || get(webhooks::list_deliveries), webhooks::LIST_DELIVERIES).strict(),
+    write("POST", "/api/v1/webhooks", Scope::Webhooks, || post(webhooks::create), webhooks::CREATE),
+    read("/api/v1/webhooks", || get(webhooks::list), webhooks::LIST).scope(Scope::Webhooks).strict(),
+    read("/api/v1/webhooks/:id", || get(webhooks::show), webhooks::SHOW).scope(Scope::Webhooks),
+    write("PATCH", "/api/v1/webhooks/:id", Scope::Webhooks, || patch(webhooks::change), webhooks::CHANGE),
+    write("DELETE", "/api/v1/webhooks/:id", Scope::Webhooks, || delete(webhooks::delete), webhooks::DELETE),
+    write("POST", "/api/v1/webhooks/:id/test", Scope::Webhooks, || post(webhooks::test), webhooks::TEST),
+    read("/api/v1/webhooks/:id/deliveries", || get(webhooks::list_deliveries), webhooks::LIST_DELIVERIES)
+        .scope(Scope::Webhooks)
+        .strict(),
     read("/api/v1/settlements", || get(settlements::list), settlements::LIST).strict(),
     read("/api/v1/settlements/:id", || get(settlements::show), settlements::SHOW).strict(),
-    read("/api/v1/idempotency/:key", || get(idempotency::find), idempotency::FIND).strict(),
+    read("/api/v1/idempotency/:key", || get(idempotency::find), idempotency::FIND)
+        .scope(Scope::UsageWrite)
+        .scope(Scope::SettleWrite)
+        .scope(Scope::Webhooks)
+        .strict(),
 ];
 
 /// HTML pages. They pass the pipeline, but are not operations of the API.
 const PAGES: &[Route] = &[
-    read("/docs", || get(docs_page), Description::of("showReference", "Show the API reference", "A page for people.")),
-    read(
+    open("/docs", || get(docs_page), Description::of("showReference", "Show the API reference", "A page for people.")),
+    open(
         "/docs/style.css",
         || get(docs::style),
         Description::of("showStyle", "Show the style of the reference", "A style sheet."),

@@ -9,6 +9,7 @@ use tracing::warn;
 
 use crate::clock::Clock;
 use crate::commit::Committer;
+use crate::domain::identifiers::KeyPrefix;
 use crate::domain::refusal::Refusal;
 use crate::full_callers::FullCallers;
 use crate::job_health::JobHealth;
@@ -63,6 +64,8 @@ pub struct ApiParts {
     pub dispatcher: Dispatcher,
     /// `None` if RATE_LIMIT is off.
     pub limiter: Option<Arc<RateLimiter>>,
+    /// For API keys with a limit beside that of their tenant.
+    pub key_limiter: RateLimiter<KeyPrefix>,
     pub jobs: JobHealth,
     pub full_callers: FullCallers,
     /// When the janitor of this process last ran.

@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 use tokio::time::{sleep, timeout};
 
 use crate::command::{Answer, TransactionalCommand};
-use crate::domain::api_key::ApiKeyInfo;
+use crate::domain::api_key::{ApiKeyInfo, KeyLimits};
 use crate::domain::caller::Tenant;
 use crate::store::api_keys;
 
@@ -62,8 +62,11 @@ impl KeyStore<'_> {
         if !(1..=64).contains(&length) || label.trim().is_empty() {
             return Err(CliError::Refused("label must be a non-empty string up to 64 chars".to_owned()));
         }
-        let command =
-            TransactionalCommand::CreateApiKey { label: label.to_owned(), tenant_id: tenant.map(str::to_owned) };
+        let command = TransactionalCommand::CreateApiKey {
+            label: label.to_owned(),
+            tenant_id: tenant.map(str::to_owned),
+            limits: KeyLimits::default(),
+        };
         let stop = self.0.stop.requested().clone();
         let stopped = async {
             stop.cancelled().await;

@@ -1,13 +1,14 @@
-//! Creates and revokes API keys. A key is shown once, in the response that creates it. Only its hash is stored.
+//! Creates, rotates and revokes API keys. A key is shown once, in the response that creates it. Only its hash is stored.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::api_key::ApiKeyInfo;
+use crate::domain::api_key::{ApiKeyInfo, KeyLimits};
 use crate::domain::audit_log::{Change, Operation};
 use crate::domain::caller::Tenant;
 use crate::domain::identifiers::{self, ApiKey};
 use crate::domain::refusal::Refusal;
+use crate::domain::timestamp::Timestamp;
 use crate::store::{api_keys, runtime_config, tenants};
 
 use super::context::{Stop, TransactionContext};
@@ -20,10 +21,42 @@ pub struct Created<'a> {
     key: &'a str,
     label: &'a str,
     tenant_id: &'a str,
+    #[serde(flatten)]
+    limits: &'a KeyLimits,
+}
+
+/// A key that replaces another one.
+#[derive(JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "RotatedApiKey")]
+pub struct Rotated<'a> {
+    #[serde(flatten)]
+    created: Created<'a>,
+    previous: Previous<'a>,
+}
+
+/// The key that was replaced, and the end of the overlap.
+#[derive(JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "PreviousApiKey")]
+struct Previous<'a> {
+    prefix: &'a str,
+    expires_at: Timestamp,
+}
+
+impl<'a> Created<'a> {
+    fn of(key: &'a ApiKey, info: &'a ApiKeyInfo) -> Self {
+        Self { key: key.reveal(), label: &info.label, tenant_id: &info.tenant_id, limits: &info.limits }
+    }
 }
 
 /// Without `tenant_id`, also creates a new tenant.
-pub async fn create(context: &mut TransactionContext<'_>, label: &str, tenant_id: Option<&str>) -> Result<Reply, Stop> {
+pub async fn create(
+    context: &mut TransactionContext<'_>,
+    label: &str,
+    tenant_id: Option<&str>,
+    limits: &KeyLimits,
+) -> Result<Reply, Stop> {
     // One creation at a time over all tenants, so that the count is exact and no other creation can draw the same
     // prefix.
     runtime_config::lock(context.connection).await?;
@@ -41,21 +74,73 @@ pub async fn create(context: &mut TransactionContext<'_>, label: &str, tenant_id
     if tenant_id.is_none() {
         tenants::insert(context.connection, &tenant, context.now).await?;
     }
-    let mut key = ApiKey::draw(context.rng);
-    while api_keys::prefix_exists(context.connection, key.prefix()).await? {
-        key = ApiKey::draw(context.rng);
+    let key = draw(context).await?;
+    let info = insert(context, &tenant, (key.prefix(), &key.hash()), label, limits.clone()).await?;
+    context.changes.push(Change::of(Operation::ApiKeyCreated, &tenant, &info.prefix).to(&info));
+    Ok(Reply::json(201, &Created::of(&key, &info)))
+}
+
+/// Creates a key that may do the same, and ends the old one after the overlap. Without `expires_at` the new key lives as
+/// long as the old one was to live.
+pub async fn rotate(
+    context: &mut TransactionContext<'_>,
+    prefix: &str,
+    overlap_ms: i64,
+    expires_at: Option<Timestamp>,
+) -> Result<Reply, Stop> {
+    runtime_config::lock(context.connection).await?;
+    let Some(old) = api_keys::lock(context.connection, prefix).await? else {
+        return Err(Refusal::ApiKeyNotFound(prefix.to_owned()).into());
+    };
+    if old.rotated {
+        return Err(Refusal::ApiKeyRotated(prefix.to_owned()).into());
     }
+    let tenant = Tenant::from_stored(old.tenant_id.clone());
+    let lifetime_ms = old.limits.expires_at.map(|end| end.as_ms() - old.created_at.as_ms());
+    let limits = KeyLimits {
+        expires_at: expires_at.or(lifetime_ms.map(|lifetime_ms| context.now.plus_ms(lifetime_ms))),
+        ..old.limits.clone()
+    };
+    let key = draw(context).await?;
+    let info = insert(context, &tenant, (key.prefix(), &key.hash()), &old.label, limits).await?;
+    let until = context.now.plus_ms(overlap_ms);
+    api_keys::end_at(context.connection, prefix, until).await?;
+    context.changes.push(Change::of(Operation::ApiKeyRotated, &tenant, prefix).from(&old).to(&info));
+    let until = old.limits.expires_at.map_or(until, |end| end.min(until));
+    let previous = Previous { prefix, expires_at: until };
+    Ok(Reply::json(201, &Rotated { created: Created::of(&key, &info), previous }))
+}
+
+/// A key with a prefix that no other one has.
+async fn draw(context: &mut TransactionContext<'_>) -> Result<ApiKey, Stop> {
+    loop {
+        let key = ApiKey::draw(context.rng);
+        if !api_keys::prefix_exists(context.connection, key.prefix()).await? {
+            return Ok(key);
+        }
+    }
+}
+
+async fn insert(
+    context: &mut TransactionContext<'_>,
+    tenant: &Tenant,
+    (prefix, hash): (&str, &[u8; 32]),
+    label: &str,
+    limits: KeyLimits,
+) -> Result<ApiKeyInfo, Stop> {
     let info = ApiKeyInfo {
-        prefix: key.prefix().to_owned(),
+        prefix: prefix.to_owned(),
         label: label.to_owned(),
         created_at: context.now,
         tenant_id: tenant.to_string(),
+        limits,
+        rotated: false,
+        last_used_at: None,
     };
-    api_keys::insert(context.connection, &info, &key.hash()).await?;
-    context.effects.counts_of(&tenant).api_keys += 1;
+    api_keys::insert(context.connection, &info, hash).await?;
+    context.effects.counts_of(tenant).api_keys += 1;
     runtime_config::note_keys(context.connection).await?;
-    context.changes.push(Change::of(Operation::ApiKeyCreated, &tenant, key.prefix()).to(info));
-    Ok(Reply::json(201, &Created { key: key.reveal(), label, tenant_id: tenant.as_str() }))
+    Ok(info)
 }
 
 /// The tenant of a key that was imported.
@@ -76,9 +161,8 @@ pub async fn import(
     check_capacity(context).await?;
     let tenant = Tenant::from_stored(identifiers::draw(context.rng, "tnt_", 16));
     tenants::insert(context.connection, &tenant, context.now).await?;
-    api_keys::insert(context.connection, &tenant, prefix, hash, label, context.now).await?;
-    context.effects.counts_of(&tenant).api_keys += 1;
-    runtime_config::note_keys(context.connection).await?;
+    let info = insert(context, &tenant, (prefix, hash), label, KeyLimits::default()).await?;
+    context.changes.push(Change::of(Operation::ApiKeyCreated, &tenant, prefix).to(info));
     Ok(Reply::json(201, &Imported { tenant_id: tenant.to_string() }))
 }
 
@@ -89,9 +173,10 @@ async fn check_capacity(context: &mut TransactionContext<'_>) -> Result<(), Stop
 
 pub async fn revoke(context: &mut TransactionContext<'_>, prefix: &str) -> Result<Reply, Stop> {
     runtime_config::lock(context.connection).await?;
-    let Some(info) = api_keys::delete(context.connection, prefix).await? else {
+    let Some(info) = api_keys::lock(context.connection, prefix).await? else {
         return Err(Refusal::ApiKeyNotFound(prefix.to_owned()).into());
     };
+    api_keys::delete(context.connection, prefix).await?;
     runtime_config::note_keys(context.connection).await?;
     let tenant = Tenant::from_stored(info.tenant_id.clone());
     context.effects.counts_of(&tenant).api_keys -= 1;

@@ -23,8 +23,7 @@ pub use request::{BatchedCommand, Command, Keyed, Request, TransactionalCommand}
 /// The types of the responses to writes, for the OpenAPI document.
 pub mod answers {
     pub use super::admin::reset::Answer as Reset;
-    pub use super::api_keys::Created as CreatedApiKey;
-    pub use super::api_keys::Imported as ImportedApiKey;
+    pub use super::api_keys::{Created as CreatedApiKey, Imported as ImportedApiKey, Rotated as RotatedApiKey};
     pub use super::deliveries::Resent;
     pub use super::services::change::{ServiceMetadata, ServicePrice};
     pub use super::services::register::Registered;
@@ -64,8 +63,13 @@ impl TransactionalCommand {
             Self::SetServiceEnabled { service_id, enabled } => {
                 services::set_enabled::apply(context, tenant, service_id, *enabled).await
             }
-            Self::CreateApiKey { label, tenant_id } => api_keys::create(context, label, tenant_id.as_deref()).await,
             Self::ImportApiKey { label, prefix, hash } => api_keys::import(context, label, prefix, hash).await,
+            Self::CreateApiKey { label, tenant_id, limits } => {
+                api_keys::create(context, label, tenant_id.as_deref(), limits).await
+            }
+            Self::RotateApiKey { prefix, overlap_ms, expires_at } => {
+                api_keys::rotate(context, prefix, *overlap_ms, *expires_at).await
+            }
             Self::RevokeApiKey { prefix } => api_keys::revoke(context, prefix).await,
             Self::CreateWebhook { url, events } => webhooks::create(context, tenant, url, events).await,
             Self::ChangeWebhook { id, change } => webhooks::change(context, tenant, id, change).await,

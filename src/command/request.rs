@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::domain::api_key::KeyLimits;
 use crate::domain::audit_log::Origin;
 use crate::domain::caller::Tenant;
 use crate::domain::fingerprint::Fingerprint;
@@ -9,6 +10,7 @@ use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::refusal::Refusal;
 use crate::domain::runtime_config::Limit;
 use crate::domain::service::{PricedService, Registration, ServiceEdit};
+use crate::domain::timestamp::Timestamp;
 use crate::domain::usage::{Pair, UsageRecord};
 use crate::domain::webhook;
 use crate::store::deliveries::Resend;
@@ -54,6 +56,13 @@ pub enum TransactionalCommand {
     CreateApiKey {
         label: String,
         tenant_id: Option<String>,
+        limits: KeyLimits,
+    },
+    /// Without `expires_at` the new key lives as long as the old one was to live.
+    RotateApiKey {
+        prefix: String,
+        overlap_ms: i64,
+        expires_at: Option<Timestamp>,
     },
     /// Creates a key that its owner drew, for a new tenant.
     ImportApiKey {
@@ -158,6 +167,7 @@ impl TransactionalCommand {
             | Self::ResendDeliveries { .. } => true,
             Self::CreateApiKey { .. }
             | Self::ImportApiKey { .. }
+            | Self::RotateApiKey { .. }
             | Self::RevokeApiKey { .. }
             | Self::SetPaused(_)
             | Self::ChangeLimits(_)

@@ -56,6 +56,7 @@ pub enum Operation {
     ServiceEnabled,
     ServiceDeleted,
     ApiKeyCreated,
+    ApiKeyRotated,
     ApiKeyRevoked,
     WebhookCreated,
     WebhookUpdated,
@@ -68,13 +69,14 @@ pub enum Operation {
 }
 
 impl Operation {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::ServiceCreated,
         Self::ServiceUpdated,
         Self::ServiceDisabled,
         Self::ServiceEnabled,
         Self::ServiceDeleted,
         Self::ApiKeyCreated,
+        Self::ApiKeyRotated,
         Self::ApiKeyRevoked,
         Self::WebhookCreated,
         Self::WebhookUpdated,
@@ -94,6 +96,7 @@ impl Operation {
             Self::ServiceEnabled => "service.enabled",
             Self::ServiceDeleted => "service.deleted",
             Self::ApiKeyCreated => "api_key.created",
+            Self::ApiKeyRotated => "api_key.rotated",
             Self::ApiKeyRevoked => "api_key.revoked",
             Self::WebhookCreated => "webhook.created",
             Self::WebhookUpdated => "webhook.updated",

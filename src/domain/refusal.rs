@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::api_key::{Scope, Scopes};
 use super::names::ServiceId;
 use super::usage::Pair;
 
@@ -53,6 +54,8 @@ pub enum Refusal {
     KeyForMetrics,
     /// A write without required API keys, from another site or to another host name.
     Foreign,
+    /// The API key lacks a scope; the route needs one of these.
+    MissingScope(Scopes),
     Paused,
     /// More than `limit` requests within `window_ms`.
     RateLimited {
@@ -85,6 +88,9 @@ pub enum Refusal {
     Label,
     TenantId,
     Prefix,
+    ScopeNames,
+    KeyExpiry,
+    Overlap,
     WebhookUrl,
     WebhookTarget,
     WebhookEvents,
@@ -103,6 +109,7 @@ pub enum Refusal {
     SettlementNotFound(String),
     TenantNotFound(String),
     ApiKeyNotFound(String),
+    ApiKeyRotated(String),
     WebhookNotFound(String),
     AdminResetDisabled,
     UsageCapacity,
@@ -154,6 +161,9 @@ impl Refusal {
             | Label
             | TenantId
             | Prefix
+            | ScopeNames
+            | KeyExpiry
+            | Overlap
             | WebhookUrl
             | WebhookTarget
             | WebhookEvents
@@ -164,6 +174,7 @@ impl Refusal {
             KeySyntax | KeyRepeated => (400, "invalid_idempotency_key"),
             AdminKeyForWrites | AdminKeyForReads | ApiKeyForWrites | KeyForMetrics => (401, "unauthorized"),
             Foreign => (403, "forbidden"),
+            MissingScope(_) => (403, "insufficient_scope"),
             NoRoute { .. }
             | KeyUnknown
             | ServiceNotRegistered(_)
@@ -177,6 +188,7 @@ impl Refusal {
             MethodNotAllowed { .. } => (405, "method_not_allowed"),
             BodyTimeout | HeadTimeout => (408, "request_timeout"),
             ServiceDisabled(_) => (409, "service_disabled"),
+            ApiKeyRotated(_) => (409, "already_rotated"),
             KeyConflict => (409, "idempotency_conflict"),
             KeyInFlight => (409, "idempotency_in_flight"),
             BodyTooLarge => (413, "payload_too_large"),
@@ -253,6 +265,11 @@ impl fmt::Display for Refusal {
             ServiceDisabled(id) => return write!(text, "service {id} is currently disabled"),
             SettlementNotFound(id) => return write!(text, "settlement {} not found", Echo(id)),
             TenantNotFound(id) => return write!(text, "no tenant with id {}", Echo(id)),
+            ApiKeyRotated(prefix) => return write!(text, "api key {} was already rotated", Echo(prefix)),
+            MissingScope(needed) => {
+                let needed = needed.and(Scope::Admin).names().join(" or ");
+                return write!(text, "the API key needs the scope {needed}");
+            }
             ApiKeyNotFound(prefix) => return write!(text, "no api key with prefix {}", Echo(prefix)),
             MalformedHead => "the request head is malformed",
             HeadTimeout => "the request head was not received in time",
@@ -308,6 +325,9 @@ impl fmt::Display for Refusal {
             WebhookCapacity => "webhook store capacity exceeded",
             Label => "label must be a non-empty string up to 64 chars",
             TenantId => "tenantId must be a string of 1-64 chars",
+            ScopeNames => "scopes must be a non-empty array of usage:write, settle:write, read, webhooks or admin",
+            KeyExpiry => "expiresAt must be a time in the future, in milliseconds since the Unix epoch",
+            Overlap => "overlapSeconds must be an integer between 0 and 2592000",
             Prefix => "prefix must be 1-64 alphanumeric/underscore characters",
             UsageCapacity => "usage store capacity exceeded",
             ServiceCapacity => "service store capacity exceeded",

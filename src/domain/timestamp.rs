@@ -21,6 +21,9 @@ const RFC_3339: StaticFormatDescription =
 const YEAR_ONE_MS: i64 = -62_135_596_800_000;
 
 impl Timestamp {
+    /// The end of the year 9999.
+    pub const LAST: Self = Self(253_402_300_799_999);
+
     pub const fn from_ms(ms: i64) -> Self {
         Self(ms)
     }

@@ -19,6 +19,7 @@ use crate::full_callers::FullCallers;
 use crate::metrics;
 use crate::runtime_config::SharedRuntimeConfig;
 use crate::settings::janitor::JanitorSettings;
+use crate::store::api_keys;
 use crate::store::caller_totals::{self, CallerTotal};
 use crate::store::pool::Pool;
 use crate::store::retention::{self, Removed};
@@ -334,6 +335,7 @@ async fn expired(connection: &mut PgConnection) -> Result<Option<i64>, StoreErro
     }
     let removed = retention::prune_expired(&mut transaction, ROWS_MAX).await?;
     let records = note(&mut transaction, &removed).await?;
+    api_keys::delete_expired(&mut transaction).await?;
     transaction.commit().await?;
     Ok(Some(records))
 }

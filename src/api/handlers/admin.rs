@@ -86,6 +86,7 @@ pub async fn reset(State(state): State<ApiState>, write: WriteRequest) -> Result
     if response.is_ok() {
         if let Some(limiter) = &state.limiter {
             limiter.clear();
+            state.key_limiter.clear();
         }
         metrics::restart();
     }

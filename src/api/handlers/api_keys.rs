@@ -8,10 +8,13 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::command::TransactionalCommand;
-use crate::command::answers::CreatedApiKey;
-use crate::domain::api_key::ApiKeyInfo;
+use crate::command::answers::{CreatedApiKey, RotatedApiKey};
+use crate::domain::api_key::{
+    ApiKeyInfo, KeyLimits, OVERLAP_SECONDS_DEFAULT, OVERLAP_SECONDS_MAX, RATE_LIMIT_MAX, Scopes,
+};
 use crate::domain::refusal::Refusal;
-use crate::domain::timestamp::StoredMoment;
+use crate::domain::timestamp::{StoredMoment, Timestamp};
+use crate::domain::usage::integer;
 use crate::query::api_keys;
 use crate::store::api_keys::{ApiKeyCursor, Start};
 
@@ -31,7 +34,8 @@ const TEXT_MAX: usize = 64;
 pub const CREATE: Description = Description::of(
     "createApiKey",
     "Create an API key",
-    "Returns the key, which is shown only in this response. Without `tenantId` a new tenant is created.",
+    "Returns the key, which is shown only in this response. Without `tenantId` a new tenant is created. Without `scopes` the \
+         key may do everything that its tenant may.",
 )
 .body(bodies::API_KEY, r#"{"label":"billing"}"#)
 .answer::<CreatedApiKey<'static>>(
@@ -42,9 +46,33 @@ pub const CREATE: Description = Description::of(
 .refuses(&["not_found", "store_capacity_exceeded"]);
 
 pub async fn create(State(state): State<ApiState>, write: WriteRequest) -> Result<Response, ApiError> {
-    let command = parse_creation(&write.body);
+    let command = parse_creation(&write.body, state.clock.now());
     let mut response = write.submit(&state, command).await?;
     state.known_keys.invalidate();
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+pub const ROTATE: Description = Description::of(
+    "rotateApiKey",
+    "Rotate an API key",
+    "Creates a key with the label, the tenant, the scopes and the limit of this one. This one expires at the end of the \
+         overlap. Without `expiresAt` the new key lives as long as this one was to live. A key can be rotated once.",
+)
+.optional_body(bodies::ROTATION, r#"{"overlapSeconds":3600}"#)
+.answer::<RotatedApiKey<'static>>(
+    201,
+    r#"{"key":"apk_0123456789abcdef0123456789abcdef","label":"billing",
+        "tenantId":"tnt_0123456789abcdef0123456789abcdef",
+        "previous":{"prefix":"apk_76543210","expiresAt":1767229200000}}"#,
+)
+.refuses(&["not_found", "already_rotated"]);
+
+pub async fn rotate(State(state): State<ApiState>, write: WriteRequest) -> Result<Response, ApiError> {
+    let command = parse_rotation(&write, state.clock.now());
+    let response = write.submit(&state, command).await;
+    state.known_keys.invalidate();
+    let mut response = response?;
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
 }
@@ -58,13 +86,7 @@ pub const REVOKE: Description = Description::of(
 .refuses(&["not_found"]);
 
 pub async fn revoke(State(state): State<ApiState>, write: WriteRequest) -> Result<Response, ApiError> {
-    let prefix = write.context.parameter("prefix").to_owned();
-    let is_plain = prefix.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    let command = if is_plain && (1..=64).contains(&prefix.len()) {
-        Ok(TransactionalCommand::RevokeApiKey { prefix })
-    } else {
-        Err(Refusal::Prefix)
-    };
+    let command = parse_prefix(&write).map(|prefix| TransactionalCommand::RevokeApiKey { prefix });
     let response = write.submit(&state, command).await;
     // Whatever the outcome: looking keys up again is always correct.
     state.known_keys.invalidate();
@@ -112,8 +134,14 @@ fn parse_cursor(cursor: &str) -> Option<Start> {
     (!prefix.is_empty()).then(|| Start::After(ApiKeyCursor { created_at, prefix: prefix.to_owned() }))
 }
 
-fn parse_creation(body: &Value) -> Result<TransactionalCommand, Refusal> {
-    fields::check(body, &["label", "tenantId"])?;
+fn parse_prefix(write: &WriteRequest) -> Result<String, Refusal> {
+    let prefix = write.context.parameter("prefix");
+    let is_plain = prefix.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    if is_plain && (1..=64).contains(&prefix.len()) { Ok(prefix.to_owned()) } else { Err(Refusal::Prefix) }
+}
+
+fn parse_creation(body: &Value, now: Timestamp) -> Result<TransactionalCommand, Refusal> {
+    fields::check(body, &["label", "tenantId", "scopes", "expiresAt", "rateLimitPerWindow"])?;
     let is_short = |text: &&str| (1..=TEXT_MAX).contains(&fields::length(text));
     let label = body.get("label").and_then(Value::as_str).filter(is_short).filter(|label| !label.trim().is_empty());
     let label = label.ok_or(Refusal::Label)?.to_owned();
@@ -121,5 +149,41 @@ fn parse_creation(body: &Value) -> Result<TransactionalCommand, Refusal> {
         None => None,
         Some(value) => Some(value.as_str().filter(is_short).ok_or(Refusal::TenantId)?.to_owned()),
     };
-    Ok(TransactionalCommand::CreateApiKey { label, tenant_id })
+    let limits = KeyLimits {
+        scopes: body.get("scopes").map(parse_scopes).transpose()?,
+        expires_at: parse_expiry(body, now)?,
+        rate_limit_per_window: body.get("rateLimitPerWindow").map(parse_limit).transpose()?,
+    };
+    Ok(TransactionalCommand::CreateApiKey { label, tenant_id, limits })
+}
+
+fn parse_rotation(write: &WriteRequest, now: Timestamp) -> Result<TransactionalCommand, Refusal> {
+    let prefix = parse_prefix(write)?;
+    let body = &write.body;
+    fields::check(body, &["overlapSeconds", "expiresAt"])?;
+    let overlap = match body.get("overlapSeconds") {
+        None => OVERLAP_SECONDS_DEFAULT,
+        Some(value) => {
+            let seconds = integer(value).filter(|seconds| (0..=OVERLAP_SECONDS_MAX).contains(seconds));
+            seconds.ok_or(Refusal::Overlap)?
+        }
+    };
+    let expires_at = parse_expiry(body, now)?;
+    Ok(TransactionalCommand::RotateApiKey { prefix, overlap_ms: overlap * 1000, expires_at })
+}
+
+fn parse_scopes(value: &Value) -> Result<Scopes, Refusal> {
+    let names = value.as_array().and_then(|names| names.iter().map(Value::as_str).collect::<Option<Vec<_>>>());
+    names.and_then(|names| Scopes::parse(names.into_iter())).ok_or(Refusal::ScopeNames)
+}
+
+fn parse_expiry(body: &Value, now: Timestamp) -> Result<Option<Timestamp>, Refusal> {
+    let Some(value) = body.get("expiresAt") else { return Ok(None) };
+    let moment = integer(value).map(Timestamp::from_ms).filter(|moment| (now..=Timestamp::LAST).contains(moment));
+    moment.map(Some).ok_or(Refusal::KeyExpiry)
+}
+
+fn parse_limit(value: &Value) -> Result<i64, Refusal> {
+    let limit = integer(value).filter(|limit| (1..=RATE_LIMIT_MAX).contains(limit));
+    limit.ok_or(Refusal::ConfigValue { key: "rateLimitPerWindow", max: RATE_LIMIT_MAX })
 }

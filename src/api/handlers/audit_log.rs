@@ -61,7 +61,10 @@ pub const LIST: Description = Description::of(
          first. Entries are permanent.",
 )
 .query(&[
-    text("actor", "Actor whose changes to return: `admin`, `anonymous`, `cli`, `service`, or the prefix of an API key."),
+    text(
+        "actor",
+        "Actor whose changes to return: `admin`, `anonymous`, `cli`, `service`, or the prefix of an API key.",
+    ),
     text("operation", "Operation to return, such as `service.updated`."),
     text("tenantId", "Tenant whose changes to return."),
     text("objectId", "Service, webhook or prefix of an API key whose changes to return."),

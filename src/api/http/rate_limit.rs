@@ -5,7 +5,7 @@
 //! slots for each.
 
 use std::collections::VecDeque;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -34,8 +34,9 @@ pub struct RateLimitStatus {
     pub window_ms: u64,
 }
 
-pub struct RateLimiter {
-    shards: Vec<Shard>,
+/// `K` is what has a quota: a caller, or one API key.
+pub struct RateLimiter<K = Caller> {
+    shards: Vec<Shard<K>>,
     hasher: RandomState,
     /// Callers in all shards together.
     callers: AtomicUsize,
@@ -43,21 +44,21 @@ pub struct RateLimiter {
 }
 
 /// Ordered by the latest hit; the longest idle is first.
-type Logs = LinkedHashMap<Caller, Log, RandomState>;
+type Logs<K> = LinkedHashMap<K, Log, RandomState>;
 
-struct Shard {
-    logs: Mutex<Logs>,
+struct Shard<K> {
+    logs: Mutex<Logs<K>>,
     /// When the first of them was last allowed; [`u64::MAX`] if there is none. Read without the lock.
     idle_since_ms: AtomicU64,
 }
 
-impl Default for RateLimiter {
+impl<K: Eq + Hash + Clone> Default for RateLimiter<K> {
     fn default() -> Self {
         Self::new(CALLERS_MAX)
     }
 }
 
-impl RateLimiter {
+impl<K: Eq + Hash + Clone> RateLimiter<K> {
     fn new(callers_max: usize) -> Self {
         // All shards use one hasher, so that a caller is hashed once.
         let hasher = RandomState::new();
@@ -67,7 +68,7 @@ impl RateLimiter {
     }
 
     /// Counts a request of `caller` if it is allowed. `now_ms` must never decrease.
-    pub fn check(&self, caller: &Caller, now_ms: u64, limits: &Limits) -> RateLimitStatus {
+    pub fn check(&self, caller: &K, now_ms: u64, limits: &Limits) -> RateLimitStatus {
         let window_ms = limits.rate_limit_window_ms.unsigned_abs();
         let limit = limits.rate_limit_per_window.unsigned_abs();
         let hash = self.hasher.hash_one(caller);
@@ -100,7 +101,7 @@ impl RateLimiter {
     }
 
     /// Whether a request of `caller` would be allowed now. Counts nothing.
-    pub fn has_quota(&self, caller: &Caller, now_ms: u64, limits: &Limits) -> bool {
+    pub fn has_quota(&self, caller: &K, now_ms: u64, limits: &Limits) -> bool {
         let hash = self.hasher.hash_one(caller);
         let mut logs = self.shards[(hash >> 32) as usize % SHARDS].lock();
         match logs.raw_entry_mut().from_key_hashed_nocheck(hash, caller) {
@@ -134,7 +135,7 @@ impl RateLimiter {
     }
 
     /// Removes at most `count` callers without a hit in the window.
-    fn evict_expired(&self, logs: &mut Logs, now_ms: u64, window_ms: u64, count: usize) {
+    fn evict_expired(&self, logs: &mut Logs<K>, now_ms: u64, window_ms: u64, count: usize) {
         for _ in 0..count {
             match logs.front() {
                 Some((_, log)) if now_ms.saturating_sub(log.newest_ms) >= window_ms => {
@@ -158,12 +159,12 @@ impl RateLimiter {
     }
 }
 
-impl Shard {
-    fn lock(&self) -> MutexGuard<'_, Logs> {
+impl<K> Shard<K> {
+    fn lock(&self) -> MutexGuard<'_, Logs<K>> {
         self.logs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note_idle(&self, logs: &Logs) {
+    fn note_idle(&self, logs: &Logs<K>) {
         let idle_since_ms = logs.front().map_or(u64::MAX, |(_, log)| log.newest_ms);
         self.idle_since_ms.store(idle_since_ms, Ordering::Relaxed);
     }

@@ -4,10 +4,12 @@
 use serde_json::{Map, Value, json};
 
 use super::description::integer;
+use crate::domain::api_key::{OVERLAP_SECONDS_DEFAULT, OVERLAP_SECONDS_MAX, RATE_LIMIT_MAX, Scope};
 use crate::domain::money::PRICE_MAX;
 use crate::domain::names::{AGENT_ID_MAX, IDENTIFIER, SERVICE_ID_MAX};
 use crate::domain::runtime_config::LIMITS;
 use crate::domain::service::METADATA_TEXT_MAX;
+use crate::domain::timestamp::Timestamp;
 use crate::domain::usage::REQUESTS_MAX;
 use crate::domain::webhook::{KNOWN_TYPES, URL_MAX};
 
@@ -24,6 +26,7 @@ pub const METADATA: &str = "ServiceMetadataInput";
 pub const PRICE: &str = "ServicePriceInput";
 pub const DISABLED: &str = "ServiceDisabledInput";
 pub const API_KEY: &str = "ApiKeyInput";
+pub const ROTATION: &str = "ApiKeyRotation";
 pub const WEBHOOK: &str = "WebhookInput";
 pub const WEBHOOK_CHANGE: &str = "WebhookUpdate";
 pub const CONFIG: &str = "ConfigUpdate";
@@ -45,6 +48,7 @@ pub fn schemas() -> Vec<(&'static str, Value)> {
         (PRICE, lenient(&["priceStroops"], json!({ "priceStroops": price() }))),
         (DISABLED, strict(&["disabled"], json!({ "disabled": { "type": "boolean" } }))),
         (API_KEY, api_key()),
+        (ROTATION, rotation()),
         (WEBHOOK, strict(&["url", "events"], json!({ "url": url(), "events": events() }))),
         (WEBHOOK_CHANGE, webhook_change()),
         (EVENT_TYPE, json!({ "type": "string", "enum": KNOWN_TYPES, "description": "`*` stands for all types." })),
@@ -108,7 +112,35 @@ fn api_key() -> Value {
         "maxLength": 64,
         "description": "Tenant that the key belongs to. Without it a new tenant is created.",
     });
-    strict(&["label"], json!({ "label": label, "tenantId": tenant }))
+    let scopes = json!({
+        "type": "array",
+        "minItems": 1,
+        "items": { "type": "string", "enum": Scope::ALL.map(Scope::as_str) },
+        "description": "What the key may be used for. Without it: everything that the tenant may do.",
+    });
+    let mut rate_limit = integer(1, RATE_LIMIT_MAX);
+    rate_limit["description"] = "Requests that the key may make in each window, beside the limit of its tenant.".into();
+    let properties = json!({
+        "label": label,
+        "tenantId": tenant,
+        "scopes": scopes,
+        "expiresAt": expiry(),
+        "rateLimitPerWindow": rate_limit,
+    });
+    strict(&["label"], properties)
+}
+
+fn rotation() -> Value {
+    let mut overlap = integer(0, OVERLAP_SECONDS_MAX);
+    overlap["default"] = OVERLAP_SECONDS_DEFAULT.into();
+    overlap["description"] = "How long the rotated key remains valid.".into();
+    strict(&[], json!({ "overlapSeconds": overlap, "expiresAt": expiry() }))
+}
+
+fn expiry() -> Value {
+    let mut moment = integer(0, Timestamp::LAST.as_ms());
+    moment["description"] = "When the key expires, in milliseconds since the Unix epoch. In the future.".into();
+    moment
 }
 
 fn webhook_change() -> Value {

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::bodies::reference;
 use super::description::integer;
+use crate::domain::api_key::{Scope, Scopes};
 use crate::domain::names::{AGENT_ID_MAX, SERVICE_ID_MAX, STORED_IDENTIFIER, ServiceId};
 use crate::domain::refusal::Refusal;
 
@@ -16,14 +17,16 @@ const KEY_HEADER: &str = r#"^([!#-~][!-~]{0,254}|"([!#-\[\]-~]|\\["\\]){0,255}")
 const KEY_IN_PATH: &str = "^[!-~]{1,255}$";
 
 /// The error codes of operations.
-const CODES: [&str; 17] = [
+const CODES: [&str; 19] = [
     "invalid_request",
     "invalid_idempotency_key",
     "unauthorized",
     "forbidden",
+    "insufficient_scope",
     "not_found",
     "request_timeout",
     "service_disabled",
+    "already_rotated",
     "idempotency_conflict",
     "idempotency_in_flight",
     "payload_too_large",
@@ -47,9 +50,11 @@ fn sample(code: &str) -> Refusal {
         "invalid_idempotency_key" => Refusal::KeySyntax,
         "unauthorized" => Refusal::ApiKeyForWrites,
         "forbidden" => Refusal::Foreign,
+        "insufficient_scope" => Refusal::MissingScope(Scopes::NONE.and(Scope::Read)),
         "not_found" => Refusal::ServiceNotRegistered(weather()),
         "request_timeout" => Refusal::BodyTimeout,
         "service_disabled" => Refusal::ServiceDisabled(weather()),
+        "already_rotated" => Refusal::ApiKeyRotated("apk_01234567".to_owned()),
         "idempotency_conflict" => Refusal::KeyConflict,
         "idempotency_in_flight" => Refusal::KeyInFlight,
         "payload_too_large" => Refusal::BodyTooLarge,

@@ -190,6 +190,7 @@ fn codes(route: &Route) -> BTreeMap<u16, Vec<&'static str>> {
     };
     add(route.auth != Auth::Open, &["unauthorized"]);
     add(matches!(route.auth, Auth::Tenant | Auth::Operator), &["forbidden"]);
+    add(!route.scopes.is_empty(), &["insufficient_scope"]);
     add(route.limited || route.auth != Auth::Open, &["rate_limited"]);
     add(route.pausable, &["service_paused"]);
     add(!route.needs_no_database, &["service_unavailable"]);

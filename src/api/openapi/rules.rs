@@ -11,9 +11,9 @@ use crate::api::routes::ROUTES;
 static DOCUMENT: LazyLock<Value> = LazyLock::new(|| document(ROUTES));
 
 /// Every summary begins with one of these.
-const VERBS: [&str; 19] = [
+const VERBS: [&str; 20] = [
     "Check", "Count", "Create", "Delete", "Disable", "Enable", "Export", "Get", "List", "Pause", "Record", "Register",
-    "Reset", "Resume", "Revoke", "Set", "Settle", "Test", "Update",
+    "Reset", "Resume", "Revoke", "Rotate", "Set", "Settle", "Test", "Update",
 ];
 
 fn operations() -> impl Iterator<Item = &'static Value> {

@@ -8,6 +8,7 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, Uri};
 use subtle::ConstantTimeEq;
 
+use crate::domain::api_key::Scopes;
 use crate::domain::audit_log::{Actor, Origin};
 use crate::domain::caller::{Caller, ClientAddress, Tenant};
 use crate::domain::identifiers::hash_of_key;
@@ -27,6 +28,10 @@ pub struct Identity {
     pub caller: Caller,
     pub address: ClientAddress,
     pub actor: Actor,
+    /// What its API key may be used for. `None`: everything that the tenant may do.
+    pub scopes: Option<Scopes>,
+    /// The limit of its API key, beside that of the tenant.
+    pub rate_limit_per_window: Option<i64>,
     pub is_operator: bool,
     /// Its API key was not looked up, because its address has no quota left. It must not be treated as a request
     /// without a key.
@@ -65,6 +70,8 @@ pub async fn identify(
         caller: Caller::Address(address.clone()),
         address,
         actor: Actor::Anonymous,
+        scopes: None,
+        rate_limit_per_window: None,
         is_operator: false,
         is_unidentified: false,
         has_metrics_token: has_metrics_token(headers, settings),
@@ -87,9 +94,10 @@ pub async fn identify(
         return Ok(anonymous);
     }
     match state.known_keys.look_up(presented, &anonymous.caller, deadline).await {
-        Ok(Presented::Recognised(KnownKey { prefix, tenant })) => {
+        Ok(Presented::Recognised(KnownKey { prefix, tenant, scopes, rate_limit_per_window, .. })) => {
             let caller = Caller::Tenant(tenant.clone());
-            Ok(Identity { tenant, caller, actor: Actor::ApiKey(prefix), ..anonymous })
+            let actor = Actor::ApiKey(prefix);
+            Ok(Identity { tenant, caller, actor, scopes, rate_limit_per_window, ..anonymous })
         }
         Ok(Presented::Unknown) => Ok(anonymous),
         Ok(Presented::NotLookedUp) => Ok(Identity { is_unidentified: true, ..anonymous }),
@@ -111,6 +119,9 @@ pub fn authorise(route: &Route, identity: &Identity, settings: &ApiSettings) -> 
         Auth::Tenant if settings.require_api_key && !identity.has_key() => Err(Refusal::ApiKeyForWrites),
         Auth::Metrics if guards_metrics && !identity.is_operator && !identity.has_metrics_token => {
             Err(Refusal::KeyForMetrics)
+        }
+        _ if identity.scopes.is_some_and(|scopes| !scopes.permit(route.scopes)) => {
+            Err(Refusal::MissingScope(route.scopes))
         }
         _ => Ok(()),
     }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::domain::caller::Caller;
+use crate::domain::identifiers::KeyPrefix;
 use crate::domain::refusal::Refusal;
 use crate::domain::runtime_config::Limits;
 use crate::query::reader::{Reader, Reads};
@@ -27,6 +28,8 @@ const UNKNOWN_MAX: usize = 1000;
 const KEY_MEMORY: Duration = Duration::from_millis(900);
 /// Maximum number of keys in one query.
 const KEYS_OF_QUERY_MAX: usize = 256;
+/// How long the recording of a use waits for a connection.
+const USE_LIMIT: Duration = Duration::from_secs(5);
 /// How many unrecognised keys per window are looked up for an address without quota. A tenant may share its address
 /// with a client that sends too many requests.
 const GUESSES_MAX: i64 = 10;
@@ -49,6 +52,8 @@ pub struct KnownKeys {
     /// For keys that were recognised before. Other keys wait for separate queries.
     refreshes: Reads<KeyHash, Option<KnownKey>>,
     lookups: Reads<KeyHash, Option<KnownKey>>,
+    /// Keys whose use is to be recorded.
+    uses: Arc<Reads<KeyPrefix, ()>>,
     /// Counts keys that were looked up although their address had no quota left.
     guesses: RateLimiter,
     changes: AtomicU64,
@@ -62,6 +67,8 @@ pub struct KnownKeys {
 #[derive(Clone)]
 struct Known<T> {
     looked_up: Instant,
+    /// [`KEY_MEMORY`], or less for a key that expires sooner.
+    valid_for: Duration,
     /// The number of changes by this process and the revision of all changes, when the key was looked up.
     version: (u64, i64),
     what: T,
@@ -69,7 +76,7 @@ struct Known<T> {
 
 impl<T> Known<T> {
     fn is_fresh(&self, now: Instant, version: (u64, i64)) -> bool {
-        self.version == version && now - self.looked_up < KEY_MEMORY
+        self.version == version && now - self.looked_up < self.valid_for
     }
 }
 
@@ -101,6 +108,7 @@ impl KnownKeys {
             unknown: Cache::new(UNKNOWN_MAX),
             refreshes: Reads::new(KEYS_OF_QUERY_MAX),
             lookups: Reads::new(KEYS_OF_QUERY_MAX),
+            uses: Arc::new(Reads::new(KEYS_OF_QUERY_MAX)),
             guesses: RateLimiter::default(),
             changes: AtomicU64::new(0),
             reader,
@@ -126,29 +134,45 @@ impl KnownKeys {
         let (now, version) =
             (Instant::now(), (self.changes.load(Ordering::Acquire), self.runtime_config.keys_revision()));
         let recognised = self.recognised.get(&hash);
-        if let Some(known) = recognised.as_ref().filter(|known| known.is_fresh(now, version)) {
-            return Ok(Presented::Recognised(known.what.clone()));
+        let was_recognised = recognised.is_some();
+        if let Some(known) = recognised.filter(|known| known.is_fresh(now, version)) {
+            return Ok(Presented::Recognised(known.what));
         }
         if self.unknown.get(&hash).is_some_and(|known| known.is_fresh(now, version)) {
             return Ok(Presented::Unknown);
         }
-        if recognised.is_none() && !self.may_guess(address) {
+        if !was_recognised && !self.may_guess(address) {
             return Ok(Presented::NotLookedUp);
         }
-        let reads = if recognised.is_some() { &self.refreshes } else { &self.lookups };
+        let reads = if was_recognised { &self.refreshes } else { &self.lookups };
         // Boxed, because few requests need a lookup and every request would otherwise have its size.
         let key = Box::pin(self.reader.load(reads, hash, deadline, api_keys::find_all)).await?;
         match key {
             Some(key) => {
-                self.recognised.lock().insert(hash, Known { looked_up: now, version, what: key.clone() });
+                // The database compared the expiry with its own clock.
+                let valid_for = key.lifetime.map_or(KEY_MEMORY, |lifetime| lifetime.min(KEY_MEMORY));
+                self.recognised.lock().insert(hash, Known { looked_up: now, valid_for, version, what: key.clone() });
+                if key.is_use_due {
+                    self.note_use(key.prefix);
+                }
                 Ok(Presented::Recognised(key))
             }
             None => {
                 self.recognised.lock().remove(&hash);
-                self.unknown.lock().insert(hash, Known { looked_up: now, version, what: () });
+                let known = Known { looked_up: now, valid_for: KEY_MEMORY, version, what: () };
+                self.unknown.lock().insert(hash, known);
                 Ok(Presented::Unknown)
             }
         }
+    }
+
+    /// Records the use of a key while its request continues. If that fails, the next lookup of the key tries again.
+    fn note_use(&self, prefix: KeyPrefix) {
+        let (uses, reader) = (self.uses.clone(), self.reader.clone());
+        tokio::spawn(async move {
+            let deadline = std::time::Instant::now() + USE_LIMIT;
+            let _ = reader.load(&uses, prefix, deadline, api_keys::note_used).await;
+        });
     }
 
     fn may_guess(&self, address: &Caller) -> bool {

@@ -13,6 +13,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use percent_encoding::percent_decode_str;
 
+use crate::domain::audit_log::Actor;
 use crate::domain::caller::Caller;
 use crate::domain::refusal::Refusal;
 use crate::domain::runtime_config::Limits;
@@ -22,7 +23,7 @@ use crate::api::http::admission::{Client, TooManyHeld};
 use crate::api::http::head;
 use crate::api::http::received::Received;
 use crate::api::request::answer::RequestRecord;
-use crate::api::request::caller::{authorise, identify};
+use crate::api::request::caller::{Identity, authorise, identify};
 use crate::api::request::context::RequestContext;
 use crate::api::request::errors::{self, ApiError};
 use crate::api::routes;
@@ -122,6 +123,7 @@ async fn pass(
         }
     }
     if route.is_none_or(|route| route.limited) {
+        limit_key(state, &identity, record)?;
         limit(state, &identity.caller, record)?;
         if identity.is_unidentified {
             // The address got quota back in the meantime.
@@ -144,11 +146,28 @@ async fn pass(
     Ok(())
 }
 
-/// Step 7: counts the request for `caller`, or refuses it.
+/// Step 7: counts the request for `caller`, or refuses it. The response shows the tighter of the limits.
 fn limit(state: &ApiState, caller: &Caller, record: &mut RequestRecord) -> Result<(), Refusal> {
     let Some(limiter) = &state.limiter else { return Ok(()) };
     let limits = state.runtime_config.limits();
     let status = limiter.check(caller, state.clock.elapsed_ms(), &limits);
+    let of_key = record.rate_limit.filter(|of_key| status.allowed && of_key.remaining < status.remaining);
+    record.rate_limit = Some(of_key.unwrap_or(status));
+    if status.allowed { Ok(()) } else { Err(rate_limited(&limits)) }
+}
+
+/// Step 7, for an API key with a limit: counts the request for the key, or refuses it. What the tenant's limit refuses
+/// is not counted for the key.
+fn limit_key(state: &ApiState, identity: &Identity, record: &mut RequestRecord) -> Result<(), Refusal> {
+    let (Some(rate_limit_per_window), Actor::ApiKey(prefix)) = (identity.rate_limit_per_window, identity.actor) else {
+        return Ok(());
+    };
+    let (now_ms, of_tenant) = (state.clock.elapsed_ms(), state.runtime_config.limits());
+    let limits = Limits { rate_limit_per_window, ..of_tenant };
+    if state.limiter.as_ref().is_none_or(|limiter| !limiter.has_quota(&identity.caller, now_ms, &of_tenant)) {
+        return Ok(());
+    }
+    let status = state.key_limiter.check(&prefix, now_ms, &limits);
     record.rate_limit = Some(status);
     if status.allowed { Ok(()) } else { Err(rate_limited(&limits)) }
 }

@@ -152,6 +152,11 @@ async fn each_operation_leaves_one_entry_with_what_it_changed_and_who_asked_for_
         shows(&entry, operation, &none, &none, &paused(before), &paused(!before));
         operations.push(operation);
     }
+    let rotated = operator.send("POST", &format!("{KEYS}/{}/rotate", text(&prefix)), None).await.json();
+    let entry = added(&operator, &mut seen, "rotated").await;
+    assert_eq!((text(&entry["operation"]), &entry["objectId"]), ("api_key.rotated", &prefix));
+    assert_eq!((&entry["before"]["prefix"], &entry["after"]["prefix"]), (&prefix, &json!(text(&rotated["key"])[..12])));
+    operations.push("api_key.rotated");
     assert_eq!(operator.send("DELETE", &format!("{KEYS}/{}", text(&prefix)), None).await.status, 204);
     assert_eq!(added(&operator, &mut seen, "revoked").await["operation"], "api_key.revoked");
 

@@ -55,6 +55,7 @@ GET /api/v1/services/:serviceId/agents 200 open rl
 GET /api/v1/services/:serviceId/agents/top 200 open rl
 POST /api/v1/api-keys 201 operator rl pause
 GET /api/v1/api-keys 200 operator rl strict
+POST /api/v1/api-keys/:prefix/rotate 201 operator rl pause
 DELETE /api/v1/api-keys/:prefix 204 operator rl pause
 GET /api/v1/events 200,304 open rl strict
 GET /api/v1/events/summary 200 open rl strict
@@ -72,7 +73,7 @@ GET /api/v1/idempotency/:key 200 open rl strict
 
 fn rows() -> Vec<Vec<&'static str>> {
     let rows: Vec<Vec<&str>> = OPERATIONS.trim().lines().map(|line| line.split(' ').collect()).collect();
-    assert_eq!(rows.len(), 57);
+    assert_eq!(rows.len(), 58);
     rows
 }
 

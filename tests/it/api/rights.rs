@@ -70,6 +70,7 @@ const ROWS: &[(&str, &str, &str, Option<&str>, Need)] = &[
     ("GET", "/api/v1/services/:serviceId/agents/top", "/api/v1/services/none/agents/top", None, Nothing(200)),
     ("POST", "/api/v1/api-keys", "/api/v1/api-keys", Some(r#"{"label":"l"}"#), Operator(201)),
     ("GET", "/api/v1/api-keys", "/api/v1/api-keys", None, Operator(200)),
+    ("POST", "/api/v1/api-keys/:prefix/rotate", "/api/v1/api-keys/none/rotate", None, Operator(404)),
     ("DELETE", "/api/v1/api-keys/:prefix", "/api/v1/api-keys/none", None, Operator(404)),
     ("GET", "/api/v1/events", "/api/v1/events", None, Nothing(200)),
     ("GET", "/api/v1/events/summary", "/api/v1/events/summary", None, Nothing(200)),

@@ -78,6 +78,7 @@ const ROWS: &[(&str, &str, &str, &str, u16)] = &[
     ("GET", "/api/v1/services/:serviceId/agents/top", "/api/v1/services/{service}/agents/top?page=1", "", 200),
     ("POST", "/api/v1/api-keys", "/api/v1/api-keys", r#"{"label":"l","tenantId":"{tenant}"}"#, 401),
     ("GET", "/api/v1/api-keys", "/api/v1/api-keys", "", 401),
+    ("POST", "/api/v1/api-keys/:prefix/rotate", "/api/v1/api-keys/{prefix}/rotate", "", 401),
     ("DELETE", "/api/v1/api-keys/:prefix", "/api/v1/api-keys/{prefix}", "", 401),
     ("GET", "/api/v1/events", "/api/v1/events?type=usage.recorded", "", 200),
     ("GET", "/api/v1/events/summary", "/api/v1/events/summary", "", 200),
@@ -161,7 +162,8 @@ async fn rows_of(service: &Service, tenant: &str) -> Vec<(String, Value)> {
     let mut found = Vec::new();
     for (table, column) in &tables {
         let rows = format!(
-            "SELECT coalesce(jsonb_agg(to_jsonb(row) ORDER BY to_jsonb(row)::text), '[]') FROM {table} AS row
+            "SELECT coalesce(jsonb_agg(shown ORDER BY shown::text), '[]') FROM {table} AS row,
+             LATERAL (SELECT to_jsonb(row) - 'last_used_at' AS shown) AS shown
              WHERE row.{column} IN ('{tenant}', 'tenant:{tenant}')"
         );
         let rows: Value = sqlx::query_scalar(AssertSqlSafe(rows)).fetch_one(&service.pool).await.expect("rows");

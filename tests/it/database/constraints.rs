@@ -56,6 +56,11 @@ const CASES: &[(&str, &[&str])] = &[
         &["UPDATE api_keys SET prefix = 'apk_0000000'", "UPDATE api_keys SET prefix = 'apk_0000000G'"],
     ),
     ("api_keys_key_hash_length", &["UPDATE api_keys SET key_hash = '\\x00'"]),
+    ("api_keys_scopes_known", &["UPDATE api_keys SET scopes = '{}'", "UPDATE api_keys SET scopes = '{read,write}'"]),
+    (
+        "api_keys_rate_limit_per_window_range",
+        &["UPDATE api_keys SET rate_limit_per_window = 0", "UPDATE api_keys SET rate_limit_per_window = 1000001"],
+    ),
     ("api_keys_label_length", &["UPDATE api_keys SET label = ''"]),
     (
         "services_pkey",
