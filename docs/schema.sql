@@ -793,7 +793,11 @@ CREATE TABLE public.webhooks (
     created_at timestamp with time zone NOT NULL,
     disabled_at timestamp with time zone,
     from_position bigint NOT NULL,
+    previous_secret bytea,
+    previous_secret_until timestamp with time zone,
     CONSTRAINT webhooks_events_known CHECK (((cardinality(events) > 0) AND (events <@ ARRAY['usage.recorded'::text, 'usage.settled'::text, 'usage.reset'::text, 'service.disabled'::text, 'service.enabled'::text, 'service.deleted'::text, 'webhook.test'::text, '*'::text]))),
+    CONSTRAINT webhooks_previous_secret_length CHECK ((octet_length(previous_secret) = 32)),
+    CONSTRAINT webhooks_previous_secret_whole CHECK (((previous_secret IS NULL) = (previous_secret_until IS NULL))),
     CONSTRAINT webhooks_secret_length CHECK ((octet_length(secret) = 32)),
     CONSTRAINT webhooks_url_form CHECK (((url)::text ~ '^https?://'::text)),
     CONSTRAINT webhooks_webhook_id_form CHECK (((webhook_id)::text ~ '^wh_[0-9a-f]{16}$'::text))
@@ -816,6 +820,10 @@ COMMENT ON COLUMN public.webhooks.created_at IS 'When the webhook was created.';
 COMMENT ON COLUMN public.webhooks.disabled_at IS 'When the service stopped sending to it. NULL: it is enabled. Updating the webhook enables it again.';
 
 COMMENT ON COLUMN public.webhooks.from_position IS 'Position of the first event to send, drawn from event_positions when the webhook is created or enabled again.';
+
+COMMENT ON COLUMN public.webhooks.previous_secret IS 'The secret before the latest rotation. Deliveries are also signed with it until previous_secret_until. NULL: the secret was not rotated.';
+
+COMMENT ON COLUMN public.webhooks.previous_secret_until IS 'End of the overlap of the latest rotation. NULL: the secret was not rotated.';
 
 ALTER TABLE ONLY public.agents
     ADD CONSTRAINT agents_pkey PRIMARY KEY (tenant_id, agent_id);

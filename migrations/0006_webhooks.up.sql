@@ -1,19 +1,23 @@
 CREATE TABLE webhooks (
-    tenant_id     varchar(64) COLLATE "C" NOT NULL,
-    webhook_id    varchar(19) COLLATE "C" NOT NULL,
-    url           varchar(2048) NOT NULL,
-    events        text[] NOT NULL,
-    secret        bytea NOT NULL,
-    created_at    timestamptz NOT NULL,
-    disabled_at   timestamptz,
-    from_position bigint NOT NULL,
+    tenant_id             varchar(64) COLLATE "C" NOT NULL,
+    webhook_id            varchar(19) COLLATE "C" NOT NULL,
+    url                   varchar(2048) NOT NULL,
+    events                text[] NOT NULL,
+    secret                bytea NOT NULL,
+    created_at            timestamptz NOT NULL,
+    disabled_at           timestamptz,
+    from_position         bigint NOT NULL,
+    previous_secret       bytea,
+    previous_secret_until timestamptz,
     CONSTRAINT webhooks_pkey PRIMARY KEY (tenant_id, webhook_id),
     CONSTRAINT webhooks_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants (tenant_id),
     CONSTRAINT webhooks_webhook_id_form CHECK (webhook_id ~ '^wh_[0-9a-f]{16}$'),
     CONSTRAINT webhooks_url_form CHECK (url ~ '^https?://'),
     CONSTRAINT webhooks_events_known CHECK (cardinality(events) > 0 AND events <@ ARRAY['usage.recorded', 'usage.settled',
         'usage.reset', 'service.disabled', 'service.enabled', 'service.deleted', 'webhook.test', '*']),
-    CONSTRAINT webhooks_secret_length CHECK (octet_length(secret) = 32)
+    CONSTRAINT webhooks_secret_length CHECK (octet_length(secret) = 32),
+    CONSTRAINT webhooks_previous_secret_length CHECK (octet_length(previous_secret) = 32),
+    CONSTRAINT webhooks_previous_secret_whole CHECK ((previous_secret IS NULL) = (previous_secret_until IS NULL))
 );
 CREATE INDEX webhooks_list ON webhooks (tenant_id, created_at, webhook_id);
 COMMENT ON TABLE webhooks IS 'Addresses that tenants want their events sent to.';
@@ -29,6 +33,11 @@ COMMENT ON COLUMN webhooks.disabled_at IS
     'When the service stopped sending to it. NULL: it is enabled. Updating the webhook enables it again.';
 COMMENT ON COLUMN webhooks.from_position IS
     'Position of the first event to send, drawn from event_positions when the webhook is created or enabled again.';
+COMMENT ON COLUMN webhooks.previous_secret IS
+    'The secret before the latest rotation. Deliveries are also signed with it until previous_secret_until. NULL: the '
+    'secret was not rotated.';
+COMMENT ON COLUMN webhooks.previous_secret_until IS
+    'End of the overlap of the latest rotation. NULL: the secret was not rotated.';
 COMMENT ON INDEX webhooks_pkey IS 'Finds a webhook by tenant and id, and the webhooks that an event goes to.';
 COMMENT ON INDEX webhooks_list IS 'Lists the webhooks of a tenant in the order of their creation.';
 

@@ -149,6 +149,13 @@ pub const ROUTES: &[Route] = &[
     read("/api/v1/webhooks", || get(webhooks::list), webhooks::LIST).scope(Scope::Webhooks).strict(),
     read("/api/v1/webhooks/:id", || get(webhooks::show), webhooks::SHOW).scope(Scope::Webhooks),
     write("PATCH", "/api/v1/webhooks/:id", Scope::Webhooks, || patch(webhooks::change), webhooks::CHANGE),
+    write(
+        "POST",
+        "/api/v1/webhooks/:id/rotate-secret",
+        Scope::Webhooks,
+        || post(webhooks::rotate_secret),
+        webhooks::ROTATE_SECRET,
+    ),
     write("DELETE", "/api/v1/webhooks/:id", Scope::Webhooks, || delete(webhooks::delete), webhooks::DELETE),
     write("POST", "/api/v1/webhooks/:id/test", Scope::Webhooks, || post(webhooks::test), webhooks::TEST),
     read("/api/v1/webhooks/:id/deliveries", || get(webhooks::list_deliveries), webhooks::LIST_DELIVERIES)

@@ -32,7 +32,7 @@ pub mod answers {
     pub use super::settlements::settle::{AgentSettled, Settled};
     pub use super::usage::record::{BulkRecorded, Recorded};
     pub use super::usage::reset::Cleared;
-    pub use super::webhooks::Created as CreatedWebhook;
+    pub use super::webhooks::{Created as CreatedWebhook, RotatedSecret as RotatedWebhookSecret};
 }
 
 impl BatchedCommand {
@@ -73,6 +73,9 @@ impl TransactionalCommand {
             Self::RevokeApiKey { prefix } => api_keys::revoke(context, prefix).await,
             Self::CreateWebhook { url, events } => webhooks::create(context, tenant, url, events).await,
             Self::ChangeWebhook { id, change } => webhooks::change(context, tenant, id, change).await,
+            Self::RotateWebhookSecret { id, overlap_ms } => {
+                webhooks::rotate_secret(context, tenant, id, *overlap_ms).await
+            }
             Self::DeleteWebhook { id } => webhooks::delete(context, tenant, id).await,
             Self::TestWebhook { id } => webhooks::test(context, tenant, id).await,
             Self::ResendDeliveries { webhook, which } => deliveries::resend(context, tenant, webhook, which).await,

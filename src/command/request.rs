@@ -81,6 +81,10 @@ pub enum TransactionalCommand {
         id: String,
         change: webhook::Change,
     },
+    RotateWebhookSecret {
+        id: String,
+        overlap_ms: i64,
+    },
     DeleteWebhook {
         id: String,
     },
@@ -162,6 +166,7 @@ impl TransactionalCommand {
             | Self::SetServiceEnabled { .. }
             | Self::CreateWebhook { .. }
             | Self::ChangeWebhook { .. }
+            | Self::RotateWebhookSecret { .. }
             | Self::DeleteWebhook { .. }
             | Self::TestWebhook { .. }
             | Self::ResendDeliveries { .. } => true,

@@ -3,12 +3,14 @@
 
 use schemars::JsonSchema;
 use serde::Serialize;
+use serde_json::json;
 
 use crate::domain::audit_log::{Change, Operation};
 use crate::domain::caller::Tenant;
 use crate::domain::event::Event;
 use crate::domain::identifiers;
 use crate::domain::refusal::Refusal;
+use crate::domain::timestamp::Timestamp;
 use crate::domain::webhook::{self, Secret, Webhook, check_types};
 use crate::store::{deliveries, webhooks};
 
@@ -84,6 +86,36 @@ pub async fn change(
         context.changes.push(change.from(before.without_credentials()).to(webhook.without_credentials()));
     }
     Ok(Reply::json(200, &webhook))
+}
+
+#[derive(JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "RotatedWebhookSecret")]
+pub struct RotatedSecret<'a> {
+    id: &'a str,
+    secret: String,
+    /// Deliveries are also signed with the previous secret until then.
+    previous_secret_expires_at: Timestamp,
+}
+
+/// A rotation during an overlap ends that overlap.
+pub async fn rotate_secret(
+    context: &mut TransactionContext<'_>,
+    tenant: &Tenant,
+    id: &str,
+    overlap_ms: i64,
+) -> Result<Reply, Stop> {
+    let Some(webhook) = webhooks::lock(context.connection, tenant, id).await? else {
+        return Err(Refusal::WebhookNotFound(id.to_owned()).into());
+    };
+    let (secret, until) = (Secret::draw(context.rng), context.now.plus_ms(overlap_ms));
+    webhooks::rotate_secret(context.connection, tenant, id, &secret, until).await?;
+    let shown = webhook.without_credentials();
+    let mut after = json!(shown);
+    after["previousSecretExpiresAt"] = json!(until);
+    context.changes.push(Change::of(Operation::WebhookSecretRotated, tenant, id).from(shown).to(after));
+    let rotated = RotatedSecret { id, secret: secret.reveal(), previous_secret_expires_at: until };
+    Ok(Reply::json(200, &rotated))
 }
 
 pub async fn delete(context: &mut TransactionContext<'_>, tenant: &Tenant, id: &str) -> Result<Reply, Stop> {

@@ -60,6 +60,7 @@ pub enum Operation {
     ApiKeyRevoked,
     WebhookCreated,
     WebhookUpdated,
+    WebhookSecretRotated,
     WebhookDisabled,
     WebhookDeleted,
     ConfigUpdated,
@@ -69,7 +70,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::ServiceCreated,
         Self::ServiceUpdated,
         Self::ServiceDisabled,
@@ -80,6 +81,7 @@ impl Operation {
         Self::ApiKeyRevoked,
         Self::WebhookCreated,
         Self::WebhookUpdated,
+        Self::WebhookSecretRotated,
         Self::WebhookDisabled,
         Self::WebhookDeleted,
         Self::ConfigUpdated,
@@ -100,6 +102,7 @@ impl Operation {
             Self::ApiKeyRevoked => "api_key.revoked",
             Self::WebhookCreated => "webhook.created",
             Self::WebhookUpdated => "webhook.updated",
+            Self::WebhookSecretRotated => "webhook.secret_rotated",
             Self::WebhookDisabled => "webhook.disabled",
             Self::WebhookDeleted => "webhook.deleted",
             Self::ConfigUpdated => "config.updated",

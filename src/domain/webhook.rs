@@ -126,6 +126,12 @@ impl Secret {
     }
 }
 
+/// The value of `webhook-signature` while several secrets are valid: one signature of each.
+pub fn signatures(secrets: &[Secret], delivery: &str, timestamp_seconds: i64, body: &[u8]) -> String {
+    let signatures: Vec<String> = secrets.iter().map(|secret| secret.sign(delivery, timestamp_seconds, body)).collect();
+    signatures.join(" ")
+}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("Secret")

@@ -41,7 +41,8 @@ pub struct WebhookCursor {
 #[derive(Clone, Debug)]
 pub struct Target {
     pub url: String,
-    pub secret: Secret,
+    /// What deliveries are signed with: the current secret and, during an overlap, the one before it.
+    pub secrets: Vec<Secret>,
     pub is_enabled: bool,
     /// Events before this position are not sent.
     pub from_position: i64,
@@ -139,6 +140,28 @@ pub async fn update(connection: &mut PgConnection, tenant: &Tenant, webhook: &We
     Ok(())
 }
 
+/// Replaces the secret. Deliveries are also signed with the replaced one until `until`.
+pub async fn rotate_secret(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    id: &str,
+    secret: &Secret,
+    until: Timestamp,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "-- webhooks::rotate_secret
+        UPDATE webhooks SET previous_secret = secret, previous_secret_until = $4, secret = $3
+        WHERE tenant_id = $1 AND webhook_id = $2",
+        tenant.as_str(),
+        id,
+        secret.as_bytes().as_slice(),
+        until.to_date_time() as OffsetDateTime,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// Returns the webhook as it was; none if there is no such webhook.
 pub async fn delete(connection: &mut PgConnection, tenant: &Tenant, id: &str) -> Result<Option<Webhook>, StoreError> {
     let row = sqlx::query_as!(
@@ -212,10 +235,12 @@ pub async fn targets(connection: &mut PgConnection, ids: &[QueueId]) -> Result<V
     let rows = sqlx::query!(
         r#"-- webhooks::targets
         SELECT wanted.position AS "position!", target.url AS "url!", target.secret AS "secret!",
-               target.is_enabled AS "is_enabled!", target.from_position AS "from_position!"
+               target.previous_secret, target.is_enabled AS "is_enabled!", target.from_position AS "from_position!"
         FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted (tenant_id, webhook_id, position)
         CROSS JOIN LATERAL (
-            SELECT url, secret, disabled_at IS NULL AS is_enabled, from_position FROM webhooks
+            SELECT url, secret, CASE WHEN previous_secret_until > now() THEN previous_secret END AS previous_secret,
+                   disabled_at IS NULL AS is_enabled, from_position
+            FROM webhooks
             WHERE webhooks.tenant_id = wanted.tenant_id AND webhooks.webhook_id = wanted.webhook_id
             LIMIT 1
         ) AS target"#,
@@ -226,9 +251,12 @@ pub async fn targets(connection: &mut PgConnection, ids: &[QueueId]) -> Result<V
     .await?;
     let mut targets = vec![None; ids.len()];
     for row in rows {
-        let secret = Secret::from_stored(row.secret.try_into().map_err(|_| corrupt("webhooks.secret"))?);
+        let secrets = [row.secret].into_iter().chain(row.previous_secret).map(|bytes| {
+            bytes.try_into().map(Secret::from_stored).map_err(|_| corrupt("webhooks.secret"))
+        });
+        let secrets = secrets.collect::<Result<Vec<Secret>, StoreError>>()?;
         *targets.get_mut(row.position as usize - 1).ok_or_else(|| corrupt("position"))? =
-            Some(Target { url: row.url, secret, is_enabled: row.is_enabled, from_position: row.from_position });
+            Some(Target { url: row.url, secrets, is_enabled: row.is_enabled, from_position: row.from_position });
     }
     Ok(targets)
 }

@@ -9,9 +9,7 @@ use serde_json::Value;
 
 use crate::command::TransactionalCommand;
 use crate::command::answers::{CreatedApiKey, RotatedApiKey};
-use crate::domain::api_key::{
-    ApiKeyInfo, KeyLimits, OVERLAP_SECONDS_DEFAULT, OVERLAP_SECONDS_MAX, RATE_LIMIT_MAX, Scopes,
-};
+use crate::domain::api_key::{ApiKeyInfo, KeyLimits, RATE_LIMIT_MAX, Scopes};
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::{StoredMoment, Timestamp};
 use crate::domain::usage::integer;
@@ -161,15 +159,9 @@ fn parse_rotation(write: &WriteRequest, now: Timestamp) -> Result<TransactionalC
     let prefix = parse_prefix(write)?;
     let body = &write.body;
     fields::check(body, &["overlapSeconds", "expiresAt"])?;
-    let overlap = match body.get("overlapSeconds") {
-        None => OVERLAP_SECONDS_DEFAULT,
-        Some(value) => {
-            let seconds = integer(value).filter(|seconds| (0..=OVERLAP_SECONDS_MAX).contains(seconds));
-            seconds.ok_or(Refusal::Overlap)?
-        }
-    };
+    let overlap_ms = fields::overlap_ms(body)?;
     let expires_at = parse_expiry(body, now)?;
-    Ok(TransactionalCommand::RotateApiKey { prefix, overlap_ms: overlap * 1000, expires_at })
+    Ok(TransactionalCommand::RotateApiKey { prefix, overlap_ms, expires_at })
 }
 
 fn parse_scopes(value: &Value) -> Result<Scopes, Refusal> {

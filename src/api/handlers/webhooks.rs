@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::command::answers::CreatedWebhook;
+use crate::command::answers::{CreatedWebhook, RotatedWebhookSecret};
 use crate::command::{Answer, TransactionalCommand};
 use crate::domain::caller::Tenant;
 use crate::domain::delivery::Delivery;
@@ -72,6 +72,29 @@ pub async fn change(State(state): State<ApiState>, write: WriteRequest) -> Resul
     let id = write.context.parameter("id").to_owned();
     let change = parse_change(&write.body, state.settings.webhook_allow_private);
     write.submit(&state, change.map(|change| TransactionalCommand::ChangeWebhook { id, change })).await
+}
+
+pub const ROTATE_SECRET: Description = Description::of(
+    "rotateWebhookSecret",
+    "Rotate the secret of a webhook",
+    "Returns a new signing secret, which is shown only in this answer. Until the overlap ends, each delivery has a \
+         signature of the new and one of the previous secret.",
+)
+.optional_body(bodies::SECRET_ROTATION, r#"{"overlapSeconds":3600}"#)
+.answer::<RotatedWebhookSecret<'static>>(
+    200,
+    r#"{"id":"wh_0123456789abcdef","secret":"whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+        "previousSecretExpiresAt":1767229200000}"#,
+)
+.refuses(&["not_found"]);
+
+pub async fn rotate_secret(State(state): State<ApiState>, write: WriteRequest) -> Result<Response, ApiError> {
+    let id = write.context.parameter("id").to_owned();
+    let overlap_ms = fields::check(&write.body, &["overlapSeconds"]).and_then(|()| fields::overlap_ms(&write.body));
+    let command = overlap_ms.map(|overlap_ms| TransactionalCommand::RotateWebhookSecret { id, overlap_ms });
+    let mut response = write.submit(&state, command).await?;
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
 }
 
 pub const DELETE: Description =

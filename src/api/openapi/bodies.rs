@@ -27,6 +27,7 @@ pub const PRICE: &str = "ServicePriceInput";
 pub const DISABLED: &str = "ServiceDisabledInput";
 pub const API_KEY: &str = "ApiKeyInput";
 pub const ROTATION: &str = "ApiKeyRotation";
+pub const SECRET_ROTATION: &str = "WebhookSecretRotation";
 pub const WEBHOOK: &str = "WebhookInput";
 pub const WEBHOOK_CHANGE: &str = "WebhookUpdate";
 pub const CONFIG: &str = "ConfigUpdate";
@@ -48,7 +49,8 @@ pub fn schemas() -> Vec<(&'static str, Value)> {
         (PRICE, lenient(&["priceStroops"], json!({ "priceStroops": price() }))),
         (DISABLED, strict(&["disabled"], json!({ "disabled": { "type": "boolean" } }))),
         (API_KEY, api_key()),
-        (ROTATION, rotation()),
+        (ROTATION, strict(&[], json!({ "overlapSeconds": overlap(), "expiresAt": expiry() }))),
+        (SECRET_ROTATION, strict(&[], json!({ "overlapSeconds": overlap() }))),
         (WEBHOOK, strict(&["url", "events"], json!({ "url": url(), "events": events() }))),
         (WEBHOOK_CHANGE, webhook_change()),
         (EVENT_TYPE, json!({ "type": "string", "enum": KNOWN_TYPES, "description": "`*` stands for all types." })),
@@ -130,11 +132,11 @@ fn api_key() -> Value {
     strict(&["label"], properties)
 }
 
-fn rotation() -> Value {
+fn overlap() -> Value {
     let mut overlap = integer(0, OVERLAP_SECONDS_MAX);
     overlap["default"] = OVERLAP_SECONDS_DEFAULT.into();
-    overlap["description"] = "How long the rotated key remains valid.".into();
-    strict(&[], json!({ "overlapSeconds": overlap, "expiresAt": expiry() }))
+    overlap["description"] = "How long the rotated key or secret remains valid.".into();
+    overlap
 }
 
 fn expiry() -> Value {

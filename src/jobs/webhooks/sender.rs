@@ -20,6 +20,7 @@ use crate::domain::delivery::{self, RETRY_AFTER_MAX_MS};
 use crate::domain::event::event_id;
 use crate::domain::target;
 use crate::domain::timestamp::Timestamp;
+use crate::domain::webhook::signatures;
 use crate::settings::egress_proxy::EgressProxy;
 use crate::store::deliveries::Outgoing;
 use crate::store::webhooks::Target;
@@ -120,7 +121,7 @@ impl Sender {
             .header("content-type", "application/json")
             .header("webhook-id", &outgoing.id)
             .header("webhook-timestamp", timestamp_seconds)
-            .header("webhook-signature", target.secret.sign(&outgoing.id, timestamp_seconds, &body))
+            .header("webhook-signature", signatures(&target.secrets, &outgoing.id, timestamp_seconds, &body))
             .body(body)
             .send()
             .await

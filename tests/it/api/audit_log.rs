@@ -166,8 +166,8 @@ async fn each_operation_leaves_one_entry_with_what_it_changed_and_who_asked_for_
     assert!(seen > 20, "a reset deletes no entry");
     operations.extend(["config.updated", "api_key.revoked", "data.reset"]);
 
-    // The service itself disables a webhook: see below.
-    operations.push("webhook.disabled");
+    // The service itself disables a webhook: see below. A rotated secret is a test of deliveries.
+    operations.extend(["webhook.disabled", "webhook.secret_rotated"]);
     for operation in Operation::ALL.map(Operation::as_str) {
         assert!(operations.contains(&operation), "no case for {operation}");
     }

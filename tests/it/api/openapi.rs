@@ -63,6 +63,7 @@ POST /api/v1/webhooks 201 tenant rl pause
 GET /api/v1/webhooks 200 open rl strict
 GET /api/v1/webhooks/:id 200 open rl
 PATCH /api/v1/webhooks/:id 200 tenant rl pause
+POST /api/v1/webhooks/:id/rotate-secret 200 tenant rl pause
 DELETE /api/v1/webhooks/:id 204 tenant rl pause
 POST /api/v1/webhooks/:id/test 200 tenant rl pause
 GET /api/v1/webhooks/:id/deliveries 200 open rl strict
@@ -73,7 +74,7 @@ GET /api/v1/idempotency/:key 200 open rl strict
 
 fn rows() -> Vec<Vec<&'static str>> {
     let rows: Vec<Vec<&str>> = OPERATIONS.trim().lines().map(|line| line.split(' ').collect()).collect();
-    assert_eq!(rows.len(), 58);
+    assert_eq!(rows.len(), 59);
     rows
 }
 

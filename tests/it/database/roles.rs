@@ -155,7 +155,7 @@ async fn dbas_and_auditors_read_no_secrets_and_write_nothing() {
         let names = sqlx::query_scalar::<_, String>(sql).bind(person).fetch_all(&deployment.superuser);
         names.await.expect("names")
     };
-    assert_eq!(names(hidden, "alice").await, ["api_keys.key_hash", "webhooks.secret"]);
+    assert_eq!(names(hidden, "alice").await, ["api_keys.key_hash", "webhooks.previous_secret", "webhooks.secret"]);
     let hidden_from_auditors = names(hidden, "bob").await;
     for column in ["api_keys.key_hash", "webhooks.secret", "webhooks.url"] {
         assert!(hidden_from_auditors.contains(&column.to_owned()), "{column}");

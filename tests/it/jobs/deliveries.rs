@@ -2,6 +2,7 @@
 
 mod attempts;
 mod scheduling;
+mod secrets;
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};

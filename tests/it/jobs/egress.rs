@@ -55,7 +55,7 @@ async fn a_proxy_is_asked_for_no_private_target() {
         let names = Names::Fixed(names.map(|(name, address)| (name.to_owned(), address)).into());
         let target = Target {
             url: format!("http://{host}/hook"),
-            secret: Secret::from_stored([7; 32]),
+            secrets: vec![Secret::from_stored([7; 32])],
             is_enabled: true,
             from_position: 0,
         };
@@ -104,7 +104,7 @@ async fn addresses_are_checked_when_they_are_connected_to() {
         let loopback: IpAddr = "127.0.0.1".parse().expect("an address");
         let names = Names::Fixed([("rebound.example".to_owned(), loopback)].into());
         let url = receiver.url.replace("127.0.0.1", host);
-        let target = Target { url, secret: Secret::from_stored([7; 32]), is_enabled: true, from_position: 0 };
+        let target = Target { url, secrets: vec![Secret::from_stored([7; 32])], is_enabled: true, from_position: 0 };
         let sender = Sender::new(Egress { allow_private, names, proxy: None });
         sender.send(&outgoing, &target, Timestamp::from_ms(0), Duration::from_secs(5)).await
     };
