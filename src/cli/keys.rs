@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 use tokio::time::{sleep, timeout};
 
 use crate::command::{Answer, TransactionalCommand};
-use crate::domain::api_key::{ApiKeyInfo, KeyLimits};
+use crate::domain::api_key::{ApiKeyInfo, KeyLimits, OVERLAP_SECONDS_DEFAULT, OVERLAP_SECONDS_MAX};
 use crate::domain::caller::Tenant;
 use crate::store::api_keys;
 
@@ -36,6 +36,15 @@ pub enum Keys {
         #[command(flatten)]
         format: FormatOption,
     },
+    /// Create a key that may do the same as the key with this prefix, which remains valid for a while. The new key is
+    /// shown only once.
+    Rotate {
+        prefix: String,
+        /// For how many seconds the old key remains valid.
+        #[arg(long, default_value_t = OVERLAP_SECONDS_DEFAULT,
+              value_parser = clap::value_parser!(i64).range(0..=OVERLAP_SECONDS_MAX))]
+        overlap_seconds: i64,
+    },
     /// Revoke the key with this prefix.
     Revoke { prefix: String },
 }
@@ -47,6 +56,10 @@ impl Keys {
         match self {
             // Handles the signal itself: a key is either shown or revoked.
             Self::Create { label, tenant } => Some(store.create(label, tenant.as_deref()).await),
+            Self::Rotate { prefix, overlap_seconds } => {
+                let (prefix, overlap_ms) = (prefix.clone(), overlap_seconds * 1000);
+                Some(store.show_once(TransactionalCommand::RotateApiKey { prefix, overlap_ms, expires_at: None }).await)
+            }
             Self::List { format } => session.stop.race(store.list(*format)).await,
             Self::Revoke { prefix } => session.stop.race(store.revoke(prefix)).await,
         }
@@ -56,7 +69,6 @@ impl Keys {
 struct KeyStore<'a>(&'a Session<'a>);
 
 impl KeyStore<'_> {
-    /// Creates a key and prints it. If it cannot be printed, it is revoked, because nobody knows it.
     async fn create(&self, label: &str, tenant: Option<&str>) -> Result<(), CliError> {
         let length = label.encode_utf16().count();
         if !(1..=64).contains(&length) || label.trim().is_empty() {
@@ -67,6 +79,12 @@ impl KeyStore<'_> {
             tenant_id: tenant.map(str::to_owned),
             limits: KeyLimits::default(),
         };
+        self.show_once(command).await
+    }
+
+    /// Executes a command that creates a key, and prints the key. If it cannot be printed, it is revoked, because nobody
+    /// knows it.
+    async fn show_once(&self, command: TransactionalCommand) -> Result<(), CliError> {
         let stop = self.0.stop.requested().clone();
         let stopped = async {
             stop.cancelled().await;

@@ -1,8 +1,10 @@
 //! The command line. Each command has a file of its own.
 
+mod audit_log;
 mod config;
 mod deliveries;
 mod error;
+mod export_file;
 mod health;
 mod idempotency;
 mod import;
@@ -36,6 +38,7 @@ use crate::start::{self, Database};
 use crate::store::{audit, server};
 use crate::telemetry;
 
+use audit_log::Audit;
 use config::Config;
 use deliveries::Deliveries;
 pub use error::CliError;
@@ -71,6 +74,9 @@ enum Action {
     /// Export the ledger.
     #[command(subcommand)]
     Settlements(Settlements),
+    /// Export who changed what.
+    #[command(subcommand)]
+    Audit(Audit),
     /// List deliveries to webhooks, and send them again.
     #[command(subcommand)]
     Deliveries(Deliveries),
@@ -239,6 +245,7 @@ async fn execute(
         Action::Idempotency(idempotency) => stop.race(idempotency.run(&session)).await,
         Action::Deliveries(deliveries) => stop.race(deliveries.run(&session)).await,
         Action::Prune(prune) => stop.race(prune.run(&session)).await,
+        Action::Audit(audit) => stop.race(audit.run(&session)).await,
         Action::Settlements(settlements) => stop.race(settlements.run(&session)).await,
     };
     Ok(done.transpose()?.map(|()| SUCCESS))

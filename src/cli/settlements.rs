@@ -2,13 +2,12 @@
 
 use std::io::{self, IsTerminal};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use serde::Serialize;
 use sqlx::PgConnection;
 use tokio::time::Instant;
 
 use crate::domain::caller::Tenant;
-use crate::domain::csv_field::guarded;
 use crate::domain::settlement::Settlement;
 use crate::domain::timestamp::{StoredMoment, Timestamp};
 use crate::store::pool::Held;
@@ -16,12 +15,16 @@ use crate::store::settlements::{self, Filter, SettlementCursor};
 use crate::store::{StoreError, server, tenants};
 
 use super::error::CliError;
+use super::export_file::{ExportFile, FileFormat};
 use super::moment::{FORMS, Moment};
 use super::progress_bar::ProgressBar;
 use super::session::{READ_LIMIT, Session};
 
 /// Settlements, and tenants, that one statement reads.
 const PAGE: i64 = 1000;
+
+const HEADER: &str =
+    "tenantId,id,agent,serviceId,requests,priceStroops,billedStroops,settledAt,idempotencyKey,requestId";
 
 #[derive(Debug, Subcommand)]
 pub enum Settlements {
@@ -42,13 +45,6 @@ pub struct Export {
     /// CSV has times as texts, and JSON is an array of the HTTP API's settlements with their tenants.
     #[arg(long, value_enum, default_value_t)]
     format: FileFormat,
-}
-
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum FileFormat {
-    #[default]
-    Csv,
-    Json,
 }
 
 #[derive(Serialize)]
@@ -72,8 +68,8 @@ impl Export {
         held.run(deadline(), server::hold_snapshot).await?;
         // On one terminal it would be mixed with the file.
         let progress = (!io::stdout().is_terminal()).then(|| ProgressBar::counting("settlements"));
-        let mut file = File { format: self.format, is_empty: true };
-        let mut text = file.start();
+        let mut file = ExportFile::new(self.format);
+        let mut text = file.start(HEADER);
         let mut after = String::new();
         loop {
             let read = async |snapshot: &mut PgConnection| self.tenants(snapshot, &after).await;
@@ -102,7 +98,7 @@ impl Export {
         session: &Session<'_>,
         held: &mut Held,
         tenant: &Tenant,
-        file: &mut File,
+        file: &mut ExportFile,
         text: &mut Vec<u8>,
         progress: Option<&ProgressBar>,
     ) -> Result<(), CliError> {
@@ -114,7 +110,9 @@ impl Export {
                 settlements::list(snapshot, tenant, &filter, before.clone(), PAGE).await
             };
             let page = held.run(deadline(), read).await?;
-            page.iter().for_each(|(_, settlement)| file.write(text, tenant, settlement));
+            for (_, settlement) in &page {
+                file.write(text, &Line { tenant_id: tenant, settlement }, || fields(tenant, settlement));
+            }
             if let Some(progress) = progress {
                 progress.add(page.len());
             }
@@ -137,57 +135,18 @@ fn deadline() -> Instant {
     Instant::now() + READ_LIMIT
 }
 
-struct File {
-    format: FileFormat,
-    is_empty: bool,
-}
-
-impl File {
-    fn start(&self) -> Vec<u8> {
-        match self.format {
-            FileFormat::Csv => {
-                b"tenantId,id,agent,serviceId,requests,priceStroops,billedStroops,settledAt,idempotencyKey,\
-                requestId\n"
-                    .to_vec()
-            }
-            FileFormat::Json => b"[".to_vec(),
-        }
-    }
-
-    fn write(&mut self, text: &mut Vec<u8>, tenant: &Tenant, settlement: &Settlement) {
-        match self.format {
-            FileFormat::Csv => write_csv(text, tenant, settlement),
-            FileFormat::Json => {
-                text.extend_from_slice(if self.is_empty { b"\n" } else { b",\n" });
-                serde_json::to_writer(text, &Line { tenant_id: tenant, settlement }).expect("memory cannot fail");
-            }
-        }
-        self.is_empty = false;
-    }
-
-    fn end(&self) -> &'static [u8] {
-        match self.format {
-            FileFormat::Csv => b"",
-            FileFormat::Json => b"\n]\n",
-        }
-    }
-}
-
-fn write_csv(text: &mut Vec<u8>, tenant: &Tenant, settlement: &Settlement) {
+fn fields(tenant: &Tenant, settlement: &Settlement) -> [String; 10] {
     let Settlement { id, agent, service_id, requests, price_stroops, billed_stroops, .. } = settlement;
-    let fields = [
-        tenant.as_str(),
-        id,
-        agent.as_str(),
-        service_id.as_str(),
-        &requests.to_string(),
-        &price_stroops.to_string(),
-        &billed_stroops.to_string(),
-        &settlement.settled_at.to_rfc_3339(),
-        settlement.idempotency_key.as_deref().unwrap_or_default(),
-        &settlement.request_id,
-    ];
-    let mut writer = ::csv::Writer::from_writer(text);
-    writer.write_record(fields.map(|field| guarded(field).into_owned())).expect("memory cannot fail");
-    writer.flush().expect("memory cannot fail");
+    [
+        tenant.to_string(),
+        id.clone(),
+        agent.as_str().to_owned(),
+        service_id.as_str().to_owned(),
+        requests.to_string(),
+        price_stroops.to_string(),
+        billed_stroops.to_string(),
+        settlement.settled_at.to_rfc_3339(),
+        settlement.idempotency_key.clone().unwrap_or_default(),
+        settlement.request_id.clone(),
+    ]
 }

@@ -2,11 +2,13 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::caller::{ClientAddress, Tenant};
 use super::identifiers::KeyPrefix;
+use super::timestamp::Timestamp;
 
 /// Who makes a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,6 +155,23 @@ impl Change {
     pub fn after(&self) -> Option<String> {
         self.after.as_ref().map(Value::to_string)
     }
+}
+
+/// A change as it is read.
+#[derive(Clone, Debug, JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "AuditEntry")]
+pub struct Entry {
+    pub id: String,
+    pub changed_at: Timestamp,
+    pub actor: String,
+    pub address: Option<String>,
+    pub request_id: Option<String>,
+    pub operation: String,
+    pub tenant_id: Option<String>,
+    pub object_id: Option<String>,
+    pub before: Option<Map<String, Value>>,
+    pub after: Option<Map<String, Value>>,
 }
 
 fn shown(object: impl Serialize) -> Value {

@@ -4,8 +4,9 @@ use std::time::Instant;
 
 use sqlx::PgConnection;
 
+use crate::domain::audit_log::Entry;
 use crate::domain::refusal::Refusal;
-use crate::store::audit_log::{self, AuditCursor, Entry, Filter};
+use crate::store::audit_log::{self, AuditCursor, Filter};
 
 use super::page::Page;
 use super::reader::Reader;
@@ -17,7 +18,7 @@ pub async fn list(
     before: AuditCursor,
     limit: i64,
     deadline: Instant,
-) -> Result<Page<Entry>, Refusal> {
+) -> Result<Page<(AuditCursor, Entry)>, Refusal> {
     let read = async |connection: &mut PgConnection| audit_log::list(connection, filter, before, limit + 1).await;
     Ok(Page::of(reader.read(deadline, read).await?, limit))
 }

@@ -5,26 +5,45 @@ use sqlx::PgConnection;
 use sqlx::types::Json;
 use time::OffsetDateTime;
 
-use crate::domain::audit_log::{Change, Origin};
+use crate::domain::audit_log::{Change, Entry, Origin};
+use crate::domain::event::event_id;
 use crate::domain::timestamp::{StoredMoment, Timestamp};
 
 use super::StoreError;
 
 type JsonObject = Json<Map<String, Value>>;
 
-/// A change as it is stored.
-#[derive(Debug)]
-pub struct Entry {
-    pub audit_id: i64,
-    pub changed_at: OffsetDateTime,
-    pub actor: String,
-    pub address: Option<String>,
-    pub request_id: Option<String>,
-    pub operation: String,
-    pub tenant_id: Option<String>,
-    pub object_id: Option<String>,
-    pub before: Option<JsonObject>,
-    pub after: Option<JsonObject>,
+struct Row {
+    audit_id: i64,
+    changed_at: OffsetDateTime,
+    actor: String,
+    address: Option<String>,
+    request_id: Option<String>,
+    operation: String,
+    tenant_id: Option<String>,
+    object_id: Option<String>,
+    before: Option<JsonObject>,
+    after: Option<JsonObject>,
+}
+
+impl From<Row> for (AuditCursor, Entry) {
+    fn from(row: Row) -> Self {
+        let cursor = AuditCursor { changed_at: row.changed_at.into(), audit_id: row.audit_id };
+        let changed_at = Timestamp::from(row.changed_at);
+        let entry = Entry {
+            id: event_id(changed_at, row.audit_id).to_string(),
+            changed_at,
+            actor: row.actor,
+            address: row.address,
+            request_id: row.request_id,
+            operation: row.operation,
+            tenant_id: row.tenant_id,
+            object_id: row.object_id,
+            before: row.before.map(|object| object.0),
+            after: row.after.map(|object| object.0),
+        };
+        (cursor, entry)
+    }
 }
 
 /// Where a page of the log ends.
@@ -35,14 +54,12 @@ pub struct AuditCursor {
 }
 
 impl AuditCursor {
-    /// Before and after all entries.
-    pub const FIRST: Self = Self { changed_at: StoredMoment::FIRST, audit_id: 0 };
+    /// After all entries.
     pub const LAST: Self = Self { changed_at: StoredMoment::LAST, audit_id: i64::MAX };
-}
 
-impl Entry {
-    pub fn cursor(&self) -> AuditCursor {
-        AuditCursor { changed_at: self.changed_at.into(), audit_id: self.audit_id }
+    /// Before all entries of `moment` or later.
+    pub fn before(moment: Timestamp) -> Self {
+        Self { changed_at: StoredMoment::from(moment), audit_id: 0 }
     }
 }
 
@@ -98,9 +115,9 @@ pub async fn list(
     filter: &Filter,
     before: AuditCursor,
     limit: i64,
-) -> Result<Vec<Entry>, StoreError> {
-    let entries = sqlx::query_as!(
-        Entry,
+) -> Result<Vec<(AuditCursor, Entry)>, StoreError> {
+    let rows = sqlx::query_as!(
+        Row,
         r#"-- audit_log::list
         SELECT audit_id, changed_at, actor, address, request_id, operation, tenant_id, object_id,
                before AS "before: JsonObject", after AS "after: JsonObject"
@@ -120,13 +137,17 @@ pub async fn list(
     )
     .fetch_all(connection)
     .await?;
-    Ok(entries)
+    Ok(rows.into_iter().map(Row::into).collect())
 }
 
 /// The first changes after `after`, at most `limit`, for an export.
-pub async fn export(connection: &mut PgConnection, after: AuditCursor, limit: i64) -> Result<Vec<Entry>, StoreError> {
-    let entries = sqlx::query_as!(
-        Entry,
+pub async fn export(
+    connection: &mut PgConnection,
+    after: AuditCursor,
+    limit: i64,
+) -> Result<Vec<(AuditCursor, Entry)>, StoreError> {
+    let rows = sqlx::query_as!(
+        Row,
         r#"-- audit_log::export
         SELECT audit_id, changed_at, actor, address, request_id, operation, tenant_id, object_id,
                before AS "before: JsonObject", after AS "after: JsonObject"
@@ -138,5 +159,5 @@ pub async fn export(connection: &mut PgConnection, after: AuditCursor, limit: i6
     )
     .fetch_all(connection)
     .await?;
-    Ok(entries)
+    Ok(rows.into_iter().map(Row::into).collect())
 }

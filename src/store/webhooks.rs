@@ -251,9 +251,10 @@ pub async fn targets(connection: &mut PgConnection, ids: &[QueueId]) -> Result<V
     .await?;
     let mut targets = vec![None; ids.len()];
     for row in rows {
-        let secrets = [row.secret].into_iter().chain(row.previous_secret).map(|bytes| {
-            bytes.try_into().map(Secret::from_stored).map_err(|_| corrupt("webhooks.secret"))
-        });
+        let secrets = [row.secret]
+            .into_iter()
+            .chain(row.previous_secret)
+            .map(|bytes| bytes.try_into().map(Secret::from_stored).map_err(|_| corrupt("webhooks.secret")));
         let secrets = secrets.collect::<Result<Vec<Secret>, StoreError>>()?;
         *targets.get_mut(row.position as usize - 1).ok_or_else(|| corrupt("position"))? =
             Some(Target { url: row.url, secrets, is_enabled: row.is_enabled, from_position: row.from_position });

@@ -4,14 +4,13 @@ use axum::extract::State;
 use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::{Map, Value};
 
-use crate::domain::event::event_id;
+use crate::domain::audit_log::Entry;
 use crate::domain::money::SAFE_MAX;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::{StoredMoment, Timestamp};
 use crate::query::audit_log;
-use crate::store::audit_log::{AuditCursor, Entry, Filter};
+use crate::store::audit_log::{AuditCursor, Filter};
 
 use crate::api::openapi::description::{CURSOR, Description, SINCE, limit, text};
 use crate::api::request::errors::ApiError;
@@ -22,35 +21,9 @@ use crate::api::state::ApiState;
 
 #[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[schemars(rename = "AuditEntry")]
-struct Item {
-    id: String,
-    changed_at: Timestamp,
-    actor: String,
-    address: Option<String>,
-    request_id: Option<String>,
-    operation: String,
-    tenant_id: Option<String>,
-    object_id: Option<String>,
-    before: Option<Map<String, Value>>,
-    after: Option<Map<String, Value>>,
-}
-
-impl From<Entry> for Item {
-    fn from(entry: Entry) -> Self {
-        let Entry { actor, address, request_id, operation, tenant_id, object_id, before, after, .. } = entry;
-        let changed_at = entry.changed_at.into();
-        let id = event_id(changed_at, entry.audit_id).to_string();
-        let (before, after) = (before.map(|object| object.0), after.map(|object| object.0));
-        Self { id, changed_at, actor, address, request_id, operation, tenant_id, object_id, before, after }
-    }
-}
-
-#[derive(JsonSchema, Serialize)]
-#[serde(rename_all = "camelCase")]
 #[schemars(rename = "AuditLog")]
 struct List {
-    items: Vec<Item>,
+    items: Vec<Entry>,
     next_cursor: Option<String>,
 }
 
@@ -96,11 +69,9 @@ pub async fn list(State(state): State<ApiState>, request: ReadRequest) -> Result
         None => AuditCursor::LAST,
     };
     let page = audit_log::list(&state.reader, &filter, before, limit, request.deadline).await?;
-    let next_cursor = page.last_if_more().map(|last| {
-        let AuditCursor { changed_at, audit_id } = last.cursor();
-        encode_cursor(&format!("{changed_at}:{audit_id}"))
-    });
-    let items = page.rows.into_iter().map(Item::from).collect();
+    let next_cursor =
+        page.last_if_more().map(|(cursor, _)| encode_cursor(&format!("{}:{}", cursor.changed_at, cursor.audit_id)));
+    let items = page.rows.into_iter().map(|(_, entry)| entry).collect();
     Ok(json(&List { items, next_cursor }))
 }
 

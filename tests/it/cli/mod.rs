@@ -1,5 +1,6 @@
 //! The commands of the binary, run on the database of a service.
 
+mod audit_log;
 mod config;
 mod deliveries;
 mod idempotency;

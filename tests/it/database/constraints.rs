@@ -190,13 +190,13 @@ const CASES: &[(&str, &[&str])] = &[
         "webhooks_webhook_id_form",
         &["UPDATE webhooks SET webhook_id = 'wh_1'", "UPDATE webhooks SET webhook_id = 'xx_' || repeat('0', 16)"],
     ),
-    ("webhooks_previous_secret_length", &["UPDATE webhooks SET previous_secret = '\\x00', previous_secret_until = now()"]),
+    (
+        "webhooks_previous_secret_length",
+        &["UPDATE webhooks SET previous_secret = '\\x00', previous_secret_until = now()"],
+    ),
     (
         "webhooks_previous_secret_whole",
-        &[
-            "UPDATE webhooks SET previous_secret = secret",
-            "UPDATE webhooks SET previous_secret_until = now()",
-        ],
+        &["UPDATE webhooks SET previous_secret = secret", "UPDATE webhooks SET previous_secret_until = now()"],
     ),
     ("webhooks_url_form", &["UPDATE webhooks SET url = 'ftp://example.com'"]),
     (
