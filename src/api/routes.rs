@@ -156,6 +156,7 @@ pub const ROUTES: &[Route] = &[
         || post(webhooks::rotate_secret),
         webhooks::ROTATE_SECRET,
     ),
+    write("POST", "/api/v1/webhooks/:id/redeliver", Scope::Webhooks, || post(webhooks::redeliver), webhooks::REDELIVER),
     write("DELETE", "/api/v1/webhooks/:id", Scope::Webhooks, || delete(webhooks::delete), webhooks::DELETE),
     write("POST", "/api/v1/webhooks/:id/test", Scope::Webhooks, || post(webhooks::test), webhooks::TEST),
     read("/api/v1/webhooks/:id/deliveries", || get(webhooks::list_deliveries), webhooks::LIST_DELIVERIES)

@@ -1,10 +1,14 @@
 //! Sends deliveries again that have finished. They keep their ids, so a receiver that has one already recognises it.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::caller::Tenant;
 use crate::domain::refusal::Refusal;
+use crate::domain::timestamp::Timestamp;
+use crate::domain::webhook::Webhook;
 use crate::store::deliveries::{self, Resend};
+use crate::store::missed_events;
 use crate::store::webhook_queues::{self, QueueId};
 use crate::store::webhooks;
 
@@ -15,8 +19,9 @@ use super::reply::Reply;
 const ROWS_MAX: i64 = 1000;
 
 /// How many deliveries are sent again.
-#[derive(Deserialize, Serialize)]
+#[derive(Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "RequestedDeliveries")]
 pub struct Resent {
     pub resent: i64,
     /// Whether there may be more: the same command takes them.
@@ -38,8 +43,32 @@ pub async fn resend(
     } else {
         0
     };
+    note_resent(context, &queue, resent).await
+}
+
+/// Delivers the events from `since` on that happened before the webhook was created, or while it was disabled. Takes none
+/// while it is disabled.
+pub async fn request_missed(
+    context: &mut TransactionContext<'_>,
+    tenant: &Tenant,
+    webhook: &str,
+    since: Timestamp,
+) -> Result<Reply, Stop> {
+    let Some(Webhook { events, disabled_at, .. }) = webhooks::lock(context.connection, tenant, webhook).await? else {
+        return Err(Refusal::WebhookNotFound(webhook.to_owned()).into());
+    };
+    let queue = QueueId { tenant: tenant.clone(), webhook: webhook.to_owned() };
+    let target = webhooks::targets(context.connection, std::slice::from_ref(&queue)).await?.pop().flatten();
+    let Some(target) = target.filter(|_| disabled_at.is_none()) else { return note_resent(context, &queue, 0).await };
+    let from = target.from_position;
+    let missed = missed_events::find(context.connection, &queue, &events, since, from, ROWS_MAX).await?;
+    let added = missed_events::deliver(context.connection, &queue, &missed, context.now).await?;
+    note_resent(context, &queue, added).await
+}
+
+async fn note_resent(context: &mut TransactionContext<'_>, queue: &QueueId, resent: i64) -> Result<Reply, Stop> {
     if resent > 0 {
-        webhook_queues::note_due(context.connection, tenant, &[webhook], context.now).await?;
+        webhook_queues::note_due(context.connection, &queue.tenant, &[queue.webhook.as_str()], context.now).await?;
     }
     Ok(Reply::json(200, &Resent { resent, has_more: resent == ROWS_MAX }))
 }

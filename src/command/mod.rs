@@ -79,6 +79,9 @@ impl TransactionalCommand {
             Self::DeleteWebhook { id } => webhooks::delete(context, tenant, id).await,
             Self::TestWebhook { id } => webhooks::test(context, tenant, id).await,
             Self::ResendDeliveries { webhook, which } => deliveries::resend(context, tenant, webhook, which).await,
+            Self::RequestMissedEvents { webhook, since } => {
+                deliveries::request_missed(context, tenant, webhook, *since).await
+            }
             Self::SetPaused(paused) => admin::config::set_paused(context, *paused).await,
             Self::ChangeLimits(changes) => admin::config::change_limits(context, changes).await,
             Self::Reset { rate_buckets } => admin::reset::apply(context, *rate_buckets).await,

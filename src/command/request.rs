@@ -97,6 +97,11 @@ pub enum TransactionalCommand {
         webhook: String,
         which: Resend,
     },
+    /// Delivers events that the webhook was not sent while it was disabled.
+    RequestMissedEvents {
+        webhook: String,
+        since: Timestamp,
+    },
     SetPaused(bool),
     ChangeLimits(Vec<(Limit, i64)>),
     /// Deletes everything. The response contains the number of callers that the rate limiter remembers.
@@ -169,7 +174,8 @@ impl TransactionalCommand {
             | Self::RotateWebhookSecret { .. }
             | Self::DeleteWebhook { .. }
             | Self::TestWebhook { .. }
-            | Self::ResendDeliveries { .. } => true,
+            | Self::ResendDeliveries { .. }
+            | Self::RequestMissedEvents { .. } => true,
             Self::CreateApiKey { .. }
             | Self::ImportApiKey { .. }
             | Self::RotateApiKey { .. }

@@ -96,6 +96,7 @@ pub enum Refusal {
     WebhookEvents,
     WebhookEventType(String),
     WebhookNothing,
+    Redelivery,
     ConfigKeys(Vec<String>),
     ConfigValue {
         key: &'static str,
@@ -169,6 +170,7 @@ impl Refusal {
             | WebhookEvents
             | WebhookEventType(_)
             | WebhookNothing
+            | Redelivery
             | ConfigKeys(_)
             | ConfigValue { .. } => (400, "invalid_request"),
             KeySyntax | KeyRepeated => (400, "invalid_idempotency_key"),
@@ -321,6 +323,9 @@ impl fmt::Display for Refusal {
             WebhookTarget => "url must not target a private, loopback or link-local address",
             WebhookEvents => "events must be a non-empty array of strings",
             WebhookNothing => "at least one of url or events is required",
+            Redelivery => {
+                "exactly one of deliveryIds (1-100 ids), failedSince and missedSince (milliseconds) is required"
+            }
             AdminResetDisabled => "admin reset is disabled",
             WebhookCapacity => "webhook store capacity exceeded",
             Label => "label must be a non-empty string up to 64 chars",

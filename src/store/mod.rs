@@ -16,6 +16,7 @@ pub mod full_callers;
 pub mod idempotency;
 pub mod listener;
 pub mod migrations;
+pub mod missed_events;
 pub mod outbox;
 pub mod pool;
 pub mod reset;

@@ -9,16 +9,18 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::command::answers::{CreatedWebhook, RotatedWebhookSecret};
+use crate::command::answers::{CreatedWebhook, Resent, RotatedWebhookSecret};
 use crate::command::{Answer, TransactionalCommand};
 use crate::domain::caller::Tenant;
 use crate::domain::delivery::Delivery;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::{StoredMoment, Timestamp};
+use crate::domain::usage::integer;
 use crate::domain::webhook::{Change, KNOWN_TYPES, Webhook, check_types, check_url};
 use crate::jobs::webhooks::sender;
 use crate::query::reader::read_refusal;
 use crate::query::webhooks;
+use crate::store::deliveries::Resend;
 use crate::store::webhooks::WebhookCursor;
 use crate::telemetry::RequestSpan;
 
@@ -34,6 +36,8 @@ use crate::api::state::ApiState;
 
 /// Time that a test reserves, out of its request's deadline, to record its result.
 const NOTING: Duration = Duration::from_millis(500);
+/// Maximum number of deliveries that one request names.
+const DELIVERY_IDS_MAX: usize = 100;
 
 pub const CREATE: Description = Description::of(
     "createWebhook",
@@ -95,6 +99,22 @@ pub async fn rotate_secret(State(state): State<ApiState>, write: WriteRequest) -
     let mut response = write.submit(&state, command).await?;
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
+}
+
+pub const REDELIVER: Description = Description::of(
+    "requestDeliveries",
+    "Request deliveries again",
+    "Sends finished deliveries again: those of `deliveryIds`, or all that failed or were cancelled since `failedSince`. With \
+         `missedSince`, sends the events that happened while the webhook was disabled. Takes up to 1000: repeat the \
+         request while `hasMore` is true. Takes none while the webhook is disabled.",
+)
+.body(bodies::REDELIVERY, r#"{"failedSince":1767225600000}"#)
+.answer::<Resent>(200, r#"{"resent":3,"hasMore":false}"#)
+.refuses(&["not_found"]);
+
+pub async fn redeliver(State(state): State<ApiState>, write: WriteRequest) -> Result<Response, ApiError> {
+    let command = parse_redelivery(&write.body, write.context.parameter("id"));
+    write.submit(&state, command).await
 }
 
 pub const DELETE: Description =
@@ -281,6 +301,29 @@ fn parse_url(value: Option<&Value>, allow_private: bool) -> Result<String, Refus
     let url = value.and_then(Value::as_str).ok_or(Refusal::WebhookUrl)?;
     check_url(url, allow_private)?;
     Ok(url.to_owned())
+}
+
+fn parse_redelivery(body: &Value, webhook: &str) -> Result<TransactionalCommand, Refusal> {
+    fields::check(body, &["deliveryIds", "failedSince", "missedSince"])?;
+    let webhook = webhook.to_owned();
+    let moment = |value: &Value| {
+        let moment = integer(value).filter(|ms| *ms >= 0).map(Timestamp::from_ms);
+        moment.ok_or(Refusal::Redelivery)
+    };
+    match (body.get("deliveryIds"), body.get("failedSince"), body.get("missedSince")) {
+        (Some(ids), None, None) => {
+            let ids = ids.as_array().filter(|ids| (1..=DELIVERY_IDS_MAX).contains(&ids.len()));
+            let ids = ids.and_then(|ids| ids.iter().map(|id| id.as_str().map(str::to_owned)).collect());
+            let which = Resend::Deliveries(ids.ok_or(Refusal::Redelivery)?);
+            Ok(TransactionalCommand::ResendDeliveries { webhook, which })
+        }
+        (None, Some(since), None) => {
+            let which = Resend::FailedSince(moment(since)?);
+            Ok(TransactionalCommand::ResendDeliveries { webhook, which })
+        }
+        (None, None, Some(since)) => Ok(TransactionalCommand::RequestMissedEvents { webhook, since: moment(since)? }),
+        _ => Err(Refusal::Redelivery),
+    }
 }
 
 /// Each name once, in the order in which they were sent.

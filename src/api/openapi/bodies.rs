@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::description::integer;
 use crate::domain::api_key::{OVERLAP_SECONDS_DEFAULT, OVERLAP_SECONDS_MAX, RATE_LIMIT_MAX, Scope};
-use crate::domain::money::PRICE_MAX;
+use crate::domain::money::{PRICE_MAX, SAFE_MAX};
 use crate::domain::names::{AGENT_ID_MAX, IDENTIFIER, SERVICE_ID_MAX};
 use crate::domain::runtime_config::LIMITS;
 use crate::domain::service::METADATA_TEXT_MAX;
@@ -28,6 +28,7 @@ pub const DISABLED: &str = "ServiceDisabledInput";
 pub const API_KEY: &str = "ApiKeyInput";
 pub const ROTATION: &str = "ApiKeyRotation";
 pub const SECRET_ROTATION: &str = "WebhookSecretRotation";
+pub const REDELIVERY: &str = "DeliveryRequest";
 pub const WEBHOOK: &str = "WebhookInput";
 pub const WEBHOOK_CHANGE: &str = "WebhookUpdate";
 pub const CONFIG: &str = "ConfigUpdate";
@@ -53,6 +54,7 @@ pub fn schemas() -> Vec<(&'static str, Value)> {
         (SECRET_ROTATION, strict(&[], json!({ "overlapSeconds": overlap() }))),
         (WEBHOOK, strict(&["url", "events"], json!({ "url": url(), "events": events() }))),
         (WEBHOOK_CHANGE, webhook_change()),
+        (REDELIVERY, redelivery()),
         (EVENT_TYPE, json!({ "type": "string", "enum": KNOWN_TYPES, "description": "`*` stands for all types." })),
         (CONFIG, config()),
     ]
@@ -143,6 +145,27 @@ fn expiry() -> Value {
     let mut moment = integer(0, Timestamp::LAST.as_ms());
     moment["description"] = "When the key expires, in milliseconds since the Unix epoch. In the future.".into();
     moment
+}
+
+/// Exactly one member.
+fn redelivery() -> Value {
+    let since = |what: &str| {
+        let mut moment = integer(0, SAFE_MAX as i64);
+        moment["description"] = what.into();
+        moment
+    };
+    let ids = json!({ "type": "array", "minItems": 1, "maxItems": 100, "items": { "type": "string" } });
+    let mut schema = strict(
+        &[],
+        json!({
+            "deliveryIds": ids,
+            "failedSince": since("Deliveries that failed or were cancelled at this moment or later."),
+            "missedSince": since("Events of this moment or later that happened while the webhook was disabled."),
+        }),
+    );
+    schema["minProperties"] = json!(1);
+    schema["maxProperties"] = json!(1);
+    schema
 }
 
 fn webhook_change() -> Value {

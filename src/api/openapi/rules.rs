@@ -11,9 +11,9 @@ use crate::api::routes::ROUTES;
 static DOCUMENT: LazyLock<Value> = LazyLock::new(|| document(ROUTES));
 
 /// Every summary begins with one of these.
-const VERBS: [&str; 20] = [
+const VERBS: [&str; 21] = [
     "Check", "Count", "Create", "Delete", "Disable", "Enable", "Export", "Get", "List", "Pause", "Record", "Register",
-    "Reset", "Resume", "Revoke", "Rotate", "Set", "Settle", "Test", "Update",
+    "Request", "Reset", "Resume", "Revoke", "Rotate", "Set", "Settle", "Test", "Update",
 ];
 
 fn operations() -> impl Iterator<Item = &'static Value> {

@@ -64,6 +64,7 @@ GET /api/v1/webhooks 200 open rl strict
 GET /api/v1/webhooks/:id 200 open rl
 PATCH /api/v1/webhooks/:id 200 tenant rl pause
 POST /api/v1/webhooks/:id/rotate-secret 200 tenant rl pause
+POST /api/v1/webhooks/:id/redeliver 200 tenant rl pause
 DELETE /api/v1/webhooks/:id 204 tenant rl pause
 POST /api/v1/webhooks/:id/test 200 tenant rl pause
 GET /api/v1/webhooks/:id/deliveries 200 open rl strict
@@ -74,7 +75,7 @@ GET /api/v1/idempotency/:key 200 open rl strict
 
 fn rows() -> Vec<Vec<&'static str>> {
     let rows: Vec<Vec<&str>> = OPERATIONS.trim().lines().map(|line| line.split(' ').collect()).collect();
-    assert_eq!(rows.len(), 59);
+    assert_eq!(rows.len(), 60);
     rows
 }
 

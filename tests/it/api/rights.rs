@@ -79,6 +79,13 @@ const ROWS: &[(&str, &str, &str, Option<&str>, Need)] = &[
     ("GET", "/api/v1/webhooks/:id", "/api/v1/webhooks/none", None, Nothing(404)),
     ("PATCH", "/api/v1/webhooks/:id", "/api/v1/webhooks/none", None, Key(404)),
     ("POST", "/api/v1/webhooks/:id/rotate-secret", "/api/v1/webhooks/none/rotate-secret", None, Key(404)),
+    (
+        "POST",
+        "/api/v1/webhooks/:id/redeliver",
+        "/api/v1/webhooks/none/redeliver",
+        Some(r#"{"failedSince":0}"#),
+        Key(404),
+    ),
     ("DELETE", "/api/v1/webhooks/:id", "/api/v1/webhooks/none", None, Key(404)),
     ("POST", "/api/v1/webhooks/:id/test", "/api/v1/webhooks/none/test", None, Key(404)),
     ("GET", "/api/v1/webhooks/:id/deliveries", "/api/v1/webhooks/none/deliveries", None, Nothing(404)),

@@ -81,6 +81,7 @@ const ROWS: &[(&str, &str, &str, Need)] = &[
     ("GET", "/api/v1/webhooks/:id", "/api/v1/webhooks/none", Scopes(HOOKS_READ)),
     ("PATCH", "/api/v1/webhooks/:id", "/api/v1/webhooks/none", Scopes(HOOKS)),
     ("POST", "/api/v1/webhooks/:id/rotate-secret", "/api/v1/webhooks/none/rotate-secret", Scopes(HOOKS)),
+    ("POST", "/api/v1/webhooks/:id/redeliver", "/api/v1/webhooks/none/redeliver", Scopes(HOOKS)),
     ("DELETE", "/api/v1/webhooks/:id", "/api/v1/webhooks/none", Scopes(HOOKS)),
     ("POST", "/api/v1/webhooks/:id/test", "/api/v1/webhooks/none/test", Scopes(HOOKS)),
     ("GET", "/api/v1/webhooks/:id/deliveries", "/api/v1/webhooks/none/deliveries", Scopes(HOOKS_READ)),

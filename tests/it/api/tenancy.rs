@@ -93,6 +93,7 @@ const ROWS: &[(&str, &str, &str, &str, u16)] = &[
     ("GET", "/api/v1/webhooks/:id", "/api/v1/webhooks/{webhook}", "", 404),
     ("PATCH", "/api/v1/webhooks/:id", "/api/v1/webhooks/{webhook}", r#"{"events":["*"]}"#, 404),
     ("POST", "/api/v1/webhooks/:id/rotate-secret", "/api/v1/webhooks/{webhook}/rotate-secret", "", 404),
+    ("POST", "/api/v1/webhooks/:id/redeliver", "/api/v1/webhooks/{webhook}/redeliver", r#"{"missedSince":0}"#, 404),
     ("DELETE", "/api/v1/webhooks/:id", "/api/v1/webhooks/{webhook}", "", 404),
     ("POST", "/api/v1/webhooks/:id/test", "/api/v1/webhooks/{webhook}/test", "", 404),
     ("GET", "/api/v1/webhooks/:id/deliveries", "/api/v1/webhooks/{webhook}/deliveries", "", 404),
