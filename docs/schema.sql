@@ -705,6 +705,28 @@ ALTER TABLE public.usage_counters ALTER COLUMN pair_id ADD GENERATED ALWAYS AS I
     CACHE 1
 );
 
+CREATE TABLE public.verification (
+    only_row boolean DEFAULT true NOT NULL,
+    not_before timestamp with time zone,
+    finished_at timestamp with time zone,
+    duration_ms bigint,
+    findings jsonb DEFAULT '{}'::jsonb NOT NULL,
+    CONSTRAINT verification_findings_object CHECK ((jsonb_typeof(findings) = 'object'::text)),
+    CONSTRAINT verification_only_row CHECK (only_row)
+);
+
+COMMENT ON TABLE public.verification IS 'One row: the last complete background run of verify, and which replica may begin the next one.';
+
+COMMENT ON COLUMN public.verification.only_row IS 'Always true. The primary key allows no second row.';
+
+COMMENT ON COLUMN public.verification.not_before IS 'No replica begins a run before: the lease of the replica that runs it now, renewed at every step, or the pause after a run that failed. NULL: none.';
+
+COMMENT ON COLUMN public.verification.finished_at IS 'When the last complete run ended. The next one begins VERIFY_INTERVAL_MS later. NULL: there was none.';
+
+COMMENT ON COLUMN public.verification.duration_ms IS 'Duration of that run in milliseconds, with its pauses.';
+
+COMMENT ON COLUMN public.verification.findings IS 'What that run found: the number of inconsistencies for each check, for example {"pairs": 0, "totals": 1}.';
+
 CREATE TABLE public.webhook_deliveries (
     tenant_id character varying(64) NOT NULL COLLATE pg_catalog."C",
     webhook_id character varying(19) NOT NULL COLLATE pg_catalog."C",
@@ -876,6 +898,9 @@ ALTER TABLE ONLY public.usage_counters
 ALTER TABLE ONLY public.usage_counters
     ADD CONSTRAINT usage_counters_pkey PRIMARY KEY (tenant_id, agent_id, service_id);
 
+ALTER TABLE ONLY public.verification
+    ADD CONSTRAINT verification_pkey PRIMARY KEY (only_row);
+
 ALTER TABLE ONLY public.webhook_deliveries
     ADD CONSTRAINT webhook_deliveries_pkey PRIMARY KEY (tenant_id, webhook_id, event_position);
 
@@ -966,6 +991,8 @@ COMMENT ON INDEX public.usage_counters_list IS 'Exports the pairs of a tenant. U
 COMMENT ON INDEX public.usage_counters_pair_id_key IS 'Finds the row to update or lock. Commits lock pairs in this order.';
 
 COMMENT ON INDEX public.usage_counters_pkey IS 'Finds a pair by name, and the pairs of an agent.';
+
+COMMENT ON INDEX public.verification_pkey IS 'Allows one row.';
 
 CREATE INDEX webhook_deliveries_finished ON public.webhook_deliveries USING btree (finished_at) WHERE (finished_at IS NOT NULL);
 

@@ -23,6 +23,7 @@ use crate::commit::Committer;
 use crate::full_callers::FullCallers;
 use crate::job_health::JobHealth;
 use crate::jobs::janitor::{Janitor, LastRun};
+use crate::jobs::verifier::Verifier;
 use crate::jobs::watch_runtime_config::RuntimeConfigWatcher;
 use crate::jobs::webhooks::dispatcher::Dispatcher;
 use crate::jobs::webhooks::sender::{Egress, Names, Sender};
@@ -82,6 +83,7 @@ impl Entrance {
 pub struct App {
     pub address: SocketAddr,
     pub janitor: Janitor,
+    pub verifier: Verifier,
     pub dispatcher: Dispatcher,
     pub config_watcher: RuntimeConfigWatcher,
     pub runtime_config: SharedRuntimeConfig,
@@ -133,6 +135,10 @@ impl App {
         let stop_jobs = CancellationToken::new();
         let mut jobs = JoinSet::new();
         jobs.spawn(janitor.clone().run(stop_jobs.clone()));
+        let verifier = Verifier { interval: settings.verify_interval, pool: pool.clone(), health: health.clone() };
+        if !verifier.interval.is_zero() {
+            jobs.spawn(verifier.clone().run(stop_jobs.clone()));
+        }
         let sender = Sender::new(Egress {
             allow_private: settings.api.webhook_allow_private,
             names: Names::System,
@@ -171,6 +177,7 @@ impl App {
         Ok(Self {
             address,
             janitor,
+            verifier,
             dispatcher,
             config_watcher,
             runtime_config: config,

@@ -32,12 +32,14 @@ pub enum Job {
     WebhookLease,
     WebhookRecord,
     WebhookPrune,
+    /// Checks every sum of the database.
+    Verify,
     /// Commits requests. Not a job: it depends on requests.
     Commit,
 }
 
 impl Job {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Config,
         Self::Expired,
         Self::Caps,
@@ -47,6 +49,7 @@ impl Job {
         Self::WebhookLease,
         Self::WebhookRecord,
         Self::WebhookPrune,
+        Self::Verify,
         Self::Commit,
     ];
 
@@ -61,6 +64,7 @@ impl Job {
             Self::WebhookLease => "webhook_lease",
             Self::WebhookRecord => "webhook_record",
             Self::WebhookPrune => "webhook_prune",
+            Self::Verify => "verify",
             Self::Commit => "commit",
         }
     }

@@ -20,13 +20,13 @@ GRANT INSERT, DELETE, UPDATE (overlap_until, last_used_at) ON api_keys TO agentp
 GRANT INSERT, DELETE ON event_runs, full_callers TO agentpay_app;
 GRANT INSERT, UPDATE, DELETE ON services, webhooks, outbox, webhook_deliveries, webhook_queues, caller_totals
     TO agentpay_app;
-GRANT UPDATE ON runtime_config TO agentpay_app;
+GRANT UPDATE ON runtime_config, verification TO agentpay_app;
 
 GRANT DELETE ON settlements, agents, usage_counters, tenants, totals TO agentpay_reset;
 
 -- DBAs.
 GRANT SELECT ON _sqlx_migrations, tenants, services, agents, usage_counters, settlements, totals, event_runs, outbox,
-    webhook_deliveries, webhook_queues, idempotency_keys, caller_totals, full_callers, runtime_config, audit_log,
+    webhook_deliveries, webhook_queues, idempotency_keys, caller_totals, full_callers, runtime_config, verification, audit_log,
     events, billing_overview, idempotency_overview, recent_responses, recent_changes
     TO agentpay_readonly;
 GRANT SELECT (tenant_id, prefix, label, created_at, scopes, rate_limit_per_window, expires_at, overlap_until, last_used_at)

@@ -20,7 +20,6 @@ mod table;
 mod writer;
 
 use std::io::{self, IsTerminal, Write};
-use std::ops::ControlFlow;
 use std::pin::pin;
 use std::sync::mpsc;
 use std::thread;
@@ -274,18 +273,24 @@ async fn prepare(
 
 async fn verify(connection: &mut PgConnection, output: &Output) -> Result<Code, CliError> {
     let mut snapshot = server::begin_snapshot(connection).await?;
-    let mut findings = 0_u64;
-    let mut told = Ok(());
-    let mut report = async |finding: String| {
-        findings += 1;
-        told = output.line(finding).await;
-        if told.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
+    let print = async move {
+        let mut findings = 0_u64;
+        while let Some(finding) = receiver.recv().await {
+            findings += 1;
+            if let Err(error) = output.line(finding).await {
+                return (findings, Err(error));
+            }
+        }
+        (findings, Ok(()))
     };
-    let pairs = audit::everything(&mut snapshot, &mut report).await?;
+    let (audited, (findings, told)) = tokio::join!(audit::everything(&mut snapshot, sender), print);
+    audited?;
     match told {
         // The reader has closed the pipe. The exit code still reports the findings.
         Ok(()) | Err(OutputError::Closed) if findings > 0 => Ok(FAILURE),
         Ok(()) => {
+            let pairs = audit::count_pairs(&mut snapshot).await?;
             output.line(format!("{pairs} pairs add up")).await?;
             Ok(SUCCESS)
         }

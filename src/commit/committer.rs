@@ -120,6 +120,10 @@ impl Committer {
         answer
     }
 
+    pub fn earliest_deadline(&self) -> Option<std::time::Instant> {
+        self.queue.earliest_deadline()
+    }
+
     pub fn queue_max(&self) -> usize {
         self.queue.jobs_max()
     }

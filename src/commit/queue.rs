@@ -2,6 +2,7 @@
 //! full.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::Notify;
 
@@ -54,6 +55,10 @@ impl Queue {
     /// Number of waiting requests over all lanes.
     pub fn depth(&self) -> usize {
         self.waiting().jobs()
+    }
+
+    pub fn earliest_deadline(&self) -> Option<Instant> {
+        self.waiting().earliest_deadline()
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -139,8 +144,6 @@ impl Drop for Arrivals {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use tokio::sync::oneshot::Receiver;
 
     use crate::command::context::AgentsToSettle;

@@ -3,6 +3,7 @@
 //! reached, the tenant with the most waiting rows loses its latest request. A tenant that is alone may reach the bound.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Instant;
 
 use foldhash::fast::RandomState;
 
@@ -49,6 +50,12 @@ impl Waiting {
             total: Load::default(),
             jobs_max,
         }
+    }
+
+    /// The earliest deadline among the next requests of all tenants, which is nearly that of the oldest waiting request.
+    pub fn earliest_deadline(&self) -> Option<Instant> {
+        let next = self.lanes.iter().flat_map(|turns| turns.jobs.values()).filter_map(VecDeque::front);
+        next.map(|job| job.request.deadline).min()
     }
 
     /// Number of waiting jobs over all lanes.

@@ -27,8 +27,11 @@ pub struct Families {
     pub batch_size: Histogram,
     pub commit_seconds: Histogram,
     pub queue_depth: IntGauge,
+    pub queue_capacity: IntGauge,
+    pub oldest_wait: Gauge,
     pub retries: IntCounterVec,
     pub connections: IntGaugeVec,
+    pub connections_max: IntGauge,
     pub http_connections: IntGauge,
     pub http_held_bytes: IntGauge,
     pub webhook_attempts: IntCounterVec,
@@ -120,6 +123,15 @@ impl Families {
                 )),
             ),
             queue_depth: gauge(&registry, "agentpay_commit_queue_depth", "Commands that wait for a commit."),
+            queue_capacity: gauge(
+                &registry,
+                "agentpay_commit_queue_capacity",
+                "Commands that may wait for a commit; more are refused.",
+            ),
+            oldest_wait: register(
+                &registry,
+                Gauge::new("agentpay_commit_oldest_wait_seconds", "Age of the oldest request that waits for a commit."),
+            ),
             retries: counters(
                 &registry,
                 "agentpay_commit_retries_total",
@@ -133,6 +145,11 @@ impl Families {
                     Opts::new("agentpay_db_connections", "Connections of the pool to the database."),
                     &["state"],
                 ),
+            ),
+            connections_max: gauge(
+                &registry,
+                "agentpay_db_connections_max",
+                "Connections that the pool may have to the database.",
             ),
             http_connections: gauge(&registry, "agentpay_http_connections", "Open connections of clients."),
             http_held_bytes: gauge(

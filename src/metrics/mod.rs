@@ -4,7 +4,7 @@
 
 mod families;
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -113,8 +113,12 @@ pub fn job_failed(job: &str) {
 #[derive(Clone, Debug)]
 pub struct Gauges {
     pub queue_depth: usize,
+    pub queue_capacity: usize,
+    /// Zero if no request waits for a commit.
+    pub oldest_wait: Duration,
     pub connections_idle: usize,
     pub connections_in_use: usize,
+    pub connections_max: usize,
     /// Each background job, and when it last succeeded in seconds since the Unix epoch.
     pub jobs: Vec<(&'static str, i64)>,
     /// This machine's clock minus the database's.
@@ -124,18 +128,32 @@ pub struct Gauges {
     pub http_held_bytes: usize,
 }
 
-/// One metric with one value, written exactly as given.
+/// One metric, written exactly as given.
 pub struct Exact {
     pub name: &'static str,
     pub kind: &'static str,
     pub help: &'static str,
-    pub value: String,
+    /// Labels in braces, or nothing, and the value.
+    pub samples: Vec<(String, String)>,
+}
+
+impl Exact {
+    pub fn gauge(name: &'static str, help: &'static str, value: impl Display) -> Self {
+        Self { name, kind: "gauge", help, samples: vec![(String::new(), value.to_string())] }
+    }
+
+    pub fn counter(name: &'static str, help: &'static str, value: impl Display) -> Self {
+        Self { kind: "counter", ..Self::gauge(name, help, value) }
+    }
 }
 
 /// Renders all metrics in the Prometheus text format 0.0.4.
 pub fn render(gauges: Gauges, exact: &[Exact]) -> String {
     let families = FAMILIES.load();
     families.queue_depth.set(gauges.queue_depth as i64);
+    families.queue_capacity.set(gauges.queue_capacity as i64);
+    families.oldest_wait.set(gauges.oldest_wait.as_secs_f64());
+    families.connections_max.set(gauges.connections_max as i64);
     families.connections.with_label_values(&["idle"]).set(gauges.connections_idle as i64);
     families.connections.with_label_values(&["in_use"]).set(gauges.connections_in_use as i64);
     for (job, last_success_seconds) in gauges.jobs {
@@ -148,8 +166,11 @@ pub fn render(gauges: Gauges, exact: &[Exact]) -> String {
     families.http_connections.set(gauges.http_connections as i64);
     families.http_held_bytes.set(gauges.http_held_bytes as i64);
     let mut text = String::new();
-    for Exact { name, kind, help, value } in exact {
-        let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
+    for Exact { name, kind, help, samples } in exact {
+        let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+        for (labels, value) in samples {
+            let _ = writeln!(text, "{name}{labels} {value}");
+        }
     }
     let mut gathered = families.registry.gather();
     gathered.iter_mut().for_each(round_sums);

@@ -5,9 +5,12 @@ use std::time::{Duration, Instant};
 use sqlx::PgConnection;
 
 use crate::domain::timestamp::Timestamp;
+use crate::store::deliveries::{self, Backlog};
 use crate::store::retention::OldestExpiry;
+use crate::store::server::DatabaseSize;
 use crate::store::totals::{self, Totals};
-use crate::store::{caller_totals, deliveries, runtime_config};
+use crate::store::verification::{self, LastVerification};
+use crate::store::{caller_totals, runtime_config};
 
 use super::reader::Reader;
 
@@ -20,19 +23,28 @@ pub struct Figures {
     /// Number of rows in `idempotency_keys`.
     pub records: i64,
     pub paused: bool,
-    pub webhook_backlog: i64,
+    pub webhooks: Backlog,
+    pub verification: LastVerification,
+    pub database_bytes: i64,
     /// Expiry of the oldest expired record that is not deleted yet.
     pub oldest_expiry: Option<Timestamp>,
 }
 
 /// `None` if the database does not respond in time.
-pub async fn read(reader: &Reader, oldest_expiry: &OldestExpiry, now: Timestamp) -> Option<Figures> {
+pub async fn read(
+    reader: &Reader,
+    oldest_expiry: &OldestExpiry,
+    database_size: &DatabaseSize,
+    now: Timestamp,
+) -> Option<Figures> {
     let read = async |connection: &mut PgConnection| {
         Ok(Figures {
             totals: totals::of_all(connection).await?,
             records: caller_totals::records(connection).await?,
             paused: runtime_config::read(connection).await?.paused,
-            webhook_backlog: deliveries::backlog(connection).await?.pending,
+            webhooks: deliveries::backlog(connection).await?,
+            verification: verification::read(connection).await?,
+            database_bytes: database_size.bytes(connection, now).await?,
             oldest_expiry: oldest_expiry.read(connection, now).await?,
         })
     };

@@ -10,6 +10,7 @@ use crate::job_health::JobHealth;
 use crate::store::deliveries::{self, Backlog};
 use crate::store::migrations::{self, Difference};
 use crate::store::retention::OldestExpiry;
+use crate::store::verification::{self, LastVerification};
 use crate::store::{FaultKind, StoreError, runtime_config, server};
 
 use super::coalescer::Coalescer;
@@ -27,6 +28,7 @@ pub struct DatabaseReport {
     pub latency_ms: u64,
     pub oldest_expiry: Option<Timestamp>,
     pub webhooks: Backlog,
+    pub verification: LastVerification,
     pub is_paused: bool,
 }
 
@@ -40,6 +42,7 @@ pub async fn report(reader: &Reader, clock: &Clock, oldest_expiry: &OldestExpiry
             latency_ms,
             oldest_expiry: oldest_expiry.read(connection, clock.now()).await?,
             webhooks: deliveries::backlog(connection).await?,
+            verification: verification::read(connection).await?,
             is_paused: runtime_config::read(connection).await?.paused,
         })
     };

@@ -29,6 +29,8 @@ use health::Readiness;
 use stats::Stats;
 use usage::{DueTotals, Quotes};
 
+use crate::store::server::DatabaseSize;
+
 /// The coalesced reads. `R` is a rendered page of events.
 #[derive(Debug)]
 pub struct PolledReads<R> {
@@ -39,6 +41,7 @@ pub struct PolledReads<R> {
     pub readiness: Readiness,
     /// Rendered metrics.
     pub metrics: Coalescer<(), Bytes>,
+    pub database_size: DatabaseSize,
 }
 
 impl<R> Default for PolledReads<R> {
@@ -50,6 +53,7 @@ impl<R> Default for PolledReads<R> {
             events: EventLog::default(),
             readiness: Readiness::default(),
             metrics: Coalescer::new(1),
+            database_size: DatabaseSize::default(),
         }
     }
 }

@@ -42,6 +42,8 @@ pub struct Settings {
     pub api: ApiSettings,
     pub committer: CommitterSettings,
     pub janitor: JanitorSettings,
+    /// Pause between two background verifications. Zero: no verification.
+    pub verify_interval: Duration,
     /// The proxy for webhooks. HTTPS_PROXY is ignored.
     pub webhook_proxy: Option<EgressProxy>,
     pub http_limits: HttpLimits,
@@ -109,6 +111,7 @@ impl Settings {
             committer: CommitterSettings::read(&env, api.request_timeout, ttl_ms)?,
             janitor: JanitorSettings::read(&env, ttl_ms)?,
             api,
+            verify_interval: env.ms("VERIFY_INTERVAL_MS", Duration::from_hours(24), 0..=31_536_000_000)?,
             webhook_proxy: EgressProxy::read(&env)?,
             http_limits: HttpLimits::read(&env, trusted_hops > 0)?,
             shutdown_grace: env.ms("SHUTDOWN_GRACE_MS", Duration::ZERO, 0..=600_000)?,

@@ -39,8 +39,11 @@ pub struct Difference {
 
 /// The tables that the service needs and the database does not have.
 pub async fn missing_tables(connection: &mut PgConnection) -> Result<Vec<String>, StoreError> {
-    let needed: Vec<&str> =
-        reset::TABLES.iter().copied().chain(["tenants", "runtime_config", "audit_log", "_sqlx_migrations"]).collect();
+    let needed: Vec<&str> = reset::TABLES
+        .iter()
+        .copied()
+        .chain(["tenants", "runtime_config", "audit_log", "verification", "_sqlx_migrations"])
+        .collect();
     let missing = sqlx::query_scalar!(
         r#"-- migrations::missing_tables
         SELECT needed.name AS "name!" FROM unnest($1::text[]) AS needed (name) WHERE to_regclass(needed.name) IS NULL"#,

@@ -19,6 +19,7 @@ pub mod migrations;
 pub mod missed_events;
 pub mod outbox;
 pub mod pool;
+pub mod remembered;
 pub mod reset;
 pub mod retention;
 pub mod runtime_config;
@@ -29,6 +30,7 @@ pub mod settlements;
 pub mod tenants;
 pub mod totals;
 pub mod usage;
+pub mod verification;
 pub mod webhook_queues;
 pub mod webhooks;
 

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::StoreError;
+use super::{StoreError, verification};
 
-/// In the order of deletion. The row of `runtime_config` and the tenant `public` stay.
+/// In the order of deletion. The rows of `runtime_config` and `verification` and the tenant `public` stay.
 pub const TABLES: &[&str] = &[
     "settlements",
     "usage_counters",
@@ -49,6 +49,7 @@ pub async fn delete_all(connection: &mut PgConnection) -> Result<Deleted, StoreE
     sqlx::query!("-- reset::delete_all\nDELETE FROM tenants WHERE tenant_id <> 'public'")
         .execute(&mut *connection)
         .await?;
+    verification::forget(connection).await?;
     Ok(deleted)
 }
 

@@ -1,12 +1,11 @@
 //! Deletes rows of `idempotency_keys`: expired ones, and those of callers over a cap. The database's clock decides.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use sqlx::PgConnection;
 
 use crate::domain::timestamp::{StoredMoment, Timestamp};
 
 use super::StoreError;
+use super::remembered::Remembered;
 
 /// The deleted records of one caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,22 +130,20 @@ pub async fn count_expired(connection: &mut PgConnection) -> Result<i64, StoreEr
     Ok(count.fetch_one(connection).await?)
 }
 
-/// How long a result of [`OldestExpiry`] is reused.
-const OLDEST_EXPIRY_MS: i64 = 1000;
-
 /// The expiry of the oldest expired record that is not deleted. The result is reused for a second: until the next
 /// vacuum the index keeps the entries of deleted records, and each search reads them all.
-#[derive(Debug, Default)]
-pub struct OldestExpiry {
-    /// When the last result was read, and the result.
-    known: Mutex<Option<(Timestamp, Option<Timestamp>)>>,
+#[derive(Debug)]
+pub struct OldestExpiry(Remembered<Option<Timestamp>>);
+
+impl Default for OldestExpiry {
+    fn default() -> Self {
+        Self(Remembered::for_ms(1000))
+    }
 }
 
 impl OldestExpiry {
     pub async fn read(&self, connection: &mut PgConnection, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
-        if let Some((read_at, oldest)) = *self.known()
-            && (0..OLDEST_EXPIRY_MS).contains(&(now.as_ms() - read_at.as_ms()))
-        {
+        if let Some(oldest) = self.0.at(now) {
             return Ok(oldest);
         }
         let oldest = sqlx::query_scalar!(
@@ -156,12 +153,6 @@ impl OldestExpiry {
         )
         .fetch_optional(connection)
         .await?;
-        let oldest = oldest.map(Timestamp::from);
-        *self.known() = Some((now, oldest));
-        Ok(oldest)
-    }
-
-    fn known(&self) -> MutexGuard<'_, Option<(Timestamp, Option<Timestamp>)>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        Ok(self.0.put(oldest.map(Timestamp::from), now))
     }
 }

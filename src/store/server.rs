@@ -7,8 +7,10 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, Po
 use time::OffsetDateTime;
 
 use crate::clock::Clock;
+use crate::domain::timestamp::Timestamp;
 
 use super::StoreError;
+use super::remembered::Remembered;
 
 /// The oldest supported version of PostgreSQL.
 pub const VERSION_MIN: i32 = 14;
@@ -45,6 +47,29 @@ pub async fn connections_max(connection: &mut PgConnection) -> sqlx::Result<u32>
         SELECT current_setting('max_connections')::int AS "connections_max!""#
     );
     Ok(row.fetch_one(connection).await?.cast_unsigned())
+}
+
+/// The size of the database on disk. The result is reused for a minute: PostgreSQL reads the size of every file.
+#[derive(Debug)]
+pub struct DatabaseSize(Remembered<i64>);
+
+impl Default for DatabaseSize {
+    fn default() -> Self {
+        Self(Remembered::for_ms(60_000))
+    }
+}
+
+impl DatabaseSize {
+    pub async fn bytes(&self, connection: &mut PgConnection, now: Timestamp) -> Result<i64, StoreError> {
+        if let Some(bytes) = self.0.at(now) {
+            return Ok(bytes);
+        }
+        let bytes = sqlx::query_scalar!(
+            r#"-- server::bytes
+            SELECT pg_database_size(current_database()) AS "bytes!""#
+        );
+        Ok(self.0.put(bytes.fetch_one(connection).await?, now))
+    }
 }
 
 /// Fails unless the server is writable. After a failover an open connection may still lead to the former primary, which
@@ -252,6 +277,21 @@ pub async fn begin_walk(connection: &mut PgConnection) -> Result<Transaction<'_,
 /// Begins a transaction with one snapshot.
 pub async fn begin_snapshot(connection: &mut PgConnection) -> Result<Transaction<'_, Postgres>, StoreError> {
     Ok(connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)
+}
+
+/// Begins a snapshot for one statement that reads many rows. The statement uses one core at most and is cancelled after
+/// `limit`, because vacuum cannot remove rows that an old snapshot may see. It is planned for its parameters, so that a
+/// range of rows is read by an index.
+pub async fn begin_long_read(
+    connection: &mut PgConnection,
+    limit: Duration,
+) -> Result<Transaction<'_, Postgres>, StoreError> {
+    let begin = format!(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = {}; \
+         SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL plan_cache_mode = force_custom_plan",
+        limit.as_millis()
+    );
+    Ok(connection.begin_with(AssertSqlSafe(begin)).await?)
 }
 
 /// Begins a snapshot on a connection that is held for several parts of work. It ends with [`end_snapshot`] or when the

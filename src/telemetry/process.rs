@@ -43,25 +43,23 @@ impl Process {
     }
 
     pub fn families(self) -> Vec<Exact> {
-        let gauge = |name, help, value| Exact { name, kind: "gauge", help, value };
         let max_fds = self.max_fds.map_or_else(|| "+Inf".to_owned(), |max| max.to_string());
         vec![
-            Exact {
-                name: "process_cpu_seconds_total",
-                kind: "counter",
-                help: "Total user and system CPU time spent in seconds.",
-                value: self.cpu_seconds.to_string(),
-            },
-            gauge("process_open_fds", "Number of open file descriptors.", self.open_fds.to_string()),
-            gauge("process_max_fds", "Maximum number of open file descriptors.", max_fds),
-            gauge("process_virtual_memory_bytes", "Virtual memory size in bytes.", self.virtual_bytes.to_string()),
-            gauge("process_resident_memory_bytes", "Resident memory size in bytes.", self.resident_bytes.to_string()),
-            gauge(
+            Exact::counter(
+                "process_cpu_seconds_total",
+                "Total user and system CPU time spent in seconds.",
+                self.cpu_seconds,
+            ),
+            Exact::gauge("process_open_fds", "Number of open file descriptors.", self.open_fds),
+            Exact::gauge("process_max_fds", "Maximum number of open file descriptors.", max_fds),
+            Exact::gauge("process_virtual_memory_bytes", "Virtual memory size in bytes.", self.virtual_bytes),
+            Exact::gauge("process_resident_memory_bytes", "Resident memory size in bytes.", self.resident_bytes),
+            Exact::gauge(
                 "process_start_time_seconds",
                 "Start time of the process since unix epoch in seconds.",
-                self.start_seconds.to_string(),
+                self.start_seconds,
             ),
-            gauge("process_threads", "Number of OS threads in the process.", self.threads.to_string()),
+            Exact::gauge("process_threads", "Number of OS threads in the process.", self.threads),
         ]
     }
 }

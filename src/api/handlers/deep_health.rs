@@ -15,7 +15,8 @@ use crate::api::state::ApiState;
 const LATENCY_MAX_MS: u64 = 250;
 const LAG_MAX_SECONDS: i64 = 600;
 
-pub const NAMES: [&str; 8] = ["database", "pool", "commitQueue", "janitor", "webhooks", "memory", "jobs", "clock"];
+pub const NAMES: [&str; 9] =
+    ["database", "pool", "commitQueue", "janitor", "webhooks", "memory", "jobs", "clock", "verify"];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -46,7 +47,7 @@ pub struct Memory {
 
 pub struct Report {
     /// In the order of [`NAMES`].
-    pub checks: [Check; 8],
+    pub checks: [Check; 9],
     pub memory: Memory,
     pub is_paused: bool,
 }
@@ -64,6 +65,7 @@ pub async fn report(state: &ApiState) -> Report {
         check("memory", Status::Ok, json!(memory)),
         jobs(state),
         clock(state),
+        verify(report),
     ];
     Report {
         checks,
@@ -140,6 +142,20 @@ fn clock(state: &ApiState) -> Check {
         offset => warn_if(offset.is_some_and(Offset::is_large)),
     };
     check("clock", status, json!({ "offsetMs": offset.map(Offset::as_ms) }))
+}
+
+/// An error if the last background verification has findings.
+fn verify(report: Option<&DatabaseReport>) -> Check {
+    let last = report.map(|report| &report.verification);
+    let findings = last.map(|last| last.findings.iter().map(|(check, count)| (check.clone(), json!(count))));
+    let findings = findings.map(serde_json::Map::from_iter);
+    let has_found = last.is_some_and(|last| last.findings.iter().any(|(_, count)| *count > 0));
+    let detail = json!({
+        "lastSuccessAt": last.and_then(|last| last.finished_at),
+        "durationMs": last.and_then(|last| last.duration_ms),
+        "findings": findings,
+    });
+    check("verify", if has_found { Status::Error } else { Status::Ok }, detail)
 }
 
 fn memory() -> Memory {

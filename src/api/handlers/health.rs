@@ -112,7 +112,7 @@ pub const DEEP: Description = Description::of(
     200,
     r#"{"status":"ok","uptimeSeconds":60,"memory":{"rssMb":30,"heapUsedMb":30},"pid":1,
         "node":"agentpay-billing 0.1.0","checks":[{"name":"database","status":"ok","detail":{"latencyMs":1}}],
-        "checksTotal":8,"nextChecksCursor":"ZGF0YWJhc2U"}"#,
+        "checksTotal":9,"nextChecksCursor":"ZGF0YWJhc2U"}"#,
 );
 
 pub async fn deep(State(state): State<ApiState>, request: ReadRequest) -> Result<Response, ApiError> {

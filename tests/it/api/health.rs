@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 use crate::support::Service;
 
 const PATH: &str = "/api/v1/health/deep";
-const NAMES: [&str; 8] = ["database", "pool", "commitQueue", "janitor", "webhooks", "memory", "jobs", "clock"];
-const JOBS: [&str; 10] = [
+const NAMES: [&str; 9] =
+    ["database", "pool", "commitQueue", "janitor", "webhooks", "memory", "jobs", "clock", "verify"];
+const JOBS: [&str; 11] = [
     "config",
     "janitor_expired",
     "janitor_caps",
@@ -17,6 +18,7 @@ const JOBS: [&str; 10] = [
     "webhook_lease",
     "webhook_record",
     "webhook_prune",
+    "verify",
     "commit",
 ];
 
@@ -37,7 +39,7 @@ async fn the_report_has_all_members_in_order() {
     );
     assert_eq!(
         (&report["status"], &report["checksTotal"], &report["nextChecksCursor"]),
-        (&json!("ok"), &json!(8), &Value::Null)
+        (&json!("ok"), &json!(9), &Value::Null)
     );
     assert_eq!(report["node"], format!("agentpay-billing {}", env!("CARGO_PKG_VERSION")));
     assert_eq!(report["pid"], std::process::id());
@@ -50,7 +52,7 @@ async fn the_report_has_all_members_in_order() {
         .iter()
         .map(|check| check["detail"].as_object().expect("detail").keys().collect())
         .collect();
-    let expected: [&[&str]; 8] = [
+    let expected: [&[&str]; 9] = [
         &["latencyMs"],
         &["inUse", "idle", "max"],
         &["depth", "cap"],
@@ -59,6 +61,7 @@ async fn the_report_has_all_members_in_order() {
         &["rssMb", "heapUsedMb"],
         &JOBS,
         &["offsetMs"],
+        &["lastSuccessAt", "durationMs", "findings"],
     ];
     assert_eq!(details, expected);
     assert_eq!(
@@ -88,7 +91,7 @@ async fn checks_are_paged_by_name() {
     let client = service.client();
     let first = client.get("/api/v1/health/deep?limit=4").await.json();
     assert_eq!((names(&first), &first["nextChecksCursor"]), (NAMES[..4].to_vec(), &json!("amFuaXRvcg")));
-    let rest = client.get("/api/v1/health/deep?limit=4&cursor=amFuaXRvcg").await.json();
+    let rest = client.get("/api/v1/health/deep?limit=5&cursor=amFuaXRvcg").await.json();
     assert_eq!((names(&rest), &rest["nextChecksCursor"]), (NAMES[4..].to_vec(), &Value::Null));
     for (query, message) in [
         ("cursor=!!", "cursor is malformed"),
@@ -114,6 +117,7 @@ async fn without_a_database_the_reports_say_so_and_the_rest_is_503() {
         (&report["checks"][3]["status"], &report["checks"][3]["detail"]["lagSeconds"]),
         (&json!("ok"), &Value::Null)
     );
+    assert_eq!(report["checks"][8]["detail"], json!({ "lastSuccessAt": null, "durationMs": null, "findings": null }));
     let metrics = client.get("/api/v1/metrics").await;
     assert_eq!(metrics.status, 200);
     assert!(metrics.text.contains("agentpay_commit_queue_depth 0\n"));
@@ -124,6 +128,9 @@ async fn without_a_database_the_reports_say_so_and_the_rest_is_503() {
         "idempotency_keys",
         "janitor_lag_seconds",
         "webhook_backlog",
+        "webhook_oldest_due_seconds",
+        "database_size_bytes",
+        "verify_",
     ] {
         assert!(!metrics.text.contains(&format!("agentpay_{name}")), "{name}");
     }

@@ -133,6 +133,9 @@ const CASES: &[(&str, &[&str])] = &[
     ("caller_totals_pkey", &["INSERT INTO caller_totals SELECT * FROM caller_totals"]),
     ("runtime_config_pkey", &["INSERT INTO runtime_config DEFAULT VALUES"]),
     ("runtime_config_only_row", &["INSERT INTO runtime_config (only_row) VALUES (false)"]),
+    ("verification_pkey", &["INSERT INTO verification DEFAULT VALUES"]),
+    ("verification_only_row", &["INSERT INTO verification (only_row) VALUES (false)"]),
+    ("verification_findings_object", &["UPDATE verification SET findings = '[]'"]),
     (
         "runtime_config_rate_limit_per_window_range",
         &[

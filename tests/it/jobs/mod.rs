@@ -5,3 +5,4 @@ pub mod egress;
 mod janitor;
 pub mod janitor_cost;
 mod outbox;
+mod verifier;

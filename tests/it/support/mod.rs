@@ -20,17 +20,18 @@ mod socket;
 mod tally;
 
 use std::net::SocketAddr;
-use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use agentpay_billing::app::{App, Entrance};
 use agentpay_billing::clock::Clock;
 use agentpay_billing::jobs::janitor::Janitor;
+use agentpay_billing::jobs::verifier::Verifier;
 use agentpay_billing::jobs::watch_runtime_config::RuntimeConfigWatcher;
 use agentpay_billing::jobs::webhooks::dispatcher::Dispatcher;
 use agentpay_billing::runtime_config::SharedRuntimeConfig;
 use agentpay_billing::settings::Settings;
 use agentpay_billing::settings::http_limits::HttpLimits;
+use agentpay_billing::store::audit;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tokio_util::sync::CancellationToken;
 
@@ -57,6 +58,7 @@ pub struct Service {
     pub address: SocketAddr,
     pub clock: Clock,
     pub janitor: Janitor,
+    pub verifier: Verifier,
     pub dispatcher: Dispatcher,
     pub config_watcher: RuntimeConfigWatcher,
     pub runtime_config: SharedRuntimeConfig,
@@ -84,7 +86,9 @@ impl Service {
         limit: impl FnOnce(&mut HttpLimits),
     ) -> Self {
         // Most tests send more than sixty requests per minute, so only tests of the rate limiter switch it on.
-        let environment: Vec<&(&str, &str)> = environment.iter().chain(&[("RATE_LIMIT", "off")]).collect();
+        // A background verification would take part in tests of locks.
+        let defaults = [("RATE_LIMIT", "off"), ("VERIFY_INTERVAL_MS", "0")];
+        let environment: Vec<&(&str, &str)> = environment.iter().chain(&defaults).collect();
         let read = |name: &str| environment.iter().find(|(own, _)| *own == name).map(|(_, value)| (*value).to_owned());
         let mut settings = Settings::read(read, false).expect("settings");
         settings.port = 0;
@@ -96,10 +100,11 @@ impl Service {
         let app = App::start(entrance, &settings, database.clone(), clock.clone(), CancellationToken::new());
         let app = app.await.expect("the service starts");
         let (address, janitor, config_watcher) = (app.address, app.janitor.clone(), app.config_watcher.clone());
-        let (dispatcher, runtime_config) = (app.dispatcher.clone(), app.runtime_config.clone());
+        let (verifier, dispatcher) = (app.verifier.clone(), app.dispatcher.clone());
+        let runtime_config = app.runtime_config.clone();
         tokio::spawn(app.run());
         let pool = pool(&database);
-        Self { address, clock, janitor, dispatcher, config_watcher, runtime_config, pool }
+        Self { address, clock, janitor, verifier, dispatcher, config_watcher, runtime_config, pool }
     }
 
     pub fn client(&self) -> Client {
@@ -219,15 +224,23 @@ pub fn pool(database: &PgConnectOptions) -> PgPool {
 }
 
 pub async fn verify(pool: &PgPool) {
-    use agentpay_billing::store::audit;
+    assert_eq!(findings(pool).await, Vec::<String>::new());
+}
+
+/// Everything in the database that does not add up.
+pub async fn findings(pool: &PgPool) -> Vec<String> {
     let mut connection = pool.acquire().await.expect("connection");
-    let mut findings = Vec::new();
-    let mut report = async |finding| {
-        findings.push(finding);
-        ControlFlow::Continue(())
+    let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
+    let collect = async {
+        let mut found = Vec::new();
+        while let Some(finding) = receiver.recv().await {
+            found.push(finding);
+        }
+        found
     };
-    audit::everything(&mut connection, &mut report).await.expect("audit");
-    assert_eq!(findings, Vec::<String>::new());
+    let (audited, found) = tokio::join!(audit::everything(&mut connection, sender), collect);
+    audited.expect("audit");
+    found
 }
 
 /// Counts connections that wait for a lock.

@@ -1,0 +1,126 @@
+//! The table `verification`: one row with the result of the last background verification and the lease of the replica
+//! that runs it. The database's clock decides when the next run is due.
+
+use std::time::Duration;
+
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+
+use crate::domain::timestamp::Timestamp;
+
+use super::StoreError;
+
+/// The result of the last complete run.
+#[derive(Clone, Debug, Default)]
+pub struct LastVerification {
+    /// `None` if there was no run.
+    pub finished_at: Option<Timestamp>,
+    pub duration_ms: Option<i64>,
+    /// The number of findings by the name of the check.
+    pub findings: Vec<(String, i64)>,
+}
+
+pub async fn read(connection: &mut PgConnection) -> Result<LastVerification, StoreError> {
+    let row = sqlx::query!(
+        r#"-- verification::read
+        SELECT finished_at, duration_ms,
+               ARRAY(SELECT key FROM jsonb_each_text(findings) ORDER BY key) AS "checks!",
+               ARRAY(SELECT value::bigint FROM jsonb_each_text(findings) ORDER BY key) AS "counts!"
+        FROM verification"#,
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(LastVerification {
+        finished_at: row.finished_at.map(Timestamp::from),
+        duration_ms: row.duration_ms,
+        findings: row.checks.into_iter().zip(row.counts).collect(),
+    })
+}
+
+/// The right to run the verification until this moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Lease(OffsetDateTime);
+
+/// The result of [`claim`].
+#[derive(Clone, Copy, Debug)]
+pub enum Turn {
+    Mine(Lease),
+    /// The last complete run ended less than the interval ago.
+    NotDue,
+    /// Another replica runs it, or the pause after a failed run has not passed.
+    NotNow,
+}
+
+/// Takes the lease if a run is due.
+pub async fn claim(connection: &mut PgConnection, interval: Duration, lease: Duration) -> Result<Turn, StoreError> {
+    let row = sqlx::query!(
+        r#"-- verification::claim
+        WITH claimed AS (
+            UPDATE verification SET not_before = now() + $2 * interval '1 s'
+            WHERE coalesce(finished_at <= now() - $1 * interval '1 s', true) AND coalesce(not_before <= now(), true)
+            RETURNING not_before
+        )
+        SELECT (SELECT not_before FROM claimed) AS lease,
+               coalesce(finished_at > now() - $1 * interval '1 s', false) AS "is_recent!"
+        FROM verification"#,
+        interval.as_secs_f64(),
+        lease.as_secs_f64(),
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(match row.lease {
+        Some(until) => Turn::Mine(Lease(until)),
+        None if row.is_recent => Turn::NotDue,
+        None => Turn::NotNow,
+    })
+}
+
+/// Renews the lease. Returns `None` if it has expired and another replica has taken over.
+pub async fn renew(connection: &mut PgConnection, lease: Lease, length: Duration) -> Result<Option<Lease>, StoreError> {
+    let until = sqlx::query_scalar!(
+        r#"-- verification::renew
+        UPDATE verification SET not_before = now() + $2 * interval '1 s' WHERE not_before = $1
+        RETURNING not_before AS "not_before!""#,
+        lease.0,
+        length.as_secs_f64(),
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(until.map(Lease))
+}
+
+/// Stores the result of a complete run. Does nothing if another replica has taken over.
+pub async fn finish(
+    connection: &mut PgConnection,
+    lease: Lease,
+    took: Duration,
+    findings: &[(&str, i64)],
+) -> Result<(), StoreError> {
+    let (checks, counts): (Vec<&str>, Vec<i64>) = findings.iter().copied().unzip();
+    sqlx::query!(
+        "-- verification::finish
+        UPDATE verification
+        SET not_before = NULL, finished_at = now(), duration_ms = $2,
+            findings = (SELECT coalesce(jsonb_object_agg(name, number), '{}')
+                        FROM unnest($3::text[], $4::bigint[]) AS found (name, number))
+        WHERE not_before = $1",
+        lease.0,
+        took.as_millis() as i64,
+        &checks as _,
+        &counts as _,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Deletes the result. The next run is then due at once.
+pub async fn forget(connection: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::query!(
+        "-- verification::forget
+        UPDATE verification SET finished_at = NULL, duration_ms = NULL, findings = '{}'"
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
