@@ -9,45 +9,48 @@ pub mod route;
 pub mod routes;
 pub(crate) mod state;
 
-use std::any::Any;
-use std::sync::Arc;
-
-use axum::Router;
-use axum::middleware::from_fn_with_state;
-use axum::response::{IntoResponse, Response};
-use tower_http::catch_panic::CatchPanicLayer;
-use tracing::error;
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
+use axum::{Extension, Router};
 
 use crate::domain::refusal::Refusal;
 
-use http::compression::compress;
-use request::answer;
+use http::admission::Client;
+use http::compression::Compression;
+use request::answer::Exchange;
 use request::errors::ApiError;
 use request::pipeline;
 use state::ApiState;
 
-/// All routes with their layers, innermost first. Paths arrive without their trailing slash.
+/// All routes. Paths arrive without their trailing slash.
 pub fn router(state: ApiState) -> Router {
-    let allowed_origins: Arc<[String]> = state.settings.cors_allowed_origins.as_slice().into();
-    let threshold_bytes = state.settings.compression_threshold_bytes;
-    let mut router = routes::mount()
+    routes::mount()
         .fallback(unmatched)
         .method_not_allowed_fallback(unmatched)
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(from_fn_with_state(state.clone(), pipeline::run));
-    if let Some(threshold_bytes) = threshold_bytes {
-        router = router.layer(from_fn_with_state(threshold_bytes, compress));
+        .layer(from_fn_with_state(state.clone(), serve))
+        .with_state(state)
+}
+
+/// Serves a request, before and after its route. This is one layer, because axum clones and boxes all inner services for
+/// each layer and request.
+async fn serve(
+    State(state): State<ApiState>,
+    Extension(client): Extension<Client>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let exchange = Exchange::begin(&request, &state.settings.cors_allowed_origins);
+    let compression = state.settings.compression_threshold_bytes.map(|bytes| Compression::of(&request, bytes));
+    let received = &exchange.received;
+    let (mut response, record) = received.span.scope(pipeline::run(&state, received, &client, request, next)).await;
+    if let Some(compression) = compression {
+        response = Box::pin(compression.apply(response)).await;
     }
-    router.layer(from_fn_with_state(allowed_origins, answer::finish)).with_state(state)
+    exchange.finish(response, &record)
 }
 
 /// Never runs: the pipeline has already refused such a request.
 async fn unmatched() -> ApiError {
     Refusal::Internal.into()
-}
-
-fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
-    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    error!(panic = text.unwrap_or("unknown"), "a handler panicked");
-    ApiError::from(Refusal::Internal).into_response()
 }

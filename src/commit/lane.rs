@@ -289,7 +289,7 @@ fn fail(jobs: Vec<Job>, fault: &StoreError) {
     for job in jobs {
         let request = &job.request;
         let path = without_keys(&request.path);
-        error!(requestId = request.request_id, method = request.method, path, error = %fault,
+        error!(requestId = request.request_id, method = request.method, %path, error = %fault,
             "a request could not be executed");
         job.give_up(Refusal::Internal);
     }

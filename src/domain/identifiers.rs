@@ -1,5 +1,7 @@
 //! Ids and secrets that the service generates. The caller passes the source of randomness.
 
+use std::borrow::Cow;
+
 use rand::Rng;
 use sha2::{Digest, Sha256};
 
@@ -61,7 +63,10 @@ pub fn hash_of_key(presented: &[u8]) -> [u8; 32] {
 }
 
 /// `text` with every API key reduced to its prefix, for logs: a client may put a whole key into a path.
-pub fn without_keys(text: &str) -> String {
+pub fn without_keys(text: &str) -> Cow<'_, str> {
+    if !text.contains("apk_") {
+        return text.into();
+    }
     let mut parts = text.split("apk_");
     let mut shown = parts.next().unwrap_or_default().to_owned();
     for part in parts {
@@ -75,7 +80,7 @@ pub fn without_keys(text: &str) -> String {
             shown.push_str(part);
         }
     }
-    shown
+    shown.into()
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use crate::settings::Settings;
 
 use log_writer::LogWriter;
 pub use log_writer::write_all_retrying;
-pub use request_line::RequestLine;
+pub use request_line::{Milliseconds, RequestLine};
 use request_span::InRequestSpan;
 pub use request_span::RequestSpan;
 
@@ -48,8 +48,8 @@ pub fn request_completed(line: RequestLine<'_>) {
             log.write_line(line.to_json(clock::machine_now()));
         }
         _ => {
-            let RequestLine { request_id, method, path, status, duration_tenths } = line;
-            let duration_ms = duration_tenths as f64 / 10.0;
+            let RequestLine { request_id, method, path, status, took } = line;
+            let duration_ms = took.tenths() as f64 / 10.0;
             info!(target: "agentpay_billing::api::request::pipeline", requestId = request_id, method, path, status,
                 durationMs = duration_ms, "request completed");
         }

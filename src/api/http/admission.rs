@@ -57,7 +57,7 @@ impl Admission {
         // Both change only while this lock is held.
         address.connections.store(of_address + 1, Ordering::Relaxed);
         counts.connections.store(in_all + 1, Ordering::Relaxed);
-        let client = Client { counts: counts.clone(), address: address.clone() };
+        let client = Client { peer, counts: counts.clone(), address: address.clone() };
         Some(ConnectionPermit { key, client })
     }
 
@@ -107,6 +107,8 @@ impl Drop for ConnectionPermit {
 /// The client of one connection.
 #[derive(Clone, Debug)]
 pub struct Client {
+    /// Where its connection comes from.
+    pub peer: IpAddr,
     counts: Arc<Counts>,
     address: Arc<Address>,
 }

@@ -4,16 +4,15 @@
 //! end connections that are idle or whose head is incomplete, and then write a response to the socket.
 
 use std::future::{Future, poll_fn};
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::HttpBody;
-use axum::extract::{ConnectInfo, Request};
-use axum::http::header::{CONNECTION, CONTENT_LENGTH, EXPECT};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use axum::extract::Request;
+use axum::http::header::{CONNECTION, EXPECT};
+use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -44,7 +43,6 @@ const UNREAD_BYTES_MAX: u64 = 16 << 10;
 /// Serves one connection until either side ends it. After `stop` it ends when no request is being handled.
 pub async fn serve(
     stream: TcpStream,
-    peer: SocketAddr,
     permit: ConnectionPermit,
     router: CurrentRouter,
     limits: HttpLimits,
@@ -52,7 +50,7 @@ pub async fn serve(
 ) {
     let activity = Activity::new();
     let service = service_fn(|request: hyper::Request<Incoming>| {
-        exchange(request, router.get(), peer, permit.client(), activity.clone())
+        exchange(request, router.get(), permit.client(), activity.clone())
     });
     let socket = TokioIo::new(ClientSocket::new(stream, activity.clone(), limits));
     let mut http = http1::Builder::new();
@@ -108,15 +106,14 @@ pub async fn serve(
 async fn exchange(
     request: hyper::Request<Incoming>,
     router: Router,
-    peer: SocketAddr,
     client: Client,
     activity: Activity,
 ) -> Result<Response<AnswerBody>, std::convert::Infallible> {
     activity.request_began(request.body().is_end_stream());
     let is_head = request.method() == Method::HEAD;
-    let takes_rest = is_short(request.headers());
+    let takes_rest = is_short(&request);
     let request = request.map(|body| RequestBody::of(body, &activity));
-    let mut response: Response = router.oneshot(prepare(request, peer, client)).await?;
+    let mut response: Response = router.oneshot(prepare(request, client)).await?;
     if !activity.is_request_complete() && !takes_rest {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -127,15 +124,14 @@ async fn exchange(
     Ok(AnswerBody::of(response, is_left_out, activity))
 }
 
-fn prepare(mut request: Request, peer: SocketAddr, client: Client) -> Request {
+fn prepare(mut request: Request, client: Client) -> Request {
     take_off_slash(&mut request);
-    request.extensions_mut().insert(ConnectInfo(peer));
     request.extensions_mut().insert(client);
     request
 }
 
 /// Whether the unread body of a request can be discarded so that the connection stays open.
-fn is_short(headers: &HeaderMap) -> bool {
-    let length: Option<u64> = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    !headers.contains_key(EXPECT) && length.is_some_and(|length| length <= UNREAD_BYTES_MAX)
+fn is_short(request: &hyper::Request<Incoming>) -> bool {
+    let length = request.body().size_hint().exact();
+    length.is_some_and(|length| length <= UNREAD_BYTES_MAX) && !request.headers().contains_key(EXPECT)
 }

@@ -9,6 +9,7 @@ pub(crate) mod connection;
 pub(crate) mod cors;
 pub(crate) mod current_router;
 pub(crate) mod head;
+pub(crate) mod header_names;
 pub(crate) mod headers;
 pub(crate) mod rate_limit;
 pub(crate) mod received;

@@ -9,6 +9,8 @@ use uuid::Uuid;
 
 use crate::telemetry::RequestSpan;
 
+use crate::api::http::header_names::X_REQUEST_ID;
+
 #[derive(Clone, Debug)]
 pub struct Received {
     pub method: Method,
@@ -57,8 +59,12 @@ pub fn take_off_slash(request: &mut Request) {
 fn request_id(request: &Request) -> String {
     request
         .headers()
-        .get("x-request-id")
+        .get(X_REQUEST_ID)
         .and_then(|value| std::str::from_utf8(value.as_bytes()).ok())
         .filter(|id| (1..=200).contains(&id.len()) && id.bytes().all(|byte| (b' '..=b'~').contains(&byte)))
-        .map_or_else(|| Uuid::new_v4().to_string(), str::to_owned)
+        .map_or_else(random_id, str::to_owned)
+}
+
+fn random_id() -> String {
+    Uuid::new_v4().hyphenated().encode_lower(&mut Uuid::encode_buffer()).to_owned()
 }

@@ -59,7 +59,7 @@ fn write(refusal: &Refusal, more: Option<(HeaderName, HeaderValue)>) -> Bytes {
     fields.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
     fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
     fields.extend(more);
-    headers::add(&mut fields, &received);
+    headers::add(&mut fields, &received, received.began.elapsed());
     let reason = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or_default();
     let mut answer = format!("HTTP/1.1 {status} {reason}\r\n").into_bytes();
     for (name, value) in &fields {

@@ -44,7 +44,7 @@ pub async fn serve(
         };
         match admission.connect(peer.ip()) {
             Some(permit) => {
-                let served = connection::serve(stream, peer, permit, router.clone(), limits, stop.clone());
+                let served = connection::serve(stream, permit, router.clone(), limits, stop.clone());
                 connections.spawn(served);
             }
             None => {

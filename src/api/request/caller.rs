@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
+use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
-use axum::http::{HeaderMap, Uri};
 use subtle::ConstantTimeEq;
 
 use crate::domain::api_key::Scopes;
@@ -16,8 +16,8 @@ use crate::domain::refusal::Refusal;
 use crate::settings::api::ApiSettings;
 use crate::store::api_keys::KnownKey;
 
+use crate::api::http::header_names::X_API_KEY;
 use crate::api::request::forwarded::{self, Doubt};
-use crate::api::request::keyless;
 use crate::api::request::known_keys::Presented;
 use crate::api::route::{Auth, Route};
 use crate::api::state::ApiState;
@@ -57,14 +57,14 @@ impl Identity {
 /// Identifies the caller. An API key that cannot be looked up is refused, unless the route needs no database.
 pub async fn identify(
     state: &ApiState,
-    (uri, headers): (&Uri, &HeaderMap),
+    headers: &HeaderMap,
     peer: IpAddr,
+    is_foreign: bool,
     route: Option<&Route>,
     deadline: Instant,
 ) -> Result<Identity, Refusal> {
     let settings = &state.settings;
     let address = address_of(headers, peer, route, settings);
-    let is_foreign = !settings.require_api_key && keyless::is_foreign(uri, headers, &settings.cors_allowed_origins);
     let anonymous = Identity {
         tenant: Tenant::public(),
         caller: Caller::Address(address.clone()),
@@ -77,7 +77,7 @@ pub async fn identify(
         has_metrics_token: has_metrics_token(headers, settings),
         is_foreign,
     };
-    let mut values = headers.get_all("x-api-key").iter();
+    let mut values = headers.get_all(X_API_KEY).iter();
     let presented = match (values.next(), values.next()) {
         (Some(value), None) if !value.is_empty() => hash_of_key(value.as_bytes()),
         // A key that is sent more than once is never recognised.

@@ -12,6 +12,7 @@ use crate::domain::caller::Tenant;
 use crate::domain::refusal::Refusal;
 use crate::store::idempotency::CallerKey;
 
+use crate::api::http::admission::Client;
 use crate::api::http::received::Received;
 use crate::api::request::caller::Identity;
 use crate::api::request::errors::ApiError;
@@ -21,6 +22,7 @@ use crate::api::route::Route;
 #[derive(Debug)]
 pub struct RequestContext {
     pub received: Arc<Received>,
+    pub client: Client,
     pub route: &'static Route,
     pub parameters: Vec<(&'static str, String)>,
     pub identity: Identity,
@@ -34,6 +36,7 @@ impl RequestContext {
     /// Body and query are not accepted yet.
     pub fn new(
         received: Arc<Received>,
+        client: Client,
         route: &'static Route,
         identity: Identity,
         uri: &Uri,
@@ -41,6 +44,7 @@ impl RequestContext {
     ) -> Self {
         Self {
             received,
+            client,
             route,
             parameters: parameters(route.pattern, uri.path()),
             identity,
@@ -93,6 +97,9 @@ impl RequestContext {
 /// The decoded path parameters of `path` under `pattern`. axum has none where a literal route stands in for a pattern:
 /// `GET /services/bulk` reads the service named `bulk`.
 fn parameters(pattern: &'static str, path: &str) -> Vec<(&'static str, String)> {
+    if !pattern.contains(':') {
+        return Vec::new();
+    }
     pattern
         .split('/')
         .zip(path.split('/'))

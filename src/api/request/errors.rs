@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use crate::domain::refusal::Refusal;
 
 use crate::api::http::received::Received;
+use crate::api::request::response::JSON;
 
 /// Why a request is refused.
 #[derive(Clone, Debug)]
@@ -71,7 +72,7 @@ pub fn render(mut response: Response, received: &Received) -> Response {
     let body = refusal.to_body(received.method.as_str(), &received.path, received.request_id());
     *response.body_mut() = Body::from(body);
     let others = mem::take(response.headers_mut());
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+    response.headers_mut().insert(header::CONTENT_TYPE, JSON);
     response.headers_mut().extend(others);
     response
 }

@@ -1,17 +1,20 @@
 //! The steps that every request passes before its handler (HTTP contract, section 2.2): identity, access, pause, rate
 //! limit, result of the match. The extractors of the handler then read body, query and key.
 
-use std::net::SocketAddr;
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::Extension;
 use axum::body::HttpBody;
-use axum::extract::{ConnectInfo, MatchedPath, Request, State};
+use axum::extract::{MatchedPath, Request};
+use axum::http::uri::Authority;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
 use percent_encoding::percent_decode_str;
+use tracing::error;
 
 use crate::domain::audit_log::Actor;
 use crate::domain::caller::Caller;
@@ -26,41 +29,38 @@ use crate::api::request::answer::RequestRecord;
 use crate::api::request::caller::{Identity, authorise, identify};
 use crate::api::request::context::RequestContext;
 use crate::api::request::errors::{self, ApiError};
+use crate::api::request::keyless;
 use crate::api::routes;
 use crate::api::state::ApiState;
 
 pub async fn run(
-    State(state): State<ApiState>,
-    Extension(received): Extension<Arc<Received>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    state: &ApiState,
+    received: &Arc<Received>,
+    client: &Client,
     mut request: Request,
     next: Next,
-) -> Response {
-    let client = request.extensions().get::<Client>().cloned();
+) -> (Response, RequestRecord) {
     let mut record = RequestRecord::default();
-    let response = if let Err(refusal) = head::check(&request) {
-        ApiError::from(refusal).into_response()
-    } else if received.method == Method::OPTIONS {
-        options(&request)
-    } else {
-        match pass(&state, &mut request, &received, peer, &mut record).await {
+    let response = match head::check(&request) {
+        Err(refusal) => ApiError::from(refusal).into_response(),
+        Ok(_) if received.method == Method::OPTIONS => options(&request),
+        Ok(host) => match pass(state, &mut request, host, received, client, &mut record).await {
             Ok(()) => execute(request, next, received.began + state.settings.request_timeout).await,
             Err(error) => error.into_response(),
-        }
+        },
     };
-    let response = errors::render(response, &received);
-    let mut response = match hold(response, &record, client.as_ref()) {
+    let response = errors::render(response, received);
+    let response = match hold(response, &record, client) {
         Ok(response) => response,
-        Err(refusal) => errors::render(ApiError::from(refusal).into_response(), &received),
+        Err(refusal) => errors::render(ApiError::from(refusal).into_response(), received),
     };
-    response.extensions_mut().insert(record);
-    response
+    (response, record)
 }
 
 /// Counts a response as held for its client. Writes, health and metrics are never refused here: a write is already
 /// committed, and monitoring must work when the limits are reached.
-fn hold(mut response: Response, record: &RequestRecord, client: Option<&Client>) -> Result<Response, Refusal> {
-    let (Some(client), Some(size)) = (client, response.body().size_hint().exact()) else { return Ok(response) };
+fn hold(mut response: Response, record: &RequestRecord, client: &Client) -> Result<Response, Refusal> {
+    let Some(size) = response.body().size_hint().exact() else { return Ok(response) };
     let bytes = usize::try_from(size).unwrap_or(usize::MAX);
     let route = record.context.as_ref().map(|context| context.route);
     let is_refusable = route.is_some_and(|route| route.method == "GET" && !route.needs_no_database);
@@ -79,7 +79,7 @@ fn hold(mut response: Response, record: &RequestRecord, client: Option<&Client>)
 /// committed.
 async fn execute(request: Request, next: Next, deadline: Instant) -> Response {
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-    let run = next.run(request);
+    let run = AssertUnwindSafe(next.run(request)).catch_unwind().map(|ended| ended.unwrap_or_else(panicked));
     if !is_read {
         return run.await;
     }
@@ -91,12 +91,19 @@ async fn execute(request: Request, next: Next, deadline: Instant) -> Response {
     }
 }
 
+fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    error!(panic = text.unwrap_or("unknown"), "a handler panicked");
+    ApiError::from(Refusal::Internal).into_response()
+}
+
 /// Steps 3 to 8, and step 10 if no body is read. Attaches the [`RequestContext`] to the request.
 async fn pass(
     state: &ApiState,
     request: &mut Request,
+    host: Option<Authority>,
     received: &Arc<Received>,
-    peer: SocketAddr,
+    client: &Client,
     record: &mut RequestRecord,
 ) -> Result<(), ApiError> {
     let (method, path) = (received.method.as_str(), &received.path);
@@ -108,12 +115,15 @@ async fn pass(
         received.span.note_route(route.pattern);
     }
     let deadline = received.began + state.settings.request_timeout;
-    let identified = identify(state, (request.uri(), request.headers()), peer.ip(), route, deadline);
+    let settings = &state.settings;
+    let is_foreign = !settings.require_api_key
+        && keyless::is_foreign(host.as_ref(), request.uri(), request.headers(), &settings.cors_allowed_origins);
+    let identified = identify(state, request.headers(), client.peer, is_foreign, route, deadline);
     let identified = tokio::time::timeout_at(deadline.into(), identified).await;
     let identity = identified.unwrap_or(Err(Refusal::StoreUnavailable))?;
     received.span.note_tenant(&identity.tenant);
     if let Some(route) = route {
-        if let Err(refusal) = authorise(route, &identity, &state.settings) {
+        if let Err(refusal) = authorise(route, &identity, settings) {
             // A refused login counts for its address, so that guessing keys is slow.
             limit(state, &Caller::Address(identity.address.clone()), record)?;
             return Err(refusal.into());
@@ -137,7 +147,8 @@ async fn pass(
         return Err(Refusal::NoRoute { method: method.to_owned(), path: path.clone() }.into());
     };
     let Some(route) = route else { return Err(ApiError::method_not_allowed(received, allow(matched))) };
-    let context = Arc::new(RequestContext::new(received.clone(), route, identity, request.uri(), deadline));
+    let context =
+        Arc::new(RequestContext::new(received.clone(), client.clone(), route, identity, request.uri(), deadline));
     record.context = Some(context.clone());
     if route.method == "GET" {
         context.check_query()?;
@@ -190,6 +201,9 @@ fn allow(matched: &MatchedPath) -> HeaderValue {
 }
 
 fn has_valid_escapes(path: &str) -> bool {
+    if !path.contains('%') {
+        return true;
+    }
     let bytes = path.as_bytes();
     let whole = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'%').all(|(index, _)| {
         bytes.get(index + 1..index + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))

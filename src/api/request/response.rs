@@ -1,11 +1,14 @@
 //! Responses of handlers.
 
 use axum::body::Body;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::Response;
 use serde::Serialize;
 
 use crate::command::Reply;
+
+/// The media type of all JSON responses.
+pub const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 
 /// A 200 with a JSON body.
 pub fn json(body: &impl Serialize) -> Response {
@@ -13,11 +16,11 @@ pub fn json(body: &impl Serialize) -> Response {
 }
 
 pub fn respond(reply: Reply) -> Response {
-    let status = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    match reply.body {
-        Some(body) => {
-            (status, [(header::CONTENT_TYPE, "application/json; charset=utf-8")], Body::from(body)).into_response()
-        }
-        None => status.into_response(),
+    let mut response = Response::default();
+    *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    if let Some(body) = reply.body {
+        response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+        *response.body_mut() = Body::from(body);
     }
+    response
 }

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
+use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::Method;
-use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Router};
 use serde::Serialize;
 
 use crate::command::Reply;
@@ -15,15 +14,13 @@ use crate::progress::Progress;
 
 use crate::api::handlers::health;
 use crate::api::http::head;
-use crate::api::http::received::Received;
-use crate::api::request::answer;
+use crate::api::request::answer::{Exchange, RequestRecord};
 use crate::api::request::errors::{self, ApiError};
 use crate::api::request::response::respond;
 
 /// The router that answers until the service has started.
 pub fn router(progress: Progress, cors_allowed_origins: &[String]) -> Router {
-    let allowed_origins: Arc<[String]> = cors_allowed_origins.into();
-    Router::new().fallback(answer).layer(from_fn_with_state(allowed_origins, answer::finish)).with_state(progress)
+    Router::new().fallback(answer).with_state((progress, cors_allowed_origins.into()))
 }
 
 #[derive(Serialize)]
@@ -32,12 +29,10 @@ struct NotReady {
     reason: String,
 }
 
-async fn answer(
-    State(progress): State<Progress>,
-    Extension(received): Extension<Arc<Received>>,
-    request: Request,
-) -> Response {
-    errors::render(try_answer(&progress, &request).into_response(), &received)
+async fn answer(State((progress, allowed_origins)): State<(Progress, Arc<[String]>)>, request: Request) -> Response {
+    let exchange = Exchange::begin(&request, &allowed_origins);
+    let response = errors::render(try_answer(&progress, &request).into_response(), &exchange.received);
+    exchange.finish(response, &RequestRecord::default())
 }
 
 fn try_answer(progress: &Progress, request: &Request) -> Result<Response, ApiError> {

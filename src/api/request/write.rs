@@ -12,6 +12,7 @@ use crate::domain::fingerprint::Fingerprint;
 use crate::domain::names::IdempotencyKey;
 use crate::domain::refusal::Refusal;
 
+use crate::api::http::header_names::{IDEMPOTENCY_KEY, IDEMPOTENCY_REPLAYED};
 use crate::api::request::body;
 use crate::api::request::context::RequestContext;
 use crate::api::request::errors::ApiError;
@@ -36,7 +37,7 @@ impl<S: Sync> FromRequest<S> for WriteRequest {
         let body = if ignores_body {
             Value::Object(serde_json::Map::new())
         } else {
-            body::read(&parts.headers, body, context.deadline, parts.extensions.get()).await?
+            body::read(&parts.headers, body, context.deadline, &context.client).await?
         };
         context.check_query()?;
         let keyed = if context.route.idempotent { keyed(&parts.headers, &context, &body)? } else { None };
@@ -57,7 +58,7 @@ impl WriteRequest {
             Answer::Fresh(reply) => Ok(respond(reply)),
             Answer::Replayed(reply) => {
                 let mut response = respond(reply);
-                response.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
+                response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
                 Ok(response)
             }
             Answer::Refused(refusal) => Err(refusal.into()),
@@ -89,7 +90,7 @@ impl WriteRequest {
 }
 
 fn keyed(headers: &HeaderMap, context: &RequestContext, body: &Value) -> Result<Option<Keyed>, Refusal> {
-    let mut values = headers.get_all("idempotency-key").iter();
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
         return Err(Refusal::KeyRepeated);
