@@ -16,6 +16,10 @@ pub struct BatchCounters<'a> {
     arrivals: i64,
 }
 
+/// The place of a pair among the counters of a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct CounterIndex(usize);
+
 struct Entry<'a> {
     id: &'a CounterId,
     /// As it was read; `None` if the pair does not exist.
@@ -67,43 +71,47 @@ impl<'a> BatchCounters<'a> {
         Self { entries: entries.collect(), arrivals: 0 }
     }
 
+    pub fn find(&self, tenant: &Tenant, pair: &Pair) -> CounterIndex {
+        let index = self.entries.binary_search_by(|entry| (&entry.id.tenant, &entry.id.pair).cmp(&(tenant, pair)));
+        CounterIndex(index.expect("every pair of the batch was looked up"))
+    }
+
     /// Whether the pair exists, before this batch or because of it.
-    pub fn contains(&mut self, tenant: &Tenant, pair: &Pair) -> bool {
-        let entry = self.entry(tenant, pair);
+    pub fn exists(&self, counter: CounterIndex) -> bool {
+        let entry = &self.entries[counter.0];
         entry.before.is_some() || entry.arrival.is_some()
     }
 
     /// Outstanding requests of the pair; 0 if it does not exist.
-    pub fn outstanding(&mut self, tenant: &Tenant, pair: &Pair) -> i64 {
-        self.entry(tenant, pair).outstanding
+    pub fn outstanding(&self, counter: CounterIndex) -> i64 {
+        self.entries[counter.0].outstanding
     }
 
     /// Adds requests, and returns the outstanding total.
-    pub fn record(&mut self, tenant: &Tenant, pair: &Pair, requests: i64) -> i64 {
-        let next_arrival = self.arrivals + 1;
-        let entry = self.entry(tenant, pair);
+    pub fn record(&mut self, counter: CounterIndex, requests: i64) -> i64 {
+        let exists = self.exists(counter);
+        let entry = &mut self.entries[counter.0];
         entry.outstanding += requests;
-        let total = entry.outstanding;
-        if entry.before.is_none() && entry.arrival.is_none() {
-            entry.arrival = Some(next_arrival);
-            self.arrivals = next_arrival;
+        if !exists {
+            self.arrivals += 1;
+            entry.arrival = Some(self.arrivals);
         }
-        total
+        entry.outstanding
     }
 
     /// Moves the outstanding requests to settled, and returns their number.
-    pub fn settle(&mut self, tenant: &Tenant, pair: &Pair) -> i64 {
-        let entry = self.entry(tenant, pair);
+    pub fn settle(&mut self, counter: CounterIndex) -> i64 {
+        let entry = &mut self.entries[counter.0];
         entry.settled += entry.outstanding;
         std::mem::take(&mut entry.outstanding)
     }
 
     /// Moves the outstanding requests to reset, and returns their number. `None` if the pair does not exist.
-    pub fn reset(&mut self, tenant: &Tenant, pair: &Pair) -> Option<i64> {
-        if !self.contains(tenant, pair) {
+    pub fn reset(&mut self, counter: CounterIndex) -> Option<i64> {
+        if !self.exists(counter) {
             return None;
         }
-        let entry = self.entry(tenant, pair);
+        let entry = &mut self.entries[counter.0];
         entry.reset += entry.outstanding;
         Some(std::mem::take(&mut entry.outstanding))
     }
@@ -118,14 +126,6 @@ impl<'a> BatchCounters<'a> {
             of_agent.filter_map(|entry| Some((entry.arrival?, &entry.id.pair.service_id))).collect();
         new.sort_unstable();
         new.into_iter().map(|(_, service_id)| service_id.clone()).collect()
-    }
-
-    fn entry(&mut self, tenant: &Tenant, pair: &Pair) -> &mut Entry<'a> {
-        let index = self
-            .entries
-            .binary_search_by(|entry| (&entry.id.tenant, &entry.id.pair).cmp(&(tenant, pair)))
-            .expect("every pair of the batch was looked up");
-        &mut self.entries[index]
     }
 
     /// New values of existing pairs, sorted by number: every writer locks them in this order.

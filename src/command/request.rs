@@ -1,5 +1,6 @@
 //! A write request, and the change of billing state that it requests.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::domain::api_key::KeyLimits;
@@ -204,6 +205,6 @@ pub struct Request {
 /// The idempotency key of a request, and its fingerprint.
 #[derive(Clone, Debug)]
 pub struct Keyed {
-    pub id: CallerKey,
+    pub id: Arc<CallerKey>,
     pub fingerprint: Fingerprint,
 }

@@ -253,7 +253,7 @@ impl BatchAttempt<'_> {
         }
         let (totals, rare_totals) = effects::totals(&decided.effects, &sums);
         let answered = jobs.iter().zip(&decided.answers);
-        let keys = dedup::records(answered.filter_map(|(job, answer)| Some((&job.request, answer.as_ref()?))));
+        let keys = dedup::records(answered.filter_map(|(job, answer)| Some((&*job.request, answer.as_ref()?))));
         Changes {
             attempt_id,
             now,
@@ -277,7 +277,7 @@ impl BatchAttempt<'_> {
 /// The keys whose expired record is replaced, sorted.
 fn expired_keys<'a>(jobs: &'a [Job], dedup: &[Dedup]) -> Vec<&'a CallerKey> {
     let replaced = jobs.iter().zip(dedup).filter(|(_, dedup)| **dedup == Dedup::Replace);
-    let mut keys: Vec<&CallerKey> = replaced.filter_map(|(job, _)| Some(&job.request.keyed.as_ref()?.id)).collect();
+    let mut keys: Vec<&CallerKey> = replaced.filter_map(|(job, _)| Some(&*job.request.keyed.as_ref()?.id)).collect();
     keys.sort_unstable_by_key(|id| (&id.key, &id.caller));
     keys
 }

@@ -1,10 +1,11 @@
 //! The entrance to the commit pipeline. A request waits in a lane until it is committed or its deadline passes. Lanes
 //! run concurrently. Within a lane, the requests that arrive during one commit form the next batch.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::fast::FixedState;
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -95,7 +96,7 @@ impl Committer {
 
     /// Executes a request exactly once, or returns what an earlier execution stored. Returns at the request's deadline
     /// or, if the commit has begun, when the outcome is known, at most `END_LIMIT` later.
-    pub async fn submit(&self, request: Request) -> Answer {
+    pub async fn submit(&self, request: Box<Request>) -> Answer {
         let deadline = Instant::from_std(request.deadline);
         let lane = self.lane_of(&request);
         let entered = request.keyed.as_ref().map(|keyed| self.in_flight.enter(&keyed.id));
@@ -151,9 +152,8 @@ impl Committer {
             },
             Command::Transactional(_) => None,
         };
-        let mut hasher = DefaultHasher::new();
-        (&request.tenant, agent).hash(&mut hasher);
-        (hasher.finish() % self.lanes.len() as u64) as usize
+        let hash = FixedState::default().hash_one((&request.tenant, agent));
+        (hash % self.lanes.len() as u64) as usize
     }
 }
 

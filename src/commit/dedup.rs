@@ -37,7 +37,8 @@ impl Dedup {
 /// Returns one decision for each job. `stored` has one entry for each job with a key, in order. Callers in `full` may
 /// not create records, so their requests with new keys are refused.
 pub fn dedup(jobs: &[Job], stored: Vec<Option<StoredResponse>>, now: Timestamp, full: &HashSet<String>) -> Vec<Dedup> {
-    let mut leaders: HashMap<&CallerKey, usize, RandomState> = HashMap::default();
+    let mut leaders: HashMap<&CallerKey, usize, RandomState> =
+        HashMap::with_capacity_and_hasher(jobs.len(), RandomState::default());
     let mut stored = stored.into_iter();
     let mut decisions = Vec::with_capacity(jobs.len());
     for (index, job) in jobs.iter().enumerate() {
@@ -56,7 +57,7 @@ pub fn dedup(jobs: &[Job], stored: Vec<Option<StoredResponse>>, now: Timestamp, 
                 Dedup::Answered(Answer::Refused(Refusal::OutcomeUnknown))
             }
             _ if full.contains(&keyed.id.caller) => Dedup::Answered(Answer::Refused(Refusal::TooManyRecords)),
-            expired => match leaders.get(&keyed.id) {
+            expired => match leaders.get(&*keyed.id) {
                 Some(leader) => Dedup::DuplicateOf(*leader),
                 None => {
                     leaders.insert(&keyed.id, index);
@@ -149,7 +150,7 @@ mod tests {
     /// the request.
     fn jobs(attempts: &[(u8, Option<i64>)], expires_at: Timestamp) -> Vec<Job> {
         let job = |(fingerprint, attempt_id): &(u8, Option<i64>)| {
-            let id = CallerKey { caller: "ip:192.0.2.1".into(), key: "k".into() };
+            let id = CallerKey { caller: "ip:192.0.2.1".into(), key: "k".into() }.into();
             let request = Request {
                 tenant: Tenant::public(),
                 origin: Origin::CLI,
@@ -160,7 +161,7 @@ mod tests {
                 deadline: Instant::now(),
                 command: BatchedCommand::Refuse(Refusal::Internal).into(),
             };
-            let (mut job, _) = Job::new(request, None);
+            let (mut job, _) = Job::new(request.into(), None);
             job.in_doubt = attempt_id.map(|attempt_id| InDoubt { attempt_ids: vec![attempt_id], expires_at });
             job
         };

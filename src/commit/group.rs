@@ -35,8 +35,9 @@ impl Group {
         groups
     }
 
+    /// Batched commands share a group only with others of their kind.
     fn is_batch(&self) -> bool {
-        self.jobs.iter().all(|job| job.batched().is_some())
+        self.jobs.first().is_some_and(|job| job.batched().is_some())
     }
 
     /// One group for each member.

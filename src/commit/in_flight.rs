@@ -10,19 +10,19 @@ use crate::store::idempotency::CallerKey;
 /// Counts the requests in progress for each key.
 #[derive(Clone, Debug, Default)]
 pub struct InFlight {
-    requests: Arc<Mutex<HashMap<CallerKey, usize, RandomState>>>,
+    requests: Arc<Mutex<HashMap<Arc<CallerKey>, usize, RandomState>>>,
 }
 
 /// A request in progress. Dropping it ends the request.
 #[derive(Debug)]
 pub struct Presence {
     in_flight: InFlight,
-    id: CallerKey,
+    id: Arc<CallerKey>,
 }
 
 impl InFlight {
     /// Adds a request. Returns whether another one with the same key is in progress.
-    pub fn enter(&self, id: &CallerKey) -> (Presence, bool) {
+    pub fn enter(&self, id: &Arc<CallerKey>) -> (Presence, bool) {
         let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         let count = requests.entry(id.clone()).or_default();
         *count += 1;
@@ -50,7 +50,7 @@ mod tests {
     #[test]
     fn twins_are_met_while_one_is_under_way_and_forgotten_after() {
         let in_flight = InFlight::default();
-        let id = CallerKey { caller: "ip:192.0.2.1".into(), key: "k".into() };
+        let id = CallerKey { caller: "ip:192.0.2.1".into(), key: "k".into() }.into();
         let (first, met) = in_flight.enter(&id);
         assert!(!met);
         let (second, met) = in_flight.enter(&id);

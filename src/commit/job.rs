@@ -72,7 +72,8 @@ pub struct InDoubt {
 /// A request in a lane.
 #[derive(Debug)]
 pub struct Job {
-    pub request: Request,
+    /// Boxed, because jobs are moved from list to list.
+    pub request: Box<Request>,
     pub progress: Arc<Progress>,
     /// Present after a COMMIT with an unknown outcome.
     pub in_doubt: Option<InDoubt>,
@@ -81,7 +82,7 @@ pub struct Job {
 }
 
 impl Job {
-    pub fn new(request: Request, presence: Option<Presence>) -> (Self, oneshot::Receiver<Answer>) {
+    pub fn new(request: Box<Request>, presence: Option<Presence>) -> (Self, oneshot::Receiver<Answer>) {
         let (answer, answered) = oneshot::channel();
         let progress = Arc::default();
         (Self { request, progress, in_doubt: None, answer, _presence: presence }, answered)

@@ -70,7 +70,7 @@ impl<'a> Plan<'a> {
         services.sort_unstable();
         services.dedup();
         Self {
-            keys: keyed().map(|(_, keyed)| &keyed.id).collect(),
+            keys: keyed().map(|(_, keyed)| &*keyed.id).collect(),
             uncertain: keyed().map(|(job, keyed)| is_uncertain(job, &keyed.id)).collect(),
             tenants,
             services,

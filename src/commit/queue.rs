@@ -169,7 +169,7 @@ mod tests {
             deadline: Instant::now(),
             command: BatchedCommand::RecordUsageBulk(vec![Some(UsageRecord { pair, requests: 1 }); rows]).into(),
         };
-        Job::new(request, None)
+        Job::new(request.into(), None)
     }
 
     fn put(entrance: &Entrance, tenant: &str, rows: usize, path: &str) -> Receiver<Answer> {

@@ -48,7 +48,7 @@ impl TransactionAttempt<'_> {
             tenants::lock(connection, tenant).await?;
         }
         let wanted = Wanted {
-            keys: job.request.keyed.iter().map(|keyed| &keyed.id).collect(),
+            keys: job.request.keyed.iter().map(|keyed| &*keyed.id).collect(),
             tenants: vec![tenant],
             ..Wanted::default()
         };
@@ -95,7 +95,7 @@ impl TransactionAttempt<'_> {
         }
         let attempt_id = draw_attempt_id(self.rng);
         let (totals, rare_totals) = effects::totals(&effects, &Sums::new());
-        let keys = dedup::records(std::iter::once((&job.request, &answer)));
+        let keys = dedup::records(std::iter::once((&*job.request, &answer)));
         let changes = Changes {
             attempt_id,
             now,

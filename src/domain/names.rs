@@ -1,9 +1,10 @@
 //! Names that clients choose: agents, services and idempotency keys. They are validated when they are parsed.
 
 use std::fmt;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// Maximum length of an agent id, in characters.
 pub const AGENT_ID_MAX: usize = 256;
@@ -18,14 +19,16 @@ pub const STORED_IDENTIFIER: &str = "^[A-Za-z0-9._-]+$";
 pub const IDEMPOTENCY_KEY_MAX: usize = 255;
 
 /// An agent: 1 to 256 ASCII letters, digits, `.`, `_`, `-`, but neither `.` nor `..`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema, Serialize)]
-#[serde(transparent)]
-pub struct AgentId(#[schemars(length(min = 1, max = AGENT_ID_MAX), regex(pattern = IDENTIFIER))] String);
+// Clones share the text. This is no documentation, because that is the description of the schema.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema)]
+#[schemars(transparent)]
+pub struct AgentId(#[schemars(length(min = 1, max = AGENT_ID_MAX), regex(pattern = IDENTIFIER))] Arc<str>);
 
 /// A service: 1 to 128 ASCII letters, digits, `.`, `_`, `-`, but neither `.` nor `..`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema, Serialize)]
-#[serde(transparent)]
-pub struct ServiceId(#[schemars(length(min = 1, max = SERVICE_ID_MAX), regex(pattern = IDENTIFIER))] String);
+// Clones share the text. This is no documentation, because that is the description of the schema.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema)]
+#[schemars(transparent)]
+pub struct ServiceId(#[schemars(length(min = 1, max = SERVICE_ID_MAX), regex(pattern = IDENTIFIER))] Arc<str>);
 
 /// An idempotency key: 1 to 255 visible ASCII characters, without the quotes around it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -41,12 +44,18 @@ macro_rules! identifier {
 
             /// For reads and settlements. Also accepts `.` and `..`, which earlier versions may have stored.
             pub fn parse_existing(text: &str) -> Option<Self> {
-                is_plain(text, $length_max).then(|| Self(text.to_owned()))
+                is_plain(text, $length_max).then(|| Self(text.into()))
             }
 
             /// Whether new data may have this id.
             pub fn is_valid(&self) -> bool {
-                !matches!(self.0.as_str(), "." | "..")
+                !matches!(self.as_str(), "." | "..")
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
             }
         }
     };
@@ -73,14 +82,20 @@ impl IdempotencyKey {
         }
         // Visible ASCII is UTF-8.
         let key = String::from_utf8(key).map_err(|_| MalformedKey)?;
-        Self::literal(&key).map(Some)
+        Self::literal(key).map(Some)
     }
 
     /// Takes `text` literally: quotes are part of the key.
-    pub fn literal(text: &str) -> Result<Self, MalformedKey> {
+    pub fn literal(text: String) -> Result<Self, MalformedKey> {
         let is_key =
             (1..=IDEMPOTENCY_KEY_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
-        if is_key { Ok(Self(text.to_owned())) } else { Err(MalformedKey) }
+        if is_key { Ok(Self(text)) } else { Err(MalformedKey) }
+    }
+}
+
+impl From<IdempotencyKey> for String {
+    fn from(key: IdempotencyKey) -> Self {
+        key.0
     }
 }
 
@@ -115,7 +130,7 @@ macro_rules! text_of {
 
             /// Trusts a value that was validated before it was stored.
             pub fn from_stored(text: String) -> Self {
-                Self(text)
+                Self(text.into())
             }
         }
 

@@ -43,7 +43,7 @@ pub const FIND: Description = Description::of(
 .refuses(&["not_found", "invalid_idempotency_key"]);
 
 pub async fn find(State(state): State<ApiState>, request: ReadRequest) -> Result<Response, ApiError> {
-    let key = IdempotencyKey::literal(request.parameter("key")).map_err(|_| Refusal::KeySyntax)?;
+    let key = IdempotencyKey::literal(request.parameter("key").to_owned()).map_err(|_| Refusal::KeySyntax)?;
     let id = request.caller_key(key.as_str().to_owned());
     let now = state.clock.now();
     let record = idempotency::find(&state.reader, &id, now, request.deadline).await?.ok_or(Refusal::KeyUnknown)?;

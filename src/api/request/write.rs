@@ -69,14 +69,14 @@ impl WriteRequest {
     pub fn into_request(
         self,
         command: Result<impl Into<Command>, impl Into<Refusal>>,
-    ) -> Result<command::Request, ApiError> {
+    ) -> Result<Box<command::Request>, ApiError> {
         let command = match command {
             Ok(command) => command.into(),
             Err(refusal) if self.keyed.is_none() => return Err(refusal.into().into()),
             Err(refusal) => BatchedCommand::Refuse(refusal.into()).into(),
         };
         let Self { context, keyed, .. } = self;
-        Ok(command::Request {
+        Ok(Box::new(command::Request {
             tenant: context.tenant().clone(),
             origin: context.identity.origin(),
             keyed,
@@ -85,7 +85,7 @@ impl WriteRequest {
             request_id: context.received.request_id().to_owned(),
             deadline: context.deadline,
             command,
-        })
+        }))
     }
 }
 
@@ -100,7 +100,7 @@ fn keyed(headers: &HeaderMap, context: &RequestContext, body: &Value) -> Result<
         context.parameters.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let route = context.route;
     Ok(Some(Keyed {
-        id: context.caller_key(key.as_str().to_owned()),
+        id: context.caller_key(key.into()).into(),
         fingerprint: Fingerprint::of(route.method, route.pattern, &parameters, body),
     }))
 }

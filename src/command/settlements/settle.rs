@@ -53,7 +53,7 @@ struct SettledItem<'a> {
 pub fn apply(context: &mut BatchContext<'_, '_>, request: &Request, pair: &Pair) -> Result<Reply, Refusal> {
     // Invalid ids are accepted only for an existing pair: earlier versions allowed `.` and `..`.
     let has_valid_ids = pair.agent.is_valid() && pair.service_id.is_valid();
-    if !has_valid_ids && !context.counters.contains(&request.tenant, pair) {
+    if !has_valid_ids && !context.counters.exists(context.counters.find(&request.tenant, pair)) {
         return Err(Refusal::AgentAndService);
     }
     if context.require_registered_services && context.pricing.of(&request.tenant, &pair.service_id).is_none() {
@@ -92,7 +92,7 @@ fn bill<'a>(context: &mut BatchContext<'_, '_>, request: &Request, pair: &'a Pai
     // A service that is not registered has price 0, or is not settled.
     let price_stroops = price.unwrap_or(0);
     let is_billed = price.is_some() || !context.require_registered_services;
-    let requests = if is_billed { context.counters.settle(tenant, pair) } else { 0 };
+    let requests = if is_billed { context.counters.settle(context.counters.find(tenant, pair)) } else { 0 };
     let billed_stroops = Stroops::bill(requests, price_stroops);
     if requests > 0 {
         let settlement = Settlement {

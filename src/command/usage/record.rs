@@ -90,11 +90,12 @@ fn add(
         Some(terms) if terms.disabled => return Err(Rejection::Disabled),
         _ => {}
     }
+    let counter = context.counters.find(tenant, pair);
     // Only a pair that rises above zero uses capacity.
-    if context.counters.outstanding(tenant, pair) == 0 && !context.reserve(tenant) {
+    if context.counters.outstanding(counter) == 0 && !context.reserve(tenant) {
         return Err(Rejection::Capacity);
     }
-    let total = Count(context.counters.record(tenant, pair, record.requests));
+    let total = Count(context.counters.record(counter, record.requests));
     let event = Event::UsageRecorded {
         agent: pair.agent.clone(),
         service_id: pair.service_id.clone(),

@@ -24,7 +24,8 @@ pub struct Cleared<'a> {
 }
 
 pub fn apply(context: &mut BatchContext<'_, '_>, request: &Request, pair: &Pair) -> Result<Reply, Refusal> {
-    let Some(requests) = context.counters.reset(&request.tenant, pair) else {
+    let counter = context.counters.find(&request.tenant, pair);
+    let Some(requests) = context.counters.reset(counter) else {
         return Err(Refusal::NoUsage(pair.clone()));
     };
     let cleared_total = Count(requests);

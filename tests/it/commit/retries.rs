@@ -199,7 +199,7 @@ async fn a_request_that_no_lane_is_left_for_is_refused_at_once() {
             deadline: far,
             command: TransactionalCommand::SetPaused(true).into(),
         };
-        let answer = tokio::time::timeout(LIMIT, committer.submit(request)).await;
+        let answer = tokio::time::timeout(LIMIT, committer.submit(request.into())).await;
         assert_eq!(answer.expect("at once"), Told::Refused(Refusal::StoreUnavailable));
     }
 }
