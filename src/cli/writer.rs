@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::command::{Answer, Command, Keyed, Request};
 use crate::commit::Committer;
+use crate::domain::audit_log::Origin;
 use crate::domain::caller::Tenant;
 use crate::full_callers::FullCallers;
 use crate::job_health::JobHealth;
@@ -53,7 +54,18 @@ impl Writer {
         let Write { tenant, keyed, method, path, command } = write;
         let request_id = Uuid::new_v4().to_string();
         let deadline = (Instant::now() + WRITE_LIMIT).into_std();
-        self.committer.submit(Request { tenant, keyed, method, path, request_id, deadline, command }).await
+        self.committer
+            .submit(Box::new(Request {
+                tenant,
+                origin: Origin::CLI,
+                keyed,
+                method,
+                path,
+                request_id,
+                deadline,
+                command,
+            }))
+            .await
     }
 
     pub async fn close(self) {

@@ -75,7 +75,7 @@ impl TransactionAttempt<'_> {
         let TransactionContext { changed_terms, webhook_test, changes: audited, effects, .. } = context;
         let connection = transaction.connection();
         if !audited.is_empty() {
-            let Request { origin, request_id, .. } = &job.request;
+            let Request { origin, request_id, .. } = &*job.request;
             audit_log::append(connection, origin, Some(request_id), now, &audited).await?;
         }
         let answer = dedup::answer(&job.request, outcome);

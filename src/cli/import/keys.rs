@@ -79,9 +79,9 @@ fn draw(old: &[OldKey]) -> Vec<NewKey> {
 /// Creates a key, unless an earlier run did. Returns its tenant.
 async fn create(session: &Session<'_>, writer: &Writer, key: &NewKey) -> Result<String, CliError> {
     let hash = hash_of_key(key.key.as_bytes());
-    let find = async |connection: &mut PgConnection| api_keys::tenants_of(connection, &[hash]).await;
-    if let Some(tenant) = session.read(find).await?.pop().flatten() {
-        return Ok(tenant.as_str().to_owned());
+    let find = async |connection: &mut PgConnection| api_keys::find_all(connection, &[hash]).await;
+    if let Some(known) = session.read(find).await?.pop().flatten() {
+        return Ok(known.tenant.to_string());
     }
     let prefix = key.key.chars().take(ApiKey::PREFIX_LENGTH).collect();
     let command = TransactionalCommand::ImportApiKey { label: key.label.clone(), prefix, hash }.into();

@@ -147,7 +147,7 @@ impl Steps<'_> {
         let fingerprint = Fingerprint::of(method, route, parameters, &body);
         let path =
             parameters.iter().fold(route.to_owned(), |path, (name, value)| path.replace(&format!(":{name}"), value));
-        let keyed = Some(Keyed { id: CallerKey { caller, key: key.clone() }, fingerprint });
+        let keyed = Some(Keyed { id: CallerKey { caller, key: key.clone() }.into(), fingerprint });
         match self.writer.submit(Write { tenant: self.tenant.clone(), keyed, method, path, command }).await {
             Answer::Fresh(reply) => Ok(Ok((reply, false))),
             Answer::Replayed(reply) => Ok(Ok((reply, true))),

@@ -89,7 +89,11 @@ pub async fn apply(
 }
 
 /// `capacity_left` is the number of new services that the tenant may add.
-fn decide(items: &[Option<PricedService>], found: &HashMap<ServiceId, Service>, mut capacity_left: i64) -> Vec<ItemOutcome> {
+fn decide(
+    items: &[Option<PricedService>],
+    found: &HashMap<ServiceId, Service>,
+    mut capacity_left: i64,
+) -> Vec<ItemOutcome> {
     let mut seen = HashSet::new();
     let mut outcomes = Vec::with_capacity(items.len());
     for item in items {
