@@ -52,7 +52,7 @@ impl Scopes {
     pub const NONE: Self = Self(0);
 
     pub const fn and(self, scope: Scope) -> Self {
-        Self(self.0 | 1 << scope as u8)
+        Self(self.0 | (1 << scope as u8))
     }
 
     /// None if a name is unknown or there is no name.
