@@ -438,7 +438,9 @@ CREATE TABLE public.outbox (
     recorded_at timestamp with time zone NOT NULL,
     type character varying(32) NOT NULL,
     payload json NOT NULL,
-    last_webhook_id character varying(19) DEFAULT ''::character varying NOT NULL COLLATE pg_catalog."C"
+    last_webhook_id character varying(19) DEFAULT ''::character varying NOT NULL COLLATE pg_catalog."C",
+    traceparent character varying(55) COLLATE pg_catalog."C",
+    tracestate character varying(512)
 )
 WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='2000');
 
@@ -455,6 +457,10 @@ COMMENT ON COLUMN public.outbox.type IS 'Type of the event.';
 COMMENT ON COLUMN public.outbox.payload IS 'Payload of the event, as it is sent.';
 
 COMMENT ON COLUMN public.outbox.last_webhook_id IS 'The last webhook, in the order of ids, whose delivery of this event is written; empty before the first.';
+
+COMMENT ON COLUMN public.outbox.traceparent IS 'Trace and span of the request that caused the event, as the header traceparent of W3C Trace Context. NULL: traces were off.';
+
+COMMENT ON COLUMN public.outbox.tracestate IS 'The header tracestate that belongs to traceparent. NULL: there was none.';
 
 CREATE VIEW public.recent_changes AS
  SELECT changed_at,
@@ -743,6 +749,8 @@ CREATE TABLE public.webhook_deliveries (
     response_status smallint,
     error character varying(200),
     finished_at timestamp with time zone,
+    traceparent character varying(55) COLLATE pg_catalog."C",
+    tracestate character varying(512),
     CONSTRAINT webhook_deliveries_attempts_range CHECK (((attempts >= 0) AND (attempts <= 10))),
     CONSTRAINT webhook_deliveries_delivery_id_form CHECK (((delivery_id)::text ~ '^dlv_[0-9a-f]{32}$'::text)),
     CONSTRAINT webhook_deliveries_error_length CHECK ((length((error)::text) >= 1)),
@@ -787,6 +795,10 @@ COMMENT ON COLUMN public.webhook_deliveries.response_status IS 'HTTP status that
 COMMENT ON COLUMN public.webhook_deliveries.error IS 'Why the latest attempt failed. NULL: it succeeded, or none was made.';
 
 COMMENT ON COLUMN public.webhook_deliveries.finished_at IS 'When the status stopped being pending. NULL: it is pending.';
+
+COMMENT ON COLUMN public.webhook_deliveries.traceparent IS 'Trace and span of the request that caused the event: outbox.traceparent. Attempts belong to this trace.';
+
+COMMENT ON COLUMN public.webhook_deliveries.tracestate IS 'The header tracestate that belongs to traceparent. NULL: there was none.';
 
 CREATE TABLE public.webhook_queues (
     tenant_id character varying(64) NOT NULL COLLATE pg_catalog."C",

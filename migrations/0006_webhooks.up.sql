@@ -51,6 +51,8 @@ CREATE TABLE outbox (
     type            varchar(32) NOT NULL,
     payload         json NOT NULL,
     last_webhook_id varchar(19) COLLATE "C" NOT NULL DEFAULT '',
+    traceparent     varchar(55) COLLATE "C",
+    tracestate      varchar(512),
     CONSTRAINT outbox_pkey PRIMARY KEY (tenant_id, position)
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
 COMMENT ON TABLE outbox IS
@@ -63,6 +65,10 @@ COMMENT ON COLUMN outbox.type IS 'Type of the event.';
 COMMENT ON COLUMN outbox.payload IS 'Payload of the event, as it is sent.';
 COMMENT ON COLUMN outbox.last_webhook_id IS
     'The last webhook, in the order of ids, whose delivery of this event is written; empty before the first.';
+COMMENT ON COLUMN outbox.traceparent IS
+    'Trace and span of the request that caused the event, as the header traceparent of W3C Trace Context. NULL: traces '
+    'were off.';
+COMMENT ON COLUMN outbox.tracestate IS 'The header tracestate that belongs to traceparent. NULL: there was none.';
 COMMENT ON INDEX outbox_pkey IS 'Reads the events of a tenant in order.';
 
 CREATE TABLE webhook_deliveries (
@@ -81,6 +87,8 @@ CREATE TABLE webhook_deliveries (
     response_status smallint,
     error           varchar(200),
     finished_at     timestamptz,
+    traceparent     varchar(55) COLLATE "C",
+    tracestate      varchar(512),
     CONSTRAINT webhook_deliveries_pkey PRIMARY KEY (tenant_id, webhook_id, event_position),
     CONSTRAINT webhook_deliveries_delivery_id_form CHECK (delivery_id ~ '^dlv_[0-9a-f]{32}$'),
     CONSTRAINT webhook_deliveries_webhook_id_form CHECK (webhook_id ~ '^wh_[0-9a-f]{16}$'),
@@ -125,6 +133,10 @@ COMMENT ON COLUMN webhook_deliveries.response_status IS
     'HTTP status that the receiver answered the latest attempt with. NULL: it did not answer.';
 COMMENT ON COLUMN webhook_deliveries.error IS 'Why the latest attempt failed. NULL: it succeeded, or none was made.';
 COMMENT ON COLUMN webhook_deliveries.finished_at IS 'When the status stopped being pending. NULL: it is pending.';
+COMMENT ON COLUMN webhook_deliveries.traceparent IS
+    'Trace and span of the request that caused the event: outbox.traceparent. Attempts belong to this trace.';
+COMMENT ON COLUMN webhook_deliveries.tracestate IS
+    'The header tracestate that belongs to traceparent. NULL: there was none.';
 COMMENT ON INDEX webhook_deliveries_pkey IS 'Lists the deliveries of a webhook. An event is sent to a webhook once.';
 COMMENT ON INDEX webhook_deliveries_pending IS 'Finds the deliveries of a webhook that are due.';
 COMMENT ON INDEX webhook_deliveries_finished IS 'Finds the deliveries that are old enough to be deleted.';

@@ -36,10 +36,11 @@ use crate::start::{StartError, look, prepare_schema, reach};
 use crate::store::pool::Pool;
 use crate::store::retention::OldestExpiry;
 use crate::store::{runtime_config, server};
+use crate::telemetry::traces;
 
 /// How long a stop waits for running requests and for the commands that they queued.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
-/// How long a stop waits for the jobs, and then for the connections of the pool to close.
+/// How long a stop waits for the jobs, and then for the connections of the pool to close and the spans to be exported.
 const JOBS_LIMIT: Duration = Duration::from_secs(2);
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -231,7 +232,7 @@ impl App {
             self.jobs.abort_all();
             is_well = false;
         }
-        self.pool.close(CLOSE_LIMIT).await;
+        tokio::join!(self.pool.close(CLOSE_LIMIT), traces::stop(CLOSE_LIMIT));
         is_well
     }
 }

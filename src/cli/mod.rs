@@ -148,6 +148,9 @@ pub fn print_error(line: &str, limit: Duration) {
 
 async fn serve(settings: &Settings, stop: &Stop) -> Result<Code, CliError> {
     telemetry::start(settings)?;
+    if let Some(settings) = &settings.traces {
+        telemetry::traces::start(settings).map_err(|error| CliError::Refused(error.to_string()))?;
+    }
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }

@@ -16,6 +16,7 @@ use crate::domain::usage::{Pair, UsageRecord};
 use crate::domain::webhook;
 use crate::store::deliveries::Resend;
 use crate::store::idempotency::CallerKey;
+use crate::telemetry::traces::RequestTrace;
 
 /// A change of billing state.
 #[derive(Clone, Debug)]
@@ -198,6 +199,8 @@ pub struct Request {
     /// As sent, without the query.
     pub path: String,
     pub request_id: String,
+    /// None while traces are off.
+    pub trace: Option<Arc<RequestTrace>>,
     pub deadline: Instant,
     pub command: Command,
 }

@@ -19,6 +19,7 @@ use crate::store::commit::{self, Changes, Known};
 use crate::store::idempotency::CallerKey;
 use crate::store::server::CommitTransaction;
 use crate::store::usage::{self, CounterId};
+use crate::telemetry::traces::{self, RequestTrace};
 
 use super::attempt::{AttemptError, AttemptState, Done, Executed, Locking, Phase, Settings, draw_attempt_id};
 use super::cache::ReadCache;
@@ -46,6 +47,8 @@ struct Decided<'a> {
     settlements: Vec<(Tenant, Settlement)>,
     unpriced: Vec<(Tenant, ServiceId)>,
     effects: Effects,
+    /// The trace of the request of each event. Empty while traces are off.
+    causes: Vec<Option<&'a RequestTrace>>,
 }
 
 impl BatchAttempt<'_> {
@@ -98,7 +101,7 @@ impl BatchAttempt<'_> {
 
         // 5. Write: one transaction. Requests can be withdrawn until it commits.
         let attempt_id = draw_attempt_id(self.rng);
-        let mut events = StoredEvents::of(&decided.effects.events);
+        let mut events = StoredEvents::of(&decided.effects.events, &decided.causes);
         if events.is_of_any(&listening) {
             events.draw_positions(transaction.connection()).await?;
         }
@@ -184,7 +187,7 @@ impl BatchAttempt<'_> {
     /// Applies the commands to execute: first usage, then settlements and resets, each in order of arrival.
     fn decide<'a>(
         &mut self,
-        jobs: &[Job],
+        jobs: &'a [Job],
         dedup: &[Dedup],
         plan: &Plan<'_>,
         pairs: &'a [CounterId],
@@ -212,15 +215,19 @@ impl BatchAttempt<'_> {
             effects: Effects::default(),
         };
         let mut answers = vec![None; jobs.len()];
+        let mut causes = Vec::new();
         for is_usage in [true, false] {
             for (index, job) in jobs.iter().enumerate().filter(|(index, _)| dedup[*index].executes()) {
                 if let Some(command) = job.batched().filter(|command| command.is_usage() == is_usage) {
                     answers[index] = Some(dedup::answer(&job.request, command.apply(&mut context, &job.request)));
+                    if traces::are_on() {
+                        causes.resize(context.effects.events.len(), job.request.trace.as_deref());
+                    }
                 }
             }
         }
         let BatchContext { counters, settlements, unpriced, effects, .. } = context;
-        Decided { answers, counters, settlements, unpriced, effects }
+        Decided { answers, counters, settlements, unpriced, effects, causes }
     }
 
     #[expect(clippy::too_many_arguments, reason = "everything that was decided")]

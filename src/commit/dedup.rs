@@ -158,6 +158,7 @@ mod tests {
                 method: "POST",
                 path: "/".into(),
                 request_id: "r".into(),
+                trace: None,
                 deadline: Instant::now(),
                 command: BatchedCommand::Refuse(Refusal::Internal).into(),
             };

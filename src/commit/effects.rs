@@ -12,6 +12,7 @@ use crate::store::commit::{
     CallerChange, EVENTS_PER_RUN_MAX, NewEventRun, NewIdempotencyKey, RareTotals, TotalsChange,
 };
 use crate::store::{StoreError, events, outbox};
+use crate::telemetry::traces::RequestTrace;
 
 /// The events of a commit as they are stored.
 pub struct StoredEvents<'a> {
@@ -23,21 +24,29 @@ struct Run<'a> {
     tenant: &'a Tenant,
     event_type: &'static str,
     payloads: Vec<String>,
+    /// The trace of the request of each event. Empty while traces are off.
+    causes: Vec<Option<&'a RequestTrace>>,
     position: Option<i64>,
 }
 
 impl<'a> StoredEvents<'a> {
-    /// The events of each tenant keep their order.
-    pub fn of(events: &'a [(Tenant, Event)]) -> Self {
+    /// The events of each tenant keep their order. `causes`: the trace of the request of each event. Empty while traces are
+    /// off.
+    pub fn of(events: &'a [(Tenant, Event)], causes: &[Option<&'a RequestTrace>]) -> Self {
         let mut of_tenants: BTreeMap<&Tenant, Vec<Run<'a>>> = BTreeMap::new();
-        for (tenant, event) in events {
+        for (index, (tenant, event)) in events.iter().enumerate() {
             let runs = of_tenants.entry(tenant).or_default();
             let event_type = event.type_name();
+            let cause = causes.get(index);
             match runs.last_mut() {
                 Some(run) if run.event_type == event_type && run.payloads.len() < EVENTS_PER_RUN_MAX => {
                     run.payloads.push(event.to_json());
+                    run.causes.extend(cause);
                 }
-                _ => runs.push(Run { tenant, event_type, payloads: vec![event.to_json()], position: None }),
+                _ => {
+                    let (payloads, causes) = (vec![event.to_json()], cause.copied().into_iter().collect());
+                    runs.push(Run { tenant, event_type, payloads, causes, position: None });
+                }
             }
         }
         Self { runs: of_tenants.into_values().flatten().collect() }
@@ -67,12 +76,13 @@ impl<'a> StoredEvents<'a> {
         let runs = self.runs.iter().filter(|run| tenants.contains(&run.tenant));
         let positioned = runs.filter_map(|run| Some((run, run.position?)));
         positioned
-            .flat_map(|(run, position)| {
-                (position..).zip(&run.payloads).map(|(position, payload)| outbox::Entry {
+            .flat_map(|(run, first)| {
+                run.payloads.iter().enumerate().map(move |(index, payload)| outbox::Entry {
                     tenant: run.tenant,
-                    position,
+                    position: first + index as i64,
                     event_type: run.event_type,
                     payload,
+                    trace: run.causes.get(index).copied().flatten().map(RequestTrace::context),
                 })
             })
             .collect()

@@ -1,8 +1,11 @@
-//! Requests that a lane commits together, and their log span.
+//! Requests that a lane commits together, and their spans in the log and in traces.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use tracing::{Span, error_span};
+
+use crate::telemetry::traces::BatchTrace;
 
 use super::attempt::Locking;
 use super::job::Job;
@@ -79,5 +82,12 @@ impl AttemptNumber {
         let Self { lane, batch, attempt } = self;
         let ids: Vec<&str> = jobs.iter().map(|job| job.request.request_id.as_str()).take(NAMED_MAX).collect();
         error_span!("batch", lane, batch, attempt, requests = jobs.len(), requestIds = ids.join(", "))
+    }
+
+    /// Adds the attempt, which has ended, to the traces of its requests. `error`: why it committed nothing.
+    pub fn trace(self, jobs: &[Job], began: Instant, error: Option<&'static str>) {
+        let Self { lane, batch, attempt } = self;
+        let trace = BatchTrace { lane, batch, attempt, requests: jobs.len(), began, error };
+        trace.end(jobs.iter().filter_map(|job| job.request.trace.as_deref()));
     }
 }

@@ -12,6 +12,7 @@ use crate::domain::refusal::Refusal;
 use crate::job_health;
 use crate::metrics;
 use crate::store::{Conflict, FaultKind, StoreError, usage};
+use crate::telemetry::traces;
 
 use super::attempt::{AttemptError, AttemptState, Done, Locking, Phase};
 use super::group::{AttemptNumber, Group};
@@ -73,9 +74,14 @@ impl Lane {
             }
             let state = AttemptState::default();
             self.number.next_attempt();
+            let began = traces::are_on().then(std::time::Instant::now);
             // Requests that run one by one, because one of them is blocked or fails, stay alone.
             let arrivals = (group.locking == Locking::Pessimistic).then_some(&self.arrivals);
-            let error = match self.session.attempt(&mut group, &state, self.number, pairs_max, arrivals).await {
+            let ended = self.session.attempt(&mut group, &state, self.number, pairs_max, arrivals).await;
+            if let Some(began) = began {
+                self.number.trace(&group.jobs, began, ended.as_ref().err().map(error_type));
+            }
+            let error = match ended {
                 Ok(done) => {
                     carried.extend(self.deliver(done, group.jobs));
                     continue;
@@ -253,6 +259,19 @@ fn reason(kind: FaultKind) -> &'static str {
         FaultKind::Conflict(_) | FaultKind::Serialization => "serialization",
         FaultKind::LockTimeout | FaultKind::Unavailable => "connection_lost",
         FaultKind::Rejected => "poisoned",
+    }
+}
+
+/// What traces call it when an attempt commits nothing.
+fn error_type(error: &AttemptError) -> &'static str {
+    match error {
+        AttemptError::Store(fault) => match fault.kind() {
+            FaultKind::LockTimeout => "lock_timeout",
+            kind => reason(kind),
+        },
+        AttemptError::Cancelled => "cancelled",
+        AttemptError::UnverifiedKey => "unverified_key",
+        AttemptError::TooManyPairs(_) => "too_many_pairs",
     }
 }
 

@@ -166,6 +166,7 @@ mod tests {
             method: "POST",
             path: path.to_owned(),
             request_id: "r".to_owned(),
+            trace: None,
             deadline: Instant::now(),
             command: BatchedCommand::RecordUsageBulk(vec![Some(UsageRecord { pair, requests: 1 }); rows]).into(),
         };

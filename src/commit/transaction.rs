@@ -82,12 +82,14 @@ impl TransactionAttempt<'_> {
 
         let listening: Vec<&Tenant> =
             if known.tenants[0].has_webhooks && webhook_test.is_none() { vec![tenant] } else { Vec::new() };
-        let mut events = StoredEvents::of(&effects.events);
+        let causes = vec![job.request.trace.as_deref(); effects.events.len()];
+        let mut events = StoredEvents::of(&effects.events, &causes);
         if webhook_test.is_some() || events.is_of_any(&listening) {
             events.draw_positions(connection).await?;
         }
         if let (Some(test), Some((position, payload))) = (&webhook_test, events.first()) {
-            let test = Test { tenant, webhook: &test.webhook, id: &test.delivery, position, payload };
+            let trace = job.request.trace.as_ref().map(|trace| trace.context());
+            let test = Test { tenant, webhook: &test.webhook, id: &test.delivery, position, payload, trace };
             deliveries::insert_test(connection, &test, now).await?;
         }
         for tenant in &changed_terms {

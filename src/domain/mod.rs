@@ -16,5 +16,6 @@ pub mod service;
 pub mod settlement;
 pub mod target;
 pub mod timestamp;
+pub mod trace_context;
 pub mod usage;
 pub mod webhook;

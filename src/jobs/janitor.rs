@@ -11,7 +11,7 @@ use std::time::Duration;
 use sqlx::{Connection, PgConnection};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, info, warn};
+use tracing::{info, warn};
 
 use crate::clock::Clock;
 use crate::domain::timestamp::{StoredMoment, Timestamp};
@@ -88,27 +88,31 @@ impl LastRun {
 
 impl Janitor {
     pub async fn run(self, stop: CancellationToken) {
-        let span_of = |run| super::run_span("janitor", run);
         // Other processes may have found full callers before this one started.
-        let _ = stop.run_until_cancelled(self.learn_full().instrument(span_of(0))).await;
+        let _ = stop.run_until_cancelled(super::as_run("janitor", 0, self.learn_full())).await;
         for run in 1.. {
             if !super::pause(self.settings.pause, &stop).await {
                 return;
             }
-            let span = span_of(run);
-            let mut report = Report::default();
-            // A run may be cancelled or fail at any point. Each of its transactions is complete, and is counted when
-            // its result is known.
-            let run = async {
-                let _ = self.prune(&mut report).await;
-                let _ = self.learn_full().await;
-            };
-            let outcome = stop.run_until_cancelled(run.instrument(span.clone())).await;
-            span.in_scope(|| log(&report, &self.settings));
-            if outcome.is_none() {
+            // The failure is recorded, and the step is tried again.
+            let _ = super::as_run("janitor", run, self.run_until(&stop)).await;
+            if stop.is_cancelled() {
                 return;
             }
         }
+    }
+
+    /// One run, which `stop` may cancel at any point. Each of its transactions is complete, and is counted when its result is
+    /// known.
+    async fn run_until(&self, stop: &CancellationToken) -> Result<(), StoreError> {
+        let mut report = Report::default();
+        let run = async {
+            let pruned = self.prune(&mut report).await;
+            self.learn_full().await.and(pruned)
+        };
+        let outcome = stop.run_until_cancelled(run).await;
+        log(&report, &self.settings);
+        outcome.unwrap_or(Ok(()))
     }
 
     /// Prunes until nothing is left. Returns an error if a step failed; the other steps were still done.

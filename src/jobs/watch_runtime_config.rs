@@ -9,7 +9,6 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
 
 use crate::clock::Clock;
 use crate::runtime_config::SharedRuntimeConfig;
@@ -65,7 +64,7 @@ impl RuntimeConfigWatcher {
     async fn poll(&self, notified: &Notify) {
         for run in 1.. {
             // The failure is recorded. The last state stays in force.
-            let _ = self.run_once().instrument(super::run_span("config", run)).await;
+            let _ = super::as_run("config", run, self.run_once()).await;
             let _ = timeout(self.poll_interval, notified.notified()).await;
         }
     }

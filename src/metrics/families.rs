@@ -36,6 +36,7 @@ pub struct Families {
     pub http_held_bytes: IntGauge,
     pub webhook_attempts: IntCounterVec,
     pub log_lines_dropped: IntCounter,
+    pub trace_spans: IntCounterVec,
     pub local_postgres_restarts: IntCounter,
     pub job_failures: IntCounterVec,
     pub job_success: IntGaugeVec,
@@ -168,6 +169,13 @@ impl Families {
                 &registry,
                 "agentpay_log_lines_dropped_total",
                 "Log lines dropped because their reader was too slow or gone.",
+            ),
+            trace_spans: counters(
+                &registry,
+                "agentpay_trace_spans_total",
+                "Recorded spans of traces, by what became of them.",
+                &["outcome"],
+                &["exported", "failed", "dropped"],
             ),
             local_postgres_restarts: counter(
                 &registry,

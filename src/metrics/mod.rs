@@ -22,6 +22,11 @@ pub fn log_lines_dropped(count: u64) {
     FAMILIES.load().log_lines_dropped.inc_by(count);
 }
 
+/// Counts recorded spans that have ended. `outcome` is `exported`, `failed` or `dropped`.
+pub fn spans_ended(outcome: &str, count: u64) {
+    FAMILIES.load().trace_spans.with_label_values(&[outcome]).inc_by(count);
+}
+
 /// Resets all counters to zero. What is in progress stays in progress.
 pub fn restart() {
     let families = Families::new();

@@ -10,6 +10,7 @@ mod error;
 pub mod http_limits;
 pub mod janitor;
 pub mod origin;
+pub mod traces;
 pub mod trusted_proxies;
 pub mod variable;
 
@@ -26,6 +27,7 @@ use environment::{Environment, refuse};
 pub use error::SettingsError;
 use http_limits::HttpLimits;
 use janitor::JanitorSettings;
+use traces::TraceSettings;
 use variable::Variable;
 
 #[derive(Clone, Debug)]
@@ -51,6 +53,8 @@ pub struct Settings {
     pub log_level: String,
     /// JSON lines instead of lines for people.
     pub log_json: bool,
+    /// None: traces are off.
+    pub traces: Option<TraceSettings>,
     /// Warnings about accepted settings, to be logged once logging has started.
     pub warnings: Vec<String>,
     /// All variables with their values in force, by name.
@@ -117,6 +121,7 @@ impl Settings {
             shutdown_grace: env.ms("SHUTDOWN_GRACE_MS", Duration::ZERO, 0..=600_000)?,
             log_level,
             log_json,
+            traces: TraceSettings::read(&env)?,
             warnings,
             variables: Vec::new(),
         };

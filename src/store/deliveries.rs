@@ -8,6 +8,7 @@ use crate::domain::caller::Tenant;
 use crate::domain::delivery::{self, Delivery};
 use crate::domain::event::event_id;
 use crate::domain::timestamp::{StoredMoment, Timestamp};
+use crate::domain::trace_context::TraceContext;
 use crate::domain::webhook::EVERY_TYPE;
 
 use super::StoreError;
@@ -32,6 +33,8 @@ pub struct Outgoing {
     pub attempts: i16,
     /// Sent even if its event is before `from_position`.
     pub is_requested: bool,
+    /// Of the request that caused the event. None: traces were off.
+    pub trace: Option<TraceContext>,
 }
 
 struct OutgoingRow {
@@ -44,6 +47,8 @@ struct OutgoingRow {
     payload: String,
     attempts: i16,
     requested: bool,
+    traceparent: Option<String>,
+    tracestate: Option<String>,
 }
 
 impl From<OutgoingRow> for Outgoing {
@@ -57,6 +62,7 @@ impl From<OutgoingRow> for Outgoing {
             payload: row.payload,
             attempts: row.attempts,
             is_requested: row.requested,
+            trace: row.traceparent.map(|traceparent| TraceContext { traceparent, tracestate: row.tracestate }),
         }
     }
 }
@@ -79,12 +85,13 @@ pub async fn insert(
     let inserted = sqlx::query!(
         "-- deliveries::insert
         INSERT INTO webhook_deliveries
-            (tenant_id, webhook_id, event_position, delivery_id, created_at, type, payload, next_attempt_at)
+            (tenant_id, webhook_id, event_position, delivery_id, created_at, type, payload, next_attempt_at,
+             traceparent, tracestate)
         SELECT $1, added.webhook_id, added.position, added.delivery_id, event.recorded_at, event.type, event.payload,
-               least(event.recorded_at, $5)
+               least(event.recorded_at, $5), event.traceparent, event.tracestate
         FROM unnest($2::bigint[], $3::text[], $4::text[]) AS added (position, webhook_id, delivery_id)
         CROSS JOIN LATERAL (
-            SELECT recorded_at, type, payload FROM outbox
+            SELECT recorded_at, type, payload, traceparent, tracestate FROM outbox
             WHERE outbox.tenant_id = $1 AND outbox.position = added.position
             LIMIT 1
         ) AS event
@@ -108,6 +115,7 @@ pub struct Test<'a> {
     pub id: &'a str,
     pub position: i64,
     pub payload: &'a str,
+    pub trace: Option<TraceContext>,
 }
 
 /// Inserts the delivery of a test. No dispatcher attempts it; the handler of the test does. It counts as failed until
@@ -116,14 +124,17 @@ pub async fn insert_test(connection: &mut PgConnection, test: &Test<'_>, now: Ti
     sqlx::query!(
         "-- deliveries::insert_test
         INSERT INTO webhook_deliveries
-            (tenant_id, webhook_id, event_position, delivery_id, created_at, type, payload, status, error, finished_at)
-        VALUES ($1, $2, $3, $4, $5, 'webhook.test', ($6::text)::json, 'failed', 'no attempt was completed', $5)",
+            (tenant_id, webhook_id, event_position, delivery_id, created_at, type, payload, status, error, finished_at,
+             traceparent, tracestate)
+        VALUES ($1, $2, $3, $4, $5, 'webhook.test', ($6::text)::json, 'failed', 'no attempt was completed', $5, $7, $8)",
         test.tenant.as_str(),
         test.webhook,
         test.position,
         test.id,
         now.to_date_time(),
         test.payload,
+        test.trace.as_ref().map(|trace| trace.traceparent.as_str()),
+        test.trace.as_ref().and_then(|trace| trace.tracestate.as_deref()),
     )
     .execute(connection)
     .await?;
@@ -141,7 +152,7 @@ pub async fn find_test(
         OutgoingRow,
         r#"-- deliveries::find_test
         SELECT tenant_id, webhook_id, event_position, delivery_id, created_at, type, payload::text AS "payload!", attempts,
-               requested
+               requested, traceparent, tracestate
         FROM webhook_deliveries
         WHERE tenant_id = $1 AND webhook_id = $2 AND delivery_id = $3 AND type = 'webhook.test'
         ORDER BY tenant_id DESC, webhook_id DESC, event_position DESC LIMIT 1"#,
@@ -166,7 +177,8 @@ pub async fn due(
         r#"-- deliveries::due
         SELECT due.tenant_id AS "tenant_id!", due.webhook_id AS "webhook_id!", due.event_position AS "event_position!",
                due.delivery_id AS "delivery_id!", due.created_at AS "created_at!", due.type AS "type!",
-               due.payload::text AS "payload!", due.attempts AS "attempts!", due.requested AS "requested!"
+               due.payload::text AS "payload!", due.attempts AS "attempts!", due.requested AS "requested!", due.traceparent,
+               due.tracestate
         FROM unnest($1::text[], $2::text[]) AS queue (tenant_id, webhook_id)
         CROSS JOIN LATERAL (
             SELECT * FROM webhook_deliveries AS delivery

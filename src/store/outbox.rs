@@ -6,6 +6,7 @@ use sqlx::PgConnection;
 
 use crate::domain::caller::Tenant;
 use crate::domain::timestamp::Timestamp;
+use crate::domain::trace_context::TraceContext;
 
 use super::StoreError;
 
@@ -16,20 +17,25 @@ pub struct Entry<'a> {
     pub position: i64,
     pub event_type: &'static str,
     pub payload: &'a str,
+    pub trace: Option<TraceContext>,
 }
 
 /// Inserts events, in the transaction that records them.
 pub async fn insert(connection: &mut PgConnection, entries: &[Entry<'_>], now: Timestamp) -> Result<(), StoreError> {
+    let traces: Vec<Option<&TraceContext>> = entries.iter().map(|entry| entry.trace.as_ref()).collect();
     sqlx::query!(
         "-- outbox::insert
-        INSERT INTO outbox (tenant_id, position, recorded_at, type, payload)
-        SELECT tenant_id, position, $1, type, payload::json
-        FROM unnest($2::text[], $3::bigint[], $4::text[], $5::text[]) AS entry (tenant_id, position, type, payload)",
+        INSERT INTO outbox (tenant_id, position, recorded_at, type, payload, traceparent, tracestate)
+        SELECT tenant_id, position, $1, type, payload::json, traceparent, tracestate
+        FROM unnest($2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[])
+            AS entry (tenant_id, position, type, payload, traceparent, tracestate)",
         now.to_date_time(),
         entries.iter().map(|entry| entry.tenant.as_str()).collect::<Vec<_>>() as _,
         &entries.iter().map(|entry| entry.position).collect::<Vec<_>>(),
         entries.iter().map(|entry| entry.event_type).collect::<Vec<_>>() as _,
         entries.iter().map(|entry| entry.payload).collect::<Vec<_>>() as _,
+        traces.iter().map(|trace| trace.map(|trace| trace.traceparent.as_str())).collect::<Vec<_>>() as _,
+        traces.iter().map(|trace| trace.and_then(|trace| trace.tracestate.as_deref())).collect::<Vec<_>>() as _,
     )
     .execute(connection)
     .await?;

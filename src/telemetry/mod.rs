@@ -1,9 +1,10 @@
-//! Logs: JSON lines, or lines for people. Panics are logged, too.
+//! Logs: JSON lines, or lines for people. Panics are logged, too. And traces, in [`traces`].
 
 mod log_writer;
 pub mod process;
 mod request_line;
 mod request_span;
+pub mod traces;
 
 use std::io;
 use std::os::fd::AsFd;
@@ -48,10 +49,11 @@ pub fn request_completed(line: RequestLine<'_>) {
             log.write_line(line.to_json(clock::machine_now()));
         }
         _ => {
-            let RequestLine { request_id, method, path, status, took } = line;
+            let RequestLine { request_id, method, path, status, took, trace_id } = line;
+            let trace_id = trace_id.map(tracing::field::display);
             let duration_ms = took.tenths() as f64 / 10.0;
             info!(target: "agentpay_billing::api::request::pipeline", requestId = request_id, method, path, status,
-                durationMs = duration_ms, "request completed");
+                durationMs = duration_ms, traceId = trace_id, "request completed");
         }
     }
 }

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::io::Write;
 use std::time::Duration;
 
+use opentelemetry::TraceId;
 use time::OffsetDateTime;
 use time::format_description::StaticFormatDescription;
 use time::macros::format_description;
@@ -21,6 +22,8 @@ pub struct RequestLine<'a> {
     pub path: &'a str,
     pub status: u16,
     pub took: Milliseconds,
+    /// None while traces are off.
+    pub trace_id: Option<TraceId>,
 }
 
 /// A duration as it is shown: in milliseconds, rounded to tenths.
@@ -60,6 +63,9 @@ impl RequestLine<'_> {
         write_integer(&mut line, self.status.into());
         line.extend(br#","durationMs":"#);
         self.took.write(&mut line);
+        if let Some(trace_id) = self.trace_id {
+            let _ = write!(line, r#","traceId":"{trace_id}""#);
+        }
         line.extend(br#"},"target":"agentpay_billing::api::request::pipeline"}"#);
         line.push(b'\n');
         line
@@ -99,12 +105,14 @@ mod tests {
 
     #[test]
     fn the_line_has_the_shape_of_all_others() {
+        let trace_id = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736_u128;
         let line = RequestLine {
             request_id: "r \"1\"",
             method: "POST",
             path: "/api/v1/usage",
             status: 201,
             took: Milliseconds::of(Duration::from_micros(123_449)),
+            trace_id: Some(trace_id.into()),
         };
         let now = OffsetDateTime::from_unix_timestamp_nanos(1_767_225_600_000_042_000).expect("a moment");
         let text = line.to_json(now);
@@ -120,7 +128,8 @@ mod tests {
                     "method": "POST",
                     "path": "/api/v1/usage",
                     "status": 201,
-                    "durationMs": 123.4
+                    "durationMs": 123.4,
+                    "traceId": "4bf92f3577b34da6a3ce929d0e0e4736"
                 },
                 "target": "agentpay_billing::api::request::pipeline"
             })

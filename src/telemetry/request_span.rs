@@ -4,6 +4,7 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
+use opentelemetry::TraceId;
 use tokio::task::futures::TaskLocalFuture;
 use tracing::{Event, Span, Subscriber, error_span};
 use tracing_subscriber::fmt::format::Writer;
@@ -12,10 +13,14 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::domain::caller::Tenant;
 
+use super::traces::RequestTrace;
+
 /// The data of the span.
 #[derive(Debug)]
 pub struct RequestSpan {
     pub request_id: String,
+    /// None while traces are off.
+    pub trace: Option<Arc<RequestTrace>>,
     /// The pattern of the route.
     route: OnceLock<&'static str>,
     tenant: OnceLock<Tenant>,
@@ -29,8 +34,19 @@ tokio::task_local! {
 }
 
 impl RequestSpan {
-    pub fn new(request_id: String) -> Arc<Self> {
-        Arc::new(Self { request_id, route: OnceLock::new(), tenant: OnceLock::new() })
+    pub fn new(request_id: String, trace: Option<Arc<RequestTrace>>) -> Arc<Self> {
+        Arc::new(Self { request_id, trace, route: OnceLock::new(), tenant: OnceLock::new() })
+    }
+
+    pub fn trace_id(&self) -> Option<TraceId> {
+        self.trace.as_ref().map(|trace| trace.id())
+    }
+
+    /// Ends the trace of the request. `method`: None if it is no standard one.
+    pub fn end_trace(&self, method: Option<&'static str>, status: u16) {
+        if let Some(trace) = &self.trace {
+            trace.end(method, self.route.get().copied(), self.tenant.get().map(Tenant::as_str), status);
+        }
     }
 
     /// Adds the route to later lines.
@@ -65,7 +81,8 @@ impl RequestSpan {
     /// Its level is the highest, so that no `LOG_LEVEL` hides it.
     fn to_span(&self) -> Span {
         let (route, tenant) = (self.route.get().copied(), self.tenant.get().map(Tenant::as_str));
-        error_span!("request", requestId = self.request_id, route, tenant)
+        let trace_id = self.trace_id().map(tracing::field::display);
+        error_span!("request", requestId = self.request_id, route, tenant, traceId = trace_id)
     }
 }
 

@@ -7,7 +7,9 @@ use axum::extract::Request;
 use axum::http::{Method, Uri};
 use uuid::Uuid;
 
+use crate::domain::identifiers::without_keys;
 use crate::telemetry::RequestSpan;
+use crate::telemetry::traces::RequestTrace;
 
 use crate::api::http::header_names::X_REQUEST_ID;
 
@@ -23,10 +25,13 @@ pub struct Received {
 impl Received {
     pub fn now(request: &Request) -> Self {
         let original = request.extensions().get::<OriginalPath>().map(|path| path.0.clone());
+        let path = original.unwrap_or_else(|| request.uri().path().to_owned());
+        let request_id = request_id(request);
+        let trace = RequestTrace::begin(request.headers(), &request_id, || without_keys(&path));
         Self {
             method: request.method().clone(),
-            path: original.unwrap_or_else(|| request.uri().path().to_owned()),
-            span: RequestSpan::new(request_id(request)),
+            path,
+            span: RequestSpan::new(request_id, trace),
             began: Instant::now(),
         }
     }

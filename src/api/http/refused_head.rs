@@ -52,7 +52,7 @@ fn write(refusal: &Refusal, more: Option<(HeaderName, HeaderValue)>) -> Bytes {
     let (status, _) = refusal.status_and_code();
     let request_id = Uuid::new_v4().to_string();
     let body = refusal.to_body("", "", &request_id);
-    let span = RequestSpan::new(request_id);
+    let span = RequestSpan::new(request_id, None);
     let received = Received { method: Method::GET, path: String::new(), span, began: Instant::now() };
     let mut fields = HeaderMap::new();
     fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));

@@ -51,35 +51,30 @@ impl Exchange {
             headers::add_rate_limit(response.headers_mut(), status);
         }
         let refusal = response.extensions().get().map(|ApiError { refusal, .. }| refusal);
-        count(&response, &received, refusal, record.context.as_deref(), took);
+        let method = standard(&received.method);
+        count(&response, method, refusal, record.context.as_deref(), took);
         log(&response, &received, refusal, took);
+        received.span.end_trace(method, response.status().as_u16());
         response
     }
 }
 
+/// None for a method that anyone may have made up.
+fn standard(method: &Method) -> Option<&'static str> {
+    let standard = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"];
+    standard.into_iter().find(|standard| *standard == method.as_str())
+}
+
 fn count(
     response: &Response,
-    received: &Received,
+    method: Option<&str>,
     refusal: Option<&Refusal>,
     context: Option<&RequestContext>,
     took: Duration,
 ) {
-    let is_standard = matches!(
-        received.method,
-        Method::GET
-            | Method::HEAD
-            | Method::POST
-            | Method::PUT
-            | Method::PATCH
-            | Method::DELETE
-            | Method::OPTIONS
-            | Method::CONNECT
-            | Method::TRACE
-    );
-    let method = if is_standard { received.method.as_str() } else { "OTHER" };
     let accepted = context.filter(|context| context.is_accepted());
     let route = accepted.map_or("unmatched", |context| context.route.pattern);
-    metrics::http_request(method, route, response.status().as_str(), took);
+    metrics::http_request(method.unwrap_or("OTHER"), route, response.status().as_str(), took);
     if let Some(error_type) = refusal.and_then(error_type) {
         metrics::http_error(error_type);
     }
@@ -108,7 +103,14 @@ fn log(response: &Response, received: &Received, refusal: Option<&Refusal>, took
     let (method, request_id) = (received.method.as_str(), received.request_id());
     let status = response.status().as_u16();
     let path = without_keys(&received.path);
-    telemetry::request_completed(RequestLine { request_id, method, path: &path, status, took: Milliseconds::of(took) });
+    telemetry::request_completed(RequestLine {
+        request_id,
+        method,
+        path: &path,
+        status,
+        took: Milliseconds::of(took),
+        trace_id: received.span.trace_id(),
+    });
     if let Some(refusal) = refusal
         && !matches!(refusal, Refusal::Starting | Refusal::TooManyRecords)
         && matches!(refusal.status_and_code().1, "internal_error" | "service_unavailable")

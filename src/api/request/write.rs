@@ -83,6 +83,7 @@ impl WriteRequest {
             method: context.route.method,
             path: context.received.path.clone(),
             request_id: context.received.request_id().to_owned(),
+            trace: context.received.span.trace.clone(),
             deadline: context.deadline,
             command,
         }))

@@ -81,7 +81,7 @@ impl Dispatcher {
     pub async fn run(self, stop: CancellationToken) {
         for run in (1..).take_while(|_| !stop.is_cancelled()) {
             // Failures are recorded, and the step is tried again.
-            let _ = self.run_until(&stop).instrument(jobs::run_span("webhooks", run)).await;
+            let _ = jobs::as_run("webhooks", run, self.run_until(&stop)).await;
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.new_deliveries.notified() => {}

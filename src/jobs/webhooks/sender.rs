@@ -11,19 +11,20 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Client, Proxy, redirect};
-use rustls::{ClientConfig, RootCertStore};
 use tokio::time::Instant;
-use tracing::warn;
 use url::{Host, Url};
 
 use crate::domain::delivery::{self, RETRY_AFTER_MAX_MS};
 use crate::domain::event::event_id;
 use crate::domain::target;
 use crate::domain::timestamp::Timestamp;
+use crate::domain::trace_context::TraceContext;
 use crate::domain::webhook::signatures;
 use crate::settings::egress_proxy::EgressProxy;
 use crate::store::deliveries::Outgoing;
 use crate::store::webhooks::Target;
+use crate::telemetry::traces::{Delivery, DeliveryTrace};
+use crate::tls;
 
 const USER_AGENT: &str = concat!("agentpay-billing/", env!("CARGO_PKG_VERSION"));
 
@@ -91,7 +92,7 @@ impl Sender {
             // A pooled connection would use an address that was checked long ago.
             .pool_max_idle_per_host(0)
             .dns_resolver(Arc::new(GuardedResolver { allow_private, names: egress.names.clone() }))
-            .tls_backend_preconfigured(tls());
+            .tls_backend_preconfigured(tls::client_config());
         if let Some(proxy) = &egress.proxy {
             client = client.proxy(Proxy::all(proxy.url().clone()).expect("a URL with a host"));
         }
@@ -106,15 +107,45 @@ impl Sender {
         now: Timestamp,
         limit: Duration,
     ) -> Result<u16, Failure> {
+        let Ok(url) = Url::parse(&target.url) else { return Err(Failure::Connection) };
+        let Some(trace) = DeliveryTrace::begin(outgoing.trace.as_ref()) else {
+            return self.post(url, outgoing, target, now, limit, None).await;
+        };
+        let result = self.post(url.clone(), outgoing, target, now, limit, Some(trace.context())).await;
+        let delivery = Delivery {
+            webhook_id: &outgoing.queue.webhook,
+            delivery_id: &outgoing.id,
+            event_type: &outgoing.event_type,
+            host: url.host_str(),
+            port: url.port_or_known_default(),
+            attempts: outgoing.attempts,
+        };
+        let (status, error) = match result {
+            Ok(status) => (Some(status), None),
+            Err(Failure::Status { status, .. }) => (Some(status), Some(status.to_string())),
+            Err(failure) => (None, Some(failure.to_string())),
+        };
+        trace.end(&delivery, status, error);
+        result
+    }
+
+    async fn post(
+        &self,
+        url: Url,
+        outgoing: &Outgoing,
+        target: &Target,
+        now: Timestamp,
+        limit: Duration,
+        trace: Option<TraceContext>,
+    ) -> Result<u16, Failure> {
         let began = Instant::now();
-        let url = Url::parse(&target.url).map_err(|_| Failure::Connection)?;
         let check = self.check_target(&url);
         tokio::time::timeout(limit, check).await.unwrap_or(Err(Failure::Timeout))?;
         let event = event_id(outgoing.recorded_at, outgoing.position);
         let body = delivery::body(event, &outgoing.event_type, outgoing.recorded_at, &outgoing.payload);
         let body = body.ok_or(Failure::Connection)?;
         let timestamp_seconds = now.as_ms().div_euclid(1000);
-        let answer = self
+        let mut request = self
             .client
             .post(url)
             .timeout(limit.saturating_sub(began.elapsed()))
@@ -122,10 +153,14 @@ impl Sender {
             .header("webhook-id", &outgoing.id)
             .header("webhook-timestamp", timestamp_seconds)
             .header("webhook-signature", signatures(&target.secrets, &outgoing.id, timestamp_seconds, &body))
-            .body(body)
-            .send()
-            .await
-            .map_err(|error| cause_of(&error))?;
+            .body(body);
+        if let Some(TraceContext { traceparent, tracestate }) = trace {
+            request = request.header("traceparent", traceparent);
+            if let Some(tracestate) = tracestate {
+                request = request.header("tracestate", tracestate);
+            }
+        }
+        let answer = request.send().await.map_err(|error| cause_of(&error))?;
         let status = answer.status();
         if status.is_success() {
             return Ok(status.as_u16());
@@ -169,20 +204,6 @@ fn retry_after_ms(headers: &HeaderMap, now: Timestamp) -> i64 {
         date_ms.map_or(0, |date_ms| date_ms.saturating_sub(now.as_ms()))
     };
     ms.clamp(0, RETRY_AFTER_MAX_MS)
-}
-
-/// Trusts the root certificates of the machine. Without any, only plain HTTP works.
-fn tls() -> ClientConfig {
-    let mut roots = RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    if roots.add_parsable_certificates(found.certs).0 == 0 {
-        warn!("this machine has no root certificates: webhooks with https URLs cannot be delivered");
-    }
-    ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("the provider has the default protocol versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth()
 }
 
 fn cause_of(error: &reqwest::Error) -> Failure {

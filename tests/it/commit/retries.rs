@@ -196,6 +196,7 @@ async fn a_request_that_no_lane_is_left_for_is_refused_at_once() {
             method: "POST",
             path: USAGE.to_owned(),
             request_id: "r".to_owned(),
+            trace: None,
             deadline: far,
             command: TransactionalCommand::SetPaused(true).into(),
         };

@@ -41,6 +41,7 @@ pub fn outgoing() -> Outgoing {
         event_type: "webhook.test".to_owned(),
         payload: "{}".to_owned(),
         attempts: 0,
+        trace: None,
         is_requested: false,
     }
 }

@@ -67,6 +67,7 @@ async fn all_names_are_there_once_with_their_kinds() {
         ("webhook_deliveries_total", "counter"),
         ("local_postgres_restarts_total", "counter"),
         ("log_lines_dropped_total", "counter"),
+        ("trace_spans_total", "counter"),
         ("webhook_backlog", "gauge"),
         ("webhook_oldest_due_seconds", "gauge"),
         ("job_last_success_timestamp_seconds", "gauge"),

@@ -13,3 +13,4 @@ mod secrets;
 mod start_errors;
 mod start_stop;
 mod tls;
+mod traces;

@@ -2,6 +2,7 @@
 
 mod authority;
 mod client;
+mod collector;
 mod container;
 mod data_dir;
 mod failover;
@@ -37,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use authority::{Authority, Issued};
 pub use client::{Answer, Client, usage};
+pub use collector::{Collector, Span};
 pub use data_dir::{DataDir, SlowPrograms, is_alive};
 pub use failover::LossyFailover;
 pub use foreign_clock::foreign_clock;
