@@ -57,6 +57,7 @@ impl Writer {
         self.committer
             .submit(Box::new(Request {
                 tenant,
+                trace: None,
                 origin: Origin::CLI,
                 keyed,
                 method,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use sqlx::PgConnection;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, error, info, warn};
+use tracing::{error, info, warn};
 
 use crate::job_health::{Job, JobHealth};
 use crate::store::audit::{self, Check, Step};
@@ -56,7 +56,7 @@ impl Verifier {
         for run in 1.. {
             let is_running = super::pause(self.interval.min(PAUSE_MAX), &stop).await;
             // Cancellation closes the connection, and the server then ends the statement. The lease expires by itself.
-            let turn = self.run_once().instrument(super::run_span("verify", run));
+            let turn = super::as_run("verify", run, self.run_once());
             if !is_running || stop.run_until_cancelled(turn).await.is_none() {
                 return;
             }

@@ -18,12 +18,17 @@ fn documented() -> BTreeMap<String, String> {
     rows.chain(files).map(|(name, default)| (name.to_owned(), default.to_owned())).collect()
 }
 
-/// The settings as text, or why they are refused. Responses are compressed, because otherwise
-/// COMPRESSION_THRESHOLD_BYTES has no effect.
+/// Without these, variables of compression and of traces have no effect.
+const SWITCHES: [(&str, &str); 3] = [
+    ("COMPRESSION", "on"),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318"),
+    ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
+];
+
+/// The settings as text, or why they are refused.
 fn settings_with(variable: Option<(&str, &str)>) -> String {
-    let others = [("COMPRESSION", "on")];
     let read = |name: &str| {
-        let set = variable.iter().chain(&others).find(|(own, _)| *own == name)?;
+        let set = variable.iter().chain(&SWITCHES).find(|(own, _)| *own == name)?;
         Some(set.1.to_owned())
     };
     // Where a value comes from makes no difference.
@@ -36,9 +41,9 @@ fn every_variable_that_is_read_is_documented_and_every_documented_one_is_read() 
     let read = RefCell::new(BTreeSet::new());
     let note = |name: &str| {
         read.borrow_mut().insert(name.to_owned());
-        None
+        SWITCHES.iter().find(|(own, _)| *own == name).map(|(_, value)| (*value).to_owned())
     };
-    Settings::read(note, false).expect("the defaults");
+    Settings::read(note, false).expect("accepted settings");
     assert_eq!(documented().into_keys().collect::<BTreeSet<_>>(), read.into_inner());
     // Programs of the private PostgreSQL are found by PATH, and get few variables.
     assert_eq!(super::files_with("env::var", &["cli/mod.rs", "local_postgres"]), Vec::<std::path::PathBuf>::new());

@@ -27,7 +27,7 @@ impl Received {
         let original = request.extensions().get::<OriginalPath>().map(|path| path.0.clone());
         let path = original.unwrap_or_else(|| request.uri().path().to_owned());
         let request_id = request_id(request);
-        let trace = RequestTrace::begin(request.headers(), &request_id, || without_keys(&path));
+        let trace = RequestTrace::begin(request.headers(), &request_id, || without_keys(&path).into_owned());
         Self {
             method: request.method().clone(),
             path,
