@@ -23,7 +23,8 @@ async fn fail(service: &Service, failing: &[(&Client, &Receiver, usize)]) {
     }
     for _ in 0..10 {
         service.dispatcher.run_once().await.expect("a run");
-        service.clock.advance_ms(25 * 3_600_000);
+        // Longer than the longest pause between two attempts.
+        service.clock.advance_ms(30 * 3_600_000);
     }
     failing.iter().for_each(|(_, receiver, _)| receiver.usually(Behaviour::Status(200)));
 }

@@ -69,10 +69,20 @@ async fn a_write_on_a_read_only_server_changes_nothing_and_says_so() {
         for statement in ["SET default_transaction_read_only = off", &alter] {
             sqlx::raw_sql(AssertSqlSafe(statement.to_owned())).execute(&mut *connection).await.expect("a statement");
         }
-        drop(connection);
-        // The one that asks ends too, and its pool makes another.
-        let terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()";
-        let _ = sqlx::query(terminate).execute(&service.pool).await;
+        // A session takes such a setting when it begins.
+        let earlier: Vec<i32> = sqlx::query_scalar(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        )
+        .fetch_all(&mut *connection)
+        .await
+        .expect("sessions");
+        let terminate = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE pid = ANY($1)";
+        wait_until(async || {
+            let left = sqlx::query_scalar::<_, i64>(terminate).bind(&earlier).fetch_one(&mut *connection).await;
+            left.expect("a number") == 0
+        })
+        .await;
+        connection.close().await.expect("closed");
     };
     alter("SET default_transaction_read_only = on").await;
     let pair = json!({ "agent": "a", "serviceId": "s" });

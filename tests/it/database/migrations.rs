@@ -126,7 +126,7 @@ async fn with_nothing_pending_the_right_to_create_is_not_needed() {
     let environment = [("DATABASE_URL", database_url.as_str())];
     for (arguments, expected) in [
         (["migrate"].as_slice(), "the schema is up to date\n"),
-        (&["keys", "list"], ""),
+        (&["keys", "list"], "PREFIX  TENANT  CREATED  LABEL\n"),
         (&["verify"], "0 pairs add up\n"),
     ] {
         let output = run(arguments, &environment).await;

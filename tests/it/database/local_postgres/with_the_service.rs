@@ -159,7 +159,7 @@ async fn a_command_creates_no_database_unless_it_is_asked_to() {
     assert!(run(&create, &wanted).await.status.success());
     // From now on there are data.
     let listed = run(&["keys", "list"], &environment).await;
-    assert!(String::from_utf8_lossy(&listed.stdout).contains("\tx\n"), "{listed:?}");
+    assert!(String::from_utf8_lossy(&listed.stdout).ends_with("  x\n"), "{listed:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
