@@ -1006,9 +1006,17 @@ COMMENT ON INDEX public.usage_counters_pkey IS 'Finds a pair by name, and the pa
 
 COMMENT ON INDEX public.verification_pkey IS 'Allows one row.';
 
+CREATE INDEX webhook_deliveries_failed ON public.webhook_deliveries USING btree (tenant_id, webhook_id, finished_at) WHERE ((status)::text = ANY ((ARRAY['failed'::character varying, 'cancelled'::character varying])::text[]));
+
+COMMENT ON INDEX public.webhook_deliveries_failed IS 'Finds the deliveries of a webhook that failed or were cancelled since a moment.';
+
 CREATE INDEX webhook_deliveries_finished ON public.webhook_deliveries USING btree (finished_at) WHERE (finished_at IS NOT NULL);
 
 COMMENT ON INDEX public.webhook_deliveries_finished IS 'Finds the deliveries that are old enough to be deleted.';
+
+CREATE INDEX webhook_deliveries_id ON public.webhook_deliveries USING btree (delivery_id);
+
+COMMENT ON INDEX public.webhook_deliveries_id IS 'Finds the deliveries whose repetition is requested by id.';
 
 CREATE INDEX webhook_deliveries_pending ON public.webhook_deliveries USING btree (tenant_id, webhook_id, next_attempt_at) WHERE ((status)::text = 'pending'::text);
 

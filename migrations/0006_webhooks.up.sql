@@ -104,6 +104,9 @@ CREATE TABLE webhook_deliveries (
 ) WITH (fillfactor = 90);
 CREATE INDEX webhook_deliveries_pending ON webhook_deliveries (tenant_id, webhook_id, next_attempt_at)
     WHERE status = 'pending';
+CREATE INDEX webhook_deliveries_id ON webhook_deliveries (delivery_id);
+CREATE INDEX webhook_deliveries_failed ON webhook_deliveries (tenant_id, webhook_id, finished_at)
+    WHERE status IN ('failed', 'cancelled');
 CREATE INDEX webhook_deliveries_finished ON webhook_deliveries (finished_at) WHERE finished_at IS NOT NULL;
 COMMENT ON TABLE webhook_deliveries IS
     'One row per event and webhook that it is sent to. Finished rows are kept for 7 days. No foreign key to '
@@ -139,6 +142,8 @@ COMMENT ON COLUMN webhook_deliveries.tracestate IS
     'The header tracestate that belongs to traceparent. NULL: there was none.';
 COMMENT ON INDEX webhook_deliveries_pkey IS 'Lists the deliveries of a webhook. An event is sent to a webhook once.';
 COMMENT ON INDEX webhook_deliveries_pending IS 'Finds the deliveries of a webhook that are due.';
+COMMENT ON INDEX webhook_deliveries_id IS 'Finds the deliveries whose repetition is requested by id.';
+COMMENT ON INDEX webhook_deliveries_failed IS 'Finds the deliveries of a webhook that failed or were cancelled since a moment.';
 COMMENT ON INDEX webhook_deliveries_finished IS 'Finds the deliveries that are old enough to be deleted.';
 
 -- Dispatchers lease webhooks, not deliveries. A lease changes no indexed column.

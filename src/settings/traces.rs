@@ -57,9 +57,12 @@ fn endpoint(env: &Environment<'_>) -> Result<Option<Url>, SettingsError> {
     let name = if complete.is_some() { of_traces } else { general };
     let is_base = complete.is_none();
     let Some(text) = complete.or_else(|| env.text(general)) else { return Ok(None) };
-    let url = Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    // Exports would leave out a user and a password.
+    let is_plain = |url: &Url| url.has_host() && url.username().is_empty() && url.password().is_none();
+    let url = Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && is_plain(url));
     // It may hold a password, so it is not repeated.
-    let mut url = url.ok_or_else(|| SettingsError(format!("{name} must be a URL: http://host:4318")))?;
+    let mut url =
+        url.ok_or_else(|| SettingsError(format!("{name} must be a URL without user and password: http://host:4318")))?;
     if is_base {
         url.set_path(&format!("{}/v1/traces", url.path().trim_end_matches('/')));
     }
@@ -130,9 +133,9 @@ mod tests {
         }
         let both = on(&[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://other/spans")]);
         assert_eq!(both.endpoint.as_str(), "https://other/spans");
-        for text in ["collector:4318", "grpc://collector:4317", "http://"] {
+        for text in ["collector:4318", "grpc://collector:4317", "http://", "http://user:password@collector:4318"] {
             let error = with(&[("OTEL_EXPORTER_OTLP_ENDPOINT", text)]).expect_err(text);
-            assert_eq!(error, "OTEL_EXPORTER_OTLP_ENDPOINT must be a URL: http://host:4318");
+            assert_eq!(error, "OTEL_EXPORTER_OTLP_ENDPOINT must be a URL without user and password: http://host:4318");
         }
         let grpc = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")];
         let error = with(&grpc).expect_err("a refusal");

@@ -89,15 +89,15 @@ pub async fn renew(connection: &mut PgConnection, lease: Lease, length: Duration
     Ok(until.map(Lease))
 }
 
-/// Stores the result of a complete run. Does nothing if another replica has taken over.
+/// Stores the result of a complete run. False if another replica has taken over, or the result was to be forgotten.
 pub async fn finish(
     connection: &mut PgConnection,
     lease: Lease,
     took: Duration,
     findings: &[(&str, i64)],
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     let (checks, counts): (Vec<&str>, Vec<i64>) = findings.iter().copied().unzip();
-    sqlx::query!(
+    let finished = sqlx::query!(
         "-- verification::finish
         UPDATE verification
         SET not_before = NULL, finished_at = now(), duration_ms = $2,
@@ -111,14 +111,14 @@ pub async fn finish(
     )
     .execute(connection)
     .await?;
-    Ok(())
+    Ok(finished.rows_affected() > 0)
 }
 
-/// Deletes the result. The next run is then due at once.
+/// Deletes the result and ends the lease: a run that is under way has read what is gone. The next run is due at once.
 pub async fn forget(connection: &mut PgConnection) -> Result<(), StoreError> {
     sqlx::query!(
         "-- verification::forget
-        UPDATE verification SET finished_at = NULL, duration_ms = NULL, findings = '{}'"
+        UPDATE verification SET not_before = NULL, finished_at = NULL, duration_ms = NULL, findings = '{}'"
     )
     .execute(connection)
     .await?;

@@ -103,11 +103,12 @@ impl<'a> MakeWriter<'a> for &'static LogWriter {
 /// Writes what arrives until the process ends.
 fn write_queue(messages: &Receiver<Message>, mut output: impl Write, counts: &Counts) {
     let mut told_lines = 0;
+    let mut is_behind = false;
     while let Ok(first) = messages.recv() {
         let mut chunk = Vec::new();
         let mut flushed = Vec::new();
         let mut next = Some(first);
-        if matches!(next, Some(Message::Line(_))) {
+        if !is_behind && matches!(next, Some(Message::Line(_))) {
             thread::sleep(GATHER_PAUSE);
         }
         while let Some(message) = next {
@@ -117,6 +118,7 @@ fn write_queue(messages: &Receiver<Message>, mut output: impl Write, counts: &Co
             }
             next = if chunk.len() < CHUNK_BYTES { messages.try_recv().ok() } else { None };
         }
+        is_behind = chunk.len() >= CHUNK_BYTES;
         let written = write_all_retrying(&mut output, &chunk);
         counts.queued_bytes.fetch_sub(chunk.len(), Ordering::Relaxed);
         match written {

@@ -171,7 +171,7 @@ fn parse_scopes(value: &Value) -> Result<Scopes, Refusal> {
 
 fn parse_expiry(body: &Value, now: Timestamp) -> Result<Option<Timestamp>, Refusal> {
     let Some(value) = body.get("expiresAt") else { return Ok(None) };
-    let moment = integer(value).map(Timestamp::from_ms).filter(|moment| (now..=Timestamp::LAST).contains(moment));
+    let moment = integer(value).map(Timestamp::from_ms).filter(|moment| *moment > now && *moment <= Timestamp::LAST);
     moment.map(Some).ok_or(Refusal::KeyExpiry)
 }
 

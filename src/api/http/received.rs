@@ -13,6 +13,9 @@ use crate::telemetry::traces::RequestTrace;
 
 use crate::api::http::header_names::X_REQUEST_ID;
 
+/// Maximum number of characters of a path in a span: spans wait in a queue.
+const SPAN_PATH_MAX: usize = 1024;
+
 #[derive(Clone, Debug)]
 pub struct Received {
     pub method: Method,
@@ -27,7 +30,9 @@ impl Received {
         let original = request.extensions().get::<OriginalPath>().map(|path| path.0.clone());
         let path = original.unwrap_or_else(|| request.uri().path().to_owned());
         let request_id = request_id(request);
-        let trace = RequestTrace::begin(request.headers(), &request_id, || without_keys(&path).into_owned());
+        let trace = RequestTrace::begin(request.headers(), &request_id, || {
+            without_keys(&path).chars().take(SPAN_PATH_MAX).collect()
+        });
         Self {
             method: request.method().clone(),
             path,

@@ -110,7 +110,12 @@ fn write(path: &Path, keys: &[NewKey]) -> Result<(), CliError> {
     let replace = || -> io::Result<()> {
         let mut draft = path.as_os_str().to_owned();
         draft.push(".new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+        // A file that exists would keep its own mode, and a link would be followed.
+        match fs::remove_file(&draft) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
         file.write_all(&serde_json::to_vec_pretty(keys).expect("plain data"))?;
         file.write_all(b"\n")?;
         file.sync_all()?;

@@ -139,8 +139,11 @@ impl Import {
         let steps = Steps { writer, tenant: &tenant, name: &self.name };
         steps.register(&exports.services, &mut report).await?;
         steps.record(&exports.usage, &mut report).await?;
-        // A disabled service takes no usage.
-        steps.disable(&exports.services, &mut report).await?;
+        // A disabled service takes no usage, and a missing one would be refused for good: the repetition that imports the rest
+        // disables them.
+        if report.failures.is_empty() {
+            steps.disable(&exports.services, &mut report).await?;
+        }
         report.tenant_id = Some(tenant);
         Ok(report)
     }

@@ -34,6 +34,8 @@ pub fn parent_of_request(headers: &HeaderMap) -> Context {
     match (traceparents.next(), traceparents.next()) {
         (Some(traceparent), None) => {
             let tracestate = values("tracestate").collect::<Vec<_>>().join(",");
+            // Each copy of a span copies it, and spans wait in a queue.
+            let tracestate = if tracestate.len() <= TRACESTATE_MAX { tracestate } else { String::new() };
             parent(&Fields { traceparent, tracestate: &tracestate })
         }
         _ => Context::new(),
