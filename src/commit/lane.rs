@@ -30,6 +30,10 @@ const RERUNS_MAX: u32 = 8;
 /// Pause before requests that cannot be committed now are tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
+/// Blocked requests that are tried in turn. Each waits for a lock for a short time, so one that stays blocked delays the others
+/// little.
+const BLOCKED_MAX: usize = 8;
+
 pub struct Lane {
     pub shared: Arc<Shared>,
     pub arrivals: Arrivals,
@@ -50,9 +54,15 @@ impl Lane {
             if jobs.is_empty() && !self.arrivals.wait().await {
                 return;
             }
-            // The lane for blocked requests takes one at a time, so that each waits for few others.
-            let rows_max = if self.blocked_lane.is_some() { self.shared.batch_max } else { 1 };
-            self.arrivals.take(&mut jobs, rows_max);
+            if self.blocked_lane.is_some() {
+                self.arrivals.take(&mut jobs, self.shared.batch_max);
+            } else if jobs.len() < BLOCKED_MAX {
+                // One more is tried before those that are still blocked.
+                let mut next = Vec::new();
+                self.arrivals.take(&mut next, 1);
+                next.append(&mut jobs);
+                jobs = next;
+            }
             carried = self.commit(jobs).await;
         }
     }

@@ -131,6 +131,36 @@ async fn a_blocked_request_that_finds_the_queue_full_is_refused_and_delays_no_ot
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_stays_blocked_does_not_hold_up_one_that_no_longer_is() {
+    let service = Service::start(&[("COMMIT_LANES", "1"), ("REQUEST_TIMEOUT_MS", "60000")]).await;
+    let client = service.client();
+    let post = |agent: &'static str| {
+        let client = client.clone();
+        tokio::spawn(async move { client.post(USAGE, &usage(agent, "s", 1)).await })
+    };
+    let mut holders = Vec::new();
+    for agent in ["long", "short"] {
+        client.post(USAGE, &usage(agent, "s", 1)).await;
+        let mut holder = service.pool.begin().await.expect("transaction");
+        let lock = "SELECT FROM usage_counters WHERE agent_id = $1 FOR UPDATE";
+        sqlx::query(lock).bind(agent).execute(&mut *holder).await.expect("lock");
+        holders.push(holder);
+    }
+    let long = post("long");
+    service.blocked(1).await;
+    let short = post("short");
+    // The lane of all others serves this one after it gave up both.
+    assert_eq!(post("free").await.expect("a client").status, 201);
+    holders.pop().expect("the short one").rollback().await.expect("rollback");
+    wait_until(async || short.is_finished()).await;
+    assert_eq!(short.await.expect("a client").status, 201);
+    assert!(!long.is_finished());
+    holders.pop().expect("the long one").rollback().await.expect("rollback");
+    assert_eq!(long.await.expect("a client").status, 201);
+    service.verify().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn requests_that_wait_in_a_lane_that_lost_its_database_are_refused_before_their_deadline_and_change_nothing() {
     let database = new_database().await;
     let proxy = Proxy::start(&database).await;
