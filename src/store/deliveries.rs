@@ -395,44 +395,63 @@ pub async fn resend(
     now: Timestamp,
     rows_max: i64,
 ) -> Result<i64, StoreError> {
-    let resent = match which {
-        Resend::Deliveries(ids) => {
-            let resend = sqlx::query!(
-                "-- deliveries::resend_named
-                UPDATE webhook_deliveries
-                SET status = 'pending', attempts = 0, requested = true, next_attempt_at = $4, finished_at = NULL
-                WHERE ctid = ANY (ARRAY(
-                    SELECT ctid FROM webhook_deliveries
-                    WHERE tenant_id = $1 AND webhook_id = $2 AND delivery_id = ANY ($3)
-                      AND type <> 'webhook.test' AND status <> 'pending'
-                    ORDER BY tenant_id, webhook_id, event_position LIMIT $5 FOR UPDATE))",
-                queue.tenant.as_str(),
-                queue.webhook,
-                ids,
-                now.to_date_time(),
-                rows_max,
-            );
-            resend.execute(connection).await?
-        }
-        Resend::FailedSince(since) => {
-            let resend = sqlx::query!(
-                "-- deliveries::resend_failed
-                UPDATE webhook_deliveries
-                SET status = 'pending', attempts = 0, requested = true, next_attempt_at = $4, finished_at = NULL
-                WHERE ctid = ANY (ARRAY(
-                    SELECT ctid FROM webhook_deliveries
-                    WHERE tenant_id = $1 AND webhook_id = $2 AND status IN ('failed', 'cancelled') AND finished_at >= $3
-                      AND type <> 'webhook.test'
-                    ORDER BY tenant_id, webhook_id, finished_at LIMIT $5 FOR UPDATE))",
-                queue.tenant.as_str(),
-                queue.webhook,
-                since.to_date_time(),
-                now.to_date_time(),
-                rows_max,
-            );
-            resend.execute(connection).await?
-        }
-    };
+    match which {
+        Resend::Deliveries(ids) => resend_named(connection, queue, ids, now, rows_max).await,
+        Resend::FailedSince(since) => resend_failed(connection, queue, *since, now, rows_max).await,
+    }
+}
+
+async fn resend_named(
+    connection: &mut PgConnection,
+    queue: &QueueId,
+    ids: &[String],
+    now: Timestamp,
+    rows_max: i64,
+) -> Result<i64, StoreError> {
+    let resent = sqlx::query!(
+        "-- deliveries::resend_named
+        UPDATE webhook_deliveries
+        SET status = 'pending', attempts = 0, requested = true, next_attempt_at = $4, finished_at = NULL
+        WHERE ctid = ANY (ARRAY(
+            SELECT ctid FROM webhook_deliveries
+            WHERE tenant_id = $1 AND webhook_id = $2 AND delivery_id = ANY ($3)
+              AND type <> 'webhook.test' AND status <> 'pending'
+            ORDER BY tenant_id, webhook_id, event_position LIMIT $5 FOR UPDATE))",
+        queue.tenant.as_str(),
+        queue.webhook,
+        ids,
+        now.to_date_time(),
+        rows_max,
+    )
+    .execute(connection)
+    .await?;
+    Ok(resent.rows_affected() as i64)
+}
+
+async fn resend_failed(
+    connection: &mut PgConnection,
+    queue: &QueueId,
+    since: Timestamp,
+    now: Timestamp,
+    rows_max: i64,
+) -> Result<i64, StoreError> {
+    let resent = sqlx::query!(
+        "-- deliveries::resend_failed
+        UPDATE webhook_deliveries
+        SET status = 'pending', attempts = 0, requested = true, next_attempt_at = $4, finished_at = NULL
+        WHERE ctid = ANY (ARRAY(
+            SELECT ctid FROM webhook_deliveries
+            WHERE tenant_id = $1 AND webhook_id = $2 AND status IN ('failed', 'cancelled') AND finished_at >= $3
+              AND type <> 'webhook.test'
+            ORDER BY tenant_id, webhook_id, finished_at LIMIT $5 FOR UPDATE))",
+        queue.tenant.as_str(),
+        queue.webhook,
+        since.to_date_time(),
+        now.to_date_time(),
+        rows_max,
+    )
+    .execute(connection)
+    .await?;
     Ok(resent.rows_affected() as i64)
 }
 
