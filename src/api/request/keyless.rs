@@ -1,6 +1,6 @@
 //! Protects a service without required API keys. Every client that can reach it may write, which is meant for one
-//! machine. A browser on that machine would send requests for any web page. This file recognises requests from other
-//! sites, and those that reach this machine under a name that somebody else controls.
+//! machine. A browser on that machine would send requests for any web page. This file recognises requests of other
+//! sites, and requests whose host is not a name of this machine (DNS rebinding).
 
 use std::net::IpAddr;
 
