@@ -1,5 +1,7 @@
 //! `deliveries`: which webhooks were not reached, and sending to them again.
 
+use std::collections::BTreeSet;
+
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 use sqlx::PgConnection;
@@ -9,7 +11,8 @@ use crate::command::{Answer, TransactionalCommand};
 use crate::domain::caller::Tenant;
 use crate::domain::delivery::Delivery;
 use crate::domain::timestamp::Timestamp;
-use crate::store::deliveries::{self, Filter, Resend, Resendable};
+use crate::store::deliveries::{self, Filter};
+use crate::store::redeliveries::{self, Resend, Resendable};
 use crate::store::webhook_queues::QueueId;
 
 use super::error::CliError;
@@ -78,7 +81,7 @@ impl Status {
 #[derive(Args, Debug)]
 pub struct Retry {
     /// The ids of deliveries, whatever became of them: dlv_ and 32 hexadecimal digits.
-    #[arg(required_unless_present = "failed_since")]
+    #[arg(required_unless_present = "failed_since", num_args = 1..=500)]
     ids: Vec<String>,
     #[arg(long, value_parser = Moment::parse, conflicts_with = "ids",
           help = format!("All deliveries that failed or were cancelled at this moment or later: {FORMS}"))]
@@ -153,16 +156,17 @@ struct Retried {
 
 impl Retry {
     async fn run(&self, session: &Session<'_>) -> Result<(), CliError> {
+        let ids: BTreeSet<&String> = self.ids.iter().collect();
         let which = match self.failed_since {
             Some(since) => Resend::FailedSince(since.before(session.clock.now())),
-            None => Resend::Deliveries(self.ids.clone()),
+            None => Resend::Deliveries(ids.iter().copied().cloned().collect()),
         };
         let filter = self.of.filter();
-        let read = async |connection: &mut PgConnection| deliveries::resendable(connection, &filter, &which).await;
+        let read = async |connection: &mut PgConnection| redeliveries::resendable(connection, &filter, &which).await;
         let found = session.read(read).await?;
         let matching: i64 = found.iter().map(|found| found.matching).sum();
-        if matching < self.ids.len() as i64 {
-            let missing = self.ids.len() as i64 - matching;
+        if matching < ids.len() as i64 {
+            let missing = ids.len() as i64 - matching;
             return Err(CliError::Refused(format!("{missing} of these deliveries do not exist or are pending")));
         }
         let writer = Writer::start(session, &session.settings.committer).await?;

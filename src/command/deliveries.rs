@@ -7,8 +7,8 @@ use crate::domain::caller::Tenant;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::webhook::Webhook;
-use crate::store::deliveries::{self, Resend};
 use crate::store::missed_events;
+use crate::store::redeliveries::{self, Resend};
 use crate::store::webhook_queues::{self, QueueId};
 use crate::store::webhooks;
 
@@ -39,7 +39,7 @@ pub async fn resend(
     let target = webhooks::targets(context.connection, std::slice::from_ref(&queue)).await?.pop().flatten();
     let Some(target) = target else { return Err(Refusal::WebhookNotFound(webhook.to_owned()).into()) };
     let resent = if target.is_enabled {
-        deliveries::resend(context.connection, &queue, which, context.now, ROWS_MAX).await?
+        redeliveries::resend(context.connection, &queue, which, context.now, ROWS_MAX).await?
     } else {
         0
     };

@@ -14,8 +14,8 @@ use crate::domain::service::{PricedService, Registration, ServiceEdit};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::usage::{Pair, UsageRecord};
 use crate::domain::webhook;
-use crate::store::deliveries::Resend;
 use crate::store::idempotency::CallerKey;
+use crate::store::redeliveries::Resend;
 use crate::telemetry::traces::RequestTrace;
 
 /// A change of billing state.

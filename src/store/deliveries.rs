@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use crate::domain::caller::Tenant;
 use crate::domain::delivery::{self, Delivery};
 use crate::domain::event::event_id;
-use crate::domain::timestamp::{StoredMoment, Timestamp};
+use crate::domain::timestamp::Timestamp;
 use crate::domain::trace_context::TraceContext;
 use crate::domain::webhook::EVERY_TYPE;
 
@@ -368,102 +368,6 @@ pub async fn list(
     Ok(deliveries.collect())
 }
 
-/// Selects finished deliveries that are sent again. Tests are never selected: the request of a test attempts it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Resend {
-    /// These, whatever became of them.
-    Deliveries(Vec<String>),
-    /// Those that failed or were cancelled at this moment or later. A failure disables the webhook, which cancels the others.
-    FailedSince(Timestamp),
-}
-
-impl Resend {
-    /// The ids, if any, and the moment, as parameters of a statement.
-    fn parameters(&self) -> (Option<&[String]>, OffsetDateTime) {
-        match self {
-            Self::Deliveries(ids) => (Some(ids), StoredMoment::LAST.to_date_time()),
-            Self::FailedSince(since) => (None, since.to_date_time()),
-        }
-    }
-}
-
-/// Makes at most `rows_max` deliveries of a webhook pending again, due now and with all their attempts. Returns how many.
-pub async fn resend(
-    connection: &mut PgConnection,
-    queue: &QueueId,
-    which: &Resend,
-    now: Timestamp,
-    rows_max: i64,
-) -> Result<i64, StoreError> {
-    match which {
-        Resend::Deliveries(ids) => resend_named(connection, queue, ids, now, rows_max).await,
-        Resend::FailedSince(since) => resend_failed(connection, queue, *since, now, rows_max).await,
-    }
-}
-
-async fn resend_named(
-    connection: &mut PgConnection,
-    queue: &QueueId,
-    ids: &[String],
-    now: Timestamp,
-    rows_max: i64,
-) -> Result<i64, StoreError> {
-    let resent = sqlx::query!(
-        "-- deliveries::resend_named
-        UPDATE webhook_deliveries
-        SET status = 'pending', attempts = 0, requested = true, next_attempt_at = $4, finished_at = NULL
-        WHERE ctid = ANY (ARRAY(
-            SELECT ctid FROM webhook_deliveries
-            WHERE tenant_id = $1 AND webhook_id = $2 AND delivery_id = ANY ($3)
-              AND type <> 'webhook.test' AND status <> 'pending'
-            ORDER BY tenant_id, webhook_id, event_position LIMIT $5 FOR UPDATE))",
-        queue.tenant.as_str(),
-        queue.webhook,
-        ids,
-        now.to_date_time(),
-        rows_max,
-    )
-    .execute(connection)
-    .await?;
-    Ok(resent.rows_affected() as i64)
-}
-
-async fn resend_failed(
-    connection: &mut PgConnection,
-    queue: &QueueId,
-    since: Timestamp,
-    now: Timestamp,
-    rows_max: i64,
-) -> Result<i64, StoreError> {
-    let resent = sqlx::query!(
-        "-- deliveries::resend_failed
-        UPDATE webhook_deliveries
-        SET status = 'pending', attempts = 0, requested = true, next_attempt_at = $4, finished_at = NULL
-        WHERE ctid = ANY (ARRAY(
-            SELECT ctid FROM webhook_deliveries
-            WHERE tenant_id = $1 AND webhook_id = $2 AND status IN ('failed', 'cancelled') AND finished_at >= $3
-              AND type <> 'webhook.test'
-            ORDER BY tenant_id, webhook_id, finished_at LIMIT $5 FOR UPDATE))",
-        queue.tenant.as_str(),
-        queue.webhook,
-        since.to_date_time(),
-        now.to_date_time(),
-        rows_max,
-    )
-    .execute(connection)
-    .await?;
-    Ok(resent.rows_affected() as i64)
-}
-
-/// The selected deliveries of one webhook.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Resendable {
-    pub queue: QueueId,
-    pub matching: i64,
-    /// Whether the webhook exists and is enabled.
-    pub is_enabled: bool,
-}
-
 /// Which deliveries a command shows. All given conditions must hold.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
@@ -471,39 +375,6 @@ pub struct Filter {
     pub webhook: Option<String>,
     pub status: Option<&'static str>,
     pub since: Option<Timestamp>,
-}
-
-/// The webhooks with selected deliveries, of the tenant and webhook of `filter`. Reads all deliveries of that tenant.
-pub async fn resendable(
-    connection: &mut PgConnection,
-    filter: &Filter,
-    which: &Resend,
-) -> Result<Vec<Resendable>, StoreError> {
-    let (ids, since) = which.parameters();
-    let rows = sqlx::query!(
-        r#"-- deliveries::resendable
-        SELECT delivery.tenant_id, delivery.webhook_id, count(*) AS "matching!",
-               bool_and(target.webhook_id IS NOT NULL AND target.disabled_at IS NULL) AS "is_enabled!"
-        FROM webhook_deliveries AS delivery
-        LEFT JOIN webhooks AS target USING (tenant_id, webhook_id)
-        WHERE delivery.type <> 'webhook.test' AND ($1::text IS NULL OR delivery.tenant_id = $1)
-            AND ($2::text IS NULL OR delivery.webhook_id = $2)
-            AND CASE WHEN $3::text[] IS NULL THEN delivery.status IN ('failed', 'cancelled') AND delivery.finished_at >= $4
-                     ELSE delivery.delivery_id = ANY ($3) AND delivery.status <> 'pending' END
-        GROUP BY delivery.tenant_id, delivery.webhook_id ORDER BY delivery.tenant_id, delivery.webhook_id"#,
-        filter.tenant.as_ref().map(Tenant::as_str),
-        filter.webhook.as_deref(),
-        ids as _,
-        since,
-    )
-    .fetch_all(connection)
-    .await?;
-    let resendable = rows.into_iter().map(|row| Resendable {
-        queue: QueueId { tenant: Tenant::from_stored(row.tenant_id), webhook: row.webhook_id },
-        matching: row.matching,
-        is_enabled: row.is_enabled,
-    });
-    Ok(resendable.collect())
 }
 
 /// At most `limit` deliveries with their webhooks, newest events first. Reads all deliveries of the tenant of `filter`. Omits

@@ -19,6 +19,7 @@ pub mod migrations;
 pub mod missed_events;
 pub mod outbox;
 pub mod pool;
+pub mod redeliveries;
 pub mod remembered;
 pub mod reset;
 pub mod retention;

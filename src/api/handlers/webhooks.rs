@@ -20,7 +20,7 @@ use crate::domain::webhook::{Change, KNOWN_TYPES, Webhook, check_types, check_ur
 use crate::jobs::webhooks::sender;
 use crate::query::reader::read_refusal;
 use crate::query::webhooks;
-use crate::store::deliveries::Resend;
+use crate::store::redeliveries::Resend;
 use crate::store::webhooks::WebhookCursor;
 use crate::telemetry::RequestSpan;
 

@@ -68,7 +68,7 @@ async fn failed_deliveries_are_listed_and_sent_again_with_their_ids() {
     let skipped = as_json(&service, &["deliveries", "retry", &one]).await;
     assert_eq!(skipped, json!({ "retried": 0, "skipped": 1 }));
     enable(&client, &webhook).await;
-    let retried = printed(&service, &["deliveries", "retry", &one]).await;
+    let retried = printed(&service, &["deliveries", "retry", &one, &one]).await;
     assert_eq!(retried, "sent again  1\nskipped     0\n");
     service.dispatcher.run_once().await.expect("a run");
     let (code, _, stderr) = command(&service, &["deliveries", "retry", "dlv_00000000000000000000000000000000"]).await;
