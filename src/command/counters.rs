@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::AddAssign;
 
 use crate::domain::caller::Tenant;
+use crate::domain::money::Count;
 use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::usage::Pair;
 use crate::store::commit::{CounterChange, NewPair};
@@ -83,37 +84,37 @@ impl<'a> BatchCounters<'a> {
     }
 
     /// Outstanding requests of the pair; 0 if it does not exist.
-    pub fn outstanding(&self, counter: CounterIndex) -> i64 {
-        self.entries[counter.0].outstanding
+    pub fn outstanding(&self, counter: CounterIndex) -> Count {
+        Count(self.entries[counter.0].outstanding)
     }
 
     /// Adds requests, and returns the outstanding total.
-    pub fn record(&mut self, counter: CounterIndex, requests: i64) -> i64 {
+    pub fn record(&mut self, counter: CounterIndex, requests: Count) -> Count {
         let exists = self.exists(counter);
         let entry = &mut self.entries[counter.0];
-        entry.outstanding += requests;
+        entry.outstanding += requests.0;
         if !exists {
             self.arrivals += 1;
             entry.arrival = Some(self.arrivals);
         }
-        entry.outstanding
+        Count(entry.outstanding)
     }
 
     /// Moves the outstanding requests to settled, and returns their number.
-    pub fn settle(&mut self, counter: CounterIndex) -> i64 {
+    pub fn settle(&mut self, counter: CounterIndex) -> Count {
         let entry = &mut self.entries[counter.0];
         entry.settled += entry.outstanding;
-        std::mem::take(&mut entry.outstanding)
+        Count(std::mem::take(&mut entry.outstanding))
     }
 
     /// Moves the outstanding requests to reset, and returns their number. `None` if the pair does not exist.
-    pub fn reset(&mut self, counter: CounterIndex) -> Option<i64> {
+    pub fn reset(&mut self, counter: CounterIndex) -> Option<Count> {
         if !self.exists(counter) {
             return None;
         }
         let entry = &mut self.entries[counter.0];
         entry.reset += entry.outstanding;
-        Some(std::mem::take(&mut entry.outstanding))
+        Some(Count(std::mem::take(&mut entry.outstanding)))
     }
 
     /// Services of the agent's new pairs, in the order of their first records.

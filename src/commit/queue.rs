@@ -151,6 +151,7 @@ mod tests {
     use crate::commit::plan;
     use crate::domain::audit_log::Origin;
     use crate::domain::caller::Tenant;
+    use crate::domain::money::Count;
     use crate::domain::names::{AgentId, ServiceId};
     use crate::domain::usage::{Pair, UsageRecord};
 
@@ -168,7 +169,7 @@ mod tests {
             request_id: "r".to_owned(),
             trace: None,
             deadline: Instant::now(),
-            command: BatchedCommand::RecordUsageBulk(vec![Some(UsageRecord { pair, requests: 1 }); rows]).into(),
+            command: BatchedCommand::RecordUsageBulk(vec![Some(UsageRecord { pair, requests: Count(1) }); rows]).into(),
         };
         Job::new(request.into(), None)
     }

@@ -17,7 +17,7 @@ pub enum Event {
     UsageRecorded {
         agent: AgentId,
         service_id: ServiceId,
-        requests: i64,
+        requests: Count,
         total: Count,
         #[serde(skip_serializing_if = "Not::not")]
         bulk: bool,

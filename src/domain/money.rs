@@ -10,8 +10,47 @@ use serde::{Serialize, Serializer};
 /// The largest integer that an IEEE double holds exactly: 2^53 − 1.
 pub const SAFE_MAX: u64 = 9_007_199_254_740_991;
 
-/// Maximum price of one request, in stroops.
-pub const PRICE_MAX: i64 = 9_007_199_254;
+/// The price of one request in stroops: 0 to [`Price::MAX`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Price(i64);
+
+impl Price {
+    pub const MAX: Self = Self(9_007_199_254);
+
+    /// `None` if the price is out of range.
+    pub fn new(stroops: i64) -> Option<Self> {
+        (0..=Self::MAX.0).contains(&stroops).then_some(Self(stroops))
+    }
+
+    /// A price from the database, which checks the range.
+    pub const fn from_stored(stroops: i64) -> Self {
+        Self(stroops)
+    }
+
+    pub const fn stroops(self) -> i64 {
+        self.0
+    }
+}
+
+impl fmt::Display for Price {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+impl JsonSchema for Price {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Price".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "integer", "format": "int64", "minimum": 0, "maximum": Self::MAX.0 })
+    }
+}
 
 /// An amount of money in stroops, the smallest unit. In JSON a number up to [`SAFE_MAX`], and a decimal string above
 /// it.
@@ -19,9 +58,9 @@ pub const PRICE_MAX: i64 = 9_007_199_254;
 pub struct Stroops(u128);
 
 impl Stroops {
-    /// The price of `requests` at `price_stroops` each. Neither is negative. A product of 63 and 34 bits fits.
-    pub fn bill(requests: i64, price_stroops: i64) -> Self {
-        Self(u128::from(requests.unsigned_abs()) * u128::from(price_stroops.unsigned_abs()))
+    /// The cost of `requests` at `price` each. Neither is negative. A product of 63 and 34 bits fits.
+    pub fn bill(requests: Count, price: Price) -> Self {
+        Self(u128::from(requests.0.unsigned_abs()) * u128::from(price.0.unsigned_abs()))
     }
 
     /// Parses the decimal digits of a PostgreSQL `numeric` without fraction.
@@ -71,6 +110,12 @@ impl JsonSchema for Stroops {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Count(pub i64);
 
+impl Count {
+    pub const fn is_zero(self) -> bool {
+        self.0 == 0
+    }
+}
+
 impl Serialize for Count {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_i64(self.0.min(SAFE_MAX as i64))
@@ -106,13 +151,14 @@ mod tests {
 
     #[test]
     fn amounts_are_numbers_up_to_the_safe_maximum_and_text_above() {
-        let shown = |requests, price| serde_json::to_string(&Stroops::bill(requests, price)).expect("JSON");
-        assert_eq!(shown(1_000_000, PRICE_MAX), "9007199254000000");
-        assert_eq!(shown(2_000_000, PRICE_MAX), "\"18014398508000000\"");
-        assert_eq!(shown(SAFE_MAX as i64, 1), "9007199254740991");
-        assert_eq!(shown(SAFE_MAX as i64 + 1, 1), "\"9007199254740992\"");
-        assert_eq!(shown(SAFE_MAX as i64, PRICE_MAX), "\"81129638407932410098420714\"");
-        assert_eq!(shown(0, PRICE_MAX), "0");
+        let shown = |requests, price| serde_json::to_string(&Stroops::bill(Count(requests), price)).expect("JSON");
+        let one = Price::new(1).expect("a price");
+        assert_eq!(shown(1_000_000, Price::MAX), "9007199254000000");
+        assert_eq!(shown(2_000_000, Price::MAX), "\"18014398508000000\"");
+        assert_eq!(shown(SAFE_MAX as i64, one), "9007199254740991");
+        assert_eq!(shown(SAFE_MAX as i64 + 1, one), "\"9007199254740992\"");
+        assert_eq!(shown(SAFE_MAX as i64, Price::MAX), "\"81129638407932410098420714\"");
+        assert_eq!(shown(0, Price::MAX), "0");
     }
 
     #[test]

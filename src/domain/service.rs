@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::money::Price;
 use super::names::ServiceId;
 
 /// Maximum length of a description and of an owner, in UTF-16 code units.
@@ -20,7 +21,7 @@ pub struct Metadata {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registration {
     pub service_id: ServiceId,
-    pub price_stroops: i64,
+    pub price_stroops: Price,
     pub metadata: Option<Metadata>,
 }
 
@@ -28,7 +29,7 @@ pub struct Registration {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PricedService {
     pub service_id: ServiceId,
-    pub price_stroops: i64,
+    pub price_stroops: Price,
 }
 
 impl PricedService {
@@ -42,7 +43,7 @@ impl PricedService {
 /// A change of a registered service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServiceEdit {
-    Price(i64),
+    Price(Price),
     Metadata(Metadata),
     Disabled(bool),
 }
@@ -52,7 +53,7 @@ pub enum ServiceEdit {
 #[serde(rename_all = "camelCase")]
 pub struct Service {
     pub service_id: ServiceId,
-    pub price_stroops: i64,
+    pub price_stroops: Price,
     pub disabled: bool,
     #[serde(flatten)]
     pub metadata: Option<Metadata>,
@@ -61,6 +62,6 @@ pub struct Service {
 /// The terms of a service: what billing needs to know of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Terms {
-    pub price_stroops: i64,
+    pub price_stroops: Price,
     pub disabled: bool,
 }

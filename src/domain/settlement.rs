@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::money::{Count, Stroops};
+use super::money::{Count, Price, Stroops};
 use super::names::{AgentId, ServiceId};
 use super::timestamp::Timestamp;
 
@@ -15,7 +15,7 @@ pub struct Settlement {
     pub agent: AgentId,
     pub service_id: ServiceId,
     pub requests: Count,
-    pub price_stroops: i64,
+    pub price_stroops: Price,
     pub billed_stroops: Stroops,
     pub settled_at: Timestamp,
     pub idempotency_key: Option<String>,

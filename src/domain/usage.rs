@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::money::Count;
 use super::names::{AgentId, ServiceId};
 
 /// Maximum number of requests in one record.
@@ -18,7 +19,7 @@ pub struct Pair {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsageRecord {
     pub pair: Pair,
-    pub requests: i64,
+    pub requests: Count,
 }
 
 /// The integer value of JSON, whatever its notation: `3`, `3.0` and `3e0` are equal. `None` for other values, and for

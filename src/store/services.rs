@@ -4,6 +4,7 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use crate::domain::caller::Tenant;
+use crate::domain::money::Price;
 use crate::domain::names::ServiceId;
 use crate::domain::service::{Metadata, PricedService, Service};
 use crate::domain::timestamp::Timestamp;
@@ -34,7 +35,7 @@ impl From<Row> for Service {
     fn from(row: Row) -> Self {
         Self {
             service_id: ServiceId::from_stored(row.service_id),
-            price_stroops: row.price_stroops,
+            price_stroops: Price::from_stored(row.price_stroops),
             disabled: row.disabled,
             metadata: row.description.zip(row.owner).map(|(description, owner)| Metadata { description, owner }),
         }
@@ -93,7 +94,7 @@ pub async fn insert(
         VALUES ($1, $2, $3, $4, $5, $6, $7)",
         tenant.as_str(),
         service.service_id.as_str(),
-        service.price_stroops,
+        service.price_stroops.stroops(),
         service.disabled,
         metadata.map(|metadata| metadata.description.as_str()),
         metadata.map(|metadata| metadata.owner.as_str()),
@@ -113,7 +114,7 @@ pub async fn update(connection: &mut PgConnection, tenant: &Tenant, service: &Se
         WHERE tenant_id = $1 AND service_id = $2",
         tenant.as_str(),
         service.service_id.as_str(),
-        service.price_stroops,
+        service.price_stroops.stroops(),
         service.disabled,
         metadata.map(|metadata| metadata.description.as_str()),
         metadata.map(|metadata| metadata.owner.as_str()),
@@ -157,7 +158,7 @@ pub async fn insert_all(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let ids: Vec<&str> = services.iter().map(|service| service.service_id.as_str()).collect();
-    let prices: Vec<i64> = services.iter().map(|service| service.price_stroops).collect();
+    let prices: Vec<i64> = services.iter().map(|service| service.price_stroops.stroops()).collect();
     sqlx::query!(
         "-- services::insert_all
         INSERT INTO services (tenant_id, service_id, price_stroops, created_at)
@@ -180,7 +181,7 @@ pub async fn set_prices(
     services: &[&PricedService],
 ) -> Result<(), StoreError> {
     let ids: Vec<&str> = services.iter().map(|service| service.service_id.as_str()).collect();
-    let prices: Vec<i64> = services.iter().map(|service| service.price_stroops).collect();
+    let prices: Vec<i64> = services.iter().map(|service| service.price_stroops.stroops()).collect();
     // An upsert that always finds its row. Unlike UPDATE … FROM, it cannot be planned as a scan of the table.
     let updated = sqlx::query_scalar!(
         r#"-- services::set_prices

@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use crate::domain::caller::Tenant;
-use crate::domain::money::{Count, Stroops};
+use crate::domain::money::{Count, Price, Stroops};
 use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::settlement::Settlement;
 use crate::domain::timestamp::{StoredMoment, Timestamp};
@@ -50,7 +50,7 @@ impl Row {
             agent: AgentId::from_stored(self.agent_id),
             service_id: ServiceId::from_stored(self.service_id),
             requests: Count(self.requests),
-            price_stroops: self.price_stroops,
+            price_stroops: Price::from_stored(self.price_stroops),
             billed_stroops: Stroops::from_digits(&self.billed_stroops).ok_or_else(|| corrupt("billed_stroops"))?,
             settled_at: self.settled_at.into(),
             idempotency_key: self.idempotency_key,

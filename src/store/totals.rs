@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 use sqlx::PgConnection;
 
 use crate::domain::caller::Tenant;
-use crate::domain::money::Stroops;
+use crate::domain::money::{Count, Price, Stroops};
 
 use super::{StoreError, corrupt};
 
@@ -151,7 +151,7 @@ pub struct Due {
     pub total_stroops: Stroops,
     pub disabled_stroops: Stroops,
     /// Requests to services that are not registered.
-    pub unpriced_requests: i64,
+    pub unpriced_requests: Count,
 }
 
 /// For each of `tenants`, in their order. Sums over the services of a tenant, not over its pairs.
@@ -185,7 +185,7 @@ pub async fn due(connection: &mut PgConnection, tenants: &[Tenant]) -> Result<Ve
         Ok(Due {
             total_stroops: amount(&row.total)?,
             disabled_stroops: amount(&row.disabled)?,
-            unpriced_requests: row.unpriced,
+            unpriced_requests: Count(row.unpriced),
         })
     });
     due.collect()
@@ -196,8 +196,8 @@ pub async fn due(connection: &mut PgConnection, tenants: &[Tenant]) -> Result<Ve
 pub struct ServiceLine {
     pub tenant_id: String,
     pub service_id: String,
-    pub price_stroops: i64,
-    pub outstanding: i64,
+    pub price_stroops: Price,
+    pub outstanding: Count,
 }
 
 /// The part of the registered services to read.
@@ -256,8 +256,8 @@ pub async fn service_lines(
             lines[row.place as usize].push(ServiceLine {
                 tenant_id: row.tenant_id,
                 service_id: row.service_id,
-                price_stroops: row.price_stroops,
-                outstanding: row.outstanding,
+                price_stroops: Price::from_stored(row.price_stroops),
+                outstanding: Count(row.outstanding),
             });
         }
     }
@@ -268,8 +268,7 @@ pub async fn service_lines(
 }
 
 async fn lines_of_all(connection: &mut PgConnection, slice: &ServiceSlice) -> Result<Vec<ServiceLine>, StoreError> {
-    let lines = sqlx::query_as!(
-        ServiceLine,
+    let rows = sqlx::query!(
         r#"-- totals::lines_of_all
         SELECT tenant_id, service_id, price_stroops, used.outstanding AS "outstanding!"
         FROM services
@@ -284,7 +283,13 @@ async fn lines_of_all(connection: &mut PgConnection, slice: &ServiceSlice) -> Re
     )
     .fetch_all(connection)
     .await?;
-    Ok(lines)
+    let lines = rows.into_iter().map(|row| ServiceLine {
+        tenant_id: row.tenant_id,
+        service_id: row.service_id,
+        price_stroops: Price::from_stored(row.price_stroops),
+        outstanding: Count(row.outstanding),
+    });
+    Ok(lines.collect())
 }
 
 /// The number of a tenant's services.

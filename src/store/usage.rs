@@ -3,6 +3,7 @@
 use sqlx::PgConnection;
 
 use crate::domain::caller::Tenant;
+use crate::domain::money::{Count, Price};
 use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::usage::Pair;
 
@@ -216,16 +217,15 @@ fn fitting(pairs: &AgentPairs) -> usize {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quoted {
     /// 0 for a pair that does not exist.
-    pub outstanding: i64,
+    pub outstanding: Count,
     /// `None` if the service is not registered.
-    pub price_stroops: Option<i64>,
+    pub price_stroops: Option<Price>,
 }
 
 /// In the order of `ids`.
 pub async fn quotes(connection: &mut PgConnection, ids: &[CounterId]) -> Result<Vec<Quoted>, StoreError> {
     let columns = Columns::of(ids.iter());
-    let quotes = sqlx::query_as!(
-        Quoted,
+    let rows = sqlx::query!(
         r#"-- usage::quotes
         SELECT coalesce(counter.outstanding, 0) AS "outstanding!", service.price_stroops AS "price_stroops?"
         FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS wanted (tenant_id, agent_id, service_id, place)
@@ -247,5 +247,9 @@ pub async fn quotes(connection: &mut PgConnection, ids: &[CounterId]) -> Result<
     )
     .fetch_all(connection)
     .await?;
-    Ok(quotes)
+    let quoted = rows.into_iter().map(|row| Quoted {
+        outstanding: Count(row.outstanding),
+        price_stroops: row.price_stroops.map(Price::from_stored),
+    });
+    Ok(quoted.collect())
 }

@@ -5,7 +5,7 @@ use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::domain::money::{Count, Stroops};
+use crate::domain::money::{Count, Price, Stroops};
 use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::refusal::Refusal;
 use crate::domain::usage::Pair;
@@ -25,7 +25,7 @@ struct Quote<'a> {
     agent: &'a AgentId,
     service_id: &'a ServiceId,
     requests: Count,
-    price_stroops: i64,
+    price_stroops: Price,
     billed_stroops: Stroops,
 }
 
@@ -52,7 +52,7 @@ pub async fn quote(
     Ok(json(&Quote {
         agent,
         service_id,
-        requests: Count(quote.outstanding),
+        requests: quote.outstanding,
         price_stroops,
         billed_stroops: Stroops::bill(quote.outstanding, price_stroops),
     }))
@@ -80,6 +80,6 @@ pub async fn total(State(state): State<ApiState>, request: ReadRequest) -> Resul
     Ok(json(&Total {
         total_stroops: due.total_stroops,
         disabled_stroops: due.disabled_stroops,
-        unpriced_requests: Count(due.unpriced_requests),
+        unpriced_requests: due.unpriced_requests,
     }))
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::command::answers::{Registered, Results, ServiceMetadata, ServicePrice, ServiceState};
 use crate::command::{Reply, TransactionalCommand};
-use crate::domain::money::PRICE_MAX;
+use crate::domain::money::Price;
 use crate::domain::names::ServiceId;
 use crate::domain::refusal::Refusal;
 use crate::domain::service::{METADATA_TEXT_MAX, Metadata, PricedService, Registration, Service, ServiceEdit};
@@ -286,9 +286,8 @@ fn parse_item(item: &Value) -> Result<PricedService, Refusal> {
     Ok(PricedService { service_id, price_stroops: parse_price(item)? })
 }
 
-fn parse_price(body: &Value) -> Result<i64, Refusal> {
-    let price = body.get("priceStroops").and_then(integer);
-    price.filter(|price| (0..=PRICE_MAX).contains(price)).ok_or(Refusal::Price)
+fn parse_price(body: &Value) -> Result<Price, Refusal> {
+    body.get("priceStroops").and_then(integer).and_then(Price::new).ok_or(Refusal::Price)
 }
 
 fn parse_disabled(body: &Value) -> Result<bool, Refusal> {

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::command::Reply;
 use crate::domain::caller::Tenant;
-use crate::domain::money::Count;
+use crate::domain::money::{Count, Price};
 use crate::domain::refusal::Refusal;
 use crate::query::stats::Figures;
 use crate::store::totals::{ServiceLine, ServiceSlice};
@@ -46,7 +46,7 @@ struct Stats {
 struct Line {
     tenant_id: String,
     service_id: String,
-    price_stroops: i64,
+    price_stroops: Price,
     requests_outstanding: Count,
 }
 
@@ -118,7 +118,7 @@ impl From<&ServiceLine> for Line {
             tenant_id: line.tenant_id.clone(),
             service_id: line.service_id.clone(),
             price_stroops: line.price_stroops,
-            requests_outstanding: Count(line.outstanding),
+            requests_outstanding: line.outstanding,
         }
     }
 }

@@ -81,7 +81,7 @@ pub async fn outstanding(
     let id = CounterId { tenant: request.tenant().clone(), pair };
     let quote = state.polled.quotes.load(&state.reader, id.clone(), request.deadline).await?;
     let Pair { agent, service_id } = &id.pair;
-    Ok(json(&Outstanding { agent, service_id, total: Count(quote.outstanding) }))
+    Ok(json(&Outstanding { agent, service_id, total: quote.outstanding }))
 }
 
 pub const RESET: Description = Description::of(
@@ -105,7 +105,7 @@ fn parse_record(body: &Value) -> Result<UsageRecord, Refusal> {
     let agent = text("agent").and_then(AgentId::parse).ok_or(Refusal::Agent)?;
     let service_id = text("serviceId").and_then(ServiceId::parse).ok_or(Refusal::Service)?;
     let requests = body.get("requests").and_then(integer).filter(|requests| (1..=REQUESTS_MAX).contains(requests));
-    Ok(UsageRecord { pair: Pair { agent, service_id }, requests: requests.ok_or(Refusal::Requests)? })
+    Ok(UsageRecord { pair: Pair { agent, service_id }, requests: requests.map(Count).ok_or(Refusal::Requests)? })
 }
 
 fn parse_items(body: &Value, bulk_max_items: i64) -> Result<Vec<Option<UsageRecord>>, Refusal> {

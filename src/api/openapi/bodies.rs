@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::description::integer;
 use crate::domain::api_key::{OVERLAP_SECONDS_DEFAULT, OVERLAP_SECONDS_MAX, RATE_LIMIT_MAX, Scope};
-use crate::domain::money::{PRICE_MAX, SAFE_MAX};
+use crate::domain::money::{Price, SAFE_MAX};
 use crate::domain::names::{AGENT_ID_MAX, IDENTIFIER, SERVICE_ID_MAX};
 use crate::domain::runtime_config::LIMITS;
 use crate::domain::service::METADATA_TEXT_MAX;
@@ -188,7 +188,7 @@ fn service_id() -> Value {
 }
 
 fn price() -> Value {
-    integer(0, PRICE_MAX)
+    integer(0, Price::MAX.stroops())
 }
 
 fn description() -> Value {

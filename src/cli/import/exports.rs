@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::cli::error::CliError;
-use crate::domain::money::{PRICE_MAX, SAFE_MAX};
+use crate::domain::money::{Count, Price, SAFE_MAX};
 use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::service::{METADATA_TEXT_MAX, Metadata, Registration};
 use crate::domain::usage::{Pair, UsageRecord, integer};
@@ -79,7 +79,7 @@ impl Exports {
         if let Some(path) = usage {
             let list: UsageList = read(path)?;
             take(path, list.items, parse_usage, &mut exports.usage, &mut problems);
-            exports.usage.retain(|record| record.requests > 0);
+            exports.usage.retain(|record| !record.requests.is_zero());
         }
         problems.truncate(PROBLEMS_MAX);
         Ok(if problems.is_empty() { Ok(exports) } else { Err(problems) })
@@ -123,7 +123,7 @@ fn service_id(item: &Value) -> Result<ServiceId, String> {
 
 fn parse_service(item: Value) -> Result<OldService, String> {
     let service_id = service_id(&item)?;
-    let price_stroops = item.get("priceStroops").and_then(integer).filter(|price| (0..=PRICE_MAX).contains(price));
+    let price_stroops = item.get("priceStroops").and_then(integer).and_then(Price::new);
     let price_stroops = price_stroops.ok_or_else(|| format!("no valid price of service {service_id}"))?;
     let metadata = item.get("owner").map(|_| {
         let (description, owner) = (text(&item, "description").to_owned(), text(&item, "owner").to_owned());
@@ -141,7 +141,7 @@ fn parse_usage(item: Value) -> Result<UsageRecord, String> {
     let agent = AgentId::parse(text).ok_or_else(|| format!("no valid agent id: {text:?}"))?;
     let total = item.get("total").and_then(integer).filter(|total| (0..=SAFE_MAX as i64).contains(total));
     let requests = total.ok_or_else(|| format!("no valid total of {agent} and {service_id}"))?;
-    Ok(UsageRecord { pair: Pair { agent, service_id }, requests })
+    Ok(UsageRecord { pair: Pair { agent, service_id }, requests: Count(requests) })
 }
 
 #[cfg(test)]

@@ -96,7 +96,7 @@ impl Steps<'_> {
             for (record, result) in records.into_iter().zip(results) {
                 if result.ok {
                     report.pairs.add(1, was_earlier);
-                    report.requests.add(record.requests, was_earlier);
+                    report.requests.add(record.requests.0, was_earlier);
                 } else {
                     refused.push((record, result.error.unwrap_or_default()));
                 }

@@ -8,7 +8,7 @@ use crate::command::reply::Reply;
 use crate::command::services::set_enabled::ServiceState;
 use crate::domain::audit_log::Operation;
 use crate::domain::caller::Tenant;
-use crate::domain::money::PRICE_MAX;
+use crate::domain::money::Price;
 use crate::domain::names::ServiceId;
 use crate::domain::refusal::Refusal;
 use crate::domain::service::{Metadata, ServiceEdit};
@@ -17,8 +17,7 @@ use crate::domain::service::{Metadata, ServiceEdit};
 #[serde(rename_all = "camelCase")]
 pub struct ServicePrice<'a> {
     service_id: &'a ServiceId,
-    #[schemars(range(min = 0, max = PRICE_MAX))]
-    price_stroops: i64,
+    price_stroops: Price,
 }
 
 #[derive(JsonSchema, Serialize)]

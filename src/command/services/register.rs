@@ -7,6 +7,7 @@ use crate::command::context::{Stop, TransactionContext};
 use crate::command::reply::Reply;
 use crate::domain::audit_log::{Change, Operation};
 use crate::domain::caller::Tenant;
+use crate::domain::money::Price;
 use crate::domain::names::ServiceId;
 use crate::domain::refusal::Refusal;
 use crate::domain::service::{Metadata, Registration, Service};
@@ -17,7 +18,7 @@ use crate::store::{services, totals};
 #[schemars(rename = "RegisteredService")]
 pub struct Registered<'a> {
     service_id: &'a ServiceId,
-    price_stroops: i64,
+    price_stroops: Price,
     #[serde(flatten)]
     metadata: Option<&'a Metadata>,
 }

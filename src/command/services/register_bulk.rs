@@ -9,6 +9,7 @@ use crate::command::context::{Stop, TransactionContext};
 use crate::command::reply::Reply;
 use crate::domain::audit_log::{Change, Operation};
 use crate::domain::caller::Tenant;
+use crate::domain::money::Price;
 use crate::domain::names::ServiceId;
 use crate::domain::service::{PricedService, Service};
 use crate::store::{services, totals};
@@ -28,7 +29,7 @@ struct ItemResult<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     service_id: Option<&'a ServiceId>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    price_stroops: Option<i64>,
+    price_stroops: Option<Price>,
     #[serde(skip_serializing_if = "Option::is_none")]
     created: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]

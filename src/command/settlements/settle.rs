@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::domain::event::Event;
 use crate::domain::identifiers;
-use crate::domain::money::{Count, Stroops};
+use crate::domain::money::{Count, Price, Stroops};
 use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::refusal::Refusal;
 use crate::domain::settlement::Settlement;
@@ -45,7 +45,7 @@ pub struct AgentSettled<'a> {
 struct SettledItem<'a> {
     service_id: &'a ServiceId,
     requests: Count,
-    price_stroops: i64,
+    price_stroops: Price,
     billed_stroops: Stroops,
 }
 
@@ -90,16 +90,17 @@ fn bill<'a>(context: &mut BatchContext<'_, '_>, request: &Request, pair: &'a Pai
     let tenant = &request.tenant;
     let price = context.pricing.of(tenant, &pair.service_id).map(|terms| terms.price_stroops);
     // A service that is not registered has price 0, or is not settled.
-    let price_stroops = price.unwrap_or(0);
+    let price_stroops = price.unwrap_or_default();
     let is_billed = price.is_some() || !context.require_registered_services;
-    let requests = if is_billed { context.counters.settle(context.counters.find(tenant, pair)) } else { 0 };
+    let requests =
+        if is_billed { context.counters.settle(context.counters.find(tenant, pair)) } else { Count::default() };
     let billed_stroops = Stroops::bill(requests, price_stroops);
-    if requests > 0 {
+    if !requests.is_zero() {
         let settlement = Settlement {
             id: identifiers::draw(context.rng, "stl_", 16),
             agent: pair.agent.clone(),
             service_id: pair.service_id.clone(),
-            requests: Count(requests),
+            requests,
             price_stroops,
             billed_stroops,
             settled_at: context.now,
@@ -112,16 +113,16 @@ fn bill<'a>(context: &mut BatchContext<'_, '_>, request: &Request, pair: &'a Pai
             context.unpriced.push((tenant.clone(), pair.service_id.clone()));
         }
     }
-    if requests > 0 || !bulk {
+    if !requests.is_zero() || !bulk {
         context.effects.counts_of(tenant).settlements += 1;
         let event = Event::UsageSettled {
             agent: pair.agent.clone(),
             service_id: pair.service_id.clone(),
-            requests: Count(requests),
+            requests,
             billed_stroops,
             bulk,
         };
         context.effects.events.push((tenant.clone(), event));
     }
-    SettledItem { service_id: &pair.service_id, requests: Count(requests), price_stroops, billed_stroops }
+    SettledItem { service_id: &pair.service_id, requests, price_stroops, billed_stroops }
 }

@@ -92,10 +92,10 @@ fn add(
     }
     let counter = context.counters.find(tenant, pair);
     // Only a pair that rises above zero uses capacity.
-    if context.counters.outstanding(counter) == 0 && !context.reserve(tenant) {
+    if context.counters.outstanding(counter).is_zero() && !context.reserve(tenant) {
         return Err(Rejection::Capacity);
     }
-    let total = Count(context.counters.record(counter, record.requests));
+    let total = context.counters.record(counter, record.requests);
     let event = Event::UsageRecorded {
         agent: pair.agent.clone(),
         service_id: pair.service_id.clone(),

@@ -25,10 +25,9 @@ pub struct Cleared<'a> {
 
 pub fn apply(context: &mut BatchContext<'_, '_>, request: &Request, pair: &Pair) -> Result<Reply, Refusal> {
     let counter = context.counters.find(&request.tenant, pair);
-    let Some(requests) = context.counters.reset(counter) else {
+    let Some(cleared_total) = context.counters.reset(counter) else {
         return Err(Refusal::NoUsage(pair.clone()));
     };
-    let cleared_total = Count(requests);
     let event = Event::UsageReset { agent: pair.agent.clone(), service_id: pair.service_id.clone(), cleared_total };
     context.effects.events.push((request.tenant.clone(), event));
     Ok(Reply::json(200, &Cleared { agent: &pair.agent, service_id: &pair.service_id, cleared_total }))

@@ -4,6 +4,7 @@ use sqlx::PgConnection;
 
 use crate::domain::caller::Tenant;
 use crate::domain::fingerprint::Fingerprint;
+use crate::domain::money::Price;
 use crate::domain::names::ServiceId;
 use crate::domain::service::Terms;
 use crate::store::idempotency::{CallerKey, StoredResponse};
@@ -164,7 +165,7 @@ async fn read_terms(connection: &mut PgConnection, wanted: &Wanted<'_>, known: &
         if let Some(revision) = row.terms_revision {
             known.tenants[index] = TenantTerms { revision, has_webhooks: row.has_webhooks.unwrap_or(false) };
         } else if let (Some(price_stroops), Some(disabled)) = (row.price_stroops, row.disabled) {
-            known.services[index] = Some(Terms { price_stroops, disabled });
+            known.services[index] = Some(Terms { price_stroops: Price::from_stored(price_stroops), disabled });
         }
     }
     Ok(())

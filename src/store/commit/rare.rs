@@ -175,7 +175,7 @@ async fn insert_settlements(connection: &mut PgConnection, changes: &Changes<'_>
         text(|row| row.agent.as_str()) as _,
         text(|row| row.service_id.as_str()) as _,
         &settlements.iter().map(|(_, row)| row.requests.0).collect::<Vec<_>>(),
-        &settlements.iter().map(|(_, row)| row.price_stroops).collect::<Vec<_>>(),
+        &settlements.iter().map(|(_, row)| row.price_stroops.stroops()).collect::<Vec<_>>(),
         &settlements.iter().map(|(_, row)| row.billed_stroops.to_string()).collect::<Vec<_>>(),
         settlements.iter().map(|(_, row)| row.idempotency_key.as_deref()).collect::<Vec<_>>() as _,
         text(|row| &row.request_id) as _,

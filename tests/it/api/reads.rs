@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use agentpay_billing::domain::caller::Tenant;
+use agentpay_billing::domain::money::{Count, Price};
 use agentpay_billing::domain::names::{AgentId, ServiceId};
 use agentpay_billing::domain::timestamp::Timestamp;
 use agentpay_billing::domain::usage::Pair;
@@ -171,12 +172,15 @@ async fn one_statement_answers_different_keys_in_their_order() {
         [pair("a", "s"), pair("b", "unregistered")].map(|pair| CounterId { tenant: tenant.clone(), pair })
     });
     let quotes = store::usage::quotes(&mut connection, &ids.collect::<Vec<_>>()).await.expect("quotes");
-    let quoted = |outstanding, price_stroops| Quoted { outstanding, price_stroops };
+    let quoted = |outstanding, price: Option<i64>| Quoted {
+        outstanding: Count(outstanding),
+        price_stroops: price.and_then(Price::new),
+    };
     let expected = [3, 2, 1].into_iter().flat_map(|number| [quoted(2 * number, Some(number)), quoted(7, None)]);
     assert_eq!(quotes, [quoted(0, None); 2].into_iter().chain(expected).collect::<Vec<_>>());
 
     let due = totals::due(&mut connection, &tenants).await.expect("due");
-    let due: Vec<_> = due.iter().map(|due| (due.total_stroops.to_string(), due.unpriced_requests)).collect();
+    let due: Vec<_> = due.iter().map(|due| (due.total_stroops.to_string(), due.unpriced_requests.0)).collect();
     let expected = [("0", 0), ("18", 7), ("8", 7), ("2", 7)];
     assert_eq!(due, expected.map(|(total, unpriced)| (total.to_owned(), unpriced)));
 
