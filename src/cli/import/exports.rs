@@ -156,7 +156,7 @@ mod tests {
             |agent: &str, total: Value| parse_usage(json!({ "agent": agent, "serviceId": "s", "total": total }));
         assert_eq!(
             usage("a", json!(9_007_199_254_740_991_i64)).map(|record| record.requests),
-            Ok(9_007_199_254_740_991)
+            Ok(Count(9_007_199_254_740_991))
         );
         assert_eq!(usage("a b", json!(1)).err().as_deref(), Some("no valid agent id: \"a b\""));
         for total in [json!(-1), json!(1.5), json!("1"), json!(null), json!(1e300)] {

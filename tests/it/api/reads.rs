@@ -212,7 +212,7 @@ async fn one_statement_answers_different_keys_in_their_order() {
     ];
     let lines = totals::service_lines(&mut connection, &slices).await.expect("lines");
     assert_eq!(lines.iter().map(Vec::len).collect::<Vec<_>>(), [0, 1, 1, 0, 1, 0, 2, 0]);
-    assert_eq!((lines[1][0].tenant_id.as_str(), lines[1][0].outstanding), (own, 6));
+    assert_eq!((lines[1][0].tenant_id.as_str(), lines[1][0].outstanding), (own, Count(6)));
 }
 
 /// A page of services is read from where it begins to where it ends, whatever the planner thinks of its length.
