@@ -4,7 +4,7 @@
 pub(crate) mod handlers;
 pub(crate) mod http;
 mod openapi;
-pub(crate) mod request;
+pub mod request;
 pub mod route;
 pub mod routes;
 pub(crate) mod state;

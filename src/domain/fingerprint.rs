@@ -29,6 +29,13 @@ impl Fingerprint {
     }
 }
 
+/// The RFC 8785 form of a value.
+pub fn canonical(value: &Value) -> Vec<u8> {
+    let mut text = Vec::new();
+    write_value(&mut text, value);
+    text
+}
+
 /// RFC 8785, section 3.2. The depth of `value` is bounded by the body reader.
 fn write_value(text: &mut Vec<u8>, value: &Value) {
     match value {
@@ -89,9 +96,7 @@ mod tests {
     use super::*;
 
     fn canonical(json: &str) -> String {
-        let mut text = Vec::new();
-        write_value(&mut text, &serde_json::from_str(json).expect("JSON"));
-        String::from_utf8(text).expect("UTF-8")
+        String::from_utf8(super::canonical(&serde_json::from_str(json).expect("JSON"))).expect("UTF-8")
     }
 
     /// HTTP contract, section 21.1.

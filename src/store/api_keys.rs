@@ -63,7 +63,7 @@ pub struct KnownKey {
 }
 
 /// Where a page of the list ends.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiKeyCursor {
     pub created_at: StoredMoment,
     pub prefix: String,

@@ -31,7 +31,7 @@ impl From<Row> for Webhook {
 }
 
 /// The last webhook of the previous page.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebhookCursor {
     pub created_at: StoredMoment,
     pub id: String,

@@ -11,13 +11,14 @@ use crate::command::TransactionalCommand;
 use crate::command::answers::{CreatedApiKey, RotatedApiKey};
 use crate::domain::api_key::{ApiKeyInfo, KeyLimits, RATE_LIMIT_MAX, Scopes};
 use crate::domain::refusal::Refusal;
-use crate::domain::timestamp::{StoredMoment, Timestamp};
+use crate::domain::timestamp::Timestamp;
 use crate::domain::usage::integer;
 use crate::query::api_keys;
-use crate::store::api_keys::{ApiKeyCursor, Start};
+use crate::store::api_keys::Start;
 
 use crate::api::openapi::bodies;
 use crate::api::openapi::description::{CURSOR, Description, OFFSET, limit};
+use crate::api::request::cursors::Cursor;
 use crate::api::request::errors::ApiError;
 use crate::api::request::fields;
 use crate::api::request::query::encode_cursor;
@@ -115,21 +116,14 @@ pub const LIST: Description = Description::of(
 pub async fn list(State(state): State<ApiState>, request: ReadRequest) -> Result<Response, ApiError> {
     let query = &request.query;
     let limit = query.bounded("limit", 1000, 1, 1000);
-    let start = match query.cursor()? {
-        Some(cursor) => parse_cursor(&cursor).ok_or(Refusal::CursorMalformed)?,
+    let start = match query.cursor_of()? {
+        Some(cursor) => Start::After(cursor),
         None => Start::Offset(query.bounded("offset", 0, 0, 1 << 40)),
     };
     let (page, total) = api_keys::list(&state.reader, &start, limit, request.deadline).await?;
-    let next_cursor =
-        page.last_if_more().map(|(cursor, _)| encode_cursor(&format!("{}:{}", cursor.created_at, cursor.prefix)));
+    let next_cursor = page.last_if_more().map(|(cursor, _)| encode_cursor(&cursor.to_text()));
     let items = page.rows.into_iter().map(|(_, key)| key).collect();
     Ok(json(&List { items, total, next_cursor }))
-}
-
-fn parse_cursor(cursor: &str) -> Option<Start> {
-    let (created_at, prefix) = cursor.split_once(':')?;
-    let created_at = StoredMoment::parse(created_at)?;
-    (!prefix.is_empty()).then(|| Start::After(ApiKeyCursor { created_at, prefix: prefix.to_owned() }))
 }
 
 fn parse_prefix(write: &WriteRequest) -> Result<String, Refusal> {

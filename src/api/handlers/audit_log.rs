@@ -7,12 +7,12 @@ use serde::Serialize;
 
 use crate::domain::audit_log::Entry;
 use crate::domain::money::SAFE_MAX;
-use crate::domain::refusal::Refusal;
-use crate::domain::timestamp::{StoredMoment, Timestamp};
+use crate::domain::timestamp::Timestamp;
 use crate::query::audit_log;
 use crate::store::audit_log::{AuditCursor, Filter};
 
 use crate::api::openapi::description::{CURSOR, Description, SINCE, limit, text};
+use crate::api::request::cursors::Cursor;
 use crate::api::request::errors::ApiError;
 use crate::api::request::query::encode_cursor;
 use crate::api::request::read::ReadRequest;
@@ -64,18 +64,9 @@ pub async fn list(State(state): State<ApiState>, request: ReadRequest) -> Result
         since: Some(Timestamp::from_ms(query.bounded("since", 0, 0, SAFE_MAX as i64))),
     };
     let limit = query.bounded("limit", 100, 1, 1000);
-    let before = match query.cursor()? {
-        Some(cursor) => parse_cursor(&cursor).ok_or(Refusal::CursorMalformed)?,
-        None => AuditCursor::LAST,
-    };
+    let before = query.cursor_of()?.unwrap_or(AuditCursor::LAST);
     let page = audit_log::list(&state.reader, &filter, before, limit, request.deadline).await?;
-    let next_cursor =
-        page.last_if_more().map(|(cursor, _)| encode_cursor(&format!("{}:{}", cursor.changed_at, cursor.audit_id)));
+    let next_cursor = page.last_if_more().map(|(cursor, _)| encode_cursor(&cursor.to_text()));
     let items = page.rows.into_iter().map(|(_, entry)| entry).collect();
     Ok(json(&List { items, next_cursor }))
-}
-
-fn parse_cursor(cursor: &str) -> Option<AuditCursor> {
-    let (changed_at, audit_id) = cursor.split_once(':')?;
-    Some(AuditCursor { changed_at: StoredMoment::parse(changed_at)?, audit_id: audit_id.parse().ok()? })
 }

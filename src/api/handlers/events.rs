@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::command::Reply;
-use crate::domain::event::{decode_event_id, event_id};
+use crate::domain::event::event_id;
 use crate::domain::money::SAFE_MAX;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
@@ -19,6 +19,7 @@ use crate::query::events::{self, EventPage, Part};
 use crate::store::events::{Filter, Recorded};
 
 use crate::api::openapi::description::{CURSOR, Description, SINCE, limit, text};
+use crate::api::request::cursors::{Cursor, EventCursor};
 use crate::api::request::errors::ApiError;
 use crate::api::request::etag::Tagged;
 use crate::api::request::query::encode_cursor;
@@ -75,7 +76,8 @@ pub async fn list(
     let since = Timestamp::from_ms(query.bounded("since", 0, 0, SAFE_MAX as i64));
     let filter = Filter { since, type_name: query.text("type").map(str::to_owned) };
     let cursor = query.cursor()?;
-    let before = cursor.as_deref().map(parse_cursor).transpose()?;
+    let before = cursor.as_deref().map(EventCursor::parse).transpose()?;
+    let before = before.map(|cursor| (cursor.recorded_at, cursor.position));
     let view = format!("{limit} {} {:?} {cursor:?}", since.as_ms(), filter.type_name);
 
     let part = Part { tenant: request.tenant().clone(), filter, before, limit, cap };
@@ -85,7 +87,8 @@ pub async fn list(
 
 fn render(page: &EventPage<Tagged>, view: &str) -> Tagged {
     let oldest = page.events.last().filter(|_| page.has_older);
-    let next_cursor = oldest.map(|row| encode_cursor(&format!("{}:{}", row.recorded_at.as_ms(), row.id())));
+    let cursor = |row: &Recorded| EventCursor { recorded_at: row.recorded_at, position: row.position };
+    let next_cursor = oldest.map(|row| encode_cursor(&cursor(row).to_text()));
     let items = page.events.iter().rev().map(Item::from).collect();
     Tagged::new(Reply::json(200, &List { total: page.total, items, next_cursor }), view)
 }
@@ -118,35 +121,5 @@ impl Recorded {
 impl<'a> From<&'a Recorded> for Item<'a> {
     fn from(row: &'a Recorded) -> Self {
         Self { id: row.id(), ts: row.recorded_at, type_name: &row.type_name, payload: &row.payload }
-    }
-}
-
-/// `<ts>:<id>`. A cursor of this form whose id is not that of an event is invalid or has expired.
-fn parse_cursor(cursor: &str) -> Result<(Timestamp, i64), Refusal> {
-    let (ts, id) = cursor.split_once(':').ok_or(Refusal::CursorMalformed)?;
-    let digits = ts.strip_prefix('-').unwrap_or(ts);
-    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) || id.is_empty() {
-        return Err(Refusal::CursorMalformed);
-    }
-    let event = Uuid::parse_str(id).ok().filter(|uuid| uuid.to_string() == id).and_then(decode_event_id);
-    event.filter(|(recorded_at, _)| recorded_at.as_ms().to_string() == ts).ok_or(Refusal::CursorExpired)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cursor_is_a_moment_and_the_id_of_an_event() {
-        let id = event_id(Timestamp::from_ms(7), 3);
-        assert_eq!(parse_cursor(&format!("7:{id}")), Ok((Timestamp::from_ms(7), 3)));
-        for malformed in ["", "7", "7:", ":x", "x:y", "1.5:x", "-:x", &format!("{id}")] {
-            assert_eq!(parse_cursor(malformed), Err(Refusal::CursorMalformed), "{malformed}");
-        }
-        // The digit 11 is `b`, which has an upper case.
-        let shouted = event_id(Timestamp::from_ms(11), 3).to_string().to_uppercase();
-        for unknown in ["7:x", "-7:x", "99999999999999999999:x", &format!("8:{id}"), &format!("11:{shouted}")] {
-            assert_eq!(parse_cursor(unknown), Err(Refusal::CursorExpired), "{unknown}");
-        }
     }
 }

@@ -9,11 +9,12 @@ use crate::domain::money::SAFE_MAX;
 use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::refusal::Refusal;
 use crate::domain::settlement::Settlement;
-use crate::domain::timestamp::{StoredMoment, Timestamp};
+use crate::domain::timestamp::Timestamp;
 use crate::query::settlements;
-use crate::store::settlements::{Filter, SettlementCursor};
+use crate::store::settlements::Filter;
 
 use crate::api::openapi::description::{CURSOR, Description, SINCE, identifier, limit};
+use crate::api::request::cursors::Cursor;
 use crate::api::request::errors::ApiError;
 use crate::api::request::query::encode_cursor;
 use crate::api::request::read::ReadRequest;
@@ -59,15 +60,10 @@ pub async fn list(State(state): State<ApiState>, request: ReadRequest) -> Result
         since: Some(Timestamp::from_ms(since)),
     };
     let limit = query.bounded("limit", 100, 1, 1000);
-    let before = match query.cursor()? {
-        Some(cursor) => Some(parse_cursor(&cursor).ok_or(Refusal::CursorMalformed)?),
-        None => None,
-    };
+    let before = query.cursor_of()?;
     let tenant = request.tenant();
     let page = settlements::list(&state.reader, tenant, &filter, before, limit, request.deadline).await?;
-    let next_cursor = page
-        .last_if_more()
-        .map(|(cursor, _)| encode_cursor(&format!("{}:{}:{}", cursor.settled_at, cursor.list_position, cursor.id)));
+    let next_cursor = page.last_if_more().map(|(cursor, _)| encode_cursor(&cursor.to_text()));
     let items = page.rows.into_iter().map(|(_, settlement)| settlement).collect();
     Ok(json(&List { items, next_cursor }))
 }
@@ -86,12 +82,4 @@ pub async fn show(State(state): State<ApiState>, request: ReadRequest) -> Result
     let tenant = request.tenant();
     let settlement = settlements::find(&state.reader, tenant, id, request.deadline).await?;
     Ok(json(&settlement.ok_or_else(|| Refusal::SettlementNotFound(id.to_owned()))?))
-}
-
-fn parse_cursor(cursor: &str) -> Option<SettlementCursor> {
-    let (settled_at, rest) = cursor.split_once(':')?;
-    // Cursors of earlier versions have no id.
-    let (list_position, id) = rest.split_once(':').unwrap_or((rest, ""));
-    let (settled_at, list_position) = (StoredMoment::parse(settled_at)?, list_position.parse().ok()?);
-    Some(SettlementCursor { settled_at, list_position, id: id.to_owned() })
 }

@@ -11,21 +11,22 @@ use serde_json::Value;
 
 use crate::command::answers::{CreatedWebhook, Resent, RotatedWebhookSecret};
 use crate::command::{Answer, TransactionalCommand};
+use crate::domain::api_key::{Scope, Scopes};
 use crate::domain::caller::Tenant;
 use crate::domain::delivery::Delivery;
 use crate::domain::refusal::Refusal;
-use crate::domain::timestamp::{StoredMoment, Timestamp};
+use crate::domain::timestamp::Timestamp;
 use crate::domain::usage::integer;
 use crate::domain::webhook::{Change, KNOWN_TYPES, Webhook, check_types, check_url};
 use crate::jobs::webhooks::sender;
 use crate::query::reader::read_refusal;
 use crate::query::webhooks;
 use crate::store::redeliveries::Resend;
-use crate::store::webhooks::WebhookCursor;
 use crate::telemetry::RequestSpan;
 
 use crate::api::openapi::bodies;
 use crate::api::openapi::description::{CURSOR, Description, limit};
+use crate::api::request::cursors::{Cursor, DeliveryCursor};
 use crate::api::request::errors::ApiError;
 use crate::api::request::fields;
 use crate::api::request::query::encode_cursor;
@@ -105,7 +106,7 @@ pub const REDELIVER: Description = Description::of(
     "requestDeliveries",
     "Request deliveries again",
     "Sends finished deliveries again: those of `deliveryIds`, or all that failed or were cancelled since `failedSince`. With \
-         `missedSince`, sends the events that happened while the webhook was disabled. Takes up to 1000: repeat the \
+         `missedSince`, sends the events that happened while the webhook was disabled, which also needs the scope read. Takes up to 1000: repeat the \
          request while `hasMore` is true. Takes none while the webhook is disabled.",
 )
 .body(bodies::REDELIVERY, r#"{"failedSince":1767225600000}"#)
@@ -114,6 +115,13 @@ pub const REDELIVER: Description = Description::of(
 
 pub async fn redeliver(State(state): State<ApiState>, write: WriteRequest) -> Result<Response, ApiError> {
     let command = parse_redelivery(&write.body, write.context.parameter("id"));
+    // It shows events, which is what reading them needs.
+    if matches!(command, Ok(TransactionalCommand::RequestMissedEvents { .. })) {
+        let read = Scopes::NONE.and(Scope::Read);
+        if write.context.identity.scopes.is_some_and(|scopes| !scopes.permit(read)) {
+            return Err(Refusal::MissingScope(read).into());
+        }
+    }
     write.submit(&state, command).await
 }
 
@@ -212,14 +220,10 @@ pub const LIST: Description = Description::of(
 
 pub async fn list(State(state): State<ApiState>, request: ReadRequest) -> Result<Response, ApiError> {
     let limit = request.query.bounded("limit", 50, 1, 500);
-    let after = match request.query.cursor()? {
-        Some(cursor) => Some(parse_cursor(&cursor).ok_or(Refusal::CursorMalformed)?),
-        None => None,
-    };
+    let after = request.query.cursor_of()?;
     let tenant = request.tenant();
     let (page, total) = webhooks::list(&state.reader, tenant, after.as_ref(), limit, request.deadline).await?;
-    let next_cursor =
-        page.last_if_more().map(|(cursor, _)| encode_cursor(&format!("{}:{}", cursor.created_at, cursor.id)));
+    let next_cursor = page.last_if_more().map(|(cursor, _)| encode_cursor(&cursor.to_text()));
     let items = page.rows.into_iter().map(|(_, webhook)| webhook).collect();
     Ok(json(&List { items, total, next_cursor }))
 }
@@ -263,22 +267,13 @@ pub const LIST_DELIVERIES: Description = Description::of(
 
 pub async fn list_deliveries(State(state): State<ApiState>, request: ReadRequest) -> Result<Response, ApiError> {
     let limit = request.query.bounded("limit", 50, 1, 500);
-    let before = match request.query.cursor()? {
-        Some(cursor) => cursor.parse().map_err(|_| Refusal::CursorMalformed)?,
-        None => i64::MAX,
-    };
+    let before = request.query.cursor_of()?.map_or(i64::MAX, |DeliveryCursor(position)| position);
     let (tenant, id) = (request.tenant(), request.parameter("id"));
     let page = webhooks::deliveries(&state.reader, tenant, id, before, limit, request.deadline).await?;
     let page = page.ok_or_else(|| Refusal::WebhookNotFound(id.to_owned()))?;
-    let next_cursor = page.last_if_more().map(|(position, _)| encode_cursor(&position.to_string()));
+    let next_cursor = page.last_if_more().map(|(position, _)| encode_cursor(&DeliveryCursor(*position).to_text()));
     let items = page.rows.into_iter().map(|(_, delivery)| delivery).collect();
     Ok(json(&Deliveries { items, next_cursor }))
-}
-
-fn parse_cursor(cursor: &str) -> Option<WebhookCursor> {
-    let (created_at, id) = cursor.split_once(':')?;
-    let created_at = StoredMoment::parse(created_at)?;
-    (!id.is_empty()).then(|| WebhookCursor { created_at, id: id.to_owned() })
 }
 
 fn parse_creation(body: &Value, allow_private: bool) -> Result<TransactionalCommand, Refusal> {

@@ -36,7 +36,6 @@ pub async fn read(headers: &HeaderMap, body: Body, deadline: Instant, client: &C
     if !is_chunked && length.is_none_or(|length| length.iter().all(|digit| *digit == b'0')) {
         return Ok(empty);
     }
-    check_media_type(headers)?;
     let encoding = encoding(headers)?;
     let declared: Option<usize> = length.and_then(|length| std::str::from_utf8(length).ok()?.parse().ok());
     let bytes_max = if matches!(encoding, Encoding::Identity) { BYTES_MAX } else { COMPRESSED_BYTES_MAX };
@@ -64,6 +63,14 @@ pub async fn read(headers: &HeaderMap, body: Body, deadline: Instant, client: &C
     parse(&decompressed.unwrap_or(Err(Refusal::BodyTimeout))?)
 }
 
+/// The JSON of a body that has arrived as a whole.
+pub fn decode(headers: &HeaderMap, bytes: &[u8]) -> Result<Value, Refusal> {
+    match encoding(headers)? {
+        Encoding::Identity => parse(bytes),
+        encoding => parse(&decompress(encoding, bytes)?),
+    }
+}
+
 #[derive(Clone, Copy)]
 enum Encoding {
     Identity,
@@ -88,7 +95,9 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
+/// Checks the media type first.
 fn encoding(headers: &HeaderMap) -> Result<Encoding, Refusal> {
+    check_media_type(headers)?;
     let mut values = headers.get_all(header::CONTENT_ENCODING).iter();
     let Some(value) = values.next() else { return Ok(Encoding::Identity) };
     if values.next().is_some() {
@@ -118,10 +127,14 @@ fn decompress(encoding: Encoding, bytes: &[u8]) -> Result<Vec<u8>, Refusal> {
         Encoding::Identity => Ok(bytes.to_vec()),
         Encoding::Gzip => read_bounded(flate2::read::MultiGzDecoder::new(bytes)),
         // RFC 9110 defines `deflate` as the zlib format. Some clients send a bare deflate stream.
-        Encoding::Deflate if bytes[0] & 15 == 8 => read_bounded(flate2::read::ZlibDecoder::new(bytes)),
+        Encoding::Deflate if bytes.first().is_some_and(|first| first & 15 == 8) => {
+            read_bounded(flate2::read::ZlibDecoder::new(bytes))
+        }
         Encoding::Deflate => read_bounded(flate2::read::DeflateDecoder::new(bytes)),
         // The decoder would allocate the whole window, up to 1 GiB. RFC 7932 allows at most 16 MiB.
-        Encoding::Brotli if bytes[0] & LARGE_WINDOW_MASK == LARGE_WINDOW => Err(Refusal::Decompression),
+        Encoding::Brotli if bytes.first().is_some_and(|first| first & LARGE_WINDOW_MASK == LARGE_WINDOW) => {
+            Err(Refusal::Decompression)
+        }
         Encoding::Brotli => read_bounded(brotli_decompressor::Decompressor::new(bytes, 4096)),
     }
 }

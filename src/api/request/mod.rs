@@ -2,18 +2,19 @@
 //! responses.
 
 pub(crate) mod answer;
-pub(crate) mod body;
+pub mod body;
 pub(crate) mod caller;
 pub(crate) mod context;
+pub mod cursors;
 pub(crate) mod errors;
 pub(crate) mod etag;
 pub(crate) mod fields;
-pub(crate) mod forwarded;
+pub mod forwarded;
 pub(crate) mod keyless;
 pub(crate) mod known_keys;
 pub(crate) mod path;
 pub(crate) mod pipeline;
-pub(crate) mod query;
+pub mod query;
 pub(crate) mod read;
 pub(crate) mod response;
 pub(crate) mod starting;

@@ -9,6 +9,8 @@ use url::form_urlencoded;
 use crate::domain::refusal::Refusal;
 use crate::query::page::Slice;
 
+use super::cursors::Cursor;
+
 /// Maximum number of pairs that are read; the rest is ignored.
 const PAIRS_MAX: usize = 1000;
 
@@ -74,6 +76,11 @@ impl Query {
         let Some(text) = self.text("cursor") else { return Ok(None) };
         let decoded = URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| String::from_utf8(bytes).ok());
         decoded.filter(|text| !text.is_empty() && !text.contains('\0')).map(Some).ok_or(Refusal::CursorMalformed)
+    }
+
+    /// The position in the cursor, or `None` if none was sent.
+    pub fn cursor_of<C: Cursor>(&self) -> Result<Option<C>, Refusal> {
+        self.cursor()?.as_deref().map(C::parse).transpose()
     }
 }
 
