@@ -57,8 +57,9 @@ impl Keys {
             // Handles the signal itself: a key is either shown or revoked.
             Self::Create { label, tenant } => Some(store.create(label, tenant.as_deref()).await),
             Self::Rotate { prefix, overlap_seconds } => {
-                let (prefix, overlap_ms) = (prefix.clone(), overlap_seconds * 1000);
-                Some(store.show_once(TransactionalCommand::RotateApiKey { prefix, overlap_ms, expires_at: None }).await)
+                let (old, overlap_ms) = (prefix.clone(), overlap_seconds * 1000);
+                let rotate = TransactionalCommand::RotateApiKey { prefix: old, overlap_ms, expires_at: None };
+                Some(store.show_once(rotate, Some(prefix)).await)
             }
             Self::List { format } => session.stop.race(store.list(*format)).await,
             Self::Revoke { prefix } => session.stop.race(store.revoke(prefix)).await,
@@ -79,12 +80,12 @@ impl KeyStore<'_> {
             tenant_id: tenant.map(str::to_owned),
             limits: KeyLimits::default(),
         };
-        self.show_once(command).await
+        self.show_once(command, None).await
     }
 
     /// Executes a command that creates a key, and prints the key. If it cannot be printed, it is revoked, because nobody
-    /// knows it.
-    async fn show_once(&self, command: TransactionalCommand) -> Result<(), CliError> {
+    /// knows it. The key that it replaces, if any, is then valid for as long as before.
+    async fn show_once(&self, command: TransactionalCommand, replaced: Option<&str>) -> Result<(), CliError> {
         let stop = self.0.stop.requested().clone();
         let stopped = async {
             stop.cancelled().await;
@@ -104,8 +105,13 @@ impl KeyStore<'_> {
             None => Err("stopped by a signal".to_owned()),
         };
         let Err(reason) = shown else { return Ok(()) };
-        let revoked =
-            timeout(STOP_LIMIT, self.submit(TransactionalCommand::RevokeApiKey { prefix: prefix.clone() })).await;
+        let undo = match replaced {
+            None => TransactionalCommand::RevokeApiKey { prefix: prefix.clone() },
+            Some(old) => {
+                TransactionalCommand::CancelKeyRotation { prefix: old.to_owned(), replacement: prefix.clone() }
+            }
+        };
+        let revoked = timeout(STOP_LIMIT, self.submit(undo)).await;
         let text = match revoked {
             Ok(Ok(_)) => format!("the key could not be shown and is revoked again: {reason}"),
             _ => format!("the key {prefix} could not be shown ({reason}) and not be revoked either: revoke it by hand"),

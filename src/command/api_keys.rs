@@ -101,14 +101,36 @@ pub async fn rotate(
         expires_at: expires_at.or(lifetime_ms.map(|lifetime_ms| context.now.plus_ms(lifetime_ms))),
         ..old.limits.clone()
     };
+    if limits.expires_at.is_some_and(|end| end > Timestamp::LAST) {
+        return Err(Refusal::KeyLifetime.into());
+    }
     let key = draw(context).await?;
     let info = insert(context, &tenant, (key.prefix(), &key.hash()), &old.label, limits).await?;
     let until = context.now.plus_ms(overlap_ms);
-    api_keys::end_at(context.connection, prefix, until).await?;
+    api_keys::set_overlap(context.connection, prefix, Some(until)).await?;
     context.changes.push(Change::of(Operation::ApiKeyRotated, &tenant, prefix).from(&old).to(&info));
     let until = old.limits.expires_at.map_or(until, |end| end.min(until));
     let previous = Previous { prefix, expires_at: until };
     Ok(Reply::json(201, &Rotated { created: Created::of(&key, &info), previous }))
+}
+
+/// Revokes the replacement of a rotated key, which nobody has seen, and gives the old key its former expiry again.
+pub async fn cancel_rotation(
+    context: &mut TransactionContext<'_>,
+    prefix: &str,
+    replacement: &str,
+) -> Result<Reply, Stop> {
+    revoke(context, replacement).await?;
+    let Some(old) = api_keys::lock_rotated(context.connection, prefix).await? else {
+        // It ended at once, and is deleted.
+        return Ok(Reply::no_content());
+    };
+    api_keys::set_overlap(context.connection, prefix, None).await?;
+    let restored = api_keys::lock(context.connection, prefix).await?;
+    let tenant = Tenant::from_stored(old.tenant_id.clone());
+    let change = Change::of(Operation::ApiKeyRotationCancelled, &tenant, prefix).from(&old);
+    context.changes.push(change.to(restored));
+    Ok(Reply::no_content())
 }
 
 /// A key with a prefix that no other one has.

@@ -2,12 +2,15 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
+use crate::domain::audit_log::{Actor, Change, Operation, Origin};
 use crate::domain::caller::Tenant;
+use crate::domain::delivery::KEPT_MS;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::webhook::Webhook;
-use crate::store::missed_events;
+use crate::store::missed_events::{self, Missed};
 use crate::store::redeliveries::{self, Resend};
 use crate::store::webhook_queues::{self, QueueId};
 use crate::store::webhooks;
@@ -17,6 +20,10 @@ use super::reply::Reply;
 
 /// Deliveries that one command takes, so that its transaction is short.
 const ROWS_MAX: i64 = 1000;
+/// Ids that the audit log shows. The length of its rows is bounded.
+const IDS_SHOWN_MAX: usize = 100;
+/// More than the clocks of two replicas differ.
+const CLOCK_MARGIN_MS: i64 = 60_000;
 
 /// How many deliveries are sent again.
 #[derive(Deserialize, JsonSchema, Serialize)]
@@ -34,34 +41,50 @@ pub async fn resend(
     tenant: &Tenant,
     webhook: &str,
     which: &Resend,
+    origin: &Origin,
 ) -> Result<Reply, Stop> {
     let queue = QueueId { tenant: tenant.clone(), webhook: webhook.to_owned() };
     let target = webhooks::targets(context.connection, std::slice::from_ref(&queue)).await?.pop().flatten();
     let Some(target) = target else { return Err(Refusal::WebhookNotFound(webhook.to_owned()).into()) };
     let resent = if target.is_enabled {
-        redeliveries::resend(context.connection, &queue, which, context.now, ROWS_MAX).await?
+        redeliveries::resend(context.connection, &queue, which, target.from_position, context.now, ROWS_MAX).await?
     } else {
         0
     };
+    // A tenant's own requests change nothing that an operator must account for.
+    if resent > 0 && matches!(origin.actor, Actor::Cli | Actor::Admin) {
+        let change = Change::of(Operation::DeliveriesRequested, tenant, webhook);
+        context.changes.push(change.to(match which {
+            Resend::Deliveries(ids) => json!({ "deliveryIds": &ids[..ids.len().min(IDS_SHOWN_MAX)], "resent": resent }),
+            Resend::FailedSince(since) => json!({ "failedSince": since, "resent": resent }),
+        }));
+    }
     note_resent(context, &queue, resent).await
 }
 
-/// Delivers the events from `since` on that happened before the webhook was created, or while it was disabled. Takes none
-/// while it is disabled.
+/// Delivers the events from `since` on that happened before the webhook was created, or while it was disabled. Leaves out
+/// those that may have been delivered, because finished deliveries are deleted. Takes none while it is disabled.
 pub async fn request_missed(
     context: &mut TransactionContext<'_>,
     tenant: &Tenant,
     webhook: &str,
     since: Timestamp,
 ) -> Result<Reply, Stop> {
-    let Some(Webhook { events, disabled_at, .. }) = webhooks::lock(context.connection, tenant, webhook).await? else {
+    let Some(Webhook { events, created_at, disabled_at, .. }) =
+        webhooks::lock(context.connection, tenant, webhook).await?
+    else {
         return Err(Refusal::WebhookNotFound(webhook.to_owned()).into());
     };
     let queue = QueueId { tenant: tenant.clone(), webhook: webhook.to_owned() };
     let target = webhooks::targets(context.connection, std::slice::from_ref(&queue)).await?.pop().flatten();
     let Some(target) = target.filter(|_| disabled_at.is_none()) else { return note_resent(context, &queue, 0).await };
-    let from = target.from_position;
-    let missed = missed_events::find(context.connection, &queue, &events, since, from, ROWS_MAX).await?;
+    let missed = Missed {
+        since,
+        from_position: target.from_position,
+        kept_since: context.now.plus_ms(CLOCK_MARGIN_MS - KEPT_MS),
+        created_at: created_at.plus_ms(-CLOCK_MARGIN_MS),
+    };
+    let missed = missed_events::find(context.connection, &queue, &events, missed, ROWS_MAX).await?;
     let added = missed_events::deliver(context.connection, &queue, &missed, context.now).await?;
     note_resent(context, &queue, added).await
 }

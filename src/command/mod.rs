@@ -70,6 +70,9 @@ impl TransactionalCommand {
             Self::RotateApiKey { prefix, overlap_ms, expires_at } => {
                 api_keys::rotate(context, prefix, *overlap_ms, *expires_at).await
             }
+            Self::CancelKeyRotation { prefix, replacement } => {
+                api_keys::cancel_rotation(context, prefix, replacement).await
+            }
             Self::RevokeApiKey { prefix } => api_keys::revoke(context, prefix).await,
             Self::CreateWebhook { url, events } => webhooks::create(context, tenant, url, events).await,
             Self::ChangeWebhook { id, change } => webhooks::change(context, tenant, id, change).await,
@@ -78,7 +81,9 @@ impl TransactionalCommand {
             }
             Self::DeleteWebhook { id } => webhooks::delete(context, tenant, id).await,
             Self::TestWebhook { id } => webhooks::test(context, tenant, id).await,
-            Self::ResendDeliveries { webhook, which } => deliveries::resend(context, tenant, webhook, which).await,
+            Self::ResendDeliveries { webhook, which } => {
+                deliveries::resend(context, tenant, webhook, which, &request.origin).await
+            }
             Self::RequestMissedEvents { webhook, since } => {
                 deliveries::request_missed(context, tenant, webhook, *since).await
             }

@@ -72,6 +72,11 @@ pub enum TransactionalCommand {
         prefix: String,
         hash: [u8; 32],
     },
+    /// Undoes a rotation whose new key could not be shown.
+    CancelKeyRotation {
+        prefix: String,
+        replacement: String,
+    },
     RevokeApiKey {
         prefix: String,
     },
@@ -181,6 +186,7 @@ impl TransactionalCommand {
             Self::CreateApiKey { .. }
             | Self::ImportApiKey { .. }
             | Self::RotateApiKey { .. }
+            | Self::CancelKeyRotation { .. }
             | Self::RevokeApiKey { .. }
             | Self::SetPaused(_)
             | Self::ChangeLimits(_)

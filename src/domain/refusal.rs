@@ -90,6 +90,7 @@ pub enum Refusal {
     Prefix,
     ScopeNames,
     KeyExpiry,
+    KeyLifetime,
     Overlap,
     WebhookUrl,
     WebhookTarget,
@@ -164,6 +165,7 @@ impl Refusal {
             | Prefix
             | ScopeNames
             | KeyExpiry
+            | KeyLifetime
             | Overlap
             | WebhookUrl
             | WebhookTarget
@@ -332,6 +334,9 @@ impl fmt::Display for Refusal {
             TenantId => "tenantId must be a string of 1-64 chars",
             ScopeNames => "scopes must be a non-empty array of usage:write, settle:write, read, webhooks or admin",
             KeyExpiry => "expiresAt must be a time in the future, in milliseconds since the Unix epoch",
+            KeyLifetime => {
+                "expiresAt is required: with the lifetime of the old key the new one would end after the year 9999"
+            }
             Overlap => "overlapSeconds must be an integer between 0 and 2592000",
             Prefix => "prefix must be 1-64 alphanumeric/underscore characters",
             UsageCapacity => "usage store capacity exceeded",

@@ -189,12 +189,31 @@ pub async fn lock(connection: &mut PgConnection, prefix: &str) -> Result<Option<
     row.map(Row::into_info).transpose()
 }
 
-/// Ends the key with this prefix at `until`, because another one replaces it.
-pub async fn end_at(connection: &mut PgConnection, prefix: &str, until: Timestamp) -> Result<(), StoreError> {
-    sqlx::query!(
-        "-- api_keys::end_at\nUPDATE api_keys SET overlap_until = $2 WHERE prefix = $1",
+/// Like [`lock`], for a key that was rotated, even if its overlap has ended.
+pub async fn lock_rotated(connection: &mut PgConnection, prefix: &str) -> Result<Option<ApiKeyInfo>, StoreError> {
+    let row = sqlx::query_as!(
+        Row,
+        "-- api_keys::lock_rotated
+        SELECT prefix, label, created_at, tenant_id, scopes, rate_limit_per_window, expires_at, overlap_until, last_used_at
+        FROM api_keys WHERE prefix = $1 AND overlap_until IS NOT NULL AND (expires_at <= now()) IS NOT TRUE
+        FOR UPDATE",
         prefix,
-        until.to_date_time() as OffsetDateTime,
+    )
+    .fetch_optional(connection)
+    .await?;
+    row.map(Row::into_info).transpose()
+}
+
+/// Ends the key with this prefix at `until`, because another one replaces it. `None`: nothing replaces it any more.
+pub async fn set_overlap(
+    connection: &mut PgConnection,
+    prefix: &str,
+    until: Option<Timestamp>,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "-- api_keys::set_overlap\nUPDATE api_keys SET overlap_until = $2 WHERE prefix = $1",
+        prefix,
+        until.map(Timestamp::to_date_time) as Option<OffsetDateTime>,
     )
     .execute(connection)
     .await?;

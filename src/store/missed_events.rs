@@ -18,14 +18,26 @@ pub struct MissedEvent {
     pub payload: String,
 }
 
-/// At most `events_max` events of these types, oldest first, that happened at `since` or later and before the position
-/// from which the webhook gets events. Those that have a delivery are left out.
+/// Which events a webhook was not sent for certain.
+#[derive(Clone, Copy, Debug)]
+pub struct Missed {
+    /// Events that happened before are left out.
+    pub since: Timestamp,
+    /// The position from which the webhook gets events.
+    pub from_position: i64,
+    /// An event from then on that was delivered still has its delivery.
+    pub kept_since: Timestamp,
+    /// An event before was recorded when the webhook did not exist.
+    pub created_at: Timestamp,
+}
+
+/// At most `events_max` events of these types, oldest first, that the webhook has missed. Those that have a delivery are left
+/// out, and so are those whose delivery may have been deleted.
 pub async fn find(
     connection: &mut PgConnection,
     queue: &QueueId,
     types: &[String],
-    since: Timestamp,
-    from_position: i64,
+    missed: Missed,
     events_max: i64,
 ) -> Result<Vec<MissedEvent>, StoreError> {
     let events = sqlx::query_as!(
@@ -38,6 +50,7 @@ pub async fn find(
             FROM string_to_table(run.payloads, E'\n') WITH ORDINALITY AS line (payload, number)
         ) AS event
         WHERE run.tenant_id = $1 AND run.position < $3 AND event.position < $3 AND run.recorded_at >= $4
+          AND (run.recorded_at >= $8 OR run.recorded_at < $9)
           AND run.type <> 'webhook.test' AND (run.type = ANY ($5) OR $6 = ANY ($5))
           AND NOT EXISTS (
               SELECT FROM webhook_deliveries AS delivery
@@ -45,11 +58,13 @@ pub async fn find(
         ORDER BY run.position, event.position LIMIT $7"#,
         queue.tenant.as_str(),
         queue.webhook,
-        from_position,
-        since.to_date_time(),
+        missed.from_position,
+        missed.since.to_date_time() as OffsetDateTime,
         types,
         EVERY_TYPE,
         events_max,
+        missed.kept_since.to_date_time() as OffsetDateTime,
+        missed.created_at.to_date_time() as OffsetDateTime,
     )
     .fetch_all(connection)
     .await?;

@@ -15,7 +15,8 @@ use super::webhook_queues::QueueId;
 pub enum Resend {
     /// These, whatever became of them.
     Deliveries(Vec<String>),
-    /// Those that failed or were cancelled at this moment or later. A failure disables the webhook, which cancels the others.
+    /// Those that failed or were cancelled at this moment or later. A failure disables the webhook, which cancels the others:
+    /// the first ones at once, the rest when they are due. Those count as well.
     FailedSince(Timestamp),
 }
 
@@ -30,16 +31,21 @@ impl Resend {
 }
 
 /// Makes at most `rows_max` deliveries of a webhook pending again, due now and with all their attempts. Returns how many.
+/// Pending deliveries of events before `from_position` would be cancelled when they are due.
 pub async fn resend(
     connection: &mut PgConnection,
     queue: &QueueId,
     which: &Resend,
+    from_position: i64,
     now: Timestamp,
     rows_max: i64,
 ) -> Result<i64, StoreError> {
     match which {
-        Resend::Deliveries(ids) => resend_named(connection, queue, ids, now, rows_max).await,
-        Resend::FailedSince(since) => resend_failed(connection, queue, *since, now, rows_max).await,
+        Resend::Deliveries(ids) => resend_named(connection, queue, ids, from_position, now, rows_max).await,
+        Resend::FailedSince(since) => {
+            let failed = resend_failed(connection, queue, *since, now, rows_max).await?;
+            Ok(failed + resend_stale(connection, queue, from_position, now, rows_max - failed).await?)
+        }
     }
 }
 
@@ -47,6 +53,7 @@ async fn resend_named(
     connection: &mut PgConnection,
     queue: &QueueId,
     ids: &[String],
+    from_position: i64,
     now: Timestamp,
     rows_max: i64,
 ) -> Result<i64, StoreError> {
@@ -57,11 +64,37 @@ async fn resend_named(
         WHERE ctid = ANY (ARRAY(
             SELECT ctid FROM webhook_deliveries
             WHERE tenant_id = $1 AND webhook_id = $2 AND delivery_id = ANY ($3)
-              AND type <> 'webhook.test' AND status <> 'pending'
+              AND type <> 'webhook.test' AND (status <> 'pending' OR NOT requested AND event_position < $6)
             ORDER BY tenant_id, webhook_id, event_position LIMIT $5 FOR UPDATE))",
         queue.tenant.as_str(),
         queue.webhook,
         ids,
+        now.to_date_time(),
+        rows_max,
+        from_position,
+    )
+    .execute(connection)
+    .await?;
+    Ok(resent.rows_affected() as i64)
+}
+
+async fn resend_stale(
+    connection: &mut PgConnection,
+    queue: &QueueId,
+    from_position: i64,
+    now: Timestamp,
+    rows_max: i64,
+) -> Result<i64, StoreError> {
+    let resent = sqlx::query!(
+        "-- redeliveries::resend_stale
+        UPDATE webhook_deliveries SET attempts = 0, requested = true, next_attempt_at = $4
+        WHERE ctid = ANY (ARRAY(
+            SELECT ctid FROM webhook_deliveries
+            WHERE tenant_id = $1 AND webhook_id = $2 AND status = 'pending' AND NOT requested AND event_position < $3
+            ORDER BY tenant_id, webhook_id, next_attempt_at LIMIT $5 FOR UPDATE))",
+        queue.tenant.as_str(),
+        queue.webhook,
+        from_position,
         now.to_date_time(),
         rows_max,
     )
@@ -121,8 +154,12 @@ pub async fn resendable(
         LEFT JOIN webhooks AS target USING (tenant_id, webhook_id)
         WHERE delivery.type <> 'webhook.test' AND ($1::text IS NULL OR delivery.tenant_id = $1)
             AND ($2::text IS NULL OR delivery.webhook_id = $2)
-            AND CASE WHEN $3::text[] IS NULL THEN delivery.status IN ('failed', 'cancelled') AND delivery.finished_at >= $4
-                     ELSE delivery.delivery_id = ANY ($3) AND delivery.status <> 'pending' END
+            AND CASE WHEN delivery.status = 'pending'
+                     THEN NOT delivery.requested
+                        AND (target.disabled_at IS NOT NULL OR delivery.event_position < target.from_position)
+                     ELSE $3::text[] IS NOT NULL OR delivery.status IN ('failed', 'cancelled') AND delivery.finished_at >= $4
+                     END
+            AND ($3::text[] IS NULL OR delivery.delivery_id = ANY ($3))
         GROUP BY delivery.tenant_id, delivery.webhook_id ORDER BY delivery.tenant_id, delivery.webhook_id"#,
         filter.tenant.as_ref().map(Tenant::as_str),
         filter.webhook.as_deref(),

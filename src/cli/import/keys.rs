@@ -1,11 +1,13 @@
 //! The new keys of an import. They are drawn and written to a file before any of them is created, so that a crash loses no
 //! secret, and a repetition goes on with the same keys.
 
-use std::fs::{self, File, OpenOptions};
+use std::collections::HashSet;
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
@@ -42,6 +44,7 @@ pub async fn import(
     path: &Path,
     count: &mut Count,
 ) -> Result<Vec<NewKey>, CliError> {
+    let _lock = lock(path)?;
     let mut keys = match read(path)? {
         Some(keys) => keys,
         None => draw(old),
@@ -51,6 +54,7 @@ pub async fn import(
         let text = format!("{} holds the new keys of another export", path.display());
         return Err(CliError::Refused(text));
     }
+    replace_taken(session, &mut keys).await?;
     write(path, &keys)?;
     let progress = ProgressBar::of(keys.len() as u64, "keys");
     for key in &mut keys {
@@ -65,15 +69,62 @@ pub async fn import(
     Ok(keys)
 }
 
+/// Refuses a second import with a file in the same directory while the first one runs. Both would draw keys, and everything
+/// would be counted twice. The lock ends when it is dropped, or with the process.
+fn lock(path: &Path) -> Result<File, CliError> {
+    let dir = dir_of(path);
+    let refuse = |error: String| CliError::Refused(format!("{} cannot be locked: {error}", dir.display()));
+    let lock = File::open(dir).map_err(|error| refuse(error.to_string()))?;
+    lock.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => CliError::Refused(format!(
+            "another import writes its new keys to {}: wait until it has ended, and run the same command again",
+            dir.display()
+        )),
+        TryLockError::Error(error) => refuse(error.to_string()),
+    })?;
+    Ok(lock)
+}
+
+fn dir_of(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 fn draw(old: &[OldKey]) -> Vec<NewKey> {
-    let mut rng = rand::make_rng::<rand::rngs::StdRng>();
     let keys = old.iter().map(|old| NewKey {
         old_prefix: old.prefix.clone(),
         label: old.label.clone(),
-        key: ApiKey::draw(&mut rng).reveal().to_owned(),
+        key: draw_key(),
         tenant_id: None,
     });
     keys.collect()
+}
+
+fn draw_key() -> String {
+    ApiKey::draw(&mut rand::make_rng::<StdRng>()).reveal().to_owned()
+}
+
+fn prefix_of(key: &str) -> &str {
+    key.get(..ApiKey::PREFIX_LENGTH).unwrap_or(key)
+}
+
+/// Draws keys again that are not created yet, and whose prefix another key has, in the file or in the database.
+async fn replace_taken(session: &Session<'_>, keys: &mut [NewKey]) -> Result<(), CliError> {
+    let mut prefixes = HashSet::new();
+    for new in keys.iter_mut().filter(|new| new.tenant_id.is_none()) {
+        loop {
+            let (hash, prefix) = (hash_of_key(new.key.as_bytes()), prefix_of(&new.key));
+            let is_taken = async |connection: &mut PgConnection| {
+                // An earlier run may have created it.
+                let is_own = api_keys::find_all(connection, &[hash]).await?.pop().flatten().is_some();
+                Ok(!is_own && api_keys::prefix_exists(connection, prefix).await?)
+            };
+            if !session.read(is_taken).await? && prefixes.insert(prefix.to_owned()) {
+                break;
+            }
+            new.key = draw_key();
+        }
+    }
+    Ok(())
 }
 
 /// Creates a key, unless an earlier run did. Returns its tenant.
@@ -83,7 +134,7 @@ async fn create(session: &Session<'_>, writer: &Writer, key: &NewKey) -> Result<
     if let Some(known) = session.read(find).await?.pop().flatten() {
         return Ok(known.tenant.to_string());
     }
-    let prefix = key.key.chars().take(ApiKey::PREFIX_LENGTH).collect();
+    let prefix = prefix_of(&key.key).to_owned();
     let command = TransactionalCommand::ImportApiKey { label: key.label.clone(), prefix, hash }.into();
     let path = "/api/v1/api-keys".to_owned();
     match writer.submit(Write { tenant: Tenant::public(), keyed: None, method: "POST", path, command }).await {
@@ -120,8 +171,7 @@ fn write(path: &Path, keys: &[NewKey]) -> Result<(), CliError> {
         file.write_all(b"\n")?;
         file.sync_all()?;
         fs::rename(&draft, path)?;
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(dir)?.sync_all()
+        File::open(dir_of(path))?.sync_all()
     };
     replace().map_err(|error| CliError::Refused(format!("{} cannot be written: {error}", path.display())))
 }

@@ -168,6 +168,9 @@ async fn each_operation_leaves_one_entry_with_what_it_changed_and_who_asked_for_
 
     // The service itself disables a webhook: see below. A rotated secret is a test of deliveries.
     operations.extend(["webhook.disabled", "webhook.secret_rotated"]);
+    // What commands do: tests of the command line.
+    operations.extend(["api_key.rotation_cancelled", "webhook.deliveries_requested", "secrets.encrypted"]);
+    operations.push("secrets.decrypted");
     for operation in Operation::ALL.map(Operation::as_str) {
         assert!(operations.contains(&operation), "no case for {operation}");
     }

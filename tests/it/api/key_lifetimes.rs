@@ -203,6 +203,13 @@ async fn a_new_key_lives_as_long_as_the_old_one_was_to_live() {
     assert_eq!(new["previous"]["expiresAt"], now + 10 * DAY_MS);
     let expires_at = new["expiresAt"].as_i64().expect("a moment");
     assert!((expires_at - now - 19 * DAY_MS).abs() < 60_000, "{new}");
+    // The end of the year 9999. A new key of the same lifetime would end later.
+    let last = make(&client, json!({ "label": "l", "expiresAt": 253_402_300_799_999_i64 })).await;
+    let path = format!("{KEYS}/{}/rotate", prefix(&last));
+    let refused = client.send("POST", &path, None).await;
+    let message = "expiresAt is required: with the lifetime of the old key the new one would end after the year 9999";
+    assert_eq!(refused.error(), (400, "invalid_request".to_owned(), message.to_owned()));
+    rotate(&client, prefix(&last), json!({ "expiresAt": 253_402_300_799_999_i64 })).await;
     let chosen = now + 100 * DAY_MS;
     let newest = rotate(&client, prefix(&new), json!({ "expiresAt": chosen })).await;
     assert_eq!(newest["expiresAt"], chosen);

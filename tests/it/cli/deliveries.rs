@@ -70,6 +70,11 @@ async fn failed_deliveries_are_listed_and_sent_again_with_their_ids() {
     enable(&client, &webhook).await;
     let retried = printed(&service, &["deliveries", "retry", &one, &one]).await;
     assert_eq!(retried, "sent again  1\nskipped     0\n");
+    let requested = as_json(&service, &["audit", "export"]).await;
+    let entries = requested.as_array().expect("a list").iter();
+    let entries: Vec<&Value> = entries.filter(|entry| entry["operation"] == "webhook.deliveries_requested").collect();
+    assert_eq!((entries.len(), &entries[0]["actor"], &entries[0]["objectId"]), (1, &json!("cli"), &json!(webhook)));
+    assert_eq!(entries[0]["after"], json!({ "resent": 1, "deliveryIds": [one] }));
     service.dispatcher.run_once().await.expect("a run");
     let (code, _, stderr) = command(&service, &["deliveries", "retry", "dlv_00000000000000000000000000000000"]).await;
     assert_eq!((code, stderr.as_str()), (1, "1 of these deliveries do not exist or are pending\n"));

@@ -246,3 +246,42 @@ async fn nothing_is_imported_of_exports_that_break_a_rule() {
     let (code, _, _) = command(&service, &["import", "--tenant", "public", "--usage", &usage, "--name", "a b"]).await;
     assert_eq!(code, 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_import_of_the_same_keys_waits_for_the_first_one() {
+    let service = Service::start(&[]).await;
+    let exports = Exports::new();
+    let keys =
+        exports.write("keys.json", &json!({ "items": [{ "prefix": "apk_a", "label": "l" }], "nextCursor": null }));
+    let new_keys = exports.path("new-keys.json");
+    let arguments = ["import", "--keys", &keys, "--new-keys", &new_keys];
+    // As the first import holds it.
+    let lock = std::fs::File::open(&exports.0).expect("the directory");
+    lock.try_lock().expect("nobody else");
+    let (code, _, stderr) = command(&service, &arguments).await;
+    let text = format!("another import writes its new keys to {}: wait until it has ended", exports.0.display());
+    assert!(code == 1 && stderr.starts_with(&text), "{stderr}");
+    assert_eq!(service.number("SELECT count(*) FROM api_keys").await, 0);
+    drop(lock);
+    assert_eq!(report(&service, &arguments[1..]).await["keys"]["now"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_key_whose_prefix_is_taken_is_drawn_again() {
+    let service = Service::start(&[]).await;
+    let exports = Exports::new();
+    let old = json!([{ "prefix": "apk_a", "label": "l" }, { "prefix": "apk_b", "label": "m" }]);
+    let keys = exports.write("keys.json", &json!({ "items": old, "nextCursor": null }));
+    // Drawn by an earlier run, which was interrupted. The second has the prefix of the first.
+    let drawn = |old: &str, label: &str, end: &str| json!({ "oldPrefix": old, "label": label, "key": format!("apk_0123456789abcdef0123456789abcd{end}"), "tenantId": null });
+    let new_keys = exports.write("new-keys.json", &json!([drawn("apk_a", "l", "00"), drawn("apk_b", "m", "01")]));
+    // Another key has it already.
+    let taken = "INSERT INTO api_keys (tenant_id, prefix, key_hash, label, created_at)
+        VALUES ('public', 'apk_01234567', sha256('x'), 'label', now())";
+    sqlx::query(taken).execute(&service.pool).await.expect("a key");
+    let imported = report(&service, &["--keys", &keys, "--new-keys", &new_keys]).await;
+    assert_eq!(imported["keys"], json!({ "now": 2, "earlier": 0 }));
+    let made = exports.read("new-keys.json");
+    let prefixes = |number: usize| made[number]["key"].as_str().expect("a key")[..12].to_owned();
+    assert!(prefixes(0) != "apk_01234567" && prefixes(1) != "apk_01234567" && prefixes(0) != prefixes(1), "{made}");
+}

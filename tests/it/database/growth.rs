@@ -66,8 +66,16 @@ const LANE_SETTINGS: &str =
     "SET plan_cache_mode = force_generic_plan; SET enable_hashjoin = off; SET enable_mergejoin = off;
                              SET enable_seqscan = off; SET jit = off";
 
-/// The general plan of each statement of the write path, as JSON. The texts are those the program was compiled with.
-async fn plans(service: &Service) -> Vec<(&'static str, serde_json::Value)> {
+/// The statements that requests for deliveries run. A lane runs these, too.
+const REDELIVERIES: [&str; 4] = [
+    "redeliveries::resend_named",
+    "redeliveries::resend_failed",
+    "redeliveries::resend_stale",
+    "missed_events::deliver",
+];
+
+/// The general plan of each of these statements, as JSON. The texts are those the program was compiled with.
+async fn plans(service: &Service, names: &[&'static str]) -> Vec<(&'static str, serde_json::Value)> {
     let mut connection = service.pool.acquire().await.expect("connection").detach();
     sqlx::raw_sql(LANE_SETTINGS).execute(&mut connection).await.expect("setting");
     let mut plans = Vec::new();
@@ -75,7 +83,7 @@ async fn plans(service: &Service) -> Vec<(&'static str, serde_json::Value)> {
         let text = std::fs::read_to_string(entry.expect("an entry").path()).expect("a statement");
         let statement: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         let query = statement["query"].as_str().expect("its text");
-        let Some(name) = WRITE_PATH.into_iter().find(|name| query.starts_with(&format!("-- {name}\n"))) else {
+        let Some(name) = names.iter().copied().find(|name| query.starts_with(&format!("-- {name}\n"))) else {
             continue;
         };
         let parameters = statement["describe"]["parameters"]["Left"].as_array().expect("parameters").len();
@@ -86,8 +94,8 @@ async fn plans(service: &Service) -> Vec<(&'static str, serde_json::Value)> {
         let row = sqlx::raw_sql(explain).fetch_one(&mut connection).await.expect("a plan");
         plans.push((name, row.get::<serde_json::Value, _>(0)[0]["Plan"].clone()));
     }
-    assert_eq!(plans.len(), WRITE_PATH.len());
-    assert!(WRITE_PATH.iter().all(|name| plans.iter().any(|(planned, _)| planned == name)));
+    assert_eq!(plans.len(), names.len());
+    assert!(names.iter().all(|name| plans.iter().any(|(planned, _)| planned == name)));
     plans
 }
 
@@ -113,7 +121,7 @@ fn scanned(plan: &serde_json::Value, tables: &mut Vec<String>) {
 /// No plan of the write path scans a table that is not `small`, or is costly enough for PostgreSQL to compile it.
 async fn check_plans(service: &Service, small: &[&str]) {
     let jit_above_cost = service.number("SELECT current_setting('jit_above_cost')::bigint").await as f64;
-    for (name, plan) in plans(service).await {
+    for (name, plan) in plans(service, &WRITE_PATH).await {
         let mut tables = Vec::new();
         scanned(&plan, &mut tables);
         tables.retain(|table| !small.contains(&table.as_str()));
@@ -122,6 +130,29 @@ async fn check_plans(service: &Service, small: &[&str]) {
         filtered(&plan, &mut filters);
         assert_eq!(filters, Vec::<String>::new(), "{name} uses an index that finds too much");
         assert!(plan["Total Cost"].as_f64().is_some_and(|cost| cost < jit_above_cost / 10.0), "{name}: {plan}");
+    }
+}
+
+/// Every condition with which the plan searches an index of the table.
+fn searches(plan: &serde_json::Value, table: &str, conditions: &mut Vec<String>) {
+    if plan["Relation Name"] == table && plan["Index Name"].is_string() {
+        conditions.push(plan["Index Cond"].as_str().unwrap_or_default().to_owned());
+    }
+    plan["Plans"].as_array().into_iter().flatten().for_each(|part| searches(part, table, conditions));
+}
+
+#[tokio::test]
+async fn requested_deliveries_are_found_by_indexes_of_their_webhook_or_their_ids() {
+    let service = Service::start(&[]).await;
+    for (name, plan) in plans(&service, &REDELIVERIES).await {
+        let (mut tables, mut conditions) = (Vec::new(), Vec::new());
+        scanned(&plan, &mut tables);
+        assert_eq!(tables, Vec::<String>::new(), "{name} scans");
+        searches(&plan, "webhook_deliveries", &mut conditions);
+        let is_insert = name == "missed_events::deliver";
+        let is_narrow = |condition: &String| condition.contains("webhook_id") || condition.contains("delivery_id");
+        assert!(is_insert != conditions.iter().any(is_narrow), "{name}: {plan}");
+        assert!(conditions.iter().all(is_narrow), "{name}: {conditions:?}");
     }
 }
 

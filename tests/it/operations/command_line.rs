@@ -82,6 +82,30 @@ async fn a_key_that_could_not_be_shown_is_not_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_whose_key_could_not_be_shown_leaves_the_old_key_as_it_was() {
+    let options = new_database().await;
+    let database = url(&options);
+    let environment = [("DATABASE_URL", database.as_str())];
+    let made = run(&["keys", "create", "--label", "kept"], &environment).await;
+    let made: serde_json::Value = serde_json::from_slice(&made.stdout).expect("JSON");
+    let prefix = &made["key"].as_str().expect("a key")[..12];
+    for overlap in ["3600", "0"] {
+        for output in [full_device(), closed_pipe()] {
+            let rotate = ["keys", "rotate", prefix, "--overlap-seconds", overlap];
+            let output = run_into(output, &rotate, &environment).await;
+            let told = stderr(&output);
+            assert!(told.starts_with("the key could not be shown and is revoked again: "), "{told}");
+            let keys = "SELECT prefix::text, expires_at IS NULL AND overlap_until IS NULL FROM api_keys";
+            let keys: Vec<(String, bool)> = sqlx::query_as(keys).fetch_all(&pool(&options)).await.expect("keys");
+            assert_eq!(keys, [(prefix.to_owned(), true)]);
+        }
+    }
+    let operations = "SELECT count(*) FROM audit_log WHERE operation = 'api_key.rotation_cancelled'";
+    let cancelled: i64 = sqlx::query_scalar(operations).fetch_one(&pool(&options)).await.expect("a number");
+    assert_eq!(cancelled, 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_list_of_keys_that_were_made_within_a_millisecond_has_each_of_them_once() {
     let options = new_database().await;
     let keys = "INSERT INTO api_keys (tenant_id, prefix, key_hash, label, created_at)
