@@ -829,10 +829,20 @@ CREATE TABLE public.webhooks (
     from_position bigint NOT NULL,
     previous_secret bytea,
     previous_secret_until timestamp with time zone,
+    secret_key_id character varying(32) COLLATE pg_catalog."C",
+    previous_secret_key_id character varying(32) COLLATE pg_catalog."C",
     CONSTRAINT webhooks_events_known CHECK (((cardinality(events) > 0) AND (events <@ ARRAY['usage.recorded'::text, 'usage.settled'::text, 'usage.reset'::text, 'service.disabled'::text, 'service.enabled'::text, 'service.deleted'::text, 'webhook.test'::text, '*'::text]))),
-    CONSTRAINT webhooks_previous_secret_length CHECK ((octet_length(previous_secret) = 32)),
+    CONSTRAINT webhooks_previous_secret_length CHECK ((octet_length(previous_secret) =
+CASE
+    WHEN (previous_secret_key_id IS NULL) THEN 32
+    ELSE 60
+END)),
     CONSTRAINT webhooks_previous_secret_whole CHECK (((previous_secret IS NULL) = (previous_secret_until IS NULL))),
-    CONSTRAINT webhooks_secret_length CHECK ((octet_length(secret) = 32)),
+    CONSTRAINT webhooks_secret_length CHECK ((octet_length(secret) =
+CASE
+    WHEN (secret_key_id IS NULL) THEN 32
+    ELSE 60
+END)),
     CONSTRAINT webhooks_url_form CHECK (((url)::text ~ '^https?://'::text)),
     CONSTRAINT webhooks_webhook_id_form CHECK (((webhook_id)::text ~ '^wh_[0-9a-f]{16}$'::text))
 );
@@ -847,7 +857,7 @@ COMMENT ON COLUMN public.webhooks.url IS 'URL that deliveries are posted to.';
 
 COMMENT ON COLUMN public.webhooks.events IS 'Types of the events that are sent, as the tenant listed them; * stands for all types.';
 
-COMMENT ON COLUMN public.webhooks.secret IS 'Key that deliveries are signed with. The API shows it once, in the response that creates the webhook.';
+COMMENT ON COLUMN public.webhooks.secret IS 'Key that deliveries are signed with, encrypted with the key secret_key_id. The API shows it once, in the response that creates the webhook.';
 
 COMMENT ON COLUMN public.webhooks.created_at IS 'When the webhook was created.';
 
@@ -858,6 +868,10 @@ COMMENT ON COLUMN public.webhooks.from_position IS 'Position of the first event 
 COMMENT ON COLUMN public.webhooks.previous_secret IS 'The secret before the latest rotation. Deliveries are also signed with it until previous_secret_until. NULL: the secret was not rotated.';
 
 COMMENT ON COLUMN public.webhooks.previous_secret_until IS 'End of the overlap of the latest rotation. NULL: the secret was not rotated.';
+
+COMMENT ON COLUMN public.webhooks.secret_key_id IS 'Id of the key in ENCRYPTION_KEYS that secret is encrypted with (AES-256-GCM). NULL: it is plain text.';
+
+COMMENT ON COLUMN public.webhooks.previous_secret_key_id IS 'Id of the key in ENCRYPTION_KEYS that previous_secret is encrypted with. NULL: it is plain text, or there is none.';
 
 ALTER TABLE ONLY public.agents
     ADD CONSTRAINT agents_pkey PRIMARY KEY (tenant_id, agent_id);

@@ -35,7 +35,7 @@ use crate::settings::Settings;
 use crate::start::{StartError, look, prepare_schema, reach};
 use crate::store::pool::Pool;
 use crate::store::retention::OldestExpiry;
-use crate::store::{runtime_config, server};
+use crate::store::{runtime_config, server, webhook_secrets};
 use crate::telemetry::traces;
 
 /// How long a stop waits for running requests and for the commands that they queued.
@@ -43,6 +43,9 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 /// How long a stop waits for the jobs, and then for the connections of the pool to close and the spans to be exported.
 const JOBS_LIMIT: Duration = Duration::from_secs(2);
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+
+/// Webhooks whose secrets are decrypted at the start.
+const SECRETS_SAMPLED: i64 = 1000;
 
 /// The open port. It answers that the service is starting until the service has started. Dropping it closes the port.
 pub struct Entrance {
@@ -116,6 +119,8 @@ impl App {
         let config = SharedRuntimeConfig::new(progress.step("the limits", read).await?);
         // The clock must be set before any request is served.
         progress.step("the database's clock", look(server::measure_clock(&mut connection, &clock))).await?;
+        let secrets = look(webhook_secrets::sample(&mut connection, SECRETS_SAMPLED));
+        let secrets = progress.step("the secrets of webhooks", secrets).await?;
         drop(connection);
         let pool = Pool::new(options.clone(), settings.pool_max as usize, settings.api.request_timeout);
         let health = JobHealth::new(clock.clone());
@@ -145,8 +150,10 @@ impl App {
             names: Names::System,
             proxy: settings.webhook_proxy.clone(),
         });
-        let dispatcher =
-            Dispatcher::new(pool.clone(), clock.clone(), sender, committer.new_deliveries(), health.clone());
+        let keyring = settings.committer.keyring.clone();
+        let (new, health_of) = (committer.new_deliveries(), health.clone());
+        let dispatcher = Dispatcher::new(pool.clone(), clock.clone(), sender, new, health_of, keyring);
+        dispatcher.secrets.check(&secrets, settings.api.require_api_key);
         jobs.spawn(dispatcher.clone().run(stop_jobs.clone()));
         jobs.spawn(config_watcher.clone().run(stop_jobs.clone()));
         let reader = Reader::new(pool.clone(), settings.api.request_timeout);

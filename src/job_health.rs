@@ -30,6 +30,7 @@ pub enum Job {
     /// The steps of the dispatcher.
     WebhookExpand,
     WebhookLease,
+    WebhookSecrets,
     WebhookRecord,
     WebhookPrune,
     /// Checks every sum of the database.
@@ -39,7 +40,7 @@ pub enum Job {
 }
 
 impl Job {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Config,
         Self::Expired,
         Self::Caps,
@@ -47,6 +48,7 @@ impl Job {
         Self::FullCallers,
         Self::WebhookExpand,
         Self::WebhookLease,
+        Self::WebhookSecrets,
         Self::WebhookRecord,
         Self::WebhookPrune,
         Self::Verify,
@@ -62,6 +64,7 @@ impl Job {
             Self::FullCallers => "full_callers",
             Self::WebhookExpand => "webhook_expand",
             Self::WebhookLease => "webhook_lease",
+            Self::WebhookSecrets => "webhook_secrets",
             Self::WebhookRecord => "webhook_record",
             Self::WebhookPrune => "webhook_prune",
             Self::Verify => "verify",

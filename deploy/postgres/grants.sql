@@ -31,7 +31,8 @@ GRANT SELECT ON _sqlx_migrations, tenants, services, agents, usage_counters, set
     TO agentpay_readonly;
 GRANT SELECT (tenant_id, prefix, label, created_at, scopes, rate_limit_per_window, expires_at, overlap_until, last_used_at)
     ON api_keys TO agentpay_readonly;
-GRANT SELECT (tenant_id, webhook_id, url, events, created_at, disabled_at, from_position, previous_secret_until)
+GRANT SELECT (tenant_id, webhook_id, url, events, created_at, disabled_at, from_position, previous_secret_until, secret_key_id,
+        previous_secret_key_id)
     ON webhooks TO agentpay_readonly;
 GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO agentpay_readonly;
 

@@ -14,9 +14,11 @@ mod moment;
 mod output;
 mod progress_bar;
 mod prune;
+mod secrets;
 mod session;
 mod settlements;
 mod table;
+mod verify;
 mod writer;
 
 use std::io::{self, IsTerminal, Write};
@@ -34,7 +36,7 @@ use crate::progress::Progress;
 use crate::settings::Settings;
 use crate::shutdown::Stop;
 use crate::start::{self, Database};
-use crate::store::{audit, server};
+use crate::store::server;
 use crate::telemetry;
 
 use audit_log::Audit;
@@ -47,8 +49,10 @@ use keys::Keys;
 use manual::{Completions, Man};
 use output::{Output, OutputError};
 use prune::Prune;
+use secrets::Secrets;
 use session::Session;
 use settlements::Settlements;
+use verify::Verify;
 
 /// Exactly-once usage metering and settlement for machine-to-machine payments.
 #[derive(Debug, Parser)]
@@ -91,7 +95,10 @@ enum Action {
     /// the result names it and the reason, and a repetition tries it again.
     Import(Import),
     /// Check the sums of the whole database. Exit code 1 if any is wrong.
-    Verify,
+    Verify(Verify),
+    /// Encrypt the secrets of webhooks, and check that they can be decrypted.
+    #[command(subcommand)]
+    Secrets(Secrets),
     /// Ask the service that runs on HOST and PORT whether it is ready. Exit code 1 if it is not, or does not answer.
     Health,
     /// Print the completions of a shell.
@@ -238,11 +245,9 @@ async fn execute(
         Action::Serve | Action::Health | Action::Completions(_) | Action::Man(_) => Some(Ok(())),
         Action::Config(config) => stop.race(config.run(&session)).await,
         Action::Migrate => stop.race(session.print("the schema is up to date".to_owned())).await,
-        Action::Import(import) => {
-            let imported = stop.race(import.run(&session)).await.transpose()?;
-            return Ok(imported.map(|is_whole| if is_whole { SUCCESS } else { FAILURE }));
-        }
-        Action::Verify => return stop.race(verify(&mut connection, &session.output)).await.transpose(),
+        Action::Import(import) => return coded(stop.race(import.run(&session)).await),
+        Action::Verify(verify) => return coded(stop.race(verify.run(&mut connection, &session)).await),
+        Action::Secrets(secrets) => return coded(stop.race(secrets.run(&session)).await),
         Action::Keys(keys) => keys.run(&session).await,
         Action::Idempotency(idempotency) => stop.race(idempotency.run(&session)).await,
         Action::Deliveries(deliveries) => stop.race(deliveries.run(&session)).await,
@@ -251,6 +256,11 @@ async fn execute(
         Action::Settlements(settlements) => stop.race(settlements.run(&session)).await,
     };
     Ok(done.transpose()?.map(|()| SUCCESS))
+}
+
+/// The exit code of a command that says whether all is well.
+fn coded(done: Option<Result<bool, CliError>>) -> Result<Option<Code>, CliError> {
+    Ok(done.transpose()?.map(|is_well| if is_well { SUCCESS } else { FAILURE }))
 }
 
 /// Returns a connection to a database whose schema is up to date, and sets `clock` by the database's clock.
@@ -272,31 +282,4 @@ async fn prepare(
     progress.step("the migrations", start::prepare_schema(&mut connection, migrates)).await?;
     start::look(server::measure_clock(&mut connection, clock)).await?;
     Ok(connection)
-}
-
-async fn verify(connection: &mut PgConnection, output: &Output) -> Result<Code, CliError> {
-    let mut snapshot = server::begin_snapshot(connection).await?;
-    let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
-    let print = async move {
-        let mut findings = 0_u64;
-        while let Some(finding) = receiver.recv().await {
-            findings += 1;
-            if let Err(error) = output.line(finding).await {
-                return (findings, Err(error));
-            }
-        }
-        (findings, Ok(()))
-    };
-    let (audited, (findings, told)) = tokio::join!(audit::everything(&mut snapshot, sender), print);
-    audited?;
-    match told {
-        // The reader has closed the pipe. The exit code still reports the findings.
-        Ok(()) | Err(OutputError::Closed) if findings > 0 => Ok(FAILURE),
-        Ok(()) => {
-            let pairs = audit::count_pairs(&mut snapshot).await?;
-            output.line(format!("{pairs} pairs add up")).await?;
-            Ok(SUCCESS)
-        }
-        Err(error) => Err(error.into()),
-    }
 }

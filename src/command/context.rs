@@ -9,6 +9,7 @@ use sqlx::PgConnection;
 use crate::domain::audit_log::Change;
 use crate::domain::caller::Tenant;
 use crate::domain::event::Event;
+use crate::domain::keyring::Keyring;
 use crate::domain::money::Stroops;
 use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::refusal::Refusal;
@@ -130,6 +131,8 @@ pub struct TransactionContext<'a> {
     pub now: Timestamp,
     pub limits: Limits,
     pub rng: &'a mut StdRng,
+    /// Encrypts the secrets that the command stores.
+    pub keyring: &'a Keyring,
     /// Tenants whose terms the command changed: services, prices, flags, or whether they have webhooks.
     pub changed_terms: Vec<Tenant>,
     pub webhook_test: Option<WebhookTest>,

@@ -47,7 +47,8 @@ pub async fn create(
         disabled_at: None,
     };
     let secret = Secret::draw(context.rng);
-    webhooks::insert(context.connection, tenant, &webhook, &secret).await?;
+    let stored = context.keyring.seal(tenant, &webhook.id, &secret, context.rng);
+    webhooks::insert(context.connection, tenant, &webhook, &stored).await?;
     context.effects.counts_of(tenant).webhooks += 1;
     context.changed_terms.push(tenant.clone());
     let change = Change::of(Operation::WebhookCreated, tenant, &webhook.id);
@@ -109,7 +110,8 @@ pub async fn rotate_secret(
         return Err(Refusal::WebhookNotFound(id.to_owned()).into());
     };
     let (secret, until) = (Secret::draw(context.rng), context.now.plus_ms(overlap_ms));
-    webhooks::rotate_secret(context.connection, tenant, id, &secret, until).await?;
+    let stored = context.keyring.seal(tenant, id, &secret, context.rng);
+    webhooks::rotate_secret(context.connection, tenant, id, &stored, until).await?;
     let shown = webhook.without_credentials();
     let mut after = json!(shown);
     after["previousSecretExpiresAt"] = json!(until);

@@ -66,6 +66,7 @@ impl Committer {
             deliveries: deliveries.clone(),
             health,
             full,
+            keyring: settings.keyring.clone(),
         });
         // The last lane takes requests that another transaction's row lock blocks, and settlements of many pairs, so
         // that they do not delay the other lanes.

@@ -100,7 +100,7 @@ impl Session {
                     && let Command::Transactional(command) = &job.request.command
                 {
                     let exclusive = job.is_exclusive().then(|| latest.saturating_duration_since(Instant::now()));
-                    TransactionAttempt { settings, rng, state, exclusive, full }
+                    TransactionAttempt { settings, rng, state, exclusive, full, keyring: &shared.keyring }
                         .run(&mut transaction, job, command)
                         .await
                 } else {

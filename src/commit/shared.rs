@@ -8,6 +8,7 @@ use sqlx::{ConnectOptions, PgConnection};
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
+use crate::domain::keyring::Keyring;
 use crate::full_callers::FullCallers;
 use crate::job_health::JobHealth;
 use crate::runtime_config::SharedRuntimeConfig;
@@ -30,6 +31,7 @@ pub struct Shared {
     pub deliveries: Arc<Notify>,
     pub health: JobHealth,
     pub full: FullCallers,
+    pub keyring: Keyring,
 }
 
 /// The connection of a lane.

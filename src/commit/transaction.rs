@@ -9,6 +9,7 @@ use rand::rngs::StdRng;
 use crate::command::context::{Effects, Stop, TransactionContext};
 use crate::command::{Request, TransactionalCommand};
 use crate::domain::caller::Tenant;
+use crate::domain::keyring::Keyring;
 use crate::store::audit_log;
 use crate::store::commit::{self, Changes, Wanted};
 use crate::store::deliveries::{self, Test};
@@ -28,6 +29,7 @@ pub struct TransactionAttempt<'a> {
     pub exclusive: Option<Duration>,
     /// Callers that may not create idempotency records.
     pub full: &'a HashSet<String>,
+    pub keyring: &'a Keyring,
 }
 
 impl TransactionAttempt<'_> {
@@ -62,6 +64,7 @@ impl TransactionAttempt<'_> {
             now,
             limits,
             rng: &mut *self.rng,
+            keyring: self.keyring,
             changed_terms: Vec::new(),
             webhook_test: None,
             changes: Vec::new(),

@@ -8,6 +8,7 @@ pub mod delivery;
 pub mod event;
 pub mod fingerprint;
 pub mod identifiers;
+pub mod keyring;
 pub mod money;
 pub mod names;
 pub mod refusal;

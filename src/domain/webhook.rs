@@ -18,6 +18,8 @@ use super::timestamp::Timestamp;
 
 /// Maximum length of a URL, in UTF-16 code units.
 pub const URL_MAX: usize = 2048;
+/// Length of a secret in bytes.
+pub const SECRET_LENGTH: usize = 32;
 /// Subscribes to every type.
 pub const EVERY_TYPE: &str = "*";
 
@@ -94,21 +96,21 @@ pub fn check_url(text: &str, allow_private: bool) -> Result<(), Refusal> {
 
 /// The key of a webhook's signatures: 32 random bytes. Its text is `whsec_` and their base64.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret([u8; 32]);
+pub struct Secret([u8; SECRET_LENGTH]);
 
 impl Secret {
     /// `rng` must be a cryptographic source.
     pub fn draw(rng: &mut impl Rng) -> Self {
-        let mut bytes = [0; 32];
+        let mut bytes = [0; SECRET_LENGTH];
         rng.fill_bytes(&mut bytes);
         Self(bytes)
     }
 
-    pub fn from_stored(bytes: [u8; 32]) -> Self {
+    pub fn from_stored(bytes: [u8; SECRET_LENGTH]) -> Self {
         Self(bytes)
     }
 
-    pub fn as_bytes(&self) -> &[u8; 32] {
+    pub fn as_bytes(&self) -> &[u8; SECRET_LENGTH] {
         &self.0
     }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::domain::keyring::Keyring;
+
 use super::environment::Environment;
 use super::error::SettingsError;
 
@@ -23,6 +25,8 @@ pub struct CommitterSettings {
     pub require_registered_services: bool,
     /// Maximum duration of a statement. Below the deadline of a request.
     pub statement_limit: Duration,
+    /// Encrypts the secrets of webhooks.
+    pub keyring: Keyring,
 }
 
 impl CommitterSettings {
@@ -34,8 +38,15 @@ impl CommitterSettings {
             ttl_ms,
             require_registered_services: env.switch("REQUIRE_REGISTERED_SERVICES", false)?,
             statement_limit: statement_limit(request_timeout),
+            keyring: keyring(env)?,
         })
     }
+}
+
+/// Empty: secrets are stored as plain text.
+fn keyring(env: &Environment<'_>) -> Result<Keyring, SettingsError> {
+    let text = env.secret("ENCRYPTION_KEYS")?.unwrap_or_default();
+    Keyring::parse(&text).map_err(|accepted| SettingsError(format!("ENCRYPTION_KEYS must be {accepted}")))
 }
 
 /// Below the deadline of a request, so that a statement that takes too long ends before its requests must be answered.

@@ -3,6 +3,8 @@
 use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
+use crate::domain::keyring::Unreadable;
+
 /// An error of the store. It is logged, and never shown to a client.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -23,6 +25,8 @@ pub enum StoreError {
     /// The difference in seconds between the clocks of this machine and of the database.
     #[error("this machine's clock is {0} s from the database's: nothing is pruned or leased until they agree")]
     ClocksApart(i64),
+    #[error("the secret of a webhook cannot be used: {0}")]
+    Secret(#[from] Unreadable),
     #[error("the database holds something the schema forbids: {0}")]
     Corrupt(&'static str),
 }
@@ -72,7 +76,7 @@ impl StoreError {
             Self::TimedOut | Self::ReadOnly | Self::PoolExhausted | Self::Closed => FaultKind::Unavailable,
             Self::Blocked => FaultKind::LockTimeout,
             Self::Conflict(conflict) => FaultKind::Conflict(*conflict),
-            Self::Database(_) | Self::ClocksApart(_) | Self::Corrupt(_) => FaultKind::Rejected,
+            Self::Database(_) | Self::ClocksApart(_) | Self::Secret(_) | Self::Corrupt(_) => FaultKind::Rejected,
         }
     }
 

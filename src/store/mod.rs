@@ -33,6 +33,7 @@ pub mod totals;
 pub mod usage;
 pub mod verification;
 pub mod webhook_queues;
+pub mod webhook_secrets;
 pub mod webhooks;
 
 pub use error::{Conflict, FaultKind, StoreError};

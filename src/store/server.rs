@@ -274,9 +274,10 @@ pub async fn begin_walk(connection: &mut PgConnection) -> Result<Transaction<'_,
     Ok(connection.begin_with("BEGIN; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off").await?)
 }
 
-/// Begins a transaction with one snapshot.
+/// Begins a transaction with one snapshot. Statements are planned for their parameters, such as a range of rows.
 pub async fn begin_snapshot(connection: &mut PgConnection) -> Result<Transaction<'_, Postgres>, StoreError> {
-    Ok(connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)
+    let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL plan_cache_mode = force_custom_plan";
+    Ok(connection.begin_with(begin).await?)
 }
 
 /// Begins a snapshot for one statement that reads many rows. The statement uses one core at most and is cancelled after

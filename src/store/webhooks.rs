@@ -1,11 +1,13 @@
-//! The table `webhooks`: the endpoints of each tenant. Only [`targets`] reads secrets, to sign deliveries.
+//! The table `webhooks`: the endpoints of each tenant. Only [`targets`] reads secrets, to sign deliveries, and
+//! `webhook_secrets`, to encrypt them with another key.
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use crate::domain::caller::Tenant;
+use crate::domain::keyring::StoredSecret;
 use crate::domain::timestamp::{StoredMoment, Timestamp};
-use crate::domain::webhook::{Secret, Webhook};
+use crate::domain::webhook::Webhook;
 
 use super::webhook_queues::QueueId;
 use super::{StoreError, corrupt};
@@ -42,7 +44,7 @@ pub struct WebhookCursor {
 pub struct Target {
     pub url: String,
     /// What deliveries are signed with: the current secret and, during an overlap, the one before it.
-    pub secrets: Vec<Secret>,
+    pub secrets: Vec<StoredSecret>,
     pub is_enabled: bool,
     /// Events before this position are not sent.
     pub from_position: i64,
@@ -73,17 +75,19 @@ pub async fn insert(
     connection: &mut PgConnection,
     tenant: &Tenant,
     webhook: &Webhook,
-    secret: &Secret,
+    secret: &StoredSecret,
 ) -> Result<(), StoreError> {
     sqlx::query!(
         "-- webhooks::insert
-        INSERT INTO webhooks (tenant_id, webhook_id, url, events, secret, created_at, from_position)
-        VALUES ($1, $2, $3, $4, $5, $6, nextval('event_positions'))",
+        INSERT INTO webhooks
+            (tenant_id, webhook_id, url, events, secret, secret_key_id, created_at, from_position)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, nextval('event_positions'))",
         tenant.as_str(),
         webhook.id,
         webhook.url,
         &webhook.events,
-        secret.as_bytes().as_slice(),
+        secret.bytes,
+        secret.key_id,
         webhook.created_at.to_date_time(),
     )
     .execute(connection)
@@ -145,16 +149,19 @@ pub async fn rotate_secret(
     connection: &mut PgConnection,
     tenant: &Tenant,
     id: &str,
-    secret: &Secret,
+    secret: &StoredSecret,
     until: Timestamp,
 ) -> Result<(), StoreError> {
     sqlx::query!(
         "-- webhooks::rotate_secret
-        UPDATE webhooks SET previous_secret = secret, previous_secret_until = $4, secret = $3
+        UPDATE webhooks
+        SET previous_secret = secret, previous_secret_key_id = secret_key_id, previous_secret_until = $5,
+            secret = $3, secret_key_id = $4
         WHERE tenant_id = $1 AND webhook_id = $2",
         tenant.as_str(),
         id,
-        secret.as_bytes().as_slice(),
+        secret.bytes,
+        secret.key_id,
         until.to_date_time() as OffsetDateTime,
     )
     .execute(connection)
@@ -234,12 +241,14 @@ pub async fn targets(connection: &mut PgConnection, ids: &[QueueId]) -> Result<V
     let webhooks: Vec<&str> = ids.iter().map(|id| id.webhook.as_str()).collect();
     let rows = sqlx::query!(
         r#"-- webhooks::targets
-        SELECT wanted.position AS "position!", target.url AS "url!", target.secret AS "secret!",
-               target.previous_secret, target.is_enabled AS "is_enabled!", target.from_position AS "from_position!"
+        SELECT wanted.position AS "position!", target.url AS "url!", target.secret AS "secret!", target.secret_key_id,
+               target.previous_secret, target.previous_secret_key_id, target.is_enabled AS "is_enabled!",
+               target.from_position AS "from_position!"
         FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted (tenant_id, webhook_id, position)
         CROSS JOIN LATERAL (
-            SELECT url, secret, CASE WHEN previous_secret_until > now() THEN previous_secret END AS previous_secret,
-                   disabled_at IS NULL AS is_enabled, from_position
+            SELECT url, secret, secret_key_id,
+                   CASE WHEN previous_secret_until > now() THEN previous_secret END AS previous_secret,
+                   previous_secret_key_id, disabled_at IS NULL AS is_enabled, from_position
             FROM webhooks
             WHERE webhooks.tenant_id = wanted.tenant_id AND webhooks.webhook_id = wanted.webhook_id
             LIMIT 1
@@ -251,11 +260,9 @@ pub async fn targets(connection: &mut PgConnection, ids: &[QueueId]) -> Result<V
     .await?;
     let mut targets = vec![None; ids.len()];
     for row in rows {
-        let secrets = [row.secret]
-            .into_iter()
-            .chain(row.previous_secret)
-            .map(|bytes| bytes.try_into().map(Secret::from_stored).map_err(|_| corrupt("webhooks.secret")));
-        let secrets = secrets.collect::<Result<Vec<Secret>, StoreError>>()?;
+        let previous = row.previous_secret.map(|bytes| StoredSecret { key_id: row.previous_secret_key_id, bytes });
+        let current = StoredSecret { key_id: row.secret_key_id, bytes: row.secret };
+        let secrets = [current].into_iter().chain(previous).collect();
         *targets.get_mut(row.position as usize - 1).ok_or_else(|| corrupt("position"))? =
             Some(Target { url: row.url, secrets, is_enabled: row.is_enabled, from_position: row.from_position });
     }

@@ -14,22 +14,22 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error};
 
 use crate::clock::Clock;
-use crate::domain::caller::Tenant;
 use crate::domain::delivery::KEPT_MS;
+use crate::domain::keyring::Keyring;
 use crate::domain::timestamp::Timestamp;
 use crate::job_health::{Job, JobHealth};
 use crate::jobs::{self, STEP_LIMIT};
 use crate::store::deliveries::{self, Outgoing};
 use crate::store::pool::Pool;
 use crate::store::webhook_queues::{self, QueueId};
-use crate::store::webhooks::{self, Target};
 use crate::store::{StoreError, outbox, server};
 
 use super::expansion::expand;
 use super::in_flight::InFlight;
 use super::leasing::{self, LeasedWebhook};
 use super::outcome::{Attempted, Outcome, record};
-use super::sender::{Failure, Sender};
+use super::secrets::SecretReader;
+use super::sender::{Endpoint, Sender};
 
 /// Time limit of an attempt.
 pub const ATTEMPT_LIMIT: Duration = Duration::from_secs(10);
@@ -58,6 +58,7 @@ pub struct Dispatcher {
     /// Notified when this process has written to the outbox.
     pub new_deliveries: Arc<Notify>,
     pub health: JobHealth,
+    pub secrets: SecretReader,
     /// Only one run at a time.
     pub turn: Arc<Mutex<()>>,
 }
@@ -70,12 +71,18 @@ pub struct Report {
     pub pruned: i64,
 }
 
-/// The result of a test. `None` if its webhook no longer exists.
-pub type TestResult = Option<Result<u16, Failure>>;
-
 impl Dispatcher {
-    pub fn new(pool: Pool, clock: Clock, sender: Sender, new_deliveries: Arc<Notify>, health: JobHealth) -> Self {
-        Self { pool, clock, sender, attempt_limit: ATTEMPT_LIMIT, new_deliveries, health, turn: Arc::default() }
+    pub fn new(
+        pool: Pool,
+        clock: Clock,
+        sender: Sender,
+        new_deliveries: Arc<Notify>,
+        health: JobHealth,
+        keyring: Keyring,
+    ) -> Self {
+        let secrets = SecretReader::new(keyring, clock.clone(), health.clone());
+        let turn = Arc::default();
+        Self { pool, clock, sender, attempt_limit: ATTEMPT_LIMIT, new_deliveries, health, secrets, turn }
     }
 
     pub async fn run(self, stop: CancellationToken) {
@@ -102,37 +109,6 @@ impl Dispatcher {
         run.finish(if stop.is_cancelled() { STOP_LIMIT } else { self.attempt_limit }).await;
         result.map(|()| run.report)
     }
-
-    /// Makes the only attempt of a recorded test, even if its webhook is disabled, within `limit`.
-    pub async fn attempt_test(
-        &self,
-        tenant: &Tenant,
-        webhook: &str,
-        delivery: &str,
-        limit: Duration,
-    ) -> Result<TestResult, StoreError> {
-        // The connection is returned before the attempt, so that slow receivers do not use up the pool.
-        let find = async |connection: &mut PgConnection| find_test(connection, tenant, webhook, delivery).await;
-        let found = self.pool.run(Instant::now() + STEP_LIMIT, find).await?;
-        let Some((outgoing, target)) = found else { return Ok(None) };
-        let began_at = self.clock.now();
-        let result = self.sender.send(&outgoing, &target, began_at, limit.min(self.attempt_limit)).await;
-        let ended_at = self.clock.now();
-        let attempted = Attempted { outgoing, leased_until: None, began_at, ended_at, result };
-        record(&self.pool, &[attempted], &[], ended_at).await?;
-        Ok(Some(result))
-    }
-}
-
-async fn find_test(
-    connection: &mut PgConnection,
-    tenant: &Tenant,
-    webhook: &str,
-    delivery: &str,
-) -> Result<Option<(Outgoing, Target)>, StoreError> {
-    let Some(outgoing) = deliveries::find_test(connection, tenant, webhook, delivery).await? else { return Ok(None) };
-    let target = webhooks::targets(connection, std::slice::from_ref(&outgoing.queue)).await?.pop().flatten();
-    Ok(target.map(|target| (outgoing, target)))
 }
 
 /// The state of one run.
@@ -249,6 +225,7 @@ impl<'a> Run<'a> {
             }
         }
         health.note(Job::WebhookLease, &result);
+        self.dispatcher.secrets.note_pass();
         result.map(|()| has_more)
     }
 
@@ -280,7 +257,7 @@ impl<'a> Run<'a> {
     }
 
     /// Starts the attempts of leased webhooks. True if it cancelled or deleted deliveries instead, of which there may
-    /// be more.
+    /// be more. A webhook whose secrets cannot be decrypted keeps its lease, and is tried again when that expires.
     async fn start(
         &mut self,
         leased: Vec<LeasedWebhook>,
@@ -290,9 +267,15 @@ impl<'a> Run<'a> {
         let mut stale = Vec::new();
         for mut webhook in leased {
             let due = std::mem::take(&mut webhook.due);
-            self.in_flight.add(&webhook.queue, until, due.len());
-            if let Some(target) = &webhook.target {
-                due.into_iter().for_each(|outgoing| self.attempt(outgoing, target.clone(), until));
+            let count = due.len();
+            match webhook.target.as_ref().filter(|_| count > 0) {
+                None => self.in_flight.add(&webhook.queue, until, 0),
+                Some(target) => {
+                    if let Some(endpoint) = self.dispatcher.secrets.endpoint(&webhook.queue, target) {
+                        self.in_flight.add(&webhook.queue, until, count);
+                        due.into_iter().for_each(|outgoing| self.attempt(outgoing, endpoint.clone(), until));
+                    }
+                }
             }
             if webhook.has_stale {
                 stale.push(webhook);
@@ -304,11 +287,11 @@ impl<'a> Run<'a> {
         Ok(!stale.is_empty())
     }
 
-    fn attempt(&mut self, outgoing: Outgoing, target: Target, until: Timestamp) {
+    fn attempt(&mut self, outgoing: Outgoing, endpoint: Endpoint, until: Timestamp) {
         let Dispatcher { sender, clock, attempt_limit, .. } = self.dispatcher.clone();
         let attempt = async move {
             let began_at = clock.now();
-            let result = sender.send(&outgoing, &target, began_at, attempt_limit).await;
+            let result = sender.send(&outgoing, &endpoint, began_at, attempt_limit).await;
             Attempted { outgoing, leased_until: Some(until), began_at, ended_at: clock.now(), result }
         };
         self.in_flight.attempts.spawn(attempt.in_current_span());

@@ -5,4 +5,6 @@ mod expansion;
 mod in_flight;
 mod leasing;
 pub mod outcome;
+mod secrets;
 pub mod sender;
+mod test_attempt;

@@ -19,10 +19,9 @@ use crate::domain::event::event_id;
 use crate::domain::target;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::trace_context::TraceContext;
-use crate::domain::webhook::signatures;
+use crate::domain::webhook::{Secret, signatures};
 use crate::settings::egress_proxy::EgressProxy;
 use crate::store::deliveries::Outgoing;
-use crate::store::webhooks::Target;
 use crate::telemetry::traces::{Delivery, DeliveryTrace};
 use crate::tls;
 
@@ -61,6 +60,17 @@ pub enum Failure {
     Connection,
     #[error("private address")]
     PrivateAddress,
+    /// It is not sent, because it would be unsigned.
+    #[error("signing secret unavailable")]
+    Secret,
+}
+
+/// Where a delivery is sent, and what signs it.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    pub url: String,
+    /// The current secret and, during an overlap, the one before it.
+    pub secrets: Vec<Secret>,
 }
 
 /// Where deliveries may be sent, and how.
@@ -103,15 +113,15 @@ impl Sender {
     pub async fn send(
         &self,
         outgoing: &Outgoing,
-        target: &Target,
+        endpoint: &Endpoint,
         now: Timestamp,
         limit: Duration,
     ) -> Result<u16, Failure> {
-        let Ok(url) = Url::parse(&target.url) else { return Err(Failure::Connection) };
+        let Ok(url) = Url::parse(&endpoint.url) else { return Err(Failure::Connection) };
         let Some(trace) = DeliveryTrace::begin(outgoing.trace.as_ref()) else {
-            return self.post(url, outgoing, target, now, limit, None).await;
+            return self.post(url, outgoing, endpoint, now, limit, None).await;
         };
-        let result = self.post(url.clone(), outgoing, target, now, limit, Some(trace.context())).await;
+        let result = self.post(url.clone(), outgoing, endpoint, now, limit, Some(trace.context())).await;
         let delivery = Delivery {
             webhook_id: &outgoing.queue.webhook,
             delivery_id: &outgoing.id,
@@ -133,7 +143,7 @@ impl Sender {
         &self,
         url: Url,
         outgoing: &Outgoing,
-        target: &Target,
+        endpoint: &Endpoint,
         now: Timestamp,
         limit: Duration,
         trace: Option<TraceContext>,
@@ -152,7 +162,7 @@ impl Sender {
             .header("content-type", "application/json")
             .header("webhook-id", &outgoing.id)
             .header("webhook-timestamp", timestamp_seconds)
-            .header("webhook-signature", signatures(&target.secrets, &outgoing.id, timestamp_seconds, &body))
+            .header("webhook-signature", signatures(&endpoint.secrets, &outgoing.id, timestamp_seconds, &body))
             .body(body);
         if let Some(TraceContext { traceparent, tracestate }) = trace {
             request = request.header("traceparent", traceparent);

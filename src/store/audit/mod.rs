@@ -151,8 +151,8 @@ pub async fn find(connection: &mut PgConnection, step: &Step, findings_max: usiz
     ended.map(|_| found)
 }
 
-/// Returns false if the receiver was dropped.
-async fn run(connection: &mut PgConnection, step: &Step, findings: &Sender<Finding>) -> Result<bool, StoreError> {
+/// Sends the errors that one step finds. Returns false if the receiver was dropped.
+pub async fn run(connection: &mut PgConnection, step: &Step, findings: &Sender<Finding>) -> Result<bool, StoreError> {
     let Step { check, part } = step;
     let ended = match check {
         Check::Pairs => sums::pairs(connection, part, findings).await,

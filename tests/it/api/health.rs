@@ -8,7 +8,7 @@ use crate::support::Service;
 const PATH: &str = "/api/v1/health/deep";
 const NAMES: [&str; 9] =
     ["database", "pool", "commitQueue", "janitor", "webhooks", "memory", "jobs", "clock", "verify"];
-const JOBS: [&str; 11] = [
+const JOBS: [&str; 12] = [
     "config",
     "janitor_expired",
     "janitor_caps",
@@ -16,6 +16,7 @@ const JOBS: [&str; 11] = [
     "full_callers",
     "webhook_expand",
     "webhook_lease",
+    "webhook_secrets",
     "webhook_record",
     "webhook_prune",
     "verify",

@@ -41,6 +41,9 @@ async fn each_command_has_a_manual_page_and_a_help() {
         "settlements export",
         "deliveries list",
         "deliveries retry",
+        "secrets check",
+        "secrets encrypt",
+        "secrets decrypt",
         "config show",
     ] {
         let page = format!("{}/agentpay-billing-{}.1", dir.as_str(), command.replace(' ', "-"));

@@ -7,6 +7,7 @@ mod idempotency;
 mod import;
 mod manual;
 mod prune;
+mod secrets;
 mod settlements;
 
 use serde_json::Value;

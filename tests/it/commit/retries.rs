@@ -209,6 +209,7 @@ async fn a_request_that_no_lane_is_left_for_is_refused_at_once() {
         ttl_ms: 1000,
         require_registered_services: false,
         statement_limit: Duration::from_secs(3),
+        keyring: Default::default(),
     };
     let config = SharedRuntimeConfig::new(Default::default());
     let clock = Clock::default();

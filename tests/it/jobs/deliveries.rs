@@ -1,6 +1,7 @@
 //! HTTP contract, sections 13.2 to 13.4: real HTTP to a real receiver, verified by a library that is not ours.
 
 mod attempts;
+mod encryption;
 mod requested;
 mod scheduling;
 mod secrets;

@@ -6,11 +6,10 @@ use std::time::Duration;
 use agentpay_billing::domain::caller::Tenant;
 use agentpay_billing::domain::timestamp::Timestamp;
 use agentpay_billing::domain::webhook::Secret;
-use agentpay_billing::jobs::webhooks::sender::{Egress, Failure, Names, Sender};
+use agentpay_billing::jobs::webhooks::sender::{Egress, Endpoint, Failure, Names, Sender};
 use agentpay_billing::settings::egress_proxy::EgressProxy;
 use agentpay_billing::store::deliveries::Outgoing;
 use agentpay_billing::store::webhook_queues::QueueId;
-use agentpay_billing::store::webhooks::Target;
 use serde_json::json;
 
 use crate::support::{Process, Receiver, Service, free_port, new_database, url, usage};
@@ -54,14 +53,9 @@ async fn a_proxy_is_asked_for_no_private_target() {
         let address = |text: &str| text.parse::<IpAddr>().expect("an address");
         let names = [("inside.example", address("10.0.0.1")), ("outside.example", address("93.184.215.14"))];
         let names = Names::Fixed(names.map(|(name, address)| (name.to_owned(), address)).into());
-        let target = Target {
-            url: format!("http://{host}/hook"),
-            secrets: vec![Secret::from_stored([7; 32])],
-            is_enabled: true,
-            from_position: 0,
-        };
+        let endpoint = Endpoint { url: format!("http://{host}/hook"), secrets: vec![Secret::from_stored([7; 32])] };
         let sender = Sender::new(Egress { allow_private, names, proxy: EgressProxy::parse(&proxy_url(&proxy)) });
-        sender.send(&outgoing, &target, Timestamp::from_ms(0), Duration::from_secs(5)).await
+        sender.send(&outgoing, &endpoint, Timestamp::from_ms(0), Duration::from_secs(5)).await
     };
     for host in ["127.0.0.1", "169.254.169.254", "[::1]", "localhost", "inside.example"] {
         assert_eq!(send(host, false).await, Err(Failure::PrivateAddress), "{host}");
@@ -105,9 +99,9 @@ async fn addresses_are_checked_when_they_are_connected_to() {
         let loopback: IpAddr = "127.0.0.1".parse().expect("an address");
         let names = Names::Fixed([("rebound.example".to_owned(), loopback)].into());
         let url = receiver.url.replace("127.0.0.1", host);
-        let target = Target { url, secrets: vec![Secret::from_stored([7; 32])], is_enabled: true, from_position: 0 };
+        let endpoint = Endpoint { url, secrets: vec![Secret::from_stored([7; 32])] };
         let sender = Sender::new(Egress { allow_private, names, proxy: None });
-        sender.send(&outgoing, &target, Timestamp::from_ms(0), Duration::from_secs(5)).await
+        sender.send(&outgoing, &endpoint, Timestamp::from_ms(0), Duration::from_secs(5)).await
     };
     for host in ["rebound.example", "127.0.0.1", "[::ffff:127.0.0.1]", "2130706433", "localhost"] {
         assert_eq!(send(host, false).await, Err(Failure::PrivateAddress), "{host}");

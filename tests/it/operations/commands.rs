@@ -15,6 +15,8 @@ async fn commands_work_beside_a_service(process: &Process, environment: &[(&str,
     client.post("/api/v1/usage", &usage("a", "s", 3)).await;
     assert_eq!(text(&["migrate"], environment).await, (Some(0), "the schema is up to date\n".to_owned()));
     assert_eq!(text(&["verify"], environment).await, (Some(0), "1 pairs add up\n".to_owned()));
+    let sound = r#"{"isConsistent":true,"pairs":1,"findings":[],"findingsTotal":0}"#;
+    assert_eq!(text(&["verify", "--format", "json"], environment).await, (Some(0), format!("{sound}\n")));
     let (code, made) = text(&["keys", "create", "--label", "by hand"], environment).await;
     assert_eq!(code, Some(0), "{made}");
     let made: Value = serde_json::from_str(&made).expect("JSON");
@@ -75,8 +77,13 @@ async fn verify_names_each_pair_that_does_not_add_up() {
     .execute(&pool)
     .await
     .expect("a pair");
+    let (code, found) = text(&["verify", "--format", "json"], &environment).await;
+    let found: Value = serde_json::from_str(&found).expect("JSON");
+    let total = found["findingsTotal"].as_u64().expect("a number") as usize;
+    assert_eq!((code, &found["isConsistent"], &found["pairs"]), (Some(1), &json!(false), &json!(1)));
+    assert!(total > 2 && found["findings"].as_array().map(Vec::len) == Some(total), "{found}");
     let (code, findings) = text(&["verify"], &environment).await;
-    assert_eq!(code, Some(1), "{findings}");
+    assert_eq!((code, findings.lines().count()), (Some(1), total), "{findings}");
     for finding in [
         "public a/s: settled 2 but the ledger bills 0",
         "public: total recorded is 0 but the rows add up to 3",

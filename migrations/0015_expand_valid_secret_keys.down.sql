@@ -1,0 +1,2 @@
+-- The constraints stay valid.
+SELECT 1;

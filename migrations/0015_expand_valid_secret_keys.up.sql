@@ -1,0 +1,2 @@
+ALTER TABLE webhooks VALIDATE CONSTRAINT webhooks_secret_length;
+ALTER TABLE webhooks VALIDATE CONSTRAINT webhooks_previous_secret_length;
