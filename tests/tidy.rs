@@ -239,10 +239,30 @@ fn links(page: &str) -> Vec<&str> {
     prose.flat_map(|prose| prose.split("](").skip(1)).filter_map(|rest| Some(rest.split_once(')')?.0)).collect()
 }
 
+/// A claim about security is worth as much as its test.
+#[test]
+fn every_claim_of_the_threat_model_names_tests_that_exist() {
+    let page = fs::read_to_string(root().join("SECURITY.md")).expect("SECURITY.md");
+    let mut code: String = sources(&root().join("tests")).into_iter().map(|(_, source)| source).collect();
+    code.extend(sources(&root().join("src")).into_iter().map(|(_, source)| source));
+    let is_target = |name: &str| root().join("tests/fuzz/corpus").join(name).is_dir();
+    let mut claims = 0;
+    for row in page.lines().filter(|line| line.starts_with("| ") && !line.ends_with("| test |")) {
+        let cell = row.trim_end_matches('|').rsplit(" | ").next().expect("a cell");
+        let names: Vec<&str> = cell.split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "{row}");
+        for name in names {
+            assert!(code.contains(&format!("fn {name}(")) || is_target(name), "{name}");
+        }
+        claims += 1;
+    }
+    assert!(claims > 30, "{claims}");
+}
+
 #[test]
 fn links_between_documents_lead_somewhere() {
     let mut pages = texts(&root().join("docs"), &["md"]);
-    for name in ["README.md", "CHANGELOG.md"] {
+    for name in ["README.md", "CHANGELOG.md", "SECURITY.md"] {
         pages.push((root().join(name), fs::read_to_string(root().join(name)).expect(name)));
     }
     let mut checked = 0;

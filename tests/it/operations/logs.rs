@@ -155,3 +155,33 @@ async fn what_goes_wrong_is_tied_to_its_request_and_to_its_batch() {
     assert!(["lane", "batch", "attempt"].iter().all(|name| batch[name].is_number()), "{batch}");
     assert_eq!(find("a job failed", "r-2"), batch);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_sends_stays_in_one_line_of_the_log() {
+    let database = url(&new_database().await);
+    for format in ["json", "pretty"] {
+        let port = free_port();
+        let text = port.to_string();
+        let environment = [("DATABASE_URL", database.as_str()), ("PORT", &text), ("LOG_FORMAT", format)];
+        let mut service = Logged::start(&[&environment[..], &[("LOG_LEVEL", "debug")]].concat());
+        service.says("server started").await;
+        let client = Client::new(([127, 0, 0, 1], port).into());
+        // A line break, an escape of a terminal, and U+2028, in a path and in what is stored and logged.
+        for path in ["/api/v1/x%0Aforged%20%1B%5B31m", "/api/v1/usage/a%0Dforged/s", "/x%E2%80%A8forged%85"] {
+            client.get(path).await;
+        }
+        client.post("/api/v1/usage", &json!({ "agent": "a\nforged\u{1b}", "serviceId": "s" })).await;
+        service.terminate();
+        assert!(service.exit().await.success());
+        let log = service.text();
+        // Lines for people have colours.
+        let is_allowed = |character: char| character == '\n' || format == "pretty" && character == '\u{1b}';
+        let is_plain = |character: char| !character.is_control() && character != '\u{2028}';
+        assert!(log.chars().all(|character| is_plain(character) || is_allowed(character)), "{log:?}");
+        for line in log.lines() {
+            let is_whole = if format == "pretty" { line.contains("agentpay_billing::") } else { line.ends_with('}') };
+            assert!(is_whole && !line.contains("\u{1b}[31m"), "{line}");
+        }
+        assert_eq!(log.lines().filter(|line| line.contains("request completed")).count(), 4, "{log}");
+    }
+}

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use agentpay_billing::jobs::webhooks::dispatcher::Dispatcher;
 use agentpay_billing::jobs::webhooks::outcome::Outcome;
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{DAY_MS, Hook, PRIVATE, USAGE, WEBHOOKS, statuses};
 use crate::support::{Behaviour, Receiver, Service, usage};
@@ -156,4 +157,31 @@ async fn a_private_target_is_refused_at_every_attempt_and_tried_again() {
     let delivery = client.get(&path).await.json()["items"][0].clone();
     assert_eq!((&delivery["status"], &delivery["error"]), (&json!("pending"), &json!("private address")));
     assert_eq!(receiver.received().len(), 0);
+}
+
+/// Otherwise a receiver could have the service read an internal page for it.
+#[tokio::test]
+async fn a_redirect_of_a_receiver_is_not_followed_and_its_answer_is_not_shown() {
+    let service = Service::start(PRIVATE).await;
+    let (client, inside) = (service.client(), Receiver::start().await);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}/hook", listener.local_addr().expect("its address"));
+    let head = format!("HTTP/1.1 302 Found\r\nlocation: {}\r\nconnection: close\r\n", inside.url);
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let _ = socket.read(&mut [0; 4096]).await;
+            let _ =
+                socket.write_all(format!("{head}x-word: INSIDE\r\ncontent-length: 6\r\n\r\nINSIDE").as_bytes()).await;
+        }
+    });
+    let made = client.post(WEBHOOKS, &json!({ "url": url, "events": ["*"] })).await.json();
+    let path = format!("{WEBHOOKS}/{}", made["id"].as_str().expect("an id"));
+    let test = client.send("POST", &format!("{path}/test"), None).await;
+    assert!(test.status == 502 && test.error().2.ends_with(": status 302"), "{test:?}");
+    client.post(USAGE, &usage("a", "s", 1)).await;
+    service.dispatcher.run_once().await.expect("dispatcher");
+    let deliveries = client.get(&format!("{path}/deliveries")).await;
+    assert!(deliveries.json()["items"].as_array().is_some_and(|items| items.len() == 2), "{deliveries:?}");
+    assert!(!format!("{} {:?} {}", test.text, test.headers, deliveries.text).contains("INSIDE"));
+    assert_eq!(inside.received().len(), 0);
 }
