@@ -1,5 +1,5 @@
--- The rights of the roles of roles.sql. Run it as agentpay_owner after each migration; it can be repeated, also while the
--- service runs:
+-- The rights of the roles of roles.sql. `agentpay-billing migrate --grants` runs it as agentpay_owner after the migrations. It can
+-- be repeated, also while the service runs, and with psql:
 --     psql -v ON_ERROR_STOP=1 -f deploy/postgres/grants.sql agentpay
 
 BEGIN;

@@ -1,7 +1,7 @@
 -- The roles of an AgentPay database. Run it as a superuser in a new database, before the first migration; it can be repeated:
 --     psql -v ON_ERROR_STOP=1 -f deploy/postgres/roles.sql agentpay
--- Then give agentpay_owner and agentpay_app their passwords (\password), or let pg_hba.conf ask for certificates. Run the
--- migrations as agentpay_owner, and after each of them deploy/postgres/grants.sql.
+-- Then give agentpay_owner and agentpay_app their passwords (\password), or let pg_hba.conf ask for certificates. Run
+-- `agentpay-billing migrate --grants` as agentpay_owner.
 --
 -- agentpay_owner     owns the schema and migrates it
 -- agentpay_app       the service; it cannot change the schema, the ledger or stored responses

@@ -10,6 +10,7 @@ mod idempotency;
 mod import;
 mod keys;
 mod manual;
+mod migrate;
 mod moment;
 mod output;
 mod progress_bar;
@@ -47,6 +48,7 @@ use idempotency::Idempotency;
 use import::Import;
 use keys::Keys;
 use manual::{Completions, Man};
+use migrate::Migrate;
 use output::{Output, OutputError};
 use prune::Prune;
 use secrets::Secrets;
@@ -67,7 +69,7 @@ enum Action {
     /// Serve requests (the default).
     Serve,
     /// Apply all pending migrations.
-    Migrate,
+    Migrate(Migrate),
     /// Create, list and revoke API keys.
     #[command(subcommand)]
     Keys(Keys),
@@ -244,7 +246,7 @@ async fn execute(
     let done = match action {
         Action::Serve | Action::Health | Action::Completions(_) | Action::Man(_) => Some(Ok(())),
         Action::Config(config) => stop.race(config.run(&session)).await,
-        Action::Migrate => stop.race(session.print("the schema is up to date".to_owned())).await,
+        Action::Migrate(migrate) => stop.race(migrate.run(&mut connection, &session)).await,
         Action::Import(import) => return coded(stop.race(import.run(&session)).await),
         Action::Verify(verify) => return coded(stop.race(verify.run(&mut connection, &session)).await),
         Action::Secrets(secrets) => return coded(stop.race(secrets.run(&session)).await),
@@ -274,7 +276,7 @@ async fn prepare(
     progress.step("the private PostgreSQL", database.run()).await?;
     let mut connection = progress.step("the database", start::reach(&database.options, &progress)).await?;
     let migrates = match action {
-        Action::Migrate => true,
+        Action::Migrate(_) => true,
         Action::Serve | Action::Keys(Keys::Create { .. }) | Action::Import(_) => settings.migrate_on_start,
         // The other commands never migrate.
         _ => false,

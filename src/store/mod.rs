@@ -23,6 +23,7 @@ pub mod redeliveries;
 pub mod remembered;
 pub mod reset;
 pub mod retention;
+pub mod roles;
 pub mod runtime_config;
 pub mod server;
 pub mod service_usage;

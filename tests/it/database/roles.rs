@@ -9,7 +9,6 @@ use crate::operations::readme;
 use crate::support::{DataDir, Receiver, Service, pool, run, store_records, url, usage};
 
 const ROLES: &str = include_str!("../../../deploy/postgres/roles.sql");
-const GRANTS: &str = include_str!("../../../deploy/postgres/grants.sql");
 
 /// A database set up as the two files say. Roles belong to a whole server, so it has one of its own.
 struct Deployment {
@@ -24,18 +23,17 @@ impl Deployment {
         let postgres = LocalPostgres::start(dir.path(), &[("fsync", "off")]).await.expect("a PostgreSQL");
         let deployment = Self { superuser: pool(&postgres.connect_options("agentpay")), postgres, _dir: dir };
         deployment.superuser.execute(ROLES).await.expect("roles.sql");
-        let owner = url(&deployment.options("agentpay_owner"));
-        let migrated = run(&["migrate"], &[("DATABASE_URL", &owner)]).await;
-        assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
+        deployment.migrate_and_grant().await;
         // Both can be repeated.
         deployment.superuser.execute(ROLES).await.expect("roles.sql");
-        deployment.grant().await;
-        deployment.grant().await;
+        deployment.migrate_and_grant().await;
         deployment
     }
 
-    async fn grant(&self) {
-        self.pool("agentpay_owner").execute(GRANTS).await.expect("grants.sql");
+    async fn migrate_and_grant(&self) {
+        let owner = url(&self.options("agentpay_owner"));
+        let migrated = run(&["migrate", "--grants"], &[("DATABASE_URL", &owner)]).await;
+        assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
     }
 
     fn options(&self, role: &str) -> PgConnectOptions {
@@ -132,7 +130,7 @@ async fn the_application_can_change_neither_the_schema_nor_the_ledger_nor_stored
     deployment.pool("agentpay_owner").execute("CREATE TABLE later (a int)").await.expect("a table");
     app.execute("INSERT INTO later VALUES (1)").await.expect("a row");
     is_refused(&deployment.login("alice", "agentpay_readonly").await, "SELECT * FROM later").await;
-    deployment.grant().await;
+    deployment.migrate_and_grant().await;
     is_refused(&app, "INSERT INTO later VALUES (1)").await;
     deployment.stop().await;
 }
