@@ -717,21 +717,25 @@ CREATE TABLE public.verification (
     finished_at timestamp with time zone,
     duration_ms bigint,
     findings jsonb DEFAULT '{}'::jsonb NOT NULL,
+    cancelled_steps jsonb DEFAULT '{}'::jsonb NOT NULL,
+    CONSTRAINT verification_cancelled_steps_object CHECK ((jsonb_typeof(cancelled_steps) = 'object'::text)),
     CONSTRAINT verification_findings_object CHECK ((jsonb_typeof(findings) = 'object'::text)),
     CONSTRAINT verification_only_row CHECK (only_row)
 );
 
-COMMENT ON TABLE public.verification IS 'One row: the last complete background run of verify, and which replica may begin the next one.';
+COMMENT ON TABLE public.verification IS 'One row: the last background run of verify, and which replica may begin the next one.';
 
 COMMENT ON COLUMN public.verification.only_row IS 'Always true. The primary key allows no second row.';
 
 COMMENT ON COLUMN public.verification.not_before IS 'No replica begins a run before: the lease of the replica that runs it now, renewed at every step, or the pause after a run that failed. NULL: none.';
 
-COMMENT ON COLUMN public.verification.finished_at IS 'When the last complete run ended. The next one begins VERIFY_INTERVAL_MS later. NULL: there was none.';
+COMMENT ON COLUMN public.verification.finished_at IS 'When the last run ended. The next one begins VERIFY_INTERVAL_MS later. NULL: there was none.';
 
 COMMENT ON COLUMN public.verification.duration_ms IS 'Duration of that run in milliseconds, with its pauses.';
 
 COMMENT ON COLUMN public.verification.findings IS 'What that run found: the number of inconsistencies for each check, for example {"pairs": 0, "totals": 1}.';
+
+COMMENT ON COLUMN public.verification.cancelled_steps IS 'What that run left out: for each check the number of steps that were cancelled, because they took longer than five minutes or a person ended them.';
 
 CREATE TABLE public.webhook_deliveries (
     tenant_id character varying(64) NOT NULL COLLATE pg_catalog."C",

@@ -23,7 +23,7 @@ use crate::commit::Committer;
 use crate::full_callers::FullCallers;
 use crate::job_health::JobHealth;
 use crate::jobs::janitor::{Janitor, LastRun};
-use crate::jobs::verifier::Verifier;
+use crate::jobs::verifier::{self, Verifier};
 use crate::jobs::watch_runtime_config::RuntimeConfigWatcher;
 use crate::jobs::webhooks::dispatcher::Dispatcher;
 use crate::jobs::webhooks::sender::{Egress, Names, Sender};
@@ -141,7 +141,12 @@ impl App {
         let stop_jobs = CancellationToken::new();
         let mut jobs = JoinSet::new();
         jobs.spawn(janitor.clone().run(stop_jobs.clone()));
-        let verifier = Verifier { interval: settings.verify_interval, pool: pool.clone(), health: health.clone() };
+        let verifier = Verifier {
+            interval: settings.verify_interval,
+            step_limit: verifier::STEP_LIMIT,
+            pool: pool.clone(),
+            health: health.clone(),
+        };
         if !verifier.interval.is_zero() {
             jobs.spawn(verifier.clone().run(stop_jobs.clone()));
         }

@@ -20,7 +20,9 @@ impl FullCallers {
         self.0.load().len()
     }
 
-    pub fn replace(&self, callers: HashSet<String>) {
-        self.0.store(Arc::new(callers));
+    /// Returns whether they differ from those before.
+    pub fn replace(&self, callers: HashSet<String>) -> bool {
+        let callers = Arc::new(callers);
+        self.0.swap(callers.clone()) != callers
     }
 }

@@ -38,10 +38,12 @@ impl SharedRuntimeConfig {
     }
 
     /// Applies the result of a read that began at `read_at`, unless a later read was applied. Revisions are not
-    /// compared: after a failover or a restore the revision may be lower than before.
-    pub fn replace(&self, config: RuntimeConfig, read_at: Instant) {
+    /// compared: after a failover or a restore the revision may be lower than before. Returns whether it differs from the
+    /// configuration that was in force.
+    pub fn replace(&self, config: RuntimeConfig, read_at: Instant) -> bool {
         let read = Arc::new(Known { config, read_at });
-        self.0.rcu(|own| if own.read_at > read.read_at { own.clone() } else { read.clone() });
+        let own = self.0.rcu(|own| if own.read_at > read.read_at { own.clone() } else { read.clone() });
+        own.read_at <= read_at && own.config != read.config
     }
 }
 
@@ -57,11 +59,12 @@ mod tests {
         let config = SharedRuntimeConfig::new(paused(true, 7));
         let began = Instant::now();
         // A restored database has an earlier revision.
-        config.replace(paused(false, 0), began);
+        assert!(config.replace(paused(false, 0), began));
         assert!(!config.is_paused());
+        assert!(!config.replace(paused(false, 0), began), "nothing has changed");
         // A read that began earlier and ended later.
         let earlier = began.checked_sub(Duration::from_nanos(1)).expect("the machine runs for longer");
-        config.replace(paused(true, 8), earlier);
+        assert!(!config.replace(paused(true, 8), earlier));
         assert!(!config.is_paused());
     }
 }

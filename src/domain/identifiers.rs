@@ -62,8 +62,18 @@ pub fn hash_of_key(presented: &[u8]) -> [u8; 32] {
     Sha256::digest(presented).into()
 }
 
-/// `text` with every API key reduced to its prefix, for logs: a client may put a whole key into a path.
-pub fn without_keys(text: &str) -> Cow<'_, str> {
+/// `path` for logs and traces: an idempotency key that it looks up is left out, and every API key is reduced to its prefix,
+/// because a client may put a whole key into a path.
+pub fn without_keys(path: &str) -> Cow<'_, str> {
+    const LOOK_UP: &str = "/idempotency/";
+    let is_look_up = |at: &usize| path.as_bytes()[*at..].to_ascii_lowercase().starts_with(LOOK_UP.as_bytes());
+    if let Some(at) = path.match_indices('/').map(|(at, _)| at).find(is_look_up) {
+        return format!("{}*", without_api_keys(&path[..at + LOOK_UP.len()])).into();
+    }
+    without_api_keys(path)
+}
+
+fn without_api_keys(text: &str) -> Cow<'_, str> {
     if !text.contains("apk_") {
         return text.into();
     }
@@ -94,6 +104,9 @@ mod tests {
             ("/apk_3d455bc0d3/apk_3d455bc0d3ba/", "/apk_3d455bc0*/apk_3d455bc0*/"),
             ("/api/v1/api-keys/apk_3d455bc0", "/api/v1/api-keys/apk_3d455bc0"),
             ("/apk_apk_é", "/apk_apk_é"),
+            ("/api/v1/idempotency/order-1", "/api/v1/idempotency/*"),
+            ("/API/V1/Idempotency/order/1", "/API/V1/Idempotency/*"),
+            ("/api/v1/idempotency", "/api/v1/idempotency"),
             ("", ""),
         ] {
             assert_eq!(without_keys(text), shown);

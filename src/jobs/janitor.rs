@@ -59,6 +59,12 @@ pub struct Report {
     pub events: i64,
 }
 
+impl Report {
+    fn deleted(&self) -> i64 {
+        self.expired + self.over_caller_cap + self.over_total_cap + self.events
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Janitor {
     pub settings: JanitorSettings,
@@ -89,38 +95,37 @@ impl LastRun {
 impl Janitor {
     pub async fn run(self, stop: CancellationToken) {
         // Other processes may have found full callers before this one started.
-        let _ = stop.run_until_cancelled(super::as_run("janitor", 0, self.learn_full())).await;
+        stop.run_until_cancelled(super::as_run("janitor", 0, self.learn_full())).await;
         for run in 1.. {
             if !super::pause(self.settings.pause, &stop).await {
                 return;
             }
-            // The failure is recorded, and the step is tried again.
-            let _ = super::as_run("janitor", run, self.run_until(&stop)).await;
-            if stop.is_cancelled() {
-                return;
-            }
+            // A step that fails is tried again.
+            super::as_run("janitor", run, self.run_until(&stop)).await;
         }
     }
 
     /// One run, which `stop` may cancel at any point. Each of its transactions is complete, and is counted when its result is
-    /// known.
-    async fn run_until(&self, stop: &CancellationToken) -> Result<(), StoreError> {
+    /// known. Returns whether records or events were deleted, or callers have become full or are so no longer.
+    async fn run_until(&self, stop: &CancellationToken) -> Result<bool, StoreError> {
         let mut report = Report::default();
-        let run = async {
-            let pruned = self.prune(&mut report).await;
-            self.learn_full().await.and(pruned)
-        };
-        let outcome = stop.run_until_cancelled(run).await;
+        let outcome = stop.run_until_cancelled(self.work(&mut report)).await;
         log(&report, &self.settings);
-        outcome.unwrap_or(Ok(()))
+        Ok(outcome.unwrap_or(Ok(false))? || report.deleted() > 0)
     }
 
     /// Prunes until nothing is left. Returns an error if a step failed; the other steps were still done.
     pub async fn run_once(&self) -> Result<Report, StoreError> {
         let mut report = Report::default();
-        let pruned = self.prune(&mut report).await;
-        self.learn_full().await?;
-        pruned.map(|()| report)
+        self.work(&mut report).await?;
+        Ok(report)
+    }
+
+    /// Returns whether the full callers have changed.
+    async fn work(&self, report: &mut Report) -> Result<bool, StoreError> {
+        let pruned = self.prune(report).await;
+        let has_changed = self.learn_full().await?;
+        pruned.map(|()| has_changed)
     }
 
     /// Alternates between the steps, so that events and caps need not wait until a million expired records are deleted.
@@ -285,13 +290,12 @@ impl Janitor {
         Ok(true)
     }
 
-    /// Reads which callers are full. Every replica does so, whichever one prunes.
-    async fn learn_full(&self) -> Result<(), StoreError> {
+    /// Reads which callers are full. Every replica does so, whichever one prunes. Returns whether they have changed.
+    async fn learn_full(&self) -> Result<bool, StoreError> {
         let read = async |connection: &mut PgConnection| full_callers::list(connection, CALLERS_MAX).await;
         let full = self.pool.run(Instant::now() + STEP_LIMIT, read).await;
         self.health.note(Job::FullCallers, &full);
-        self.full.replace(full?.into_iter().collect());
-        Ok(())
+        Ok(self.full.replace(full?.into_iter().collect()))
     }
 
     /// Records that expire between these moments may be evicted. Those before have expired, those after are too young.
@@ -380,14 +384,13 @@ async fn note_full(connection: &mut PgConnection, full: &[&str]) -> Result<(), S
 
 fn log(report: &Report, settings: &JanitorSettings) {
     metrics::records_expired(report.expired.unsigned_abs());
-    let JanitorSettings { records_max, records_of_caller_max, bytes_of_caller_max, .. } = settings;
+    let JanitorSettings { records_max, records_of_caller_max: records, bytes_of_caller_max: bytes, .. } = settings;
     let evicted = report.over_caller_cap + report.over_total_cap;
-    if report.expired + evicted + report.events > 0 {
+    if report.deleted() > 0 {
         info!(expired = report.expired, evicted, events = report.events, "the janitor pruned");
     }
     if report.over_caller_cap > 0 {
         metrics::records_evicted("caller", report.over_caller_cap.unsigned_abs());
-        let (records, bytes) = (records_of_caller_max, bytes_of_caller_max);
         warn!(cap = records, bytes, count = report.over_caller_cap, "live idempotency records evicted");
     }
     if report.over_total_cap > 0 {

@@ -7,7 +7,7 @@ pub mod verifier;
 pub mod watch_runtime_config;
 pub mod webhooks;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error_span};
@@ -19,18 +19,14 @@ use crate::telemetry::traces::JobTrace;
 pub const STEP_LIMIT: Duration = Duration::from_secs(10);
 
 /// Runs `work` as one run of a job, which its log lines and its trace name. Runs are counted from the start of the process.
-/// The level of the span is the highest, so that no `LOG_LEVEL` hides it.
-async fn as_run<T>(
-    job: &'static str,
-    run: u64,
-    work: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreError> {
-    let trace = JobTrace::begin(job, run);
-    let result = work.instrument(error_span!("job", job, run)).await;
-    if let Some(trace) = trace {
-        trace.end(result.as_ref().err());
+/// The level of the span is the highest, so that no `LOG_LEVEL` hides it. `work` records its failures, and returns whether it
+/// did something. Most runs find nothing to do; they have no trace.
+async fn as_run(job: &'static str, run: u64, work: impl Future<Output = Result<bool, StoreError>>) {
+    let began = Instant::now();
+    match work.instrument(error_span!("job", job, run)).await {
+        Ok(false) => {}
+        result => JobTrace { job, run, began }.end(result.err().as_ref()),
     }
-    result
 }
 
 /// Waits for `pause`. False if the service stops meanwhile.

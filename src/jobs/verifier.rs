@@ -12,13 +12,14 @@ use tracing::{error, info, warn};
 use crate::job_health::{Job, JobHealth};
 use crate::store::audit::{self, Check, Step};
 use crate::store::pool::Pool;
-use crate::store::verification::{self, Lease, Turn};
+use crate::store::verification::{self, CheckResult, Lease, Turn};
 use crate::store::{StoreError, server};
 
 /// The longest pause between two checks whether a run is due.
 const PAUSE_MAX: Duration = Duration::from_mins(1);
-/// Time limit of a step. Larger tables must be verified with the command.
-const STEP_LIMIT: Duration = Duration::from_mins(5);
+/// Time limit of a step. A step that takes longer is cancelled and left out: it would take as long the next time. What it
+/// reads must be verified with the command.
+pub const STEP_LIMIT: Duration = Duration::from_mins(5);
 /// Approximate number of rows of a step, so that it takes a second or two.
 const ROWS_MAX: i64 = 500_000;
 /// The rest after a step, as a multiple of the step's duration, and its maximum. The job uses one core of the database for
@@ -37,6 +38,8 @@ const LOGGED_MAX: usize = 20;
 pub struct Verifier {
     /// Pause between two runs.
     pub interval: Duration,
+    /// Time limit of a step.
+    pub step_limit: Duration,
     pub pool: Pool,
     pub health: JobHealth,
 }
@@ -44,8 +47,8 @@ pub struct Verifier {
 /// The outcome of [`Verifier::run_once`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The number of findings of each check, in the order of [`Check::ALL`].
-    Verified(Vec<(&'static str, i64)>),
+    /// In the order of [`Check::ALL`].
+    Verified(Vec<CheckResult>),
     NotDue,
     /// Another replica runs it or has taken over, or the last run failed and its pause has not passed.
     LeftToOthers,
@@ -56,7 +59,8 @@ impl Verifier {
         for run in 1.. {
             let is_running = super::pause(self.interval.min(PAUSE_MAX), &stop).await;
             // Cancellation closes the connection, and the server then ends the statement. The lease expires by itself.
-            let turn = super::as_run("verify", run, self.run_once());
+            let turn = async { self.run_once().await.map(|outcome| matches!(outcome, Outcome::Verified(_))) };
+            let turn = super::as_run("verify", run, turn);
             if !is_running || stop.run_until_cancelled(turn).await.is_none() {
                 return;
             }
@@ -98,11 +102,19 @@ impl Verifier {
 
     async fn verify(&self, lease: &mut Lease) -> Result<Outcome, StoreError> {
         let began = Instant::now();
-        let mut counts = Check::ALL.map(|check| (check.name(), 0));
+        let mut checks =
+            Check::ALL.map(|check| CheckResult { name: check.name().to_owned(), findings: 0, cancelled_steps: 0 });
         let plan = async |connection: &mut PgConnection| audit::steps(connection, ROWS_MAX).await;
         for step in self.pool.run(began + super::STEP_LIMIT, plan).await? {
             let step_began = Instant::now();
-            counts[step.check as usize].1 += self.step(&step).await?;
+            let check = &mut checks[step.check as usize];
+            match self.step(&step).await {
+                Err(error) if error.is_cancellation() => {
+                    check.cancelled_steps += 1;
+                    warn!(check = check.name, "a step of the verification took too long and was left out");
+                }
+                findings => check.findings += findings?,
+            }
             tokio::time::sleep((RESTS_PER_STEP * step_began.elapsed()).min(REST_MAX)).await;
             if !self.renew(lease, LEASE).await? {
                 warn!("another replica took over the verification");
@@ -111,25 +123,33 @@ impl Verifier {
         }
         let took = began.elapsed();
         let finish =
-            async |connection: &mut PgConnection| verification::finish(connection, *lease, took, &counts).await;
+            async |connection: &mut PgConnection| verification::finish(connection, *lease, took, &checks).await;
         if !self.pool.run(Instant::now() + super::STEP_LIMIT, finish).await? {
             return Ok(Outcome::LeftToOthers);
         }
-        let (findings, ms) = (counts.iter().map(|(_, count)| count).sum::<i64>(), took.as_millis() as u64);
+        let ms = took.as_millis() as u64;
+        let findings: i64 = checks.iter().map(|check| check.findings).sum();
+        let cancelled_steps: i64 = checks.iter().map(|check| check.cancelled_steps).sum();
         if findings > 0 {
             error!(findings, durationMs = ms, "the verification found that the database does not add up");
+        } else if cancelled_steps > 0 {
+            warn!(
+                cancelledSteps = cancelled_steps,
+                durationMs = ms,
+                "the verification found nothing, but is incomplete"
+            );
         } else {
             info!(durationMs = ms, "the verification found nothing");
         }
-        Ok(Outcome::Verified(counts.to_vec()))
+        Ok(Outcome::Verified(checks.to_vec()))
     }
 
     /// Returns the number of findings.
     async fn step(&self, step: &Step) -> Result<i64, StoreError> {
         // If PostgreSQL responds, its own time limit comes first.
-        let deadline = Instant::now() + STEP_LIMIT + super::STEP_LIMIT;
+        let deadline = Instant::now() + self.step_limit + super::STEP_LIMIT;
         let read = async |connection: &mut PgConnection| {
-            let mut snapshot = server::begin_long_read(connection, STEP_LIMIT).await?;
+            let mut snapshot = server::begin_long_read(connection, self.step_limit).await?;
             let findings = audit::find(&mut snapshot, step, COUNTED_MAX).await?;
             snapshot.rollback().await?;
             Ok(findings)

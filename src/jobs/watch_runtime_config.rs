@@ -63,8 +63,8 @@ impl RuntimeConfigWatcher {
 
     async fn poll(&self, notified: &Notify) {
         for run in 1.. {
-            // The failure is recorded. The last state stays in force.
-            let _ = super::as_run("config", run, self.run_once()).await;
+            // If it fails, the last state stays in force.
+            super::as_run("config", run, self.run_once()).await;
             let _ = timeout(self.poll_interval, notified.notified()).await;
         }
     }
@@ -82,8 +82,8 @@ impl RuntimeConfigWatcher {
         }
     }
 
-    /// Reads once and applies what changed.
-    pub async fn run_once(&self) -> Result<(), StoreError> {
+    /// Reads once and applies what changed. Returns whether anything did.
+    pub async fn run_once(&self) -> Result<bool, StoreError> {
         let read_at = Instant::now();
         let read = async |connection: &mut PgConnection| {
             let config = runtime_config::read(connection).await?;
@@ -94,7 +94,6 @@ impl RuntimeConfigWatcher {
         };
         let config = self.pool.run(read_at + READ_LIMIT, read).await;
         self.health.note(Job::Config, &config);
-        self.runtime_config.replace(config?, read_at.into_std());
-        Ok(())
+        Ok(self.runtime_config.replace(config?, read_at.into_std()))
     }
 }

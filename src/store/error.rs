@@ -110,6 +110,11 @@ impl StoreError {
         }
     }
 
+    /// Whether PostgreSQL cancelled the statement, because it took too long or a person asked for it.
+    pub fn is_cancellation(&self) -> bool {
+        matches!(self, Self::Database(sqlx::Error::Database(error)) if error.code().as_deref() == Some("57014"))
+    }
+
     /// Whether PostgreSQL itself reported the error, so that it does respond.
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Database(sqlx::Error::Database(_)))

@@ -10,30 +10,43 @@ use crate::domain::timestamp::Timestamp;
 
 use super::StoreError;
 
-/// The result of the last complete run.
+/// The result of the last run.
 #[derive(Clone, Debug, Default)]
 pub struct LastVerification {
     /// `None` if there was no run.
     pub finished_at: Option<Timestamp>,
     pub duration_ms: Option<i64>,
-    /// The number of findings by the name of the check.
-    pub findings: Vec<(String, i64)>,
+    /// Empty if there was no run.
+    pub checks: Vec<CheckResult>,
+}
+
+/// The result of one check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckResult {
+    pub name: String,
+    pub findings: i64,
+    /// The number of steps that took too long: the check is incomplete.
+    pub cancelled_steps: i64,
 }
 
 pub async fn read(connection: &mut PgConnection) -> Result<LastVerification, StoreError> {
     let row = sqlx::query!(
         r#"-- verification::read
         SELECT finished_at, duration_ms,
-               ARRAY(SELECT key FROM jsonb_each_text(findings) ORDER BY key) AS "checks!",
-               ARRAY(SELECT value::bigint FROM jsonb_each_text(findings) ORDER BY key) AS "counts!"
+               ARRAY(SELECT key FROM jsonb_each_text(findings) ORDER BY key) AS "names!",
+               ARRAY(SELECT value::bigint FROM jsonb_each_text(findings) ORDER BY key) AS "findings!",
+               ARRAY(SELECT coalesce((cancelled_steps ->> key)::bigint, 0)
+                     FROM jsonb_each_text(findings) ORDER BY key) AS "cancelled_steps!"
         FROM verification"#,
     )
     .fetch_one(connection)
     .await?;
+    let checks = row.names.into_iter().zip(row.findings).zip(row.cancelled_steps);
+    let checks = checks.map(|((name, findings), cancelled_steps)| CheckResult { name, findings, cancelled_steps });
     Ok(LastVerification {
         finished_at: row.finished_at.map(Timestamp::from),
         duration_ms: row.duration_ms,
-        findings: row.checks.into_iter().zip(row.counts).collect(),
+        checks: checks.collect(),
     })
 }
 
@@ -45,7 +58,7 @@ pub struct Lease(OffsetDateTime);
 #[derive(Clone, Copy, Debug)]
 pub enum Turn {
     Mine(Lease),
-    /// The last complete run ended less than the interval ago.
+    /// The last run ended less than the interval ago.
     NotDue,
     /// Another replica runs it, or the pause after a failed run has not passed.
     NotNow,
@@ -89,25 +102,30 @@ pub async fn renew(connection: &mut PgConnection, lease: Lease, length: Duration
     Ok(until.map(Lease))
 }
 
-/// Stores the result of a complete run. False if another replica has taken over, or the result was to be forgotten.
+/// Stores the result of a run. False if another replica has taken over, or the result was to be forgotten.
 pub async fn finish(
     connection: &mut PgConnection,
     lease: Lease,
     took: Duration,
-    findings: &[(&str, i64)],
+    checks: &[CheckResult],
 ) -> Result<bool, StoreError> {
-    let (checks, counts): (Vec<&str>, Vec<i64>) = findings.iter().copied().unzip();
+    let names: Vec<&str> = checks.iter().map(|check| check.name.as_str()).collect();
+    let findings: Vec<i64> = checks.iter().map(|check| check.findings).collect();
+    let cancelled_steps: Vec<i64> = checks.iter().map(|check| check.cancelled_steps).collect();
     let finished = sqlx::query!(
         "-- verification::finish
         UPDATE verification
         SET not_before = NULL, finished_at = now(), duration_ms = $2,
             findings = (SELECT coalesce(jsonb_object_agg(name, number), '{}')
-                        FROM unnest($3::text[], $4::bigint[]) AS found (name, number))
+                        FROM unnest($3::text[], $4::bigint[]) AS found (name, number)),
+            cancelled_steps = (SELECT coalesce(jsonb_object_agg(name, number), '{}')
+                               FROM unnest($3::text[], $5::bigint[]) AS cancelled (name, number))
         WHERE not_before = $1",
         lease.0,
         took.as_millis() as i64,
-        &checks as _,
-        &counts as _,
+        &names as _,
+        &findings as _,
+        &cancelled_steps as _,
     )
     .execute(connection)
     .await?;
@@ -118,7 +136,8 @@ pub async fn finish(
 pub async fn forget(connection: &mut PgConnection) -> Result<(), StoreError> {
     sqlx::query!(
         "-- verification::forget
-        UPDATE verification SET not_before = NULL, finished_at = NULL, duration_ms = NULL, findings = '{}'"
+        UPDATE verification
+        SET not_before = NULL, finished_at = NULL, duration_ms = NULL, findings = '{}', cancelled_steps = '{}'"
     )
     .execute(connection)
     .await?;

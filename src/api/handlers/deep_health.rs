@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::clock::Offset;
 use crate::query::health::{self, DatabaseReport};
 use crate::query::reader::Connections;
+use crate::store::verification::CheckResult;
 use crate::telemetry::process::Process;
 
 use crate::api::state::ApiState;
@@ -144,18 +145,25 @@ fn clock(state: &ApiState) -> Check {
     check("clock", status, json!({ "offsetMs": offset.map(Offset::as_ms) }))
 }
 
-/// An error if the last background verification has findings.
+/// An error if the last background verification has findings; a warning if it left out steps.
 fn verify(report: Option<&DatabaseReport>) -> Check {
     let last = report.map(|report| &report.verification);
-    let findings = last.map(|last| last.findings.iter().map(|(check, count)| (check.clone(), json!(count))));
-    let findings = findings.map(serde_json::Map::from_iter);
-    let has_found = last.is_some_and(|last| last.findings.iter().any(|(_, count)| *count > 0));
+    let of_each = |figure: fn(&CheckResult) -> i64| {
+        let figures = last?.checks.iter().map(|check| (check.name.clone(), json!(figure(check))));
+        Some(serde_json::Map::from_iter(figures))
+    };
+    let any = |is_so: fn(&CheckResult) -> bool| last.is_some_and(|last| last.checks.iter().any(is_so));
+    let is_incomplete = any(|check| check.cancelled_steps > 0);
+    let status = if any(|check| check.findings > 0) { Status::Error } else { warn_if(is_incomplete) };
+    let finished_at = last.and_then(|last| last.finished_at);
     let detail = json!({
-        "lastSuccessAt": last.and_then(|last| last.finished_at),
+        "state": finished_at.map(|_| if is_incomplete { "incomplete" } else { "complete" }),
+        "lastSuccessAt": finished_at,
         "durationMs": last.and_then(|last| last.duration_ms),
-        "findings": findings,
+        "findings": of_each(|check| check.findings),
+        "cancelledSteps": of_each(|check| check.cancelled_steps),
     });
-    check("verify", if has_found { Status::Error } else { Status::Ok }, detail)
+    check("verify", status, detail)
 }
 
 fn memory() -> Memory {

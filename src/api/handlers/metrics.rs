@@ -13,6 +13,7 @@ use crate::domain::timestamp::Timestamp;
 use crate::metrics::{self, Exact, Gauges};
 use crate::query::gauges::{self, Figures};
 use crate::query::health;
+use crate::store::verification::{CheckResult, LastVerification};
 use crate::telemetry::process::Process;
 
 use crate::api::openapi::description::{Content, Description};
@@ -106,22 +107,37 @@ fn families(state: &ApiState, figures: &Figures) -> Vec<Exact> {
         Exact::gauge("agentpay_database_size_bytes", "Size of the database on disk.", figures.database_bytes),
         Exact::gauge(
             "agentpay_verify_last_success_timestamp_seconds",
-            "End of the last complete background verification; 0 if there was none.",
+            "End of the last background verification; 0 if there was none.",
             seconds(verification.finished_at),
         ),
         Exact::gauge(
             "agentpay_verify_duration_seconds",
-            "Duration of the last complete background verification.",
+            "Duration of the last background verification.",
             verification.duration_ms.unwrap_or(0) as f64 / 1000.0,
         ),
     ];
-    // Empty before the first run.
-    let found = verification.findings.iter();
-    families.push(Exact {
-        name: "agentpay_verify_findings",
-        kind: "gauge",
-        help: "Findings of the last background verification by check.",
-        samples: found.map(|(check, count)| (format!("{{check=\"{check}\"}}"), count.to_string())).collect(),
-    });
+    families.extend(of_checks(verification));
     families
+}
+
+/// What the last background verification found and left out. Empty before the first run.
+fn of_checks(verification: &LastVerification) -> [Exact; 2] {
+    let samples = |figure: fn(&CheckResult) -> i64| {
+        let sample = |check: &CheckResult| (format!("{{check=\"{}\"}}", check.name), figure(check).to_string());
+        verification.checks.iter().map(sample).collect()
+    };
+    [
+        Exact {
+            name: "agentpay_verify_findings",
+            kind: "gauge",
+            help: "Findings of the last background verification by check.",
+            samples: samples(|check| check.findings),
+        },
+        Exact {
+            name: "agentpay_verify_cancelled_steps",
+            kind: "gauge",
+            help: "Steps of the last background verification that took too long and were left out, by check.",
+            samples: samples(|check| check.cancelled_steps),
+        },
+    ]
 }

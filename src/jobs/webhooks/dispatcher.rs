@@ -69,6 +69,14 @@ pub struct Report {
     pub outcomes: BTreeMap<Outcome, u64>,
     /// Old finished deliveries that were deleted.
     pub pruned: i64,
+    /// Whether events were expanded, or deliveries cancelled.
+    pub found_work: bool,
+}
+
+impl Report {
+    fn is_idle(&self) -> bool {
+        self.outcomes.is_empty() && self.pruned == 0 && !self.found_work
+    }
 }
 
 impl Dispatcher {
@@ -87,8 +95,9 @@ impl Dispatcher {
 
     pub async fn run(self, stop: CancellationToken) {
         for run in (1..).take_while(|_| !stop.is_cancelled()) {
-            // Failures are recorded, and the step is tried again.
-            let _ = jobs::as_run("webhooks", run, self.run_until(&stop)).await;
+            // A step that fails is tried again.
+            let turn = async { self.run_until(&stop).await.map(|report| !report.is_idle()) };
+            jobs::as_run("webhooks", run, turn).await;
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.new_deliveries.notified() => {}
@@ -151,6 +160,7 @@ impl<'a> Run<'a> {
             }
             let has_more = steps.iter().any(|step| matches!(step, Ok(true)));
             if has_more {
+                self.report.found_work = true;
                 continue;
             }
             if self.in_flight.attempts.is_empty() && self.ended.is_empty() && self.done.is_empty() {

@@ -122,22 +122,27 @@ impl BatchTrace {
     }
 }
 
-/// One run of a background job.
-#[derive(Debug)]
-pub struct JobTrace(Span);
+/// One run of a background job, which did something or failed.
+#[derive(Clone, Copy, Debug)]
+pub struct JobTrace {
+    pub job: &'static str,
+    pub run: u64,
+    pub began: Instant,
+}
 
 impl JobTrace {
-    /// None while traces are off.
-    pub fn begin(job: &'static str, run: u64) -> Option<Self> {
-        let mut span = SpanBuilder::from_name(job).start_with_context(tracer()?, &Context::new());
-        span.set_attributes([KeyValue::new("agentpay.job", job), KeyValue::new("agentpay.run", run as i64)]);
-        Some(Self(span))
-    }
-
-    pub fn end<E: fmt::Display>(mut self, error: Option<&E>) {
+    /// Records the run, which has ended.
+    pub fn end<E: fmt::Display>(self, error: Option<&E>) {
+        let Some(tracer) = tracer() else { return };
+        let now = clock::machine_now();
+        let mut span = SpanBuilder::from_name(self.job)
+            .with_start_time(now - self.began.elapsed())
+            .start_with_context(tracer, &Context::new());
+        span.set_attributes([KeyValue::new("agentpay.job", self.job), KeyValue::new("agentpay.run", self.run as i64)]);
         if let Some(error) = error {
-            self.0.set_status(Status::error(error.to_string()));
+            span.set_status(Status::error(error.to_string()));
         }
+        span.end_with_timestamp(now.into());
     }
 }
 

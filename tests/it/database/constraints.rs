@@ -136,6 +136,7 @@ const CASES: &[(&str, &[&str])] = &[
     ("verification_pkey", &["INSERT INTO verification DEFAULT VALUES"]),
     ("verification_only_row", &["INSERT INTO verification (only_row) VALUES (false)"]),
     ("verification_findings_object", &["UPDATE verification SET findings = '[]'"]),
+    ("verification_cancelled_steps_object", &["UPDATE verification SET cancelled_steps = '[]'"]),
     (
         "runtime_config_rate_limit_per_window_range",
         &[

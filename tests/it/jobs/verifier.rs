@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use agentpay_billing::jobs::verifier::Outcome;
 use agentpay_billing::store::audit::{self, Check};
-use agentpay_billing::store::verification::{self, Turn};
+use agentpay_billing::store::verification::{self, CheckResult, Turn};
 use serde_json::{Value, json};
 use sqlx::postgres::PgPool;
 
@@ -34,9 +34,16 @@ async fn break_rows(service: &Service) {
     .await;
 }
 
-fn counts(outcome: Outcome) -> Vec<(&'static str, i64)> {
+fn named((name, count): (&str, i64)) -> (String, i64) {
+    (name.to_owned(), count)
+}
+
+fn counts(outcome: Outcome) -> Vec<(String, i64)> {
     match outcome {
-        Outcome::Verified(counts) => counts.into_iter().filter(|(_, count)| *count > 0).collect(),
+        Outcome::Verified(checks) => {
+            let found = checks.into_iter().filter(|check| check.findings > 0);
+            found.map(|check| (check.name, check.findings)).collect()
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -64,6 +71,7 @@ async fn a_row_that_was_changed_by_hand_is_seen_in_the_metrics_in_deep_health_an
         (&json!("ok"), Some(8))
     );
     assert!(well["detail"]["lastSuccessAt"].is_i64() && well["detail"]["durationMs"].is_i64());
+    assert_eq!(well["detail"]["state"], "complete");
     process.says("the verification found nothing").await;
 
     let pool = pool(&database);
@@ -86,11 +94,14 @@ async fn each_check_finds_its_own_and_a_reset_forgets_it() {
     break_rows(&service).await;
     let found = counts(service.verifier.run_once().await.expect("a run"));
     // The pair has a bill of three and says four, so the total of what was recorded is off, too.
-    assert_eq!(found, [("pairs", 1), ("totals", 2), ("callers", 1), ("records", 1)]);
+    assert_eq!(found, [("pairs", 1), ("totals", 2), ("callers", 1), ("records", 1)].map(named));
     assert!(findings(&service.pool).await.iter().all(|finding| !finding.contains("secret-key")), "keys are for no log");
     assert_eq!(service.client().send("POST", "/api/v1/admin/reset", None).await.status, 200);
     let detail = service.client().get("/api/v1/health/deep").await.json()["checks"][8]["detail"].clone();
-    assert_eq!(detail, json!({ "lastSuccessAt": null, "durationMs": null, "findings": {} }));
+    let nothing = json!({
+        "state": null, "lastSuccessAt": null, "durationMs": null, "findings": {}, "cancelledSteps": {},
+    });
+    assert_eq!(detail, nothing);
     assert_eq!(counts(service.verifier.run_once().await.expect("a run")), []);
 }
 
@@ -126,7 +137,8 @@ async fn one_replica_verifies_at_a_time_and_another_takes_over_when_its_lease_ha
     counts(service.verifier.run_once().await.expect("a run"));
     // The replica that was late neither goes on nor stores what it has found.
     assert!(verification::renew(&mut connection, lease, minute).await.expect("an answer").is_none());
-    verification::finish(&mut connection, lease, minute, &[("pairs", 9)]).await.expect("an answer");
+    let found = CheckResult { name: "pairs".to_owned(), findings: 9, cancelled_steps: 0 };
+    verification::finish(&mut connection, lease, minute, &[found]).await.expect("an answer");
     let findings = "SELECT sum(value::bigint)::bigint FROM verification, jsonb_each_text(findings)";
     assert_eq!(service.number(findings).await, 0);
 }
@@ -151,6 +163,55 @@ async fn a_run_that_fails_is_seen_and_is_not_tried_again_at_once() {
     counts(service.verifier.run_once().await.expect("a run"));
     assert!(job().await["lastSuccessAt"].is_i64());
     assert_eq!(service.client().get("/api/v1/health/ready").await.json().get("failing"), None::<&Value>);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_takes_too_long_is_left_out_and_the_run_is_incomplete_until_the_next_one() {
+    let mut service = Service::start(A_DAY).await;
+    break_rows(&service).await;
+    // The check of callers reads the size of each record, which now takes forever.
+    execute(
+        &service.pool,
+        "ALTER FUNCTION idempotency_key_bytes(idempotency_keys) RENAME TO size;
+         CREATE FUNCTION idempotency_key_bytes(idempotency_keys) RETURNS bigint LANGUAGE sql VOLATILE AS
+             'SELECT size($1)::bigint FROM pg_sleep(3600)'",
+    )
+    .await;
+    service.verifier.step_limit = Duration::from_secs(5);
+    let Outcome::Verified(checks) = service.verifier.run_once().await.expect("a run") else { panic!("no run") };
+    let cancelled: Vec<(&str, i64)> = checks
+        .iter()
+        .map(|check| (check.name.as_str(), check.cancelled_steps))
+        .filter(|(_, steps)| *steps > 0)
+        .collect();
+    assert_eq!(cancelled, [("callers", 1)]);
+    // The checks after it were performed.
+    assert_eq!(counts(Outcome::Verified(checks)), [("pairs", 1), ("totals", 2), ("records", 1)].map(named));
+    let client = service.client();
+    let detail = client.get("/api/v1/health/deep").await.json()["checks"][8]["detail"].clone();
+    assert_eq!((&detail["state"], &detail["cancelledSteps"]["callers"]), (&json!("incomplete"), &json!(1)));
+    let metrics = client.get("/api/v1/metrics").await.text;
+    assert!(metrics.contains("\nagentpay_verify_cancelled_steps{check=\"callers\"} 1\n"), "{metrics}");
+    assert!(metrics.contains("\nagentpay_verify_cancelled_steps{check=\"pairs\"} 0\n"), "{metrics}");
+    // The same step would fail again, so the next run begins after the interval and not before.
+    assert_eq!(service.verifier.run_once().await.expect("a look"), Outcome::NotDue);
+    assert_eq!(client.get("/api/v1/health/ready").await.json().get("failing"), None::<&Value>);
+
+    execute(
+        &service.pool,
+        "DROP FUNCTION idempotency_key_bytes(idempotency_keys);
+         ALTER FUNCTION size(idempotency_keys) RENAME TO idempotency_key_bytes;
+         UPDATE usage_counters SET settled = settled - 1;
+         UPDATE totals SET outstanding = outstanding - 7 WHERE service_id = ''
+             AND shard = (SELECT min(shard) FROM totals WHERE service_id = '');
+         UPDATE idempotency_keys SET status = 201;
+         UPDATE caller_totals SET records = records - 1;
+         UPDATE verification SET finished_at = NULL",
+    )
+    .await;
+    assert_eq!(counts(service.verifier.run_once().await.expect("a run")), []);
+    let check = client.get("/api/v1/health/deep").await.json()["checks"][8].clone();
+    assert_eq!((&check["status"], &check["detail"]["state"]), (&json!("ok"), &json!("complete")));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -92,9 +92,48 @@ async fn one_request_is_followed_to_its_batch_and_its_webhook() {
     // Nothing of the URL but its host: its path may be a secret.
     assert!(!format!("{:?}", collector.spans()).contains("/hook"));
 
-    for job in ["config", "webhooks", "janitor"] {
-        let run = collector.find(job, |span| span.attribute("agentpay.job") == job).await;
-        assert!(run.parent_id.is_empty() && run.attribute("agentpay.run").is_number(), "{run:?}");
+    let is_run = |span: &Span| span.attribute("agentpay.job") == "webhooks";
+    let run = collector.find("the run that delivered it", is_run).await;
+    assert_eq!((run.name.as_str(), run.kind, run.parent_id.as_str()), ("webhooks", SpanKind::Internal, ""));
+    assert!(run.attribute("agentpay.run").is_number() && !run.is_error, "{run:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_of_a_job_has_a_trace_if_it_did_something_or_failed() {
+    let collector = Collector::start().await;
+    let database = new_database().await;
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint.as_str());
+    let often =
+        [("JANITOR_INTERVAL_MS", "20"), ("IDEMPOTENCY_CACHE_TTL_MS", "1000"), ("VERIFY_INTERVAL_MS", "3600000")];
+    let process = Process::start_on(&database, &[SOON, &often, &[endpoint]].concat());
+    let client = process.client();
+    let runs = || collector.spans().into_iter().filter(|span| !span.attribute("agentpay.job").is_null());
+    let find = async |job: &str, is_error: bool| {
+        let is_run = |span: &Span| span.attribute("agentpay.job") == job && span.is_error == is_error;
+        collector.find(job, is_run).await
+    };
+    // Dozens of runs found nothing to do.
+    let last_run = async || client.get("/api/v1/health/deep").await.json()["checks"][3]["detail"]["lastRunAt"].as_i64();
+    wait_until(async || last_run().await.is_some()).await;
+    let first = last_run().await;
+    wait_until(async || last_run().await > first.map(|ms| ms + 2000)).await;
+    assert_eq!(runs().count(), 0, "{:#?}", runs().collect::<Vec<_>>());
+
+    // As another replica does.
+    let change = "UPDATE runtime_config SET bulk_max_items = 7";
+    sqlx::query(change).execute(&crate::support::pool(&database)).await.expect(change);
+    client.key("k").post(USAGE, &usage("agent-1", "svc-1", 1)).await;
+    for job in ["config", "janitor"] {
+        let run = find(job, false).await;
+        assert!(run.attribute("agentpay.run").as_i64() > Some(1), "{run:?}");
+    }
+    assert_eq!(runs().count(), 2, "{:#?}", runs().collect::<Vec<_>>());
+
+    let rename = "ALTER TABLE event_runs RENAME TO renamed_events; ALTER TABLE runtime_config RENAME TO renamed_config;
+                  ALTER TABLE outbox RENAME TO renamed_outbox; ALTER TABLE totals RENAME TO renamed_totals";
+    sqlx::raw_sql(rename).execute(&crate::support::pool(&database)).await.expect(rename);
+    for job in ["config", "janitor", "webhooks"] {
+        find(job, true).await;
     }
 }
 
@@ -152,6 +191,62 @@ async fn sampling_follows_the_caller_and_a_trace_that_is_not_recorded_is_passed_
     collector.find("its delivery", is_delivery).await;
     // Nothing else was recorded, not even the runs of jobs.
     assert_eq!(collector.spans().len(), 3, "{:#?}", collector.spans());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sampler_that_is_not_parent_based_decides_itself() {
+    let collector = Collector::start().await;
+    let sampler = [("OTEL_TRACES_SAMPLER", "always_on")];
+    let process = start(&collector, &[SOON, &sampler].concat()).await;
+    process.client().with("x-request-id", "r-1").with("traceparent", NOT_RECORDED).get("/api/v1/services").await;
+    let request = collector.find("the request", |span| is_of_request(span, "r-1")).await;
+    assert_eq!((request.trace_id.as_str(), request.parent_id.as_str()), (TRACE_ID, "00f067aa0ba902b7"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_span_contains_a_key_a_secret_or_a_body() {
+    let (collector, receiver) = (Collector::start().await, Receiver::start().await);
+    receiver.answer(&[Behaviour::Status(503)]);
+    let admin = ("ADMIN_API_KEY", "secret-of-the-operator-0123456789");
+    let process = start(&collector, &[SOON, &[admin]].concat()).await;
+    let operator = process.client().with("x-api-key", admin.1);
+    let key = operator.post("/api/v1/api-keys", &json!({ "label": "a" })).await.json()["key"].clone();
+    let key = key.as_str().expect("a key");
+    let client = process.client().with("x-api-key", key);
+    let hook = json!({ "url": receiver.url.replace("/hook", "/secret-path?secret-query"), "events": ["*"] });
+    let secret = client.post("/api/v1/webhooks", &hook).await.json()["secret"].clone();
+    let secret = secret.as_str().expect("a secret");
+    assert_eq!(client.key("secret-key").post(USAGE, &usage("agent-1", "svc-1", 5)).await.status, 201);
+    assert_eq!(client.get("/api/v1/idempotency/secret-key").await.status, 200);
+    assert_eq!(client.get("/api/v1/idempotency/secret-key?secret=query").await.status, 400);
+    assert_eq!(client.send("POST", USAGE, Some("{\"agent\":\"secret-body\"")).await.status, 400);
+    assert_eq!(client.key("secret-key").post(USAGE, &usage("agent-1", "svc-1", 6)).await.status, 409);
+
+    let is_attempt = |span: &Span| span.kind == SpanKind::Client && span.is_error;
+    collector.find("an attempt", is_attempt).await;
+    client.with("x-request-id", "r-last").get("/api/v1/services").await;
+    collector.find("the last request", |span| is_of_request(span, "r-last")).await;
+    let is_lookup = |span: &Span| span.attribute("http.route") == "/api/v1/idempotency/:key";
+    let lookup = collector.find("the look-up of the key", is_lookup).await;
+    assert_eq!(lookup.attribute("url.path"), "/api/v1/idempotency/*");
+    let spans = format!("{:?}", collector.spans());
+    for hidden in [key, secret, "secret"] {
+        assert!(!spans.contains(hidden), "{hidden}: {spans}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_was_emptied_takes_as_many_spans_again() {
+    let collector = Collector::start().await;
+    let process = start(&collector, &[SOON, &[("OTEL_BSP_MAX_QUEUE_SIZE", "4")]].concat()).await;
+    let client = process.client();
+    for number in 0..20 {
+        let id = format!("r-{number}");
+        client.with("x-request-id", &id).get("/api/v1/services").await;
+        collector.find("the request", |span| is_of_request(span, &id)).await;
+    }
+    let metrics = client.get("/api/v1/metrics").await.text;
+    assert!(metrics.contains("\nagentpay_trace_spans_total{outcome=\"dropped\"} 0\n"), "{metrics}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -240,6 +335,7 @@ async fn the_log_names_the_trace_of_a_request() {
         .expect("a statement");
     client.with("x-request-id", "r-2").get("/api/v1/services/s-1").await;
     logged.says("request failed").await;
+    Client::new(([127, 0, 0, 1], port).into()).get("/api/v1/services").await;
     logged.says("spans cannot be exported").await;
     logged.terminate();
     assert!(logged.exit().await.success());
@@ -263,4 +359,14 @@ async fn nothing_is_passed_on_while_traces_are_off() {
     assert_eq!(caller.post(USAGE, &usage("agent-1", "svc-1", 5)).await.status, 201);
     let received = receiver.reach(1).await.remove(0);
     assert_eq!((received.header("traceparent"), received.header("tracestate")), ("", ""));
+    // No thread exports.
+    let collector = Collector::start().await;
+    let recording = start(&collector, SOON).await;
+    assert_eq!((exporting_threads(&process), exporting_threads(&recording)), (0, 1));
+}
+
+fn exporting_threads(process: &Process) -> usize {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", process.child.id())).expect("its threads");
+    let name = |thread: std::fs::DirEntry| std::fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
+    threads.flatten().map(name).filter(|name| name.starts_with("OpenTelemetry")).count()
 }
