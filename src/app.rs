@@ -21,8 +21,10 @@ use crate::api::state::ApiParts;
 use crate::clock::Clock;
 use crate::commit::Committer;
 use crate::full_callers::FullCallers;
+use crate::history::History;
 use crate::job_health::JobHealth;
 use crate::jobs::janitor::{Janitor, LastRun};
+use crate::jobs::sample_history::HistorySampler;
 use crate::jobs::verifier::{self, Verifier};
 use crate::jobs::watch_runtime_config::RuntimeConfigWatcher;
 use crate::jobs::webhooks::dispatcher::Dispatcher;
@@ -90,6 +92,7 @@ pub struct App {
     pub verifier: Verifier,
     pub dispatcher: Dispatcher,
     pub config_watcher: RuntimeConfigWatcher,
+    pub history_sampler: HistorySampler,
     pub runtime_config: SharedRuntimeConfig,
     draining: CancellationToken,
     grace: Duration,
@@ -161,6 +164,8 @@ impl App {
         dispatcher.secrets.check(&secrets, settings.api.require_api_key);
         jobs.spawn(dispatcher.clone().run(stop_jobs.clone()));
         jobs.spawn(config_watcher.clone().run(stop_jobs.clone()));
+        let history_sampler = HistorySampler { history: History::default(), clock: clock.clone() };
+        jobs.spawn(history_sampler.clone().run(committer.queue_gauge(), stop_jobs.clone()));
         let reader = Reader::new(pool.clone(), settings.api.request_timeout);
         let limiter = settings.api.rate_limit.then(|| Arc::new(RateLimiter::default()));
         let parts = ApiParts {
@@ -180,6 +185,7 @@ impl App {
             key_limiter: RateLimiter::default(),
             jobs: health,
             full_callers: full,
+            history: history_sampler.history.clone(),
             janitor_ran: janitor.last_run.clone(),
             oldest_expiry: OldestExpiry::default(),
             started: Instant::now(),
@@ -193,6 +199,7 @@ impl App {
             verifier,
             dispatcher,
             config_watcher,
+            history_sampler,
             runtime_config: config,
             draining,
             grace,

@@ -12,6 +12,7 @@ pub mod command;
 pub mod commit;
 pub mod domain;
 pub mod full_callers;
+pub mod history;
 pub mod job_health;
 pub mod jobs;
 pub mod local_postgres;

@@ -19,6 +19,7 @@ use crate::api::handlers::docs;
 use crate::api::handlers::events;
 use crate::api::handlers::exports;
 use crate::api::handlers::health;
+use crate::api::handlers::history;
 use crate::api::handlers::idempotency;
 use crate::api::handlers::metrics;
 use crate::api::handlers::service_usage;
@@ -26,6 +27,7 @@ use crate::api::handlers::services;
 use crate::api::handlers::settle;
 use crate::api::handlers::settlements;
 use crate::api::handlers::stats;
+use crate::api::handlers::tenants;
 use crate::api::handlers::usage;
 use crate::api::handlers::webhooks;
 use crate::api::openapi;
@@ -70,6 +72,13 @@ pub const ROUTES: &[Route] = &[
     operator("POST", "/api/v1/admin/unpause", || post(admin::unpause), admin::UNPAUSE).unlimited(),
     open("/api/v1/admin/status", || get(admin::status), admin::STATUS).unlimited(),
     operator("POST", "/api/v1/admin/reset", || post(admin::reset), admin::RESET).unlimited(),
+    operator("GET", "/api/v1/admin/history", || get(history::list), history::LIST)
+        .strict()
+        .unlimited()
+        .without_database(),
+    operator("GET", "/api/v1/admin/tenants", || get(tenants::list), tenants::LIST).strict(),
+    operator("GET", "/api/v1/admin/idempotency/:key", || get(idempotency::find_outcome), idempotency::FIND_OUTCOME)
+        .strict(),
     operator("GET", "/api/v1/audit", || get(audit_log::list), audit_log::LIST).strict(),
     open("/api/v1/config", || get(config::show), config::SHOW).strict().unlimited(),
     operator("PATCH", "/api/v1/config", || patch(config::change), config::CHANGE).unlimited(),

@@ -12,6 +12,7 @@ use crate::commit::Committer;
 use crate::domain::identifiers::KeyPrefix;
 use crate::domain::refusal::Refusal;
 use crate::full_callers::FullCallers;
+use crate::history::History;
 use crate::job_health::JobHealth;
 use crate::jobs::janitor::LastRun;
 use crate::jobs::watch_runtime_config::RuntimeConfigWatcher;
@@ -68,6 +69,7 @@ pub struct ApiParts {
     pub key_limiter: RateLimiter<KeyPrefix>,
     pub jobs: JobHealth,
     pub full_callers: FullCallers,
+    pub history: History,
     /// When the janitor of this process last ran.
     pub janitor_ran: LastRun,
     /// Expiry of the oldest expired record that is not deleted yet.

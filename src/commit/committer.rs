@@ -140,6 +140,12 @@ impl Committer {
         self.queue.depth()
     }
 
+    /// Reads [`Self::queue_depth`] without keeping the lanes open, unlike a clone of the committer.
+    pub fn queue_gauge(&self) -> impl Fn() -> usize + Send + 'static {
+        let queue = self.queue.clone();
+        move || queue.depth()
+    }
+
     /// The lane of a request, by tenant and agent: requests with one key, or for one pair, are in one lane, and a large
     /// tenant uses all lanes.
     fn lane_of(&self, request: &Request) -> usize {

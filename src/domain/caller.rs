@@ -83,6 +83,16 @@ impl ClientAddress {
     }
 }
 
+impl ClientAddress {
+    /// The address that operators name: an IP address, or what this type shows.
+    pub fn from_text(text: &str) -> Self {
+        match text.strip_suffix("/64").unwrap_or(text).parse::<IpAddr>() {
+            Ok(address) => address.into(),
+            Err(_) => Self::unreadable(text.strip_prefix('?').unwrap_or(text).as_bytes()),
+        }
+    }
+}
+
 impl From<IpAddr> for ClientAddress {
     fn from(address: IpAddr) -> Self {
         let v6 = match address.to_canonical() {
@@ -139,6 +149,14 @@ mod tests {
         }
         // The length of the column in the database.
         assert!(text(&[b'x'; 5000]).len() <= 128);
+    }
+
+    #[test]
+    fn an_address_is_found_by_what_is_shown_of_it() {
+        for shown in ["192.0.2.7", "2001:db8:1:2::/64", "fe80::1", "?_hidden"] {
+            assert_eq!(ClientAddress::from_text(shown).to_string(), shown);
+        }
+        assert_eq!(ClientAddress::from_text("2001:db8:1:2::9").to_string(), "2001:db8:1:2::/64");
     }
 
     #[test]

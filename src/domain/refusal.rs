@@ -87,6 +87,7 @@ pub enum Refusal {
     Disabled,
     Label,
     TenantId,
+    KeyOwner,
     Prefix,
     ScopeNames,
     KeyExpiry,
@@ -162,6 +163,7 @@ impl Refusal {
             | Disabled
             | Label
             | TenantId
+            | KeyOwner
             | Prefix
             | ScopeNames
             | KeyExpiry
@@ -332,6 +334,7 @@ impl fmt::Display for Refusal {
             WebhookCapacity => "webhook store capacity exceeded",
             Label => "label must be a non-empty string up to 64 chars",
             TenantId => "tenantId must be a string of 1-64 chars",
+            KeyOwner => "exactly one of tenantId and address is required",
             ScopeNames => "scopes must be a non-empty array of usage:write, settle:write, read, webhooks or admin",
             KeyExpiry => "expiresAt must be a time in the future, in milliseconds since the Unix epoch",
             KeyLifetime => {

@@ -3,6 +3,7 @@
 pub mod eviction;
 pub mod janitor;
 pub mod prune_preview;
+pub mod sample_history;
 pub mod verifier;
 pub mod watch_runtime_config;
 pub mod webhooks;

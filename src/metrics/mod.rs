@@ -3,6 +3,7 @@
 //! exact.
 
 mod families;
+pub mod snapshot;
 
 use std::fmt::{Display, Write};
 use std::sync::{Arc, LazyLock};

@@ -10,12 +10,14 @@ pub mod exports;
 pub mod gauges;
 pub mod health;
 pub mod idempotency;
+pub mod key_outcome;
 pub mod page;
 pub mod reader;
 pub mod service_usage;
 pub mod services;
 pub mod settlements;
 pub mod stats;
+pub mod tenants;
 pub mod usage;
 pub mod webhooks;
 

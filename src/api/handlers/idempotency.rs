@@ -5,12 +5,14 @@ use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::domain::caller::{Caller, ClientAddress, Tenant};
 use crate::domain::names::IdempotencyKey;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
-use crate::query::idempotency;
+use crate::query::key_outcome::KeyOutcome;
+use crate::query::{idempotency, key_outcome};
 
-use crate::api::openapi::description::Description;
+use crate::api::openapi::description::{Description, text};
 use crate::api::request::errors::ApiError;
 use crate::api::request::read::ReadRequest;
 use crate::api::request::response::json;
@@ -43,7 +45,7 @@ pub const FIND: Description = Description::of(
 .refuses(&["not_found", "invalid_idempotency_key"]);
 
 pub async fn find(State(state): State<ApiState>, request: ReadRequest) -> Result<Response, ApiError> {
-    let key = IdempotencyKey::literal(request.parameter("key").to_owned()).map_err(|_| Refusal::KeySyntax)?;
+    let key = parse_key(&request)?;
     let id = request.caller_key(key.as_str().to_owned());
     let now = state.clock.now();
     let record = idempotency::find(&state.reader, &id, now, request.deadline).await?.ok_or(Refusal::KeyUnknown)?;
@@ -56,4 +58,40 @@ pub async fn find(State(state): State<ApiState>, request: ReadRequest) -> Result
         expires_at: record.expires_at.into(),
         request_id: &record.request_id,
     }))
+}
+
+pub const FIND_OUTCOME: Description = Description::of(
+    "getIdempotencyOutcome",
+    "Get the outcome of an idempotency key",
+    "Returns what became of a key of `tenantId`, or of a client without an API key at `address`: the request, the stored response, \
+         until when it is kept, and what it recorded or billed. Without `method` and the other members of a record, the record was \
+         deleted after it had expired, and only settlements are left.",
+)
+.query(&[
+    text("tenantId", "Tenant whose API key the request had."),
+    text("address", "Address of the client, if the request had no API key."),
+])
+.answer::<KeyOutcome>(
+    200,
+    r#"{"key":"order-1","caller":"tenant:tnt_0123456789abcdef0123456789abcdef","method":"POST","path":"/api/v1/usage","requestId":"r-1",
+        "status":201,"response":{"agent":"agent-1","serviceId":"weather","total":3},"createdAt":1767225600000,
+        "expiresAt":1767312000000,"isLive":true,"usage":[{"agent":"agent-1","serviceId":"weather","requests":3,"total":3}],
+        "settlements":[]}"#,
+)
+.refuses(&["not_found", "invalid_idempotency_key"]);
+
+pub async fn find_outcome(State(state): State<ApiState>, request: ReadRequest) -> Result<Response, ApiError> {
+    let key = parse_key(&request)?;
+    let text = |name: &str| request.query.text(name).filter(|text| !text.is_empty());
+    let caller = match (text("tenantId"), text("address")) {
+        (Some(tenant), None) => Caller::Tenant(Tenant::from_stored(tenant.to_owned())),
+        (None, Some(address)) => Caller::Address(ClientAddress::from_text(address)),
+        _ => return Err(Refusal::KeyOwner.into()),
+    };
+    let outcome = key_outcome::find(&state.reader, &caller, key.as_str(), request.deadline).await?;
+    Ok(json(&outcome.ok_or(Refusal::KeyUnknown)?))
+}
+
+fn parse_key(request: &ReadRequest) -> Result<IdempotencyKey, Refusal> {
+    IdempotencyKey::literal(request.parameter("key").to_owned()).map_err(|_| Refusal::KeySyntax)
 }

@@ -80,7 +80,7 @@ pub async fn show(
         None => ("", ""),
     };
     let identity = &request.identity;
-    let tenant = (!identity.is_operator).then(|| identity.tenant.clone());
+    let tenant = (!identity.sees_all_tenants()).then(|| identity.tenant.clone());
     let slice = ServiceSlice { tenant, after: (after.0.to_owned(), after.1.to_owned()), limit: limit + 1 };
     let figures = state.polled.stats.load(&state.reader, slice.clone(), request.deadline).await?;
     let Figures { totals, lines } = &*figures;

@@ -222,7 +222,8 @@ pub fn security_schemes() -> Value {
     let key = |description: &str| json!({ "type": "apiKey", "in": "header", "name": "X-API-Key", "description": description });
     json!({
         "apiKey": key("Key of a tenant. Writes require it while `REQUIRE_API_KEY` is true."),
-        "adminKey": key("Key of the operator, `ADMIN_API_KEY`. Not required where that setting is absent."),
+        "adminKey": key("Key of the operator, `ADMIN_API_KEY`. Not required where that setting is absent. With it, the header \
+            `X-Tenant-Id` names the tenant whose data a request reads or changes."),
         "metricsToken": {
             "type": "http",
             "scheme": "bearer",

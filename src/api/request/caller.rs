@@ -13,10 +13,11 @@ use crate::domain::audit_log::{Actor, Origin};
 use crate::domain::caller::{Caller, ClientAddress, Tenant};
 use crate::domain::identifiers::hash_of_key;
 use crate::domain::refusal::Refusal;
+use crate::query::tenants;
 use crate::settings::api::ApiSettings;
 use crate::store::api_keys::KnownKey;
 
-use crate::api::http::header_names::X_API_KEY;
+use crate::api::http::header_names::{X_API_KEY, X_TENANT_ID};
 use crate::api::request::forwarded::{self, Doubt};
 use crate::api::request::known_keys::Presented;
 use crate::api::route::{Auth, Route};
@@ -33,6 +34,8 @@ pub struct Identity {
     /// The limit of its API key, beside that of the tenant.
     pub rate_limit_per_window: Option<i64>,
     pub is_operator: bool,
+    /// It is the operator, and acts for the tenant that it named.
+    pub acts_for_tenant: bool,
     /// Its API key was not looked up, because its address has no quota left. It must not be treated as a request
     /// without a key.
     pub is_unidentified: bool,
@@ -46,6 +49,11 @@ impl Identity {
     /// Whether its API key is recognised.
     pub fn has_key(&self) -> bool {
         matches!(self.actor, Actor::ApiKey(_))
+    }
+
+    /// Whether sums are those of all tenants.
+    pub fn sees_all_tenants(&self) -> bool {
+        self.is_operator && !self.acts_for_tenant
     }
 
     /// Where its changes come from.
@@ -73,6 +81,7 @@ pub async fn identify(
         scopes: None,
         rate_limit_per_window: None,
         is_operator: false,
+        acts_for_tenant: false,
         is_unidentified: false,
         has_metrics_token: has_metrics_token(headers, settings),
         is_foreign,
@@ -84,11 +93,13 @@ pub async fn identify(
         (Some(_), Some(_)) => return Ok(anonymous),
         (None | Some(_), None) | (None, Some(_)) => {
             let is_open = !settings.require_api_key && settings.admin_api_key.is_none();
-            return Ok(Identity { is_operator: is_open && !is_foreign, ..anonymous });
+            let identity = Identity { is_operator: is_open && !is_foreign, ..anonymous };
+            return act_for_tenant(state, headers, route, deadline, identity).await;
         }
     };
     if settings.admin_api_key.as_ref().is_some_and(|admin| is_secret(admin, &presented)) {
-        return Ok(Identity { actor: Actor::Admin, is_operator: !is_foreign, ..anonymous });
+        let identity = Identity { actor: Actor::Admin, is_operator: !is_foreign, ..anonymous };
+        return act_for_tenant(state, headers, route, deadline, identity).await;
     }
     if route.is_some_and(|route| !route.needs_tenant()) {
         return Ok(anonymous);
@@ -106,6 +117,29 @@ pub async fn identify(
     }
 }
 
+/// The operator acts for the tenant that `X-Tenant-Id` names, if the route uses the data of a tenant. Its caller remains
+/// its address: it uses neither the quota nor the idempotency keys of the tenant.
+async fn act_for_tenant(
+    state: &ApiState,
+    headers: &HeaderMap,
+    route: Option<&Route>,
+    deadline: Instant,
+    identity: Identity,
+) -> Result<Identity, Refusal> {
+    let mut values = headers.get_all(X_TENANT_ID).iter();
+    let is_used = identity.is_operator && route.is_some_and(|route| route.needs_tenant() && !route.needs_no_database);
+    let tenant = match (values.next(), values.next()) {
+        (Some(value), None) if is_used && !value.is_empty() => value.to_str().map_err(|_| Refusal::TenantId)?,
+        (Some(_), Some(_)) if is_used => return Err(Refusal::TenantId),
+        _ => return Ok(identity),
+    };
+    let tenant = Tenant::from_stored(tenant.to_owned());
+    if !tenants::exists(&state.reader, &tenant, deadline).await? {
+        return Err(Refusal::TenantNotFound(tenant.to_string()));
+    }
+    Ok(Identity { tenant, acts_for_tenant: true, ..identity })
+}
+
 /// Refuses the request unless this caller may use the route.
 pub fn authorise(route: &Route, identity: &Identity, settings: &ApiSettings) -> Result<(), Refusal> {
     let is_write = route.method != "GET";
@@ -116,7 +150,9 @@ pub fn authorise(route: &Route, identity: &Identity, settings: &ApiSettings) -> 
     match route.auth {
         Auth::Operator if !identity.is_operator && is_write => Err(Refusal::AdminKeyForWrites),
         Auth::Operator if !identity.is_operator => Err(Refusal::AdminKeyForReads),
-        Auth::Tenant if settings.require_api_key && !identity.has_key() => Err(Refusal::ApiKeyForWrites),
+        Auth::Tenant if settings.require_api_key && !identity.has_key() && !identity.acts_for_tenant => {
+            Err(Refusal::ApiKeyForWrites)
+        }
         Auth::Metrics if guards_metrics && !identity.is_operator && !identity.has_metrics_token => {
             Err(Refusal::KeyForMetrics)
         }

@@ -26,6 +26,7 @@ mod key_lookups;
 mod keyless;
 mod methods;
 mod openapi;
+mod operator;
 mod paths;
 mod pause;
 mod pipeline;

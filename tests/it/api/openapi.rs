@@ -15,6 +15,9 @@ POST /api/v1/admin/pause 200 operator
 POST /api/v1/admin/unpause 200 operator
 GET /api/v1/admin/status 200 open
 POST /api/v1/admin/reset 200 operator
+GET /api/v1/admin/history 200 operator strict
+GET /api/v1/admin/tenants 200 operator rl strict
+GET /api/v1/admin/idempotency/:key 200 operator rl strict
 GET /api/v1/audit 200 operator rl strict
 GET /api/v1/config 200 open strict
 PATCH /api/v1/config 200 operator
@@ -75,7 +78,7 @@ GET /api/v1/idempotency/:key 200 open rl strict
 
 fn rows() -> Vec<Vec<&'static str>> {
     let rows: Vec<Vec<&str>> = OPERATIONS.trim().lines().map(|line| line.split(' ').collect()).collect();
-    assert_eq!(rows.len(), 60);
+    assert_eq!(rows.len(), 63);
     rows
 }
 
@@ -113,6 +116,7 @@ fn the_mounted_routes_are_these_operations() {
     assert_eq!(
         alone,
         [
+            "/api/v1/admin/history",
             "/api/v1/metrics",
             "/health",
             "/api/v1/health/deep",

@@ -30,6 +30,15 @@ const ROWS: &[(&str, &str, &str, Option<&str>, Need)] = &[
     ("GET", "/api/v1/admin/status", "/api/v1/admin/status", None, Nothing(200)),
     // Allowed to ask, and answered that it is switched off.
     ("POST", "/api/v1/admin/reset", "/api/v1/admin/reset", None, Operator(404)),
+    ("GET", "/api/v1/admin/history", "/api/v1/admin/history", None, Operator(200)),
+    ("GET", "/api/v1/admin/tenants", "/api/v1/admin/tenants", None, Operator(200)),
+    (
+        "GET",
+        "/api/v1/admin/idempotency/:key",
+        "/api/v1/admin/idempotency/none?tenantId=public",
+        None,
+        Operator(404),
+    ),
     ("GET", "/api/v1/audit", "/api/v1/audit", None, Operator(200)),
     ("GET", "/api/v1/config", "/api/v1/config", None, Nothing(200)),
     ("PATCH", "/api/v1/config", "/api/v1/config", Some(r#"{"bulkMaxItems":100}"#), Operator(200)),

@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 use agentpay_billing::app::{App, Entrance};
 use agentpay_billing::clock::Clock;
 use agentpay_billing::jobs::janitor::Janitor;
+use agentpay_billing::jobs::sample_history::HistorySampler;
 use agentpay_billing::jobs::verifier::Verifier;
 use agentpay_billing::jobs::watch_runtime_config::RuntimeConfigWatcher;
 use agentpay_billing::jobs::webhooks::dispatcher::Dispatcher;
@@ -63,6 +64,7 @@ pub struct Service {
     pub verifier: Verifier,
     pub dispatcher: Dispatcher,
     pub config_watcher: RuntimeConfigWatcher,
+    pub history_sampler: HistorySampler,
     pub runtime_config: SharedRuntimeConfig,
     pub pool: PgPool,
 }
@@ -103,10 +105,10 @@ impl Service {
         let app = app.await.expect("the service starts");
         let (address, janitor, config_watcher) = (app.address, app.janitor.clone(), app.config_watcher.clone());
         let (verifier, dispatcher) = (app.verifier.clone(), app.dispatcher.clone());
-        let runtime_config = app.runtime_config.clone();
+        let (runtime_config, history_sampler) = (app.runtime_config.clone(), app.history_sampler.clone());
         tokio::spawn(app.run());
         let pool = pool(&database);
-        Self { address, clock, janitor, verifier, dispatcher, config_watcher, runtime_config, pool }
+        Self { address, clock, janitor, verifier, dispatcher, config_watcher, history_sampler, runtime_config, pool }
     }
 
     pub fn client(&self) -> Client {
