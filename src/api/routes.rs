@@ -15,6 +15,7 @@ use crate::api::handlers::audit_log;
 use crate::api::handlers::billing;
 use crate::api::handlers::changelog;
 use crate::api::handlers::config;
+use crate::api::handlers::console;
 use crate::api::handlers::docs;
 use crate::api::handlers::events;
 use crate::api::handlers::exports;
@@ -188,6 +189,20 @@ const PAGES: &[Route] = &[
         || get(docs::style),
         Description::of("showStyle", "Show the style of the reference", "A style sheet."),
     ),
+    open(
+        "/console",
+        || get(console::page),
+        Description::of("showConsole", "Show the console", "A page for operators."),
+    )
+    .unlimited()
+    .without_database(),
+    open(
+        "/console/:file",
+        || get(console::file),
+        Description::of("showConsoleFile", "Show a file of the console", "A script, a style sheet or an icon."),
+    )
+    .unlimited()
+    .without_database(),
 ];
 
 /// Built on first use.

@@ -3,6 +3,7 @@
 mod api;
 mod cli;
 mod commit;
+mod console;
 mod database;
 mod drills;
 mod jobs;

@@ -8,6 +8,7 @@ pub(crate) mod audit_log;
 pub(crate) mod billing;
 pub(crate) mod changelog;
 pub(crate) mod config;
+pub(crate) mod console;
 pub(crate) mod deep_health;
 pub(crate) mod docs;
 pub(crate) mod events;

@@ -94,12 +94,12 @@ pub async fn identify(
         (None | Some(_), None) | (None, Some(_)) => {
             let is_open = !settings.require_api_key && settings.admin_api_key.is_none();
             let identity = Identity { is_operator: is_open && !is_foreign, ..anonymous };
-            return act_for_tenant(state, headers, route, deadline, identity).await;
+            return operator(state, headers, route, deadline, identity).await;
         }
     };
     if settings.admin_api_key.as_ref().is_some_and(|admin| is_secret(admin, &presented)) {
         let identity = Identity { actor: Actor::Admin, is_operator: !is_foreign, ..anonymous };
-        return act_for_tenant(state, headers, route, deadline, identity).await;
+        return operator(state, headers, route, deadline, identity).await;
     }
     if route.is_some_and(|route| !route.needs_tenant()) {
         return Ok(anonymous);
@@ -117,24 +117,28 @@ pub async fn identify(
     }
 }
 
-/// The operator acts for the tenant that `X-Tenant-Id` names, if the route uses the data of a tenant. Its caller remains
-/// its address: it uses neither the quota nor the idempotency keys of the tenant.
-async fn act_for_tenant(
+/// The operator acts for the tenant that it names, if it names one. Its caller remains its address: it uses neither the quota
+/// nor the idempotency keys of the tenant.
+async fn operator(
     state: &ApiState,
     headers: &HeaderMap,
     route: Option<&Route>,
     deadline: Instant,
     identity: Identity,
 ) -> Result<Identity, Refusal> {
+    let uses_tenant = route.is_some_and(|route| route.needs_tenant() && !route.needs_no_database);
+    if !identity.is_operator || !uses_tenant || !headers.contains_key(X_TENANT_ID) {
+        return Ok(identity);
+    }
     let mut values = headers.get_all(X_TENANT_ID).iter();
-    let is_used = identity.is_operator && route.is_some_and(|route| route.needs_tenant() && !route.needs_no_database);
     let tenant = match (values.next(), values.next()) {
-        (Some(value), None) if is_used && !value.is_empty() => value.to_str().map_err(|_| Refusal::TenantId)?,
-        (Some(_), Some(_)) if is_used => return Err(Refusal::TenantId),
-        _ => return Ok(identity),
+        (Some(value), None) if value.is_empty() => return Ok(identity),
+        (Some(value), None) => value.to_str().map_err(|_| Refusal::TenantId)?.to_owned(),
+        _ => return Err(Refusal::TenantId),
     };
-    let tenant = Tenant::from_stored(tenant.to_owned());
-    if !tenants::exists(&state.reader, &tenant, deadline).await? {
+    let tenant = Tenant::from_stored(tenant);
+    // Boxed, because it is rare: the state of every request would have room for it.
+    if !Box::pin(tenants::exists(&state.reader, &tenant, deadline)).await? {
         return Err(Refusal::TenantNotFound(tenant.to_string()));
     }
     Ok(Identity { tenant, acts_for_tenant: true, ..identity })

@@ -25,18 +25,21 @@ impl Tagged {
 
     /// The response, or 304 if the client has it.
     pub fn answer(self, headers: &HeaderMap) -> Response {
-        let is_known = headers
-            .get_all(header::IF_NONE_MATCH)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .any(|known| matches(known, &self.tag));
-        let mut response = if is_known { StatusCode::NOT_MODIFIED.into_response() } else { respond(self.reply) };
+        let mut response =
+            if is_known(headers, &self.tag) { StatusCode::NOT_MODIFIED.into_response() } else { respond(self.reply) };
         response.headers_mut().insert(header::ETAG, HeaderValue::from_str(&self.tag).expect("hexadecimal"));
         response
     }
 }
 
-fn tag(body: &[u8], view: &str) -> String {
+/// Whether the client has the representation with this tag.
+pub fn is_known(headers: &HeaderMap, tag: &str) -> bool {
+    let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    known.into_iter().any(|known| matches(known, tag))
+}
+
+/// A tag of `body`. See [`Tagged::new`] for `view`.
+pub fn tag(body: &[u8], view: &str) -> String {
     let digest = Sha256::new()
         .chain_update((view.len() as u64).to_be_bytes())
         .chain_update(view.as_bytes())

@@ -22,6 +22,7 @@ use crate::domain::refusal::Refusal;
 use crate::domain::runtime_config::Limits;
 use crate::telemetry::RequestSpan;
 
+use crate::api::handlers::console;
 use crate::api::http::admission::{Client, TooManyHeld};
 use crate::api::http::head;
 use crate::api::http::received::Received;
@@ -46,6 +47,9 @@ pub async fn run(
         Ok(_) if received.method == Method::OPTIONS => options(&request),
         Ok(host) => match pass(state, &mut request, host, received, client, &mut record).await {
             Ok(()) => execute(request, next, received.began + state.settings.request_timeout).await,
+            Err(error) if matches!(error.refusal, Refusal::NoRoute { .. }) => {
+                console::entrance(&request).unwrap_or_else(|| error.into_response())
+            }
             Err(error) => error.into_response(),
         },
     };

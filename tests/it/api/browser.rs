@@ -1,7 +1,7 @@
 //! Browser clients (HTTP contract, section 4.2), seen with a real browser: headless Chromium opens a page of one origin,
 //! whose script talks to the service on another and writes into the page what it could do and read.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -12,23 +12,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::support::Service;
+use crate::support::{CHROMIUM_OPTIONS, Service, chromium, new_profile};
 
 const PAGE: &str = include_str!("browser.html");
-
-/// The browser of this machine. Without one the tests here say so and pass, except in CI, where they must run.
-fn chromium() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let names = ["chromium", "chromium-browser", "google-chrome"];
-    let found =
-        std::env::split_paths(&path).flat_map(|dir| names.map(|name| dir.join(name))).find(|file| file.is_file());
-    if found.is_none() {
-        let in_ci = std::env::var("CI").is_ok_and(|value| value == "true");
-        assert!(!in_ci, "CI needs Chromium: install the package chromium");
-        eprintln!("NOT TESTED: no Chromium is installed (package chromium); browser clients were not tried");
-    }
-    found
-}
 
 /// The page on an origin of its own, which takes the findings of its script.
 struct Page {
@@ -56,11 +42,10 @@ impl Page {
 
     /// Opens the page with a service and an API key to use, and returns what its script found.
     async fn open(&self, chromium: &Path, service: &Service, key: &str) -> Value {
-        let profile = std::env::temp_dir().join(format!("agentpay-chromium-{}", uuid::Uuid::new_v4()));
+        let profile = new_profile();
         let run = tokio::process::Command::new(chromium)
-            .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
-            .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
-            .args(["--disable-dev-shm-usage", "--dump-dom"])
+            .args(CHROMIUM_OPTIONS)
+            .arg("--dump-dom")
             .arg(format!("--user-data-dir={}", profile.display()))
             .arg(format!("{}/?api=http://{}&key={key}", self.origin, service.address))
             .stdin(Stdio::null())

@@ -68,6 +68,12 @@ impl Client {
         client
     }
 
+    /// A copy of this client that shows redirects instead of following them.
+    pub fn without_redirects(&self) -> Self {
+        let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client");
+        Self { http, ..self.clone() }
+    }
+
     pub fn key(&self, key: &str) -> Self {
         self.with("idempotency-key", key)
     }

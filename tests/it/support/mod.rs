@@ -1,6 +1,7 @@
 //! What all tests share: one PostgreSQL, a database for each test, the service on a real socket, and a client.
 
 mod authority;
+mod browser;
 mod client;
 mod collector;
 mod container;
@@ -38,6 +39,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tokio_util::sync::CancellationToken;
 
 pub use authority::{Authority, Issued};
+pub use browser::{Browser, CHROMIUM_OPTIONS, chromium, new_profile};
 pub use client::{Answer, Client, usage};
 pub use collector::{Collector, Span};
 pub use data_dir::{DataDir, SlowPrograms, is_alive};

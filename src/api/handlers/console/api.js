@@ -1,0 +1,60 @@
+// Requests to the API. The admin key is in this module's memory only: no cookie, no storage.
+
+let adminKey = null;
+
+export function signInWith(key) {
+  adminKey = key;
+}
+
+/** A refused or failed request. `status` is 0 without a response. */
+export class RequestError extends Error {
+  constructor(status, code, message, requestId) {
+    super(message);
+    Object.assign(this, { status, code, requestId });
+  }
+
+  /** Whether the same request may succeed later, or may already have been executed. */
+  get isRetryable() {
+    return this.status === 0 || this.status === 429 || this.status >= 500 || this.code === "idempotency_in_flight";
+  }
+}
+
+/** Sends a request and returns the body of its response; `null` without one. `tenant`: the tenant to act for. */
+export async function send(method, path, { body, tenant, idempotencyKey } = {}) {
+  const headers = {};
+  if (adminKey) headers["X-API-Key"] = adminKey;
+  if (tenant) headers["X-Tenant-Id"] = tenant;
+  if (idempotencyKey) headers["Idempotency-Key"] = idempotencyKey;
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  let response, text;
+  try {
+    response = await fetch(path, {
+      method,
+      headers,
+      body: body === undefined ? undefined : JSON.stringify(body),
+      cache: "no-store",
+      credentials: "omit",
+      redirect: "error",
+    });
+    text = await response.text();
+  } catch {
+    throw new RequestError(0, "unreachable", "The service did not answer. It is unknown whether the request was executed.");
+  }
+  let answer = null;
+  try {
+    answer = text ? JSON.parse(text) : null;
+  } catch {
+    // A proxy in between may answer something else.
+    if (response.ok) throw new RequestError(response.status, "unreadable", "The answer is not JSON.");
+  }
+  if (response.ok) return answer;
+  const { error = "error", message = response.statusText, requestId } = answer ?? {};
+  throw new RequestError(response.status, error, message, requestId);
+}
+
+/** A GET with those of `parameters` that are not empty. */
+export function get(path, parameters = {}, options = {}) {
+  const given = Object.entries(parameters).filter(([, value]) => value !== "" && value !== null && value !== undefined);
+  const query = new URLSearchParams(given).toString();
+  return send("GET", query ? `${path}?${query}` : path, options);
+}
