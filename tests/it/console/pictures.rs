@@ -10,7 +10,7 @@ use crate::support::{Service, usage};
 use super::{show, signed_in, tenant};
 
 const WIDE: (u32, u32) = (1280, 800);
-const PHONE: (u32, u32) = (360, 740);
+const PHONE: (u32, u32) = (360, 1000);
 
 /// An hour of figures like those of a busy morning.
 fn fill_history(service: &Service) {
@@ -20,17 +20,18 @@ fn fill_history(service: &Service) {
     total.durations = bounds.map(|bound| (bound, 0)).to_vec();
     for sample in 0..=360_u64 {
         let wave = |length: f64, height: f64| height * (sample as f64 / length).sin();
-        let requests = (4000.0 + wave(40.0, 1500.0) + wave(7.0, 400.0) + wave(2.3, 200.0)) as u64;
-        total.requests += requests;
-        total.commands += requests * 9 / 10;
-        total.replays += requests * (4 + sample % 5 + if (200..215).contains(&sample) { 20 } else { 0 }) / 200;
+        let is_slow = (200..215).contains(&sample);
+        let requests = 4000.0 + wave(40.0, 1500.0) + wave(7.0, 400.0) + wave(2.3, 200.0);
+        total.requests += requests as u64;
+        total.commands += (requests * 0.9) as u64;
+        total.replays += (requests * if is_slow { 0.12 } else { 0.02 + wave(9.0, 0.006) }) as u64;
         total.failures += if sample == 204 { 12 } else { 0 };
-        for (index, share) in [80, 93, 98, 99, 100].into_iter().enumerate() {
-            let slower = if (200..215).contains(&sample) { 20 } else { sample % 3 };
-            total.durations[index].1 += requests * (share - if index < 4 { slower } else { 0 }) / 100;
+        let shares = [0.82 + wave(11.0, 0.05), 0.96, 0.985 + wave(6.0, 0.003), 0.997, 1.0];
+        for (share, (_, count)) in shares.into_iter().zip(&mut total.durations) {
+            *count += (requests * if is_slow { share * share * share } else { share }) as u64;
         }
-        let queue = if (200..215).contains(&sample) { 140 } else { sample as usize % 12 };
-        history.add(now.plus_ms((sample as i64 - 360) * 10_000), total.clone(), queue);
+        let queue = if is_slow { 140.0 + wave(2.0, 20.0) } else { 7.0 + wave(3.0, 6.0) };
+        history.add(now.plus_ms((sample as i64 - 360) * 10_000), total.clone(), queue as usize);
     }
 }
 

@@ -61,9 +61,9 @@ async fn an_operator_sees_who_changed_a_price() {
     show(&browser, &format!("audit?tenantId={tenant_id}")).await;
     browser.fill("audit-operation", "service.updated").await;
     browser.click("#audit-form button", "Show").await;
+    browser.until("document.querySelectorAll('#audit-list tbody tr').length === 1").await;
     browser.until_shown("#audit-list", "priceStroops: 250 → 300").await;
     browser.until_shown("#audit-list", &format!("{} from 127.0.0.1", &key[..12])).await;
-    assert_eq!(browser.value("document.querySelectorAll('#audit-list tbody tr').length").await, 1);
     assert_eq!(browser.problems().await, Vec::<String>::new());
 }
 

@@ -85,14 +85,21 @@ export function json(value) {
   return element("pre", { tabindex: "0" }, JSON.stringify(value, null, 2));
 }
 
+/** The newest list of each place. */
+const newest = new WeakMap();
+
 /**
  * Fills `place` with a list that arrives in pages: `load(cursor)` returns `{items, nextCursor}`, and `show(items)` makes an
  * element of all items so far.
  */
 export async function fillList(place, load, show, noun) {
+  const turn = {};
+  newest.set(place, turn);
   let items = [];
   async function add(cursor) {
     const page = await load(cursor);
+    // Another filter was applied meanwhile.
+    if (newest.get(place) !== turn) return;
     items = items.concat(page.items);
     const parts = [items.length ? show(items) : element("p", {}, `No ${noun}.`)];
     if (page.nextCursor) {
