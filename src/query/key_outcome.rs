@@ -44,7 +44,7 @@ pub struct ShownRecord {
     pub request_id: String,
     pub status: i16,
     /// The stored response. Null if it has no body.
-    #[schemars(with = "Option<Map<String, Value>>")]
+    #[schemars(with = "Value")]
     pub response: Option<Box<RawValue>>,
     pub created_at: Timestamp,
     pub expires_at: Timestamp,
