@@ -67,7 +67,7 @@ impl From<&TenantTotals> for Line {
             tenant_id: Tenant::as_str(tenant).to_owned(),
             requests_outstanding: Count(totals.outstanding),
             outstanding_stroops: due.total_stroops,
-            unpriced_requests: Count(due.unpriced_requests),
+            unpriced_requests: due.unpriced_requests,
             settlements: totals.settlements,
             settled_stroops: totals.settled_stroops,
             services: totals.services,
