@@ -7,8 +7,11 @@ mod forwarded;
 mod keys;
 mod query;
 
+/// Panics if what it states does not hold for the input.
+pub type Target = fn(&[u8]);
+
 /// All targets, by the name of their corpus.
-pub const TARGETS: [(&str, fn(&[u8])); 6] = [
+pub const TARGETS: [(&str, Target); 6] = [
     ("bodies", bodies::run),
     ("canonical_json", canonical_json::run),
     ("cursors", cursors::run),
