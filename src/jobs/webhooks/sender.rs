@@ -148,6 +148,9 @@ impl Sender {
         limit: Duration,
         trace: Option<TraceContext>,
     ) -> Result<u16, Failure> {
+        if endpoint.secrets.is_empty() {
+            return Err(Failure::Secret);
+        }
         let began = Instant::now();
         let check = self.check_target(&url);
         tokio::time::timeout(limit, check).await.unwrap_or(Err(Failure::Timeout))?;

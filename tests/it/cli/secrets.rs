@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::Service;
+use crate::support::{Logged, Service, url};
 
 use super::{as_json, command_with, printed};
 
@@ -93,4 +93,26 @@ async fn what_cannot_be_decrypted_stays_and_an_expired_secret_is_deleted() {
     let table = command_with(&service, &["secrets", "check"], &[("ENCRYPTION_KEYS", B)]).await.1;
     let has = |start: &str, end: &str| table.lines().any(|line| line.starts_with(start) && line.ends_with(end));
     assert!(has("cannot be decrypted", " 1") && has("key b", " 2 secrets"), "{table}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_start_says_what_is_wrong_with_stored_secrets() {
+    let service = Service::start(&[]).await;
+    webhooks(&service, 1).await;
+    let database = url(&service.pool.connect_options());
+    let says = async |environment: &[(&str, &str)], text: &str| {
+        let started = Logged::start(&[&[("DATABASE_URL", database.as_str()), ("PORT", "0")], environment].concat());
+        started.says(text).await;
+        started.says("server started").await;
+        started.text()
+    };
+    let plain = "secrets of webhooks are stored as plain text";
+    let required = ("REQUIRE_API_KEY", "true");
+    says(&[required], &format!("{plain}: set ENCRYPTION_KEYS")).await;
+    says(&[("ENCRYPTION_KEYS", A)], &format!("{plain}: run `agentpay-billing secrets encrypt`")).await;
+    assert!(!says(&[], "server started").await.contains(plain));
+    assert_eq!(secrets(&service, "encrypt", A).await.0, 0);
+    assert!(!says(&[required, ("ENCRYPTION_KEYS", A)], "server started").await.contains("secret of a webhook"));
+    let wrong = "the key a of ENCRYPTION_KEYS does not decrypt it";
+    says(&[required, ("ENCRYPTION_KEYS", &A.replace("AQE=", "AQI="))], wrong).await;
 }

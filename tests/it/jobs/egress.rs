@@ -111,3 +111,12 @@ async fn addresses_are_checked_when_they_are_connected_to() {
     assert_eq!(send("nowhere.example", true).await, Err(Failure::Connection));
     assert_eq!(receiver.received().len(), 1);
 }
+
+#[tokio::test]
+async fn a_delivery_without_a_secret_is_not_sent() {
+    let receiver = Receiver::start().await;
+    let sender = Sender::new(Egress { allow_private: true, names: Names::System, proxy: None });
+    let endpoint = Endpoint { url: receiver.url.clone(), secrets: Vec::new() };
+    let sent = sender.send(&outgoing(), &endpoint, Timestamp::from_ms(0), Duration::from_secs(5)).await;
+    assert_eq!((sent, receiver.received().len()), (Err(Failure::Secret), 0));
+}
