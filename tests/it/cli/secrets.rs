@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Logged, Service, url};
+use crate::support::{Logged, Service, free_port, url};
 
 use super::{as_json, command_with, printed};
 
@@ -101,18 +101,19 @@ async fn the_start_says_what_is_wrong_with_stored_secrets() {
     webhooks(&service, 1).await;
     let database = url(&service.pool.connect_options());
     let says = async |environment: &[(&str, &str)], text: &str| {
-        let started = Logged::start(&[&[("DATABASE_URL", database.as_str()), ("PORT", "0")], environment].concat());
+        let port = free_port().to_string();
+        let started = Logged::start(&[&[("DATABASE_URL", database.as_str()), ("PORT", &port)], environment].concat());
         started.says(text).await;
         started.says("server started").await;
         started.text()
     };
     let plain = "secrets of webhooks are stored as plain text";
-    let required = ("REQUIRE_API_KEY", "true");
-    says(&[required], &format!("{plain}: set ENCRYPTION_KEYS")).await;
+    let [required, admin] = [("REQUIRE_API_KEY", "true"), ("ADMIN_API_KEY", "admin")];
+    says(&[required, admin], &format!("{plain}: set ENCRYPTION_KEYS")).await;
     says(&[("ENCRYPTION_KEYS", A)], &format!("{plain}: run `agentpay-billing secrets encrypt`")).await;
     assert!(!says(&[], "server started").await.contains(plain));
     assert_eq!(secrets(&service, "encrypt", A).await.0, 0);
-    assert!(!says(&[required, ("ENCRYPTION_KEYS", A)], "server started").await.contains("secret of a webhook"));
+    assert!(!says(&[required, admin, ("ENCRYPTION_KEYS", A)], "server started").await.contains("secret of a webhook"));
     let wrong = "the key a of ENCRYPTION_KEYS does not decrypt it";
-    says(&[required, ("ENCRYPTION_KEYS", &A.replace("AQE=", "AQI="))], wrong).await;
+    says(&[required, admin, ("ENCRYPTION_KEYS", &A.replace("AQE=", "AQI="))], wrong).await;
 }
