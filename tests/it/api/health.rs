@@ -62,7 +62,7 @@ async fn the_report_has_all_members_in_order() {
         &["rssMb", "heapUsedMb"],
         &JOBS,
         &["offsetMs"],
-        &["lastSuccessAt", "durationMs", "findings"],
+        &["state", "lastSuccessAt", "durationMs", "findings", "cancelledSteps"],
     ];
     assert_eq!(details, expected);
     assert_eq!(
@@ -118,7 +118,10 @@ async fn without_a_database_the_reports_say_so_and_the_rest_is_503() {
         (&report["checks"][3]["status"], &report["checks"][3]["detail"]["lagSeconds"]),
         (&json!("ok"), &Value::Null)
     );
-    assert_eq!(report["checks"][8]["detail"], json!({ "lastSuccessAt": null, "durationMs": null, "findings": null }));
+    let unknown = json!({
+        "state": null, "lastSuccessAt": null, "durationMs": null, "findings": null, "cancelledSteps": null,
+    });
+    assert_eq!(report["checks"][8]["detail"], unknown);
     let metrics = client.get("/api/v1/metrics").await;
     assert_eq!(metrics.status, 200);
     assert!(metrics.text.contains("agentpay_commit_queue_depth 0\n"));

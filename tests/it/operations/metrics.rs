@@ -64,6 +64,7 @@ async fn all_names_are_there_once_with_their_kinds() {
         ("verify_last_success_timestamp_seconds", "gauge"),
         ("verify_duration_seconds", "gauge"),
         ("verify_findings", "gauge"),
+        ("verify_cancelled_steps", "gauge"),
         ("webhook_deliveries_total", "counter"),
         ("local_postgres_restarts_total", "counter"),
         ("log_lines_dropped_total", "counter"),
