@@ -100,7 +100,7 @@ impl Browser {
                 }
                 message.clear();
             }
-            // Whoever waits learns that Chromium ended.
+            // Dropping the senders tells waiting callers that Chromium ended.
             answered.lock().expect("waiting").clear();
         });
         let (last_id, session) = (AtomicU64::new(0), String::new());

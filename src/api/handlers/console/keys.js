@@ -40,7 +40,7 @@ find("key-form").addEventListener("submit", (event) => {
     effects: [
       `A new key with the label "${label}" is created ${tenantId ? `for the tenant ${tenantId}` : "for a new tenant"}.`,
       scopes.length ? `It has only these scopes: ${scopes.join(", ")}.` : "It may do everything that its tenant may do.",
-      "The key is shown once. If the answer is lost, a key that nobody has remains: find it in the list and revoke it.",
+      "The key is shown once. If the answer is lost, find the new key in the list and revoke it.",
     ],
     method: "POST",
     path: "/api/v1/api-keys",
