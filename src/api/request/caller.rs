@@ -117,8 +117,8 @@ pub async fn identify(
     }
 }
 
-/// The operator acts for the tenant that it names, if it names one. Its caller remains its address: it uses neither the quota
-/// nor the idempotency keys of the tenant.
+/// The operator acts for the tenant that it names, if it names one. It uses the tenant's idempotency keys, but
+/// the quota of its own address.
 async fn operator(
     state: &ApiState,
     headers: &HeaderMap,

@@ -8,7 +8,7 @@ use axum::http::Uri;
 use axum::http::request::Parts;
 use percent_encoding::percent_decode_str;
 
-use crate::domain::caller::Tenant;
+use crate::domain::caller::{Caller, Tenant};
 use crate::domain::refusal::Refusal;
 use crate::store::idempotency::CallerKey;
 
@@ -67,8 +67,12 @@ impl RequestContext {
         self.parameters.iter().find(|(own, _)| *own == name).map_or("", |(_, value)| value)
     }
 
+    /// The operator uses the idempotency keys of the tenant that it acts for: a key that it repeats for another tenant is
+    /// another key.
     pub fn caller_key(&self, key: String) -> CallerKey {
-        CallerKey { caller: self.identity.caller.to_string(), key }
+        let Identity { caller, tenant, acts_for_tenant, .. } = &self.identity;
+        let owner = if *acts_for_tenant { Caller::Tenant(tenant.clone()).to_string() } else { caller.to_string() };
+        CallerKey { caller: owner, key }
     }
 
     /// Accepts the request, unless it has a parameter that a strict route does not describe, or U+0000.

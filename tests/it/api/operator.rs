@@ -39,10 +39,15 @@ async fn the_operator_acts_for_the_tenant_that_it_names() {
     assert_eq!(client.get(WEBHOOKS).await.json()["total"], 1);
     let entry = operator.get("/api/v1/audit?operation=webhook.created").await.json()["items"][0].clone();
     assert_eq!((&entry["actor"], &entry["tenantId"]), (&json!("admin"), &json!(tenant_id)));
-    // Keys and quota remain those of its address.
-    assert_eq!(acting.get("/api/v1/idempotency/k").await.status, 404);
-    let acted = acting.key("k").post("/api/v1/usage", &usage("a", "s", 4)).await;
-    assert_eq!((acted.status, acted.replayed, &acted.json()["total"]), (201, false, &json!(4)));
+    // Its keys are those of the tenant: a repetition is replayed, and the same key for another tenant is another key.
+    assert_eq!(acting.get("/api/v1/idempotency/k").await.status, 200);
+    assert!(acting.key("k").post("/api/v1/usage", &usage("a", "s", 3)).await.replayed);
+    let (other_id, _) = tenant(&operator, &service).await;
+    for acting in [&acting, &operator.with("x-tenant-id", &other_id)] {
+        let acted = acting.key("o").post("/api/v1/usage", &usage("a", "s", 4)).await;
+        assert_eq!((acted.status, acted.replayed, &acted.json()["total"]), (201, false, &json!(4)));
+    }
+    // The quota is that of its address.
     let remaining = async |client: &Client| {
         let answer = client.get("/api/v1/version").await;
         answer.header("ratelimit-remaining").parse::<i64>().expect("a number")
