@@ -2,7 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::domain::audit_log::{Actor, Change, Operation, Origin};
 use crate::domain::caller::Tenant;
@@ -51,24 +51,22 @@ pub async fn resend(
     } else {
         0
     };
-    // A tenant's own requests change nothing that an operator must account for.
-    if resent > 0 && matches!(origin.actor, Actor::Cli | Actor::Admin) {
-        let change = Change::of(Operation::DeliveriesRequested, tenant, webhook);
-        context.changes.push(change.to(match which {
-            Resend::Deliveries(ids) => json!({ "deliveryIds": &ids[..ids.len().min(IDS_SHOWN_MAX)], "resent": resent }),
-            Resend::FailedSince(since) => json!({ "failedSince": since, "resent": resent }),
-        }));
-    }
-    note_resent(context, &queue, resent).await
+    let shown = match which {
+        Resend::Deliveries(ids) => json!({ "deliveryIds": &ids[..ids.len().min(IDS_SHOWN_MAX)], "resent": resent }),
+        Resend::FailedSince(since) => json!({ "failedSince": since, "resent": resent }),
+    };
+    note_resent(context, &queue, origin, resent, shown).await
 }
 
 /// Delivers the events from `since` on that happened before the webhook was created, or while it was disabled. Leaves out
-/// those that may have been delivered, because finished deliveries are deleted. Takes none while it is disabled.
+/// those that have a delivery, and those that may have had one which was deleted. Events before the creation are not left
+/// out: once their requested deliveries are deleted, they are sent again. Takes none while it is disabled.
 pub async fn request_missed(
     context: &mut TransactionContext<'_>,
     tenant: &Tenant,
     webhook: &str,
     since: Timestamp,
+    origin: &Origin,
 ) -> Result<Reply, Stop> {
     let Some(Webhook { events, created_at, disabled_at, .. }) =
         webhooks::lock(context.connection, tenant, webhook).await?
@@ -77,7 +75,9 @@ pub async fn request_missed(
     };
     let queue = QueueId { tenant: tenant.clone(), webhook: webhook.to_owned() };
     let target = webhooks::targets(context.connection, std::slice::from_ref(&queue)).await?.pop().flatten();
-    let Some(target) = target.filter(|_| disabled_at.is_none()) else { return note_resent(context, &queue, 0).await };
+    let Some(target) = target.filter(|_| disabled_at.is_none()) else {
+        return note_resent(context, &queue, origin, 0, Value::Null).await;
+    };
     let missed = Missed {
         since,
         from_position: target.from_position,
@@ -86,11 +86,25 @@ pub async fn request_missed(
     };
     let missed = missed_events::find(context.connection, &queue, &events, missed, ROWS_MAX).await?;
     let added = missed_events::deliver(context.connection, &queue, &missed, context.now).await?;
-    note_resent(context, &queue, added).await
+    let shown = json!({ "missedSince": since, "resent": added });
+    note_resent(context, &queue, origin, added, shown).await
 }
 
-async fn note_resent(context: &mut TransactionContext<'_>, queue: &QueueId, resent: i64) -> Result<Reply, Stop> {
+/// `shown`: what the audit log shows of the request.
+async fn note_resent(
+    context: &mut TransactionContext<'_>,
+    queue: &QueueId,
+    origin: &Origin,
+    resent: i64,
+    shown: Value,
+) -> Result<Reply, Stop> {
     if resent > 0 {
+        // A tenant's own requests change nothing that an operator must account for. Without an admin key, the operator
+        // is anonymous.
+        if !matches!(origin.actor, Actor::ApiKey(_)) {
+            let change = Change::of(Operation::DeliveriesRequested, &queue.tenant, queue.webhook.as_str());
+            context.changes.push(change.to(shown));
+        }
         webhook_queues::note_due(context.connection, &queue.tenant, &[queue.webhook.as_str()], context.now).await?;
     }
     Ok(Reply::json(200, &Resent { resent, has_more: resent == ROWS_MAX }))

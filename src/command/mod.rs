@@ -85,7 +85,7 @@ impl TransactionalCommand {
                 deliveries::resend(context, tenant, webhook, which, &request.origin).await
             }
             Self::RequestMissedEvents { webhook, since } => {
-                deliveries::request_missed(context, tenant, webhook, *since).await
+                deliveries::request_missed(context, tenant, webhook, *since, &request.origin).await
             }
             Self::SetPaused(paused) => admin::config::set_paused(context, *paused).await,
             Self::ChangeLimits(changes) => admin::config::change_limits(context, changes).await,

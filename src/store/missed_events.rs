@@ -32,7 +32,8 @@ pub struct Missed {
 }
 
 /// At most `events_max` events of these types, oldest first, that the webhook has missed. Those that have a delivery are left
-/// out, and so are those whose delivery may have been deleted.
+/// out, and so are those since its creation whose delivery may have been deleted. Earlier events are found again once their
+/// requested deliveries are deleted.
 pub async fn find(
     connection: &mut PgConnection,
     queue: &QueueId,

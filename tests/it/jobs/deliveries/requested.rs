@@ -183,3 +183,40 @@ async fn missed_events_also_need_the_right_to_read() {
     let admin = as_key(&operator.post(KEYS, &admin).await.json());
     assert_eq!(request(&admin, &hook, json!({ "missedSince": 0 })).await, (0, false));
 }
+
+#[tokio::test]
+async fn the_audit_log_has_what_an_operator_requests() {
+    for admin in [None, Some(("ADMIN_API_KEY", "admin"))] {
+        let service = Service::start(&[PRIVATE, admin.as_slice()].concat()).await;
+        let receiver = Receiver::start().await;
+        let operator = if admin.is_some() { service.client().with("x-api-key", "admin") } else { service.client() };
+        let made = operator.post(KEYS, &json!({ "label": "l" })).await.json();
+        let owner = service.client().with("x-api-key", made["key"].as_str().expect("a key"));
+        let acting = operator.with("x-tenant-id", made["tenantId"].as_str().expect("an id"));
+        owner.post(USAGE, &usage("a", "s", 1)).await;
+        let hook = Hook::make(&owner, &receiver, &["*"]).await;
+        let entries = async || {
+            let path = "/api/v1/audit?operation=webhook.deliveries_requested";
+            operator.get(path).await.json()["items"].as_array().expect("items").clone()
+        };
+        assert_eq!(request(&acting, &hook, json!({ "missedSince": 7 })).await, (1, false));
+        let [entry] = &entries().await[..] else { panic!("one entry") };
+        let actor = if admin.is_some() { "admin" } else { "anonymous" };
+        assert_eq!((&entry["actor"], &entry["objectId"]), (&json!(actor), &json!(hook.id)));
+        assert_eq!(
+            (&entry["tenantId"], &entry["after"]),
+            (&made["tenantId"], &json!({ "missedSince": 7, "resent": 1 }))
+        );
+        receiver.reach(1).await;
+        service.dispatcher.run_once().await.expect("dispatcher");
+        let id = hook.deliveries(&owner).await[0]["id"].clone();
+        assert_eq!(request(&acting, &hook, json!({ "deliveryIds": [id] })).await, (1, false));
+        assert_eq!(entries().await[0]["after"], json!({ "deliveryIds": [id], "resent": 1 }));
+        // What changes nothing leaves no entry, and neither do the tenant's own requests.
+        assert_eq!(request(&acting, &hook, json!({ "missedSince": 7 })).await, (0, false));
+        receiver.reach(2).await;
+        service.dispatcher.run_once().await.expect("dispatcher");
+        assert_eq!(request(&owner, &hook, json!({ "deliveryIds": [id] })).await, (1, false));
+        assert_eq!(entries().await.len(), 2);
+    }
+}
