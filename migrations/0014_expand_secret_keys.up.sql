@@ -1,5 +1,5 @@
--- The key that each secret of a webhook is encrypted with. A program of the release before cannot use an encrypted secret, and
--- does not send the deliveries of its webhook. Set ENCRYPTION_KEYS when no such program runs any more.
+-- The key that each secret of a webhook is encrypted with. A program of the release before cannot read an encrypted secret: its
+-- lease fails, for all webhooks that it leases together. Set ENCRYPTION_KEYS when no such program runs any more.
 ALTER TABLE webhooks
     ADD COLUMN secret_key_id          varchar(32) COLLATE "C",
     ADD COLUMN previous_secret_key_id varchar(32) COLLATE "C",

@@ -43,6 +43,7 @@ pub enum Secrets {
     },
     /// Store all secrets of webhooks as plain text, before a return to a release that cannot decrypt them.
     ///
+    /// Restart the service with `plain` as the first entry of ENCRYPTION_KEYS first, so that it encrypts nothing meanwhile.
     /// Exit code 1 if one cannot be decrypted; it is not changed.
     Decrypt {
         #[command(flatten)]
@@ -87,6 +88,11 @@ impl Secrets {
             Self::Check { format } => (None, format),
             Self::Encrypt { .. } if keyring.is_empty() => {
                 return Err(CliError::Refused("ENCRYPTION_KEYS is not set".to_owned()));
+            }
+            Self::Encrypt { .. } if !keyring.encrypts() => {
+                return Err(CliError::Refused(
+                    "ENCRYPTION_KEYS begins with plain: its keys encrypt nothing".to_owned(),
+                ));
             }
             Self::Encrypt { format } => (Some((keyring.clone(), Operation::SecretsEncrypted)), format),
             Self::Decrypt { format } => (Some((Keyring::default(), Operation::SecretsDecrypted)), format),
@@ -135,8 +141,11 @@ struct Read {
 impl Pass<'_> {
     async fn batch(&self, connection: &mut PgConnection, after: Option<&QueueId>) -> Result<Vec<Read>, StoreError> {
         let mut transaction = server::begin_walk(connection).await?;
-        let locked = webhook_secrets::lock_after(&mut transaction, after, ROWS_MAX).await?;
-        let batch: Vec<Read> = locked.into_iter().map(|secrets| self.read(secrets)).collect();
+        let secrets = match self.target {
+            Some(_) => webhook_secrets::lock_after(&mut transaction, after, ROWS_MAX).await?,
+            None => webhook_secrets::after(&mut transaction, after, ROWS_MAX).await?,
+        };
+        let batch: Vec<Read> = secrets.into_iter().map(|secrets| self.read(secrets)).collect();
         let rewritten: Vec<WebhookSecrets> =
             batch.iter().filter(|read| read.is_rewritten).map(|read| read.secrets.clone()).collect();
         if let Some((_, operation)) = self.target.filter(|_| !rewritten.is_empty()) {

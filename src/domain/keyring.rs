@@ -1,5 +1,6 @@
 //! Encryption of stored secrets: AES-256-GCM with a random nonce (docs/adr/0017). The first key encrypts, every key decrypts.
-//! A ciphertext belongs to one webhook, and is refused for another. Without keys, secrets are stored as plain text.
+//! A ciphertext belongs to one webhook, and is refused for another. Without keys, or if the first entry is `plain`, secrets are
+//! stored as plain text.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,12 +13,18 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use super::caller::Tenant;
 use super::webhook::{SECRET_LENGTH, Secret};
 
+/// As the first entry: the keys decrypt only.
+const PLAIN: &str = "plain";
 /// Maximum length of the id of a key.
 const KEY_ID_MAX: usize = 32;
 
 /// The keys of ENCRYPTION_KEYS. Clones share them.
 #[derive(Clone, Default)]
-pub struct Keyring(Arc<[Key]>);
+pub struct Keyring {
+    /// The keys encrypt nothing.
+    decrypts_only: bool,
+    keys: Arc<[Key]>,
+}
 
 struct Key {
     id: String,
@@ -45,34 +52,46 @@ pub enum Unreadable {
 }
 
 impl Keyring {
-    /// Parses `id:base64` pairs, separated by commas or white space. The error says what is accepted.
+    /// Parses `id:base64` pairs, perhaps after [`PLAIN`], separated by commas or white space. The error says what is accepted.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let mut keys: Vec<Key> = Vec::new();
         let is_separator = |character: char| character == ',' || character.is_whitespace();
-        for pair in text.split(is_separator).filter(|pair| !pair.is_empty()) {
+        let mut entries = text.split(is_separator).filter(|entry| !entry.is_empty()).peekable();
+        let decrypts_only = entries.next_if_eq(&PLAIN).is_some();
+        for pair in entries {
             let key = Key::parse(pair).ok_or(
-                "a list of <id>:<key>: ids of 1 to 32 letters, digits, '.', '_' or '-', and keys that are the base64 of 32 bytes",
+                "a list of <id>:<key>, perhaps after the entry plain: ids of 1 to 32 letters, digits, '.', '_' or '-', \
+                 and keys that are the base64 of 32 bytes",
             )?;
             if keys.iter().any(|own| own.id == key.id) {
                 return Err("a list of keys with different ids");
             }
             keys.push(key);
         }
-        Ok(Self(keys.into()))
+        Ok(Self { decrypts_only, keys: keys.into() })
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.keys.is_empty()
     }
 
-    /// Whether `stored` needs no rewriting: the first key encrypted it, or there are no keys and it is plain text.
+    /// The key that encrypts. `None`: secrets are stored as plain text.
+    fn encrypting(&self) -> Option<&Key> {
+        self.keys.first().filter(|_| !self.decrypts_only)
+    }
+
+    pub fn encrypts(&self) -> bool {
+        self.encrypting().is_some()
+    }
+
+    /// Whether `stored` needs no rewriting: it is stored as [`Keyring::seal`] would store it.
     pub fn is_current(&self, stored: &StoredSecret) -> bool {
-        self.0.first().map(|key| key.id.as_str()) == stored.key_id.as_deref()
+        self.encrypting().map(|key| key.id.as_str()) == stored.key_id.as_deref()
     }
 
-    /// Encrypts the secret of a webhook with the first key. `rng` must be a cryptographic source.
+    /// Encrypts the secret of a webhook with the first key, if that encrypts. `rng` must be a cryptographic source.
     pub fn seal(&self, tenant: &Tenant, webhook: &str, secret: &Secret, rng: &mut impl Rng) -> StoredSecret {
-        let Some(key) = self.0.first() else {
+        let Some(key) = self.encrypting() else {
             return StoredSecret { key_id: None, bytes: secret.as_bytes().to_vec() };
         };
         let mut nonce = [0; NONCE_LEN];
@@ -89,7 +108,7 @@ impl Keyring {
     pub fn open(&self, tenant: &Tenant, webhook: &str, stored: &StoredSecret) -> Result<Secret, Unreadable> {
         let plain = |bytes: &[u8]| bytes.try_into().map(Secret::from_stored).map_err(|_| Unreadable::Malformed);
         let Some(id) = &stored.key_id else { return plain(&stored.bytes) };
-        let key = self.0.iter().find(|key| key.id == *id).ok_or_else(|| Unreadable::UnknownKey(id.clone()))?;
+        let key = self.keys.iter().find(|key| key.id == *id).ok_or_else(|| Unreadable::UnknownKey(id.clone()))?;
         let (nonce, sealed) = stored.bytes.split_first_chunk::<NONCE_LEN>().ok_or(Unreadable::Malformed)?;
         let mut sealed = sealed.to_vec();
         let nonce = Nonce::assume_unique_for_key(*nonce);
@@ -116,7 +135,7 @@ impl Key {
 
 impl fmt::Debug for Keyring {
     fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
-        text.debug_list().entries(self.0.iter().map(|key| &key.id)).finish()
+        text.debug_list().entries(self.keys.iter().map(|key| &key.id)).finish()
     }
 }
 
@@ -174,6 +193,22 @@ mod tests {
         assert!(Keyring::default().is_current(&plain));
         assert_eq!(Keyring::default().open(&tenant, WEBHOOK, &old), Err(Unreadable::UnknownKey("a".to_owned())));
         assert_eq!(ring(&[pair("a", 2)]).open(&tenant, WEBHOOK, &old), Err(Unreadable::WrongKey("a".to_owned())));
+    }
+
+    #[test]
+    fn after_plain_the_keys_decrypt_and_nothing_is_encrypted() {
+        let rng = &mut StdRng::seed_from_u64(7);
+        let (tenant, secret) = (Tenant::public(), Secret::draw(rng));
+        let encrypted = ring(&[pair("a", 1)]).seal(&tenant, WEBHOOK, &secret, rng);
+        let plain = ring(&["plain".to_owned(), pair("a", 1)]);
+        assert_eq!(plain.open(&tenant, WEBHOOK, &encrypted), Ok(secret.clone()));
+        let stored = plain.seal(&tenant, WEBHOOK, &secret, rng);
+        assert_eq!((&stored.key_id, plain.encrypts(), plain.is_empty()), (&None, false, false));
+        assert!(plain.is_current(&stored) && !plain.is_current(&encrypted));
+        assert!(Keyring::parse("plain").is_ok_and(|ring| ring.is_empty()));
+        for text in [format!("{},plain", pair("a", 1)), "plain plain".to_owned()] {
+            assert!(Keyring::parse(&text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -43,7 +43,7 @@ impl CommitterSettings {
     }
 }
 
-/// Empty: secrets are stored as plain text.
+/// Empty, or `plain` first: secrets are stored as plain text.
 fn keyring(env: &Environment<'_>) -> Result<Keyring, SettingsError> {
     let text = env.secret("ENCRYPTION_KEYS")?.unwrap_or_default();
     Keyring::parse(&text).map_err(|accepted| SettingsError(format!("ENCRYPTION_KEYS must be {accepted}")))

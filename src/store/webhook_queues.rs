@@ -139,6 +139,26 @@ pub async fn lock(connection: &mut PgConnection, leases: &[(&QueueId, Timestamp)
     Ok(is_held)
 }
 
+/// Lets the lease until `until` end at `sooner`, if the queue still has it.
+pub async fn shorten_lease(
+    connection: &mut PgConnection,
+    queue: &QueueId,
+    until: Timestamp,
+    sooner: Timestamp,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "-- webhook_queues::shorten_lease
+        UPDATE webhook_queues SET leased_until = $4 WHERE tenant_id = $1 AND webhook_id = $2 AND leased_until = $3",
+        queue.tenant.as_str(),
+        queue.webhook,
+        until.to_date_time(),
+        sooner.to_date_time(),
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// Ends the leases of queues that this transaction has locked. A webhook with more deliveries moves behind the others
 /// that are due. The queue of a webhook without deliveries is deleted.
 pub async fn release(connection: &mut PgConnection, queues: &[&QueueId], now: Timestamp) -> Result<(), StoreError> {

@@ -19,13 +19,60 @@ pub struct WebhookSecrets {
     pub has_expired: bool,
 }
 
-/// At most `rows_max` webhooks after `after`, by tenant and id. Locks them until the transaction ends.
+/// A row of `webhooks`, as far as it holds secrets.
+struct Row {
+    tenant_id: String,
+    webhook_id: String,
+    secret: Vec<u8>,
+    secret_key_id: Option<String>,
+    previous_secret: Option<Vec<u8>>,
+    previous_secret_key_id: Option<String>,
+    has_expired: Option<bool>,
+}
+
+impl From<Row> for WebhookSecrets {
+    fn from(row: Row) -> Self {
+        let has_expired = row.has_expired.unwrap_or_default();
+        let previous = row.previous_secret.filter(|_| !has_expired);
+        Self {
+            webhook: QueueId { tenant: Tenant::from_stored(row.tenant_id), webhook: row.webhook_id },
+            current: StoredSecret { key_id: row.secret_key_id, bytes: row.secret },
+            previous: previous.map(|bytes| StoredSecret { key_id: row.previous_secret_key_id, bytes }),
+            has_expired,
+        }
+    }
+}
+
+/// At most `rows_max` webhooks after `after`, by tenant and id.
+pub async fn after(
+    connection: &mut PgConnection,
+    after: Option<&QueueId>,
+    rows_max: i64,
+) -> Result<Vec<WebhookSecrets>, StoreError> {
+    let rows = sqlx::query_as!(
+        Row,
+        r#"-- webhook_secrets::after
+        SELECT tenant_id, webhook_id, secret, secret_key_id, previous_secret, previous_secret_key_id,
+               previous_secret_until <= now() AS has_expired
+        FROM webhooks WHERE (tenant_id, webhook_id) > ($1, $2)
+        ORDER BY tenant_id, webhook_id LIMIT $3"#,
+        after.map_or("", |after| after.tenant.as_str()),
+        after.map_or("", |after| after.webhook.as_str()),
+        rows_max,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(WebhookSecrets::from).collect())
+}
+
+/// Like [`after`]. Locks the rows until the transaction ends.
 pub async fn lock_after(
     connection: &mut PgConnection,
     after: Option<&QueueId>,
     rows_max: i64,
 ) -> Result<Vec<WebhookSecrets>, StoreError> {
-    let rows = sqlx::query!(
+    let rows = sqlx::query_as!(
+        Row,
         r#"-- webhook_secrets::lock_after
         SELECT tenant_id, webhook_id, secret, secret_key_id, previous_secret, previous_secret_key_id,
                previous_secret_until <= now() AS has_expired
@@ -37,17 +84,7 @@ pub async fn lock_after(
     )
     .fetch_all(connection)
     .await?;
-    let secrets = rows.into_iter().map(|row| {
-        let has_expired = row.has_expired.unwrap_or_default();
-        let previous = row.previous_secret.filter(|_| !has_expired);
-        WebhookSecrets {
-            webhook: QueueId { tenant: Tenant::from_stored(row.tenant_id), webhook: row.webhook_id },
-            current: StoredSecret { key_id: row.secret_key_id, bytes: row.secret },
-            previous: previous.map(|bytes| StoredSecret { key_id: row.previous_secret_key_id, bytes }),
-            has_expired,
-        }
-    });
-    Ok(secrets.collect())
+    Ok(rows.into_iter().map(WebhookSecrets::from).collect())
 }
 
 /// Stores the secrets of webhooks that this transaction has locked. Without `previous`, deletes what is stored of it.

@@ -37,6 +37,8 @@ pub const ATTEMPT_LIMIT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_secs(1);
 /// Duration of a lease, well above [`ATTEMPT_LIMIT`].
 const LEASE_MS: i64 = 60_000;
+/// How long a webhook rests whose secrets cannot be decrypted. Then any replica may lease it: another one may have the key.
+const UNREADABLE_MS: i64 = 10_000;
 /// Maximum number of tenants whose events are expanded before the next search for due webhooks, and of tenants in one
 /// search.
 const EXPANDED_TENANTS_MAX: i64 = 16;
@@ -267,14 +269,14 @@ impl<'a> Run<'a> {
     }
 
     /// Starts the attempts of leased webhooks. True if it cancelled or deleted deliveries instead, of which there may
-    /// be more. A webhook whose secrets cannot be decrypted keeps its lease, and is tried again when that expires.
+    /// be more. The lease of a webhook whose secrets cannot be decrypted ends after `UNREADABLE_MS`.
     async fn start(
         &mut self,
         leased: Vec<LeasedWebhook>,
         now: Timestamp,
         until: Timestamp,
     ) -> Result<bool, StoreError> {
-        let mut stale = Vec::new();
+        let (mut stale, mut unreadable) = (Vec::new(), Vec::new());
         for mut webhook in leased {
             let due = std::mem::take(&mut webhook.due);
             let count = due.len();
@@ -284,12 +286,18 @@ impl<'a> Run<'a> {
                     if let Some(endpoint) = self.dispatcher.secrets.endpoint(&webhook.queue, target) {
                         self.in_flight.add(&webhook.queue, until, count);
                         due.into_iter().for_each(|outgoing| self.attempt(outgoing, endpoint.clone(), until));
+                    } else {
+                        unreadable.push(webhook.queue.clone());
                     }
                 }
             }
             if webhook.has_stale {
                 stale.push(webhook);
             }
+        }
+        let sooner = now.plus_ms(UNREADABLE_MS);
+        for queue in &unreadable {
+            leasing::shorten(&self.dispatcher.pool, queue, until, sooner).await?;
         }
         for webhook in &stale {
             leasing::retire(&self.dispatcher.pool, webhook, now).await?;

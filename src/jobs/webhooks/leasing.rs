@@ -72,6 +72,17 @@ pub async fn lease(
     pool.run(Instant::now() + STEP_LIMIT, lease).await
 }
 
+/// Lets the lease of a webhook until `until` end at `sooner`.
+pub async fn shorten(pool: &Pool, queue: &QueueId, until: Timestamp, sooner: Timestamp) -> Result<(), StoreError> {
+    let shorten = async |connection: &mut PgConnection| {
+        let mut transaction = server::begin_dispatch(connection).await?;
+        webhook_queues::shorten_lease(&mut transaction, queue, until, sooner).await?;
+        transaction.commit().await?;
+        Ok(())
+    };
+    pool.run(Instant::now() + STEP_LIMIT, shorten).await
+}
+
 /// Deletes pending deliveries of a webhook that no longer exists, or cancels those of events before it was enabled.
 pub async fn retire(pool: &Pool, webhook: &LeasedWebhook, now: Timestamp) -> Result<(), StoreError> {
     let LeasedWebhook { queue, target, .. } = webhook;

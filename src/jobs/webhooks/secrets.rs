@@ -34,8 +34,10 @@ impl SecretReader {
     /// Tries the keys at the start, and warns about plain text where an operator does not expect it.
     pub fn check(&self, sample: &[(QueueId, StoredSecret)], requires_api_key: bool) {
         let is_plain = sample.iter().any(|(_, stored)| stored.key_id.is_none());
-        if is_plain && !self.keyring.is_empty() {
+        if is_plain && self.keyring.encrypts() {
             warn!("secrets of webhooks are stored as plain text: run `agentpay-billing secrets encrypt`");
+        } else if is_plain && !self.keyring.is_empty() {
+            warn!("secrets of webhooks are stored as plain text, because ENCRYPTION_KEYS begins with `plain`");
         } else if is_plain && requires_api_key {
             warn!("secrets of webhooks are stored as plain text: set ENCRYPTION_KEYS");
         }

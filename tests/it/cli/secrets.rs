@@ -96,6 +96,29 @@ async fn what_cannot_be_decrypted_stays_and_an_expired_secret_is_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn after_plain_keys_decrypt_and_encrypt_nothing() {
+    let service = Service::start(&[]).await;
+    webhooks(&service, 3).await;
+    assert_eq!(secrets(&service, "encrypt", A).await.0, 0);
+    let keys = format!("plain,{A}");
+    let refused = command_with(&service, &["secrets", "encrypt"], &[("ENCRYPTION_KEYS", &keys)]).await;
+    assert_eq!((refused.0, refused.2.as_str()), (1, "ENCRYPTION_KEYS begins with plain: its keys encrypt nothing\n"));
+    let (code, report) = secrets(&service, "decrypt", &keys).await;
+    assert_eq!((code, &report["rewritten"], service.number(PLAIN).await), (0, &json!(3), 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_locks_nothing() {
+    let service = Service::start(&[]).await;
+    webhooks(&service, 3).await;
+    let mut transaction = service.pool.begin().await.expect("a transaction");
+    sqlx::query("SELECT FROM webhooks FOR UPDATE").execute(&mut *transaction).await.expect("locks");
+    let (code, report) = secrets(&service, "check", A).await;
+    assert_eq!((code, &report["webhooks"]), (0, &json!(3)));
+    transaction.rollback().await.expect("the end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_start_says_what_is_wrong_with_stored_secrets() {
     let service = Service::start(&[]).await;
     webhooks(&service, 1).await;
@@ -110,6 +133,7 @@ async fn the_start_says_what_is_wrong_with_stored_secrets() {
     let plain = "secrets of webhooks are stored as plain text";
     let [required, admin] = [("REQUIRE_API_KEY", "true"), ("ADMIN_API_KEY", "admin")];
     says(&[required, admin], &format!("{plain}: set ENCRYPTION_KEYS")).await;
+    says(&[("ENCRYPTION_KEYS", &format!("plain {A}"))], &format!("{plain}, because ENCRYPTION_KEYS begins")).await;
     says(&[("ENCRYPTION_KEYS", A)], &format!("{plain}: run `agentpay-billing secrets encrypt`")).await;
     assert!(!says(&[], "server started").await.contains(plain));
     assert_eq!(secrets(&service, "encrypt", A).await.0, 0);

@@ -12,9 +12,15 @@ use super::{Hook, MINUTE_MS, USAGE, WEBHOOKS};
 
 const PENDING: &str = "SELECT count(*) FROM webhook_deliveries WHERE status = 'pending'";
 
+/// The entry after which keys decrypt only.
+const PLAIN: (&str, u8) = ("plain", 0);
+
 /// Settings with these keys: each an id, and the byte that fills the key.
 fn settings(keys: &[(&str, u8)]) -> Vec<(&'static str, String)> {
-    let keys = keys.iter().map(|(id, byte)| format!("{id}:{}", STANDARD.encode([*byte; 32])));
+    let keys = keys.iter().map(|key| match *key {
+        PLAIN => "plain".to_owned(),
+        (id, byte) => format!("{id}:{}", STANDARD.encode([byte; 32])),
+    });
     vec![("WEBHOOK_ALLOW_PRIVATE", "true".to_owned()), ("ENCRYPTION_KEYS", keys.collect::<Vec<_>>().join(","))]
 }
 
@@ -180,6 +186,36 @@ async fn without_the_right_key_deliveries_wait_and_nothing_is_sent_unsigned() {
     let failed = hook.deliveries(&service.client()).await;
     let failed: Vec<&Value> = failed.iter().filter(|delivery| delivery["status"] == "failed").collect();
     assert!(failed.iter().all(|delivery| delivery["type"] == "webhook.test"), "{failed:?}");
+}
+
+#[tokio::test]
+async fn another_replica_soon_sends_what_one_cannot_decrypt() {
+    let receiver = Receiver::start().await;
+    let service = start(&[("a", 1)]).await;
+    let hook = Hook::make(&service.client(), &receiver, &["*"]).await;
+    let without_key = replace(&service, &[]).await;
+    without_key.client().post(USAGE, &usage("a", "s", 1)).await;
+    without_key.dispatcher.run_once().await.expect("dispatcher");
+    assert_eq!(without_key.number("SELECT count(*) FROM webhook_queues WHERE leased_until IS NOT NULL").await, 1);
+    let with_key = replace(&without_key, &[("a", 1)]).await;
+    with_key.clock.advance_ms(15_000);
+    with_key.dispatcher.run_once().await.expect("dispatcher");
+    assert_eq!(with_key.number(PENDING).await, 0);
+    hook.verify(&receiver.reach(1).await[0]);
+}
+
+#[tokio::test]
+async fn after_plain_the_keys_decrypt_and_new_secrets_are_plain_text() {
+    let receiver = Receiver::start().await;
+    let service = start(&[("a", 1)]).await;
+    let hook = Hook::make(&service.client(), &receiver, &["*"]).await;
+    let service = replace(&service, &[PLAIN, ("a", 1)]).await;
+    service.client().post(USAGE, &usage("a", "s", 1)).await;
+    hook.verify(&receiver.reach(1).await[0]);
+    let plain = "SELECT count(*) FROM webhooks WHERE secret_key_id IS NULL";
+    assert_eq!(service.number(plain).await, 0);
+    assert_eq!(service.client().send("POST", &format!("{}/rotate-secret", hook.path), Some("{}")).await.status, 200);
+    assert_eq!(service.number(plain).await, 1);
 }
 
 #[tokio::test]
