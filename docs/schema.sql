@@ -67,7 +67,7 @@ WITH (autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_insert_scale_fact
 
 COMMENT ON TABLE public.idempotency_keys IS 'Idempotency records: one row per request with an Idempotency-Key that was executed, with its stored response. A row is written in the transaction of the request''s effect and never updated. The janitor deletes expired rows, and the oldest rows of callers over a cap. No foreign key to tenants: a caller may be an IP address.';
 
-COMMENT ON COLUMN public.idempotency_keys.caller IS 'Who used the key: tenant:<tenant_id> for a request with a recognised API key, otherwise ip:<address>.';
+COMMENT ON COLUMN public.idempotency_keys.caller IS 'Who used the key: tenant:<tenant_id> for a request with a recognised API key or of the operator for a tenant, otherwise ip:<address>.';
 
 COMMENT ON COLUMN public.idempotency_keys.key IS 'The Idempotency-Key, without quotes.';
 

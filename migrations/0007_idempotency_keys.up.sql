@@ -20,7 +20,8 @@ COMMENT ON TABLE idempotency_keys IS
     'row is written in the transaction of the request''s effect and never updated. The janitor deletes expired rows, '
     'and the oldest rows of callers over a cap. No foreign key to tenants: a caller may be an IP address.';
 COMMENT ON COLUMN idempotency_keys.caller IS
-    'Who used the key: tenant:<tenant_id> for a request with a recognised API key, otherwise ip:<address>.';
+    'Who used the key: tenant:<tenant_id> for a request with a recognised API key or of the operator for a tenant, '
+    'otherwise ip:<address>.';
 COMMENT ON COLUMN idempotency_keys.key IS 'The Idempotency-Key, without quotes.';
 COMMENT ON COLUMN idempotency_keys.method IS 'HTTP method of the first request with the key.';
 COMMENT ON COLUMN idempotency_keys.path IS 'Path of the first request as it was sent, without the query.';

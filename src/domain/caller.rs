@@ -14,7 +14,7 @@ pub struct Tenant(Arc<str>);
 static PUBLIC: LazyLock<Tenant> = LazyLock::new(|| Tenant("public".into()));
 
 impl Tenant {
-    /// The tenant of requests without a recognised key.
+    /// The tenant of requests without a recognised key, unless the operator names one.
     pub fn public() -> Self {
         PUBLIC.clone()
     }
@@ -40,8 +40,8 @@ impl fmt::Display for Tenant {
     }
 }
 
-/// The owner of idempotency keys: the tenant of a recognised API key, otherwise the client's address. The two never
-/// share a key, not even if the tenant is `public`.
+/// The owner of idempotency keys: the tenant of a recognised API key, or that the operator acts for, otherwise the client's
+/// address. The two never share a key, not even if the tenant is `public`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Caller {
     Tenant(Tenant),
