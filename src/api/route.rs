@@ -34,6 +34,8 @@ pub struct Route {
     pub pausable: bool,
     /// Refuses unknown query parameters.
     pub strict_query: bool,
+    /// Refused if the operator acts for a tenant: the audit log does not have these changes.
+    pub of_tenant_only: bool,
     /// Works without a database. An API key that cannot be looked up counts as unknown.
     pub needs_no_database: bool,
     /// What the OpenAPI document says beyond these flags.
@@ -58,6 +60,7 @@ impl Route {
             limited: true,
             pausable: false,
             strict_query: false,
+            of_tenant_only: false,
             needs_no_database: false,
             description,
             handler,
@@ -69,12 +72,21 @@ impl Route {
         self.limited && self.auth != Auth::Operator
     }
 
+    /// Whether it reads or changes the data of a tenant. Routes that do are those with scopes.
+    pub fn uses_tenant(&self) -> bool {
+        !self.scopes.is_empty()
+    }
+
     pub(super) const fn scope(self, scope: Scope) -> Self {
         Self { scopes: self.scopes.and(scope), ..self }
     }
 
     pub(super) const fn strict(self) -> Self {
         Self { strict_query: true, ..self }
+    }
+
+    pub(super) const fn of_tenant_only(self) -> Self {
+        Self { of_tenant_only: true, ..self }
     }
 
     pub(super) const fn unlimited(self) -> Self {

@@ -94,17 +94,24 @@ pub const ROUTES: &[Route] = &[
     open("/api/v1/version", || get(health::version), health::VERSION).without_database(),
     open("/api/v1/changelog", || get(changelog::list), changelog::LIST).without_database(),
     open("/api/v1/openapi.json", || get(openapi_document), openapi::SHOW).without_database(),
-    write("POST", "/api/v1/usage", Scope::UsageWrite, || post(usage::record), usage::RECORD).idempotent(),
+    write("POST", "/api/v1/usage", Scope::UsageWrite, || post(usage::record), usage::RECORD)
+        .idempotent()
+        .of_tenant_only(),
     write("POST", "/api/v1/usage/bulk", Scope::UsageWrite, || post(usage::record_bulk), usage::RECORD_BULK)
-        .idempotent(),
-    write("POST", "/api/v1/settle", Scope::SettleWrite, || post(settle::settle), settle::SETTLE).idempotent(),
+        .idempotent()
+        .of_tenant_only(),
+    write("POST", "/api/v1/settle", Scope::SettleWrite, || post(settle::settle), settle::SETTLE)
+        .idempotent()
+        .of_tenant_only(),
     write("POST", "/api/v1/settle/bulk", Scope::SettleWrite, || post(settle::settle_agent), settle::SETTLE_AGENT)
-        .idempotent(),
+        .idempotent()
+        .of_tenant_only(),
     read("/api/v1/usage/export.json", || get(exports::json), exports::JSON),
     read("/api/v1/usage/export.csv", || get(exports::csv), exports::CSV),
     read("/api/v1/usage/:agent/:serviceId", || get(usage::outstanding), usage::OUTSTANDING),
     write("DELETE", "/api/v1/usage/:agent/:serviceId", Scope::Admin, || delete(usage::reset), usage::RESET)
-        .idempotent(),
+        .idempotent()
+        .of_tenant_only(),
     read("/api/v1/billing/total", || get(billing::total), billing::TOTAL),
     read("/api/v1/billing/:agent/:serviceId", || get(billing::quote), billing::QUOTE),
     read("/api/v1/agents", || get(agents::list), agents::LIST),

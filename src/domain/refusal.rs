@@ -54,6 +54,8 @@ pub enum Refusal {
     KeyForMetrics,
     /// A write without required API keys, from another site or to another host name.
     Foreign,
+    /// Usage and settlements of a tenant that the operator named.
+    OperatorMeters,
     /// The API key lacks a scope; the route needs one of these.
     MissingScope(Scopes),
     Paused,
@@ -179,7 +181,7 @@ impl Refusal {
             | ConfigValue { .. } => (400, "invalid_request"),
             KeySyntax | KeyRepeated => (400, "invalid_idempotency_key"),
             AdminKeyForWrites | AdminKeyForReads | ApiKeyForWrites | KeyForMetrics => (401, "unauthorized"),
-            Foreign => (403, "forbidden"),
+            Foreign | OperatorMeters => (403, "forbidden"),
             MissingScope(_) => (403, "insufficient_scope"),
             NoRoute { .. }
             | KeyUnknown
@@ -305,6 +307,7 @@ impl fmt::Display for Refusal {
             Foreign => {
                 "without REQUIRE_API_KEY, writes from other sites or with a Host other than localhost are forbidden"
             }
+            OperatorMeters => "the operator cannot record, reset or settle usage for a tenant: use a key of the tenant",
             Paused => "AgentPay backend is paused; only admin/unpause and reads are accepted",
             KeySyntax => "Idempotency-Key must be 1-255 visible ASCII characters",
             KeyRepeated => "Idempotency-Key must be sent once",

@@ -31,7 +31,7 @@ static FIXED: [(HeaderName, HeaderValue); 6] = [
 ];
 
 const NO_CACHE: HeaderValue = HeaderValue::from_static("private, no-cache");
-const BY_API_KEY: HeaderValue = HeaderValue::from_static("X-API-Key");
+const BY_TENANT: HeaderValue = HeaderValue::from_static("X-API-Key, X-Tenant-Id");
 
 /// Enough for the headers of nearly every response.
 const CAPACITY: usize = 20;
@@ -57,7 +57,7 @@ pub fn add(headers: &mut HeaderMap, received: &Received, took: Duration) {
         headers.entry(CACHE_CONTROL).or_insert(NO_CACHE);
     }
     if is_api {
-        headers.append(VARY, BY_API_KEY);
+        headers.append(VARY, BY_TENANT);
     }
 }
 

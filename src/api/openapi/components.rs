@@ -223,7 +223,8 @@ pub fn security_schemes() -> Value {
     json!({
         "apiKey": key("Key of a tenant. Writes require it while `REQUIRE_API_KEY` is true."),
         "adminKey": key("Key of the operator, `ADMIN_API_KEY`. Not required where that setting is absent. With it, the header \
-            `X-Tenant-Id` names the tenant whose data a request reads or changes."),
+            `X-Tenant-Id` names the tenant whose data a request reads or changes. Usage is recorded, reset and settled with \
+            a key of the tenant only."),
         "metricsToken": {
             "type": "http",
             "scheme": "bearer",

@@ -34,6 +34,8 @@ pub struct Identity {
     /// The limit of its API key, beside that of the tenant.
     pub rate_limit_per_window: Option<i64>,
     pub is_operator: bool,
+    /// It names a tenant whose data the request is about. Only the operator may.
+    pub names_tenant: bool,
     /// It is the operator, and acts for the tenant that it named.
     pub acts_for_tenant: bool,
     /// Its API key was not looked up, because its address has no quota left. It must not be treated as a request
@@ -81,6 +83,7 @@ pub async fn identify(
         scopes: None,
         rate_limit_per_window: None,
         is_operator: false,
+        names_tenant: names_tenant(headers, route),
         acts_for_tenant: false,
         is_unidentified: false,
         has_metrics_token: has_metrics_token(headers, settings),
@@ -94,12 +97,12 @@ pub async fn identify(
         (None | Some(_), None) | (None, Some(_)) => {
             let is_open = !settings.require_api_key && settings.admin_api_key.is_none();
             let identity = Identity { is_operator: is_open && !is_foreign, ..anonymous };
-            return operator(state, headers, route, deadline, identity).await;
+            return operator(state, headers, deadline, identity).await;
         }
     };
     if settings.admin_api_key.as_ref().is_some_and(|admin| is_secret(admin, &presented)) {
         let identity = Identity { actor: Actor::Admin, is_operator: !is_foreign, ..anonymous };
-        return operator(state, headers, route, deadline, identity).await;
+        return operator(state, headers, deadline, identity).await;
     }
     if route.is_some_and(|route| !route.needs_tenant()) {
         return Ok(anonymous);
@@ -117,22 +120,25 @@ pub async fn identify(
     }
 }
 
+/// Whether the request has a tenant in `X-Tenant-Id`, on a route that uses a tenant.
+fn names_tenant(headers: &HeaderMap, route: Option<&Route>) -> bool {
+    let is_named = headers.get_all(X_TENANT_ID).iter().any(|value| !value.is_empty());
+    is_named && route.is_some_and(Route::uses_tenant)
+}
+
 /// The operator acts for the tenant that it names, if it names one. It uses the tenant's idempotency keys, but
 /// the quota of its own address.
 async fn operator(
     state: &ApiState,
     headers: &HeaderMap,
-    route: Option<&Route>,
     deadline: Instant,
     identity: Identity,
 ) -> Result<Identity, Refusal> {
-    let uses_tenant = route.is_some_and(|route| route.needs_tenant() && !route.needs_no_database);
-    if !identity.is_operator || !uses_tenant || !headers.contains_key(X_TENANT_ID) {
+    if !identity.is_operator || !identity.names_tenant {
         return Ok(identity);
     }
     let mut values = headers.get_all(X_TENANT_ID).iter();
     let tenant = match (values.next(), values.next()) {
-        (Some(value), None) if value.is_empty() => return Ok(identity),
         (Some(value), None) => value.to_str().map_err(|_| Refusal::TenantId)?.to_owned(),
         _ => return Err(Refusal::TenantId),
     };
@@ -149,6 +155,13 @@ pub fn authorise(route: &Route, identity: &Identity, settings: &ApiSettings) -> 
     let is_write = route.method != "GET";
     if identity.is_foreign && (is_write || route.auth == Auth::Operator) {
         return Err(Refusal::Foreign);
+    }
+    // A mistyped admin key must not make the request one of the tenant `public`.
+    if identity.names_tenant && !identity.is_operator {
+        return Err(if is_write { Refusal::AdminKeyForWrites } else { Refusal::AdminKeyForReads });
+    }
+    if identity.acts_for_tenant && route.of_tenant_only {
+        return Err(Refusal::OperatorMeters);
     }
     let guards_metrics = settings.require_api_key || settings.metrics_token.is_some();
     match route.auth {

@@ -26,7 +26,7 @@ async fn long_bodies_are_compressed_for_who_accepts_gzip() {
     let client = service.client();
     ten_services(&client).await;
     let plain = client.get("/api/v1/services").await;
-    assert_eq!(coding(&plain), (String::new(), "Accept-Encoding, X-API-Key".to_owned()));
+    assert_eq!(coding(&plain), (String::new(), "Accept-Encoding, X-API-Key, X-Tenant-Id".to_owned()));
     for accept in ["gzip", "gzip;q=0.5, identity;q=0.1", "br, GZIP", "*"] {
         let answer = client.with("accept-encoding", accept).get_bytes("/api/v1/services").await;
         assert_eq!(answer.headers["content-encoding"], "gzip", "{accept}");
@@ -63,16 +63,16 @@ async fn short_bodies_plain_text_and_no_body_stay_as_they_are() {
     let client = service.client().with("accept-encoding", "gzip");
     ten_services(&client).await;
     let short = client.get("/api/v1/version").await;
-    assert_eq!(coding(&short), (String::new(), "Accept-Encoding, X-API-Key".to_owned()));
+    assert_eq!(coding(&short), (String::new(), "Accept-Encoding, X-API-Key, X-Tenant-Id".to_owned()));
     let metrics = client.get("/api/v1/metrics").await;
     assert!(metrics.text.len() > 200);
-    assert_eq!(coding(&metrics), (String::new(), "X-API-Key".to_owned()));
+    assert_eq!(coding(&metrics), (String::new(), "X-API-Key, X-Tenant-Id".to_owned()));
     let etag = client.get("/api/v1/services").await.header("etag");
     let known = client.with("if-none-match", &etag).get("/api/v1/services").await;
     assert_eq!((known.status, coding(&known).0.as_str(), known.text.as_str()), (304, "", ""));
     assert_eq!(coding(&client.send("OPTIONS", "/api/v1/services", None).await), (String::new(), String::new()));
     let vary = client.with("origin", "https://a.example").get("/api/v1/services").await.header("vary");
-    assert_eq!(vary, "Accept-Encoding, X-API-Key, Origin");
+    assert_eq!(vary, "Accept-Encoding, X-API-Key, X-Tenant-Id, Origin");
 }
 
 #[tokio::test]
@@ -87,5 +87,5 @@ async fn switched_off_nothing_is_compressed() {
     let service = Service::start(&[("COMPRESSION_THRESHOLD_BYTES", "1")]).await;
     let client = service.client().with("accept-encoding", "gzip");
     ten_services(&client).await;
-    assert_eq!(coding(&client.get("/api/v1/services").await), (String::new(), "X-API-Key".to_owned()));
+    assert_eq!(coding(&client.get("/api/v1/services").await), (String::new(), "X-API-Key, X-Tenant-Id".to_owned()));
 }

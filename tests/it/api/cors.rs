@@ -38,13 +38,13 @@ async fn an_allowed_origin_is_told_so_on_every_response() {
     let client = service.client();
     for origin in ["https://app.example", "https://APP.example:443", "https://app.example/"] {
         for (method, path, status, vary) in [
-            ("GET", "/api/v1/services", 200, "X-API-Key, Origin"),
-            ("HEAD", "/api/v1/services", 200, "X-API-Key, Origin"),
+            ("GET", "/api/v1/services", 200, "X-API-Key, X-Tenant-Id, Origin"),
+            ("HEAD", "/api/v1/services", 200, "X-API-Key, X-Tenant-Id, Origin"),
             ("GET", "/health", 200, "Origin"),
             ("GET", "/nothing", 404, "Origin"),
-            ("PUT", "/api/v1/services", 405, "X-API-Key, Origin"),
-            ("POST", "/api/v1/usage", 400, "X-API-Key, Origin"),
-            ("GET", "/api/v1/metrics", 200, "X-API-Key, Origin"),
+            ("PUT", "/api/v1/services", 405, "X-API-Key, X-Tenant-Id, Origin"),
+            ("POST", "/api/v1/usage", 400, "X-API-Key, X-Tenant-Id, Origin"),
+            ("GET", "/api/v1/metrics", 200, "X-API-Key, X-Tenant-Id, Origin"),
             ("OPTIONS", "/api/v1/usage", 204, "Origin"),
             ("OPTIONS", "/nothing", 204, "Origin"),
         ] {
@@ -76,7 +76,10 @@ async fn another_origin_gets_no_cors_header() {
     }
     let none = Service::start(&[]).await;
     let answer = from(&none.client(), "https://app.example").get("/api/v1/version").await;
-    assert_eq!((answer.header("vary").as_str(), cors(&answer).concat().as_str()), ("X-API-Key, Origin", ""));
+    assert_eq!(
+        (answer.header("vary").as_str(), cors(&answer).concat().as_str()),
+        ("X-API-Key, X-Tenant-Id, Origin", "")
+    );
 }
 
 #[tokio::test]
@@ -90,5 +93,5 @@ async fn without_an_origin_options_is_204_and_nothing_varies_by_it() {
         assert_eq!(answer.header("x-frame-options"), "DENY");
         assert_ne!(answer.header("x-request-id"), "");
     }
-    assert_eq!(client.get("/api/v1/services").await.header("vary"), "X-API-Key");
+    assert_eq!(client.get("/api/v1/services").await.header("vary"), "X-API-Key, X-Tenant-Id");
 }

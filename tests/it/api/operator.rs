@@ -6,6 +6,7 @@ use crate::support::{Client, Service, usage};
 
 const TENANTS: &str = "/api/v1/admin/tenants";
 const HISTORY: &str = "/api/v1/admin/history";
+const SERVICES: &str = "/api/v1/services";
 const WEBHOOKS: &str = "/api/v1/webhooks";
 const GUARDED: &[(&str, &str)] = &[("REQUIRE_API_KEY", "true"), ("ADMIN_API_KEY", "admin"), ("RATE_LIMIT", "on")];
 
@@ -41,11 +42,13 @@ async fn the_operator_acts_for_the_tenant_that_it_names() {
     assert_eq!((&entry["actor"], &entry["tenantId"]), (&json!("admin"), &json!(tenant_id)));
     // Its keys are those of the tenant: a repetition is replayed, and the same key for another tenant is another key.
     assert_eq!(acting.get("/api/v1/idempotency/k").await.status, 200);
-    assert!(acting.key("k").post("/api/v1/usage", &usage("a", "s", 3)).await.replayed);
+    let priced = |service: &str| json!({ "serviceId": service, "priceStroops": 4 });
+    client.key("t").post(SERVICES, &priced("t")).await;
+    assert!(acting.key("t").post(SERVICES, &priced("t")).await.replayed);
     let (other_id, _) = tenant(&operator, &service).await;
     for acting in [&acting, &operator.with("x-tenant-id", &other_id)] {
-        let acted = acting.key("o").post("/api/v1/usage", &usage("a", "s", 4)).await;
-        assert_eq!((acted.status, acted.replayed, &acted.json()["total"]), (201, false, &json!(4)));
+        let acted = acting.key("o").post(SERVICES, &priced("o")).await;
+        assert_eq!((acted.status, acted.replayed), (201, false));
     }
     // The quota is that of its address.
     let remaining = async |client: &Client| {
@@ -67,7 +70,8 @@ async fn a_tenant_is_named_by_the_operator_only_and_must_exist() {
     client.post("/api/v1/services", &json!({ "serviceId": "s", "priceStroops": 5 })).await;
     let none = r#"{"services":[]}"#;
     for stranger in [other, service.client(), service.client().with("x-api-key", "unknown")] {
-        assert_eq!(stranger.with("x-tenant-id", &first).get("/api/v1/services").await.text, none);
+        names_no_tenant(&stranger, &first).await;
+        assert_eq!(stranger.with("x-tenant-id", "").get("/api/v1/services").await.text, none);
     }
     let named = |name: &str| operator.with("x-tenant-id", name);
     assert_eq!(named("").get("/api/v1/services").await.text, none);
@@ -81,6 +85,64 @@ async fn a_tenant_is_named_by_the_operator_only_and_must_exist() {
     // Routes without the data of a tenant ignore it.
     for path in ["/api/v1/config", "/api/v1/version", "/api/v1/api-keys", TENANTS, HISTORY] {
         assert_eq!(named("tnt_x").get(path).await.status, 200, "{path}");
+    }
+}
+
+/// Whoever is not the operator is refused, instead of reading or changing the data of another tenant than the named one.
+async fn names_no_tenant(stranger: &Client, tenant_id: &str) {
+    let stranger = stranger.with("x-tenant-id", tenant_id);
+    let refused =
+        |kind: &str| (401, "unauthorized".to_owned(), format!("valid ADMIN_API_KEY required for privileged {kind}"));
+    for path in [SERVICES, WEBHOOKS, "/api/v1/stats"] {
+        assert_eq!(stranger.get(path).await.error(), refused("reads"), "{path}");
+    }
+    assert_eq!(
+        stranger.post(SERVICES, &json!({ "serviceId": "t", "priceStroops": 1 })).await.error(),
+        refused("writes")
+    );
+    assert_eq!(stranger.post("/api/v1/usage", &usage("a", "s", 1)).await.error(), refused("writes"));
+    assert_eq!(stranger.get("/api/v1/version").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_mistyped_admin_key_does_not_write_into_the_public_tenant() {
+    let service = Service::start(&[("ADMIN_API_KEY", "admin")]).await;
+    let (tenant_id, client) = tenant(&service.client().with("x-api-key", "admin"), &service).await;
+    for stranger in [service.client(), service.client().with("x-api-key", "admim"), client] {
+        names_no_tenant(&stranger, &tenant_id).await;
+    }
+    assert_eq!(service.number("SELECT (SELECT count(*) FROM usage_counters) + (SELECT count(*) FROM services)").await, 0);
+    // Under a foreign name nobody is the operator.
+    let foreign = service.client().with("x-api-key", "admin").with("host", "billing.example");
+    let foreign = foreign.with("x-tenant-id", &tenant_id);
+    assert_eq!((foreign.get(SERVICES).await.status, foreign.post(SERVICES, &json!({})).await.status), (401, 403));
+}
+
+#[tokio::test]
+async fn the_operator_neither_meters_nor_settles_for_a_tenant() {
+    let message = "the operator cannot record, reset or settle usage for a tenant: use a key of the tenant";
+    for settings in [GUARDED, &[("ADMIN_API_KEY", "admin")], &[]] {
+        let service = Service::start(settings).await;
+        let operator = if settings.is_empty() { service.client() } else { service.client().with("x-api-key", "admin") };
+        let (tenant_id, client) = tenant(&operator, &service).await;
+        client.post(SERVICES, &json!({ "serviceId": "s", "priceStroops": 5 })).await;
+        client.post("/api/v1/usage", &usage("a", "s", 3)).await;
+        let acting = operator.with("x-tenant-id", &tenant_id);
+        for (method, path, body) in [
+            ("POST", "/api/v1/usage", r#"{"agent":"a","serviceId":"s","requests":1}"#),
+            ("POST", "/api/v1/usage/bulk", r#"{"items":[{"agent":"a","serviceId":"s","requests":1}]}"#),
+            ("POST", "/api/v1/settle", r#"{"agent":"a","serviceId":"s"}"#),
+            ("POST", "/api/v1/settle/bulk", r#"{"agent":"a"}"#),
+            ("DELETE", "/api/v1/usage/a/s", "{}"),
+        ] {
+            let refused = acting.send(method, path, Some(body)).await.error();
+            assert_eq!((refused.0, refused.1.as_str(), refused.2.as_str()), (403, "forbidden", message), "{path}");
+        }
+        assert_eq!(client.get("/api/v1/usage/a/s").await.json()["total"], 3);
+        assert_eq!(client.get("/api/v1/settlements").await.json()["items"], json!([]));
+        if !settings.contains(&("REQUIRE_API_KEY", "true")) {
+            assert_eq!(operator.post("/api/v1/usage", &usage("a", "s", 1)).await.status, 201);
+        }
     }
 }
 

@@ -76,7 +76,7 @@ async fn every_kind_of_response_has_its_headers() {
             let is_api = path.starts_with("/api/v1/") && method != "OPTIONS";
             let cached = if is_api || path.starts_with("/health") { "private, no-cache" } else { "" };
             assert_eq!(answer.header("cache-control"), cached, "{case}");
-            assert_eq!(answer.header("vary"), if is_api { "X-API-Key" } else { "" }, "{case}");
+            assert_eq!(answer.header("vary"), if is_api { "X-API-Key, X-Tenant-Id" } else { "" }, "{case}");
             let media = match (status, path) {
                 (204 | 304, _) => "",
                 (_, "/api/v1/metrics") => "text/plain; version=0.0.4; charset=utf-8",

@@ -35,7 +35,7 @@ async fn nothing_is_zeros_with_every_member_in_order() {
     assert_eq!(answer.header("content-type"), "application/json; charset=utf-8");
     assert_eq!(
         (answer.header("cache-control").as_str(), answer.header("vary").as_str()),
-        ("private, no-cache", "X-API-Key")
+        ("private, no-cache", "X-API-Key, X-Tenant-Id")
     );
     // The tenant's own key is one of its things.
     let (_, client) = tenant(&service, &service.client()).await;
@@ -194,7 +194,7 @@ async fn unchanged_figures_are_304_under_the_same_scope_limit_and_cursor_only() 
         assert_eq!((same.header("content-type"), same.header("content-length")), (String::new(), String::new()));
         assert_eq!(
             (same.header("vary").as_str(), same.header("cache-control").as_str()),
-            ("X-API-Key", "private, no-cache")
+            ("X-API-Key, X-Tenant-Id", "private, no-cache")
         );
     }
     let head = operator.with("if-none-match", &tag).send("HEAD", STATS, None).await;
