@@ -111,7 +111,10 @@ async fn a_mistyped_admin_key_does_not_write_into_the_public_tenant() {
     for stranger in [service.client(), service.client().with("x-api-key", "admim"), client] {
         names_no_tenant(&stranger, &tenant_id).await;
     }
-    assert_eq!(service.number("SELECT (SELECT count(*) FROM usage_counters) + (SELECT count(*) FROM services)").await, 0);
+    assert_eq!(
+        service.number("SELECT (SELECT count(*) FROM usage_counters) + (SELECT count(*) FROM services)").await,
+        0
+    );
     // Under a foreign name nobody is the operator.
     let foreign = service.client().with("x-api-key", "admin").with("host", "billing.example");
     let foreign = foreign.with("x-tenant-id", &tenant_id);
