@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::support::{CHROMIUM_OPTIONS, Service, chromium, new_profile};
+use crate::support::{CHROMIUM_OPTIONS, Service, chromium, new_profile, remove_profile};
 
 const PAGE: &str = include_str!("browser.html");
 
@@ -52,7 +52,7 @@ impl Page {
             .kill_on_drop(true)
             .output();
         let output = tokio::time::timeout(Duration::from_secs(90), run).await.expect("Chromium ends").expect("a run");
-        let _ = std::fs::remove_dir_all(&profile);
+        remove_profile(&profile);
         let found = self.found.borrow().clone();
         found.unwrap_or_else(|| panic!("no findings: {}", String::from_utf8_lossy(&output.stderr)))
     }

@@ -49,6 +49,14 @@ pub fn new_profile() -> PathBuf {
 
 type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Value>>>>;
 
+/// Removes the profile of a browser that ended. Its last child processes may still write to the profile.
+pub fn remove_profile(profile: &Path) {
+    let began = std::time::Instant::now();
+    while profile.exists() && began.elapsed() < LIMIT {
+        let _ = std::fs::remove_dir_all(profile);
+    }
+}
+
 /// A browser with one page.
 pub struct Browser {
     input: tokio::sync::Mutex<ChildStdin>,
@@ -56,8 +64,7 @@ pub struct Browser {
     last_id: AtomicU64,
     session: String,
     profile: PathBuf,
-    /// Killed with this.
-    _child: Child,
+    child: Child,
 }
 
 /// Collects what the page must not cause: violations of its policy, and errors that nothing handles.
@@ -83,6 +90,7 @@ impl Browser {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
+            .process_group(0)
             .kill_on_drop(true)
             .spawn()
             .expect("Chromium starts");
@@ -104,7 +112,7 @@ impl Browser {
             answered.lock().expect("waiting").clear();
         });
         let (last_id, session) = (AtomicU64::new(0), String::new());
-        let mut browser = Self { input, waiting, last_id, session, profile, _child: child };
+        let mut browser = Self { input, waiting, last_id, session, profile, child };
         let target = browser.send("Target.createTarget", json!({ "url": "about:blank" })).await;
         let attach = json!({ "targetId": target["targetId"], "flatten": true });
         let attached = browser.send("Target.attachToTarget", attach).await;
@@ -249,6 +257,13 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.profile);
+        // All processes of the browser, because the others survive the first one for a moment and write to the profile.
+        if let Some(id) = self.child.id() {
+            let _ = std::process::Command::new("kill").args(["-KILL", "--", &format!("-{id}")]).status();
+        }
+        while matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::yield_now();
+        }
+        remove_profile(&self.profile);
     }
 }

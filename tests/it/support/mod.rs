@@ -39,7 +39,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tokio_util::sync::CancellationToken;
 
 pub use authority::{Authority, Issued};
-pub use browser::{Browser, CHROMIUM_OPTIONS, chromium, new_profile};
+pub use browser::{Browser, CHROMIUM_OPTIONS, chromium, new_profile, remove_profile};
 pub use client::{Answer, Client, usage};
 pub use collector::{Collector, Span};
 pub use data_dir::{DataDir, SlowPrograms, is_alive};
