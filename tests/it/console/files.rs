@@ -1,5 +1,7 @@
 //! How the console is served: from the binary, under a strict policy, with tags; and the way to it from `/`.
 
+use agentpay_billing::domain::audit_log::Operation;
+
 use crate::support::{Client, Service};
 
 use super::GUARDED;
@@ -104,4 +106,17 @@ async fn a_browser_is_led_from_the_root_to_the_console_and_other_clients_get_404
     }
     // Other unknown paths are 404 for browsers, too.
     assert_eq!(client.with(HTML.0, HTML.1).get("/nowhere").await.status, 404);
+}
+
+#[tokio::test]
+async fn the_filter_of_the_audit_log_offers_every_operation() {
+    let service = Service::start(GUARDED).await;
+    let page = service.client().get("/console").await.text;
+    let (_, select) = page.split_once(r#"<select id="audit-operation""#).expect("the filter");
+    let (select, _) = select.split_once("</select>").expect("its end");
+    let mut offered: Vec<_> = select.split("<option>").skip(1).map(|rest| rest.split('<').next()).collect();
+    let mut known: Vec<_> = Operation::ALL.map(|operation| Some(operation.as_str())).to_vec();
+    offered.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(offered, known);
 }
