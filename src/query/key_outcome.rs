@@ -18,8 +18,11 @@ use crate::store::{StoreError, events, settlements};
 
 use super::reader::Reader;
 
-/// Settlements and events of one request that are shown. A bulk settlement has at most 5000.
-const EFFECTS_MAX: i64 = 5000;
+/// Settlements of one request that are shown. A bulk settlement has at most 5000.
+const SETTLEMENTS_MAX: i64 = 5000;
+/// Events of one moment that are read. A commit has at most 11,000 (`COMMIT_BATCH_MAX` and a bulk request), and several commits
+/// may have the same moment.
+const EVENTS_MAX: i64 = 100_000;
 
 /// What is known of a key. Without a record, it was deleted, and only settlements are left.
 #[derive(Debug, JsonSchema, Serialize)]
@@ -29,7 +32,8 @@ pub struct KeyOutcome {
     pub caller: String,
     #[serde(flatten)]
     pub record: Option<ShownRecord>,
-    /// The events by which it recorded or reset usage.
+    /// The events by which it recorded or reset usage. After a bulk request, they may include those of other bulk requests of
+    /// the same commit with the same totals.
     #[schemars(with = "Vec<Map<String, Value>>")]
     pub usage: Vec<Box<RawValue>>,
     pub settlements: Vec<Settlement>,
@@ -88,7 +92,7 @@ pub async fn read(connection: &mut PgConnection, caller: &Caller, key: &str) -> 
         // Clients without API keys share their tenant, so a settlement does not tell whose key it has.
         let Caller::Tenant(_) = caller else { return Ok(None) };
         let ever = StoredMoment::FIRST..=StoredMoment::LAST;
-        let settlements = settlements::with_key(connection, &tenant, key, ever, EFFECTS_MAX).await?;
+        let settlements = settlements::with_key(connection, &tenant, key, ever, SETTLEMENTS_MAX).await?;
         let (key, caller) = (id.key, id.caller);
         return Ok((!settlements.is_empty()).then_some(KeyOutcome {
             key,
@@ -100,7 +104,7 @@ pub async fn read(connection: &mut PgConnection, caller: &Caller, key: &str) -> 
     };
     // What a request changes has the moment of its record.
     let executed = StoredMoment::from(found.record.created_at);
-    let mut settlements = settlements::with_key(connection, &tenant, key, executed..=executed, EFFECTS_MAX).await?;
+    let mut settlements = settlements::with_key(connection, &tenant, key, executed..=executed, SETTLEMENTS_MAX).await?;
     settlements.retain(|settlement| settlement.request_id == found.record.request_id);
     let usage = usage(connection, &tenant, &found).await?;
     Ok(Some(KeyOutcome { key: id.key, caller: id.caller, record: Some(found.into()), usage, settlements }))
@@ -121,18 +125,45 @@ async fn usage(
     };
     let response: Value =
         found.response.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-    let events = events::at(connection, tenant, record.created_at, type_name, EFFECTS_MAX).await?;
-    let payloads = events.into_iter().map(|event| event.payload);
-    Ok(payloads.filter(|payload| is_told_by(&response, payload)).collect())
+    let events = events::at(connection, tenant, record.created_at, type_name, EVENTS_MAX).await?;
+    Ok(told_by(&response, events.into_iter().map(|event| event.payload).collect()))
 }
 
-/// Whether a response tells of an event. No two events of a pair have the same total at the same moment.
-fn is_told_by(response: &Value, payload: &RawValue) -> bool {
-    let Ok(event) = serde_json::from_str::<Value>(payload.get()) else { return false };
-    match response["results"].as_array() {
-        Some(results) => event["bulk"] == true && results.iter().any(|result| result["total"] == event["total"]),
-        None => ["agent", "serviceId", "total", "clearedTotal"].iter().all(|name| event[name] == response[name]),
+/// The events that a response tells of.
+fn told_by(response: &Value, payloads: Vec<Box<RawValue>>) -> Vec<Box<RawValue>> {
+    let events: Vec<Value> =
+        payloads.iter().map(|payload| serde_json::from_str(payload.get()).unwrap_or_default()).collect();
+    let is_told = match response["results"].as_array() {
+        Some(results) => told_by_bulk(results, &events),
+        None => events.iter().map(|event| is_told(response, event)).collect(),
+    };
+    payloads.into_iter().zip(is_told).filter_map(|(payload, is_told)| is_told.then_some(payload)).collect()
+}
+
+fn is_told(response: &Value, event: &Value) -> bool {
+    ["agent", "serviceId", "total", "clearedTotal", "bulk"].iter().all(|name| event[name] == response[name])
+}
+
+/// The response to a bulk request does not name the pairs. Its events have its totals, in the order of its items, and follow each
+/// other.
+fn told_by_bulk(results: &[Value], events: &[Value]) -> Vec<bool> {
+    let totals: Vec<&Value> =
+        results.iter().filter(|result| result["ok"] == true).map(|result| &result["total"]).collect();
+    let is_of = |event: &Value, total: &Value| event["bulk"] == true && event["total"] == *total;
+    let mut is_told = vec![false; events.len()];
+    for first in 0..(events.len() + 1).saturating_sub(totals.len()) {
+        let own = first..first + totals.len();
+        if events[own.clone()].iter().zip(&totals).all(|(event, total)| is_of(event, total)) {
+            is_told[own].fill(true);
+        }
     }
+    if !is_told.contains(&true) {
+        // Some of them were deleted from the event log, or events of another commit of the same moment are between them.
+        for (event, is_told) in events.iter().zip(&mut is_told) {
+            *is_told = totals.iter().any(|total| is_of(event, total));
+        }
+    }
+    is_told
 }
 
 #[cfg(test)]
@@ -141,20 +172,55 @@ mod tests {
 
     use super::*;
 
-    fn told(response: &Value, event: &str) -> bool {
-        is_told_by(response, &RawValue::from_string(event.to_owned()).expect("JSON"))
+    /// The indexes of the events that a response tells of.
+    fn told(response: &Value, events: &[Value]) -> Vec<u64> {
+        let payload = |(index, event): (usize, &Value)| {
+            let mut event = event.clone();
+            event["index"] = index.into();
+            RawValue::from_string(event.to_string()).expect("JSON")
+        };
+        let told = told_by(response, events.iter().enumerate().map(payload).collect());
+        let index =
+            |payload: &Box<RawValue>| serde_json::from_str::<Value>(payload.get()).expect("JSON")["index"].as_u64();
+        told.iter().map(|payload| index(payload).expect("an index")).collect()
+    }
+
+    fn recorded(agent: &str, total: u64) -> Value {
+        json!({ "agent": agent, "serviceId": "s", "requests": 1, "total": total })
+    }
+
+    fn in_bulk(agent: &str, total: u64) -> Value {
+        json!({ "agent": agent, "serviceId": "s", "requests": 1, "total": total, "bulk": true })
+    }
+
+    fn results(totals: &[Option<u64>]) -> Value {
+        let result = |total: &Option<u64>| match total {
+            Some(total) => json!({ "ok": true, "total": total }),
+            None => json!({ "ok": false, "error": "invalid_item" }),
+        };
+        json!({ "results": totals.iter().map(result).collect::<Vec<_>>() })
     }
 
     #[test]
     fn a_response_tells_of_the_events_of_its_request_only() {
-        let recorded = json!({ "agent": "a", "serviceId": "s", "total": 3 });
-        assert!(told(&recorded, r#"{"agent":"a","serviceId":"s","requests":2,"total":3}"#));
-        assert!(!told(&recorded, r#"{"agent":"a","serviceId":"s","requests":2,"total":5}"#));
-        assert!(!told(&recorded, r#"{"agent":"b","serviceId":"s","requests":2,"total":3}"#));
-        let bulk = json!({ "results": [{ "index": 0, "ok": true, "total": 3 }, { "index": 1, "ok": false }] });
-        assert!(told(&bulk, r#"{"agent":"a","serviceId":"s","requests":2,"total":3,"bulk":true}"#));
-        assert!(!told(&bulk, r#"{"agent":"a","serviceId":"s","requests":2,"total":3}"#));
+        let response = json!({ "agent": "a", "serviceId": "s", "total": 3 });
+        assert_eq!(told(&response, &[recorded("a", 3), recorded("a", 5), recorded("b", 3), in_bulk("a", 3)]), [0]);
         let reset = json!({ "agent": "a", "serviceId": "s", "clearedTotal": 3 });
-        assert!(told(&reset, r#"{"agent":"a","serviceId":"s","clearedTotal":3}"#));
+        assert_eq!(told(&reset, &[reset.clone(), json!({ "agent": "a", "serviceId": "s", "clearedTotal": 4 })]), [0]);
+    }
+
+    #[test]
+    fn the_events_of_a_bulk_request_are_found_by_their_totals_in_order() {
+        // Three bulk requests of one commit, with a single one between them.
+        let events =
+            [in_bulk("a", 1), in_bulk("b", 7), recorded("c", 1), in_bulk("d", 7), in_bulk("a", 2), in_bulk("b", 9)];
+        assert_eq!(told(&results(&[Some(1), None, Some(7)]), &events), [0, 1]);
+        assert_eq!(told(&results(&[Some(7)]), &events), [1, 3], "one total does not tell which");
+        assert_eq!(told(&results(&[Some(7), Some(2)]), &events), [3, 4]);
+        assert_eq!(told(&results(&[Some(9)]), &events), [5]);
+        assert!(told(&results(&[None]), &events).is_empty());
+        assert!(told(&results(&[Some(7)]), &[]).is_empty());
+        // The first one was deleted from the event log.
+        assert_eq!(told(&results(&[Some(1), Some(7)]), &events[1..2]), [0]);
     }
 }

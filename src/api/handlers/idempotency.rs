@@ -65,7 +65,8 @@ pub const FIND_OUTCOME: Description = Description::of(
     "Get the outcome of an idempotency key",
     "Returns what became of a key of `tenantId`, which the operator may have used for it, or of a client without an API key at \
          `address`: the request, the stored response, until when it is kept, and what it recorded or billed. Without `method` and \
-         the other members of a record, the record was deleted after it had expired, and only settlements are left.",
+         the other members of a record, the record was deleted after it had expired, and only settlements are left. After POST \
+         usage/bulk, `usage` may include events of other bulk requests of the same commit with the same totals.",
 )
 .query(&[
     text("tenantId", "Tenant whose API key the request had, or that the operator named."),
