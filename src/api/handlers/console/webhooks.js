@@ -28,7 +28,7 @@ async function showWebhooks() {
     ["State", ({ disabledAt }) => (disabledAt ? ["disabled since ", time(disabledAt)] : "enabled")],
     ["Actions", (webhook) => [
       button("Deliveries", () => attempt(() => showDeliveries(tenant, webhook, true)), `Deliveries of ${webhook.id}`),
-      webhook.disabledAt ? button("Enable…", () => enable(tenant, webhook), `Enable ${webhook.id}`) : "",
+      webhook.disabledAt ? button("Enable…", () => attempt(() => enable(tenant, webhook.id)), `Enable ${webhook.id}`) : "",
       button("Redeliver failed…", () => redeliverFailed(tenant, webhook), `Redeliver failed deliveries of ${webhook.id}`),
     ]],
   ], webhooks), "webhooks");
@@ -56,8 +56,9 @@ async function showDeliveries(tenant, webhook, moveFocus = false) {
   if (moveFocus) title.focus();
 }
 
-/** A change enables a webhook, also one that keeps everything as it is. */
-function enable(tenant, { id, url, events }) {
+/** A change enables a webhook, also one that keeps everything as it is now. */
+async function enable(tenant, id) {
+  const { url, events } = await get(`/api/v1/webhooks/${id}`, {}, { tenant });
   const operation = {
     title: `Enable ${id}`,
     verb: "Enable",
@@ -67,7 +68,7 @@ function enable(tenant, { id, url, events }) {
     body: { events },
     tenant,
   };
-  write(operation, async () => {
+  await write(operation, async () => {
     await showWebhooks();
     announce(`${id} is enabled.`);
   });
