@@ -108,6 +108,9 @@ function showOutcome(place, outcome) {
   }
   if (outcome.settlements.length) parts.push(table("Settlements that it made", settlementColumns, outcome.settlements));
   place.replaceChildren(...parts);
+    if (/^\/api\/v1\/usage\/bulk\/?$/.test(outcome.path)) {
+      parts.push(element("p", { class: "note" }, "It may include usage of other bulk requests of the same commit with the same totals."));
+    }
   parts[0].focus();
   announce(`Key ${outcome.key}: ${state}`);
 }
