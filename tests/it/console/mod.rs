@@ -3,6 +3,7 @@
 mod accessibility;
 mod files;
 mod keys;
+mod late;
 mod pictures;
 mod sections;
 mod sign_in;

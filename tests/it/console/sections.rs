@@ -36,7 +36,7 @@ async fn an_operator_finds_out_what_became_of_a_key() {
     browser.until_shown("#lookup-result", "750").await;
     browser.fill("lookup-key", "order-9").await;
     browser.click("button", "Look up").await;
-    browser.until_shown("#lookup-result", "Nothing is known of this key").await;
+    browser.until_shown("#lookup-result", "Nothing is known of the key order-9").await;
     browser.fill("lookup-address", "127.0.0.1").await;
     browser.click("button", "Look up").await;
     browser.until_shown("#lookup-result", "exactly one of tenantId and address is required").await;

@@ -1,8 +1,12 @@
 // Requests to the API. The admin key is in this module's memory only: no cookie, no storage.
 
 let adminKey = null;
+let session = new AbortController();
 
+/** Begins another session, and cancels the reads of the one before. `null`: nobody is signed in. */
 export function signInWith(key) {
+  session.abort();
+  session = new AbortController();
   adminKey = key;
 }
 
@@ -19,12 +23,15 @@ export class RequestError extends Error {
   }
 }
 
-/** Sends a request and returns the body of its response; `null` without one. `tenant`: the tenant to act for. */
-export async function send(method, path, { body, tenant, idempotencyKey } = {}) {
+/**
+ * Sends a request and returns the body of its response; `null` without one. `tenant`: the tenant to act for. A read whose session
+ * ends never returns, so nothing shows what it found.
+ */
+export async function send(method, path, { body, tenant } = {}) {
+  const signal = method === "GET" ? session.signal : undefined;
   const headers = {};
   if (adminKey) headers["X-API-Key"] = adminKey;
   if (tenant) headers["X-Tenant-Id"] = tenant;
-  if (idempotencyKey) headers["Idempotency-Key"] = idempotencyKey;
   if (body !== undefined) headers["Content-Type"] = "application/json";
   let response, text;
   try {
@@ -44,9 +51,11 @@ export async function send(method, path, { body, tenant, idempotencyKey } = {}) 
   try {
     answer = text ? JSON.parse(text) : null;
   } catch {
+      signal,
     // A proxy in between may answer something else.
     if (response.ok) throw new RequestError(response.status, "unreadable", "The answer is not JSON.");
   }
+    if (signal?.aborted) return new Promise(() => {});
   if (response.ok) return answer;
   const { error = "error", message = response.statusText, requestId } = answer ?? {};
   throw new RequestError(response.status, error, message, requestId);

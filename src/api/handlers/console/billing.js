@@ -2,7 +2,7 @@
 
 import { RequestError, get } from "/console/api.js";
 import {
-  announce, attempt, describe, element, facts, fieldTime, fillList, find, json, number, offerTenants, table, time, values,
+  announce, attempt, begin, describe, element, facts, fieldTime, fillList, find, json, number, offerTenants, table, time, values,
 } from "/console/page.js";
 
 export async function openTenants() {
@@ -66,12 +66,15 @@ find("lookup-form").addEventListener("submit", (event) => {
 async function lookUp() {
   const { key, tenantId, address } = values(find("lookup-form"));
   const place = find("lookup-result");
+  const isNewest = begin(place);
   try {
-    showOutcome(place, await get(`/api/v1/admin/idempotency/${encodeURIComponent(key)}`, { tenantId, address }));
+    const outcome = await get(`/api/v1/admin/idempotency/${encodeURIComponent(key)}`, { tenantId, address });
+    if (isNewest()) showOutcome(place, outcome);
   } catch (error) {
+    if (!isNewest()) return;
     if (!(error instanceof RequestError) || ![400, 404].includes(error.status)) throw error;
     const text = error.status === 404
-      ? "Nothing is known of this key: no request with it was executed, its response was not stored, or the record has expired."
+      ? `Nothing is known of the key ${key}: no request with it was executed, its response was not stored, or the record has expired.`
       : describe(error);
     place.replaceChildren(element("p", { class: "error" }, text));
     announce(text);
@@ -105,12 +108,12 @@ function showOutcome(place, outcome) {
       ["Requests", ({ requests, clearedTotal }) => number(requests ?? -clearedTotal), "number"],
       ["Outstanding after", ({ total }) => number(total ?? 0), "number"],
     ], outcome.usage));
-  }
-  if (outcome.settlements.length) parts.push(table("Settlements that it made", settlementColumns, outcome.settlements));
-  place.replaceChildren(...parts);
     if (/^\/api\/v1\/usage\/bulk\/?$/.test(outcome.path)) {
       parts.push(element("p", { class: "note" }, "It may include usage of other bulk requests of the same commit with the same totals."));
     }
+  }
+  if (outcome.settlements.length) parts.push(table("Settlements that it made", settlementColumns, outcome.settlements));
+  place.replaceChildren(...parts);
   parts[0].focus();
   announce(`Key ${outcome.key}: ${state}`);
 }

@@ -55,7 +55,8 @@ function leave(text) {
   find("sign-in-error").textContent = "";
   // What the key showed leaves the page with it.
   for (const id of ["totals", "plots", "tenant-list", "lookup-result", "settlement-list", "webhook-list", "delivery-list", "key-list",
-    "limits-form", "check-list", "job-list", "audit-list", "known-tenants"]) find(id).replaceChildren();
+    "limits-form", "health-summary", "check-list", "job-list", "audit-list", "known-tenants"]) find(id).replaceChildren();
+  document.querySelectorAll("#console form").forEach((form) => form.reset());
   document.title = "Sign in – AgentPay Billing console";
   announce(text);
   find("admin-key").focus();

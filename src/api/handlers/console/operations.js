@@ -3,11 +3,13 @@
 import { get } from "/console/api.js";
 import { write } from "/console/confirm.js";
 import {
-  announce, attempt, element, facts, fillList, find, number, table, time, values,
+  announce, attempt, begin, element, facts, fillList, find, number, table, time, values,
 } from "/console/page.js";
 
 export async function openLimits() {
+  const isNewest = begin(find("limits-form"));
   const { config } = await get("/api/v1/config");
+  if (!isNewest()) return;
   const fields = Object.entries(config).map(([key, value]) => element("p", {},
     element("label", { for: `limit-${key}` }, key),
     element("input", { id: `limit-${key}`, name: key, type: "number", min: 1, required: true, value })));
@@ -38,7 +40,9 @@ function changeLimits(config, wanted) {
 const status = (text) => element("span", { class: { ok: "good", warn: "warn", error: "bad" }[text] }, text);
 
 export async function openHealth() {
+  const isNewest = begin(find("check-list"));
   const report = await get("/api/v1/health/deep", { limit: 50 });
+  if (!isNewest()) return;
   find("health-summary").textContent =
     `${report.node}, process ${report.pid}, up for ${number(report.uptimeSeconds)} s, ${report.memory.rssMb} MiB. As a whole: ${report.status}.`;
   const checks = report.checks.filter(({ name }) => name !== "jobs");

@@ -24,10 +24,14 @@ export async function open() {
 }
 
 export async function refresh() {
-  const since = samples.length ? samples.at(-1).at + 1 : 0;
+  const after = () => (samples.length ? samples.at(-1).at + 1 : 0);
+  const [since, wasPaused] = [after(), paused];
   const [history, status] = await Promise.all([get("/api/v1/admin/history", { since }), get("/api/v1/admin/status")]);
-  samples = samples.concat(history.samples).slice(-HOUR_MS / history.intervalMs);
-  showPause(status.paused);
+  // Another refresh may have ended first.
+  const added = history.samples.filter(({ at }) => at >= after());
+  samples = samples.concat(added).slice(-HOUR_MS / history.intervalMs);
+  // If the flag changed meanwhile, the status is from before.
+  if (paused === wasPaused) showPause(status.paused);
   showPlots(history);
   if (refreshes++ % TOTALS_EVERY === 0) await showTotals();
 }

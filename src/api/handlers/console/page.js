@@ -85,21 +85,25 @@ export function json(value) {
   return element("pre", { tabindex: "0" }, JSON.stringify(value, null, 2));
 }
 
-/** The newest list of each place. */
+/** What fills each place last. */
 const newest = new WeakMap();
+
+/** Begins to fill a place. The function that it returns tells whether nothing else has begun to since. */
+export function begin(place) {
+  const turn = {};
+  newest.set(place, turn);
+  return () => newest.get(place) === turn;
+}
 
 /**
  * Fills `place` with a list that arrives in pages: `load(cursor)` returns `{items, nextCursor}`, and `show(items)` makes an
- * element of all items so far.
+ * element of all items so far. Pages that arrive after something else has begun to fill the place are dropped.
  */
-export async function fillList(place, load, show, noun) {
-  const turn = {};
-  newest.set(place, turn);
+export async function fillList(place, load, show, noun, isNewest = begin(place)) {
   let items = [];
   async function add(cursor) {
     const page = await load(cursor);
-    // Another filter was applied meanwhile.
-    if (newest.get(place) !== turn) return;
+    if (!isNewest()) return;
     items = items.concat(page.items);
     const parts = [items.length ? show(items) : element("p", {}, `No ${noun}.`)];
     if (page.nextCursor) {

@@ -2,7 +2,7 @@
 
 import { get } from "/console/api.js";
 import { write } from "/console/confirm.js";
-import { announce, attempt, button, element, fillList, find, table, time, values } from "/console/page.js";
+import { announce, attempt, begin, button, element, fillList, find, table, time, values } from "/console/page.js";
 
 const DAY_MS = 86_400_000;
 
@@ -18,6 +18,8 @@ find("webhooks-form").addEventListener("submit", (event) => {
 
 async function showWebhooks() {
   const { tenantId: tenant } = values(find("webhooks-form"));
+  // Those of another tenant may be on their way.
+  begin(find("delivery-list"));
   find("delivery-list").replaceChildren();
   const load = (cursor) => get("/api/v1/webhooks", { limit: 50, cursor }, { tenant });
   await fillList(find("webhook-list"), load, (webhooks) => table(`Webhooks of ${tenant}`, [
@@ -36,6 +38,7 @@ async function showWebhooks() {
 
 async function showDeliveries(tenant, webhook, moveFocus = false) {
   const place = find("delivery-list");
+  const isNewest = begin(place);
   const list = element("div", {});
   const load = (cursor) => get(`/api/v1/webhooks/${webhook.id}/deliveries`, { limit: 50, cursor }, { tenant });
   await fillList(list, load, (deliveries) => table(`Deliveries to ${webhook.url}`, [
@@ -49,7 +52,8 @@ async function showDeliveries(tenant, webhook, moveFocus = false) {
     ["Actions", (delivery) => (isRepeatable(delivery)
       ? button("Redeliver…", () => redeliver(tenant, webhook, delivery), `Redeliver ${delivery.id}`)
       : "")],
-  ], deliveries), "deliveries");
+  ], deliveries), "deliveries", isNewest);
+  if (!isNewest()) return;
   const title = element("h3", { tabindex: "-1" }, `Deliveries of ${webhook.id}`);
   const reload = button("Reload", () => attempt(() => showDeliveries(tenant, webhook)), `Reload the deliveries of ${webhook.id}`);
   place.replaceChildren(title, list, reload);
