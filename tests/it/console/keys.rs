@@ -2,6 +2,7 @@
 
 use crate::support::{Browser, Client, Service, usage};
 
+use super::writes::watch_writes;
 use super::{show, signed_in, tenant};
 
 async fn records(client: &Client) -> u16 {
@@ -88,5 +89,41 @@ async fn a_key_is_rotated_while_the_old_one_still_works() {
     browser.click("dialog button", "Revoke").await;
     browser.until_shown("#status", "was revoked").await;
     assert_eq!((records(&client).await, records(&with(&service, &new)).await), (401, 201));
+    assert_eq!(browser.problems().await, Vec::<String>::new());
+}
+
+/// Without the answer nobody knows the new key, so another request would leave a key behind that nobody uses.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_whose_answer_was_lost_is_not_made_twice() {
+    let Some((service, browser)) = signed_in().await else { return };
+    let (_, old, _) = tenant(&service, "acme").await;
+    show(&browser, "keys").await;
+    let lose = "{ const original = fetch; window.fetch = async (path, options) => { const answer = await original(path, options); \
+                if (options.method !== 'GET') throw new TypeError('no network'); return answer; }; 0 }";
+    browser.value(lose).await;
+    watch_writes(&browser, 0).await;
+    let is_over = "document.getElementById('confirm-go').disabled && document.activeElement.id === 'confirm-cancel'";
+
+    browser.fill("key-label", "meter of acme").await;
+    browser.click("button", "Create…").await;
+    browser.until_shown("#confirm", "If the answer is lost, revoke the new key in the list, and create another.").await;
+    browser.click("dialog button", "Create").await;
+    browser.until_shown("#confirm-error", "If the list has a new key, revoke it, and create another.").await;
+    browser.until(is_over).await;
+    // The list has it already.
+    browser.until_shown("#key-list", "meter of acme").await;
+    browser.click("dialog button", "Cancel").await;
+
+    browser.click("button", &format!("Rotate {}", &old[..12])).await;
+    browser.click("button", "Continue…").await;
+    browser.until_shown("#confirm", "revoke the new key in the list, and create another for the same tenant.").await;
+    assert_eq!(browser.value("document.getElementById('confirm').innerText.includes('Idempotency-Key')").await, false);
+    browser.click("dialog button", "Rotate").await;
+    browser.until_shown("#confirm-error", "If the list has a new key, revoke it, and create another.").await;
+    browser.until(is_over).await;
+    browser.until_shown("#key-list", "(rotated)").await;
+    browser.click("dialog button", "Cancel").await;
+    assert_eq!(browser.value("writes.length").await, 2);
+    assert_eq!(service.number("SELECT count(*) FROM api_keys").await, 3);
     assert_eq!(browser.problems().await, Vec::<String>::new());
 }

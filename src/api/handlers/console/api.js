@@ -17,9 +17,19 @@ export class RequestError extends Error {
     Object.assign(this, { status, code, requestId });
   }
 
-  /** Whether the same request may succeed later, or may already have been executed. */
+  /** Whether the key is not, or no longer, the admin key. The operator is refused nothing else with these codes. */
+  get isRefused() {
+    return this.status === 401 || this.status === 403;
+  }
+
+  /** Whether the request may have been executed all the same. The answer to a success can be unreadable. */
+  get isUnknown() {
+    return this.status < 400 || this.status >= 500;
+  }
+
+  /** Whether the same request may succeed later. */
   get isRetryable() {
-    return this.status === 0 || this.status === 429 || this.status >= 500 || this.code === "idempotency_in_flight";
+    return this.isUnknown || this.status === 429;
   }
 }
 
@@ -42,20 +52,20 @@ export async function send(method, path, { body, tenant } = {}) {
       cache: "no-store",
       credentials: "omit",
       redirect: "error",
+      signal,
     });
     text = await response.text();
   } catch {
+    if (signal?.aborted) return new Promise(() => {});
     throw new RequestError(0, "unreachable", "The service did not answer. It is unknown whether the request was executed.");
   }
   let answer = null;
   try {
     answer = text ? JSON.parse(text) : null;
   } catch {
-      signal,
     // A proxy in between may answer something else.
     if (response.ok) throw new RequestError(response.status, "unreadable", "The answer is not JSON.");
   }
-    if (signal?.aborted) return new Promise(() => {});
   if (response.ok) return answer;
   const { error = "error", message = response.statusText, requestId } = answer ?? {};
   throw new RequestError(response.status, error, message, requestId);

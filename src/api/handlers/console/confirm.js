@@ -1,4 +1,4 @@
-// Asks before every write. One confirmation is one operation: it has one Idempotency-Key, which every attempt at it repeats.
+// Asks before every write. No Idempotency-Key is sent, because the routes that the console writes to ignore it.
 
 import { RequestError, send } from "/console/api.js";
 import { attempt, button, describe, element, find } from "/console/page.js";
@@ -12,15 +12,14 @@ const problem = find("confirm-error");
  * Shows what a write will do, and sends it if the operator agrees. Returns the response, or `undefined` if the operator cancels.
  *
  * `title` names the action, `verb` the button, and `effects` lists what will happen. `result(response)` may make an element that
- * is shown before the dialog closes, such as a key that is shown once.
+ * is shown before the dialog closes, such as a key that is shown once. With `recover`, a write that may have been executed is not
+ * offered again: `recover.text` says what to do instead, and `recover.run` reads what is there now.
  */
-export function confirmWrite({ title, verb, effects, method, path, body, tenant, result }) {
-  const idempotencyKey = newKey();
+export function confirmWrite({ title, verb, effects, method, path, body, tenant, result, recover }) {
   const returnTo = document.activeElement;
   find("confirm-title").textContent = title;
   const lines = [`${method} ${path}`];
   if (tenant) lines.push(`X-Tenant-Id: ${tenant}`);
-  lines.push(`Idempotency-Key: ${idempotencyKey}`);
   if (body !== undefined) lines.push("", JSON.stringify(body, null, 2));
   find("confirm-text").replaceChildren(
     element("ul", {}, ...effects.map((effect) => element("li", {}, effect))),
@@ -45,7 +44,7 @@ export function confirmWrite({ title, verb, effects, method, path, body, tenant,
       go.disabled = cancel.disabled = true;
       problem.textContent = "";
       try {
-        answer = { value: await send(method, path, { body, tenant, idempotencyKey }) };
+        answer = { value: await send(method, path, { body, tenant }) };
         const shown = result?.(answer.value);
         if (!shown) return close();
         find("confirm-text").replaceChildren(shown);
@@ -56,11 +55,17 @@ export function confirmWrite({ title, verb, effects, method, path, body, tenant,
         find("confirm-title").focus();
       } catch (error) {
         if (!(error instanceof RequestError)) throw error;
-        problem.textContent = describe(error);
+        if (error.isRefused) {
+          close();
+          return document.dispatchEvent(new Event("refused"));
+        }
+        const isLost = recover && error.isUnknown;
+        problem.textContent = isLost ? `${describe(error)} ${recover.text}` : describe(error);
         cancel.disabled = false;
-        go.disabled = !error.isRetryable;
-        if (error.isRetryable) go.textContent = "Try again";
+        go.disabled = isLost || !error.isRetryable;
+        if (!go.disabled) go.textContent = "Try again";
         (go.disabled ? cancel : go).focus();
+        if (isLost) attempt(recover.run);
       }
     };
     cancel.onclick = close;
@@ -75,18 +80,11 @@ export function confirmWrite({ title, verb, effects, method, path, body, tenant,
   });
 }
 
-/** 128 random bits. `crypto.randomUUID` would need HTTPS or localhost. */
-function newKey() {
-  const bytes = crypto.getRandomValues(new Uint8Array(16));
-  return `console-${[...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("")}`;
-}
-
 /** Confirms and sends a write, then runs `done` with the response. Moves the focus to the section if its button is gone. */
 export function write(operation, done) {
   return attempt(async () => {
     const answer = await confirmWrite(operation);
-    if (answer === undefined) return;
-    await done(answer);
+    if (answer !== undefined) await done(answer);
     if (document.activeElement === document.body) {
       document.querySelector("#content > section:not([hidden]) > h2")?.focus();
     }

@@ -6,6 +6,12 @@ import { announce, button, element, facts, fieldTime, fillList, find, number, ta
 
 const OVERLAPS = [["1 hour", 3600], ["1 day", 86_400], ["7 days", 604_800], ["30 days", 2_592_000], ["none", 0]];
 
+/** A new key is only in the answer to the request that made it. */
+const recover = {
+  text: "If the list has a new key, revoke it, and create another.",
+  run: openKeys,
+};
+
 export async function openKeys() {
   const load = (cursor) => get("/api/v1/api-keys", { limit: 100, cursor });
   await fillList(find("key-list"), load, (keys) => table("Live keys of all tenants", [
@@ -40,11 +46,12 @@ find("key-form").addEventListener("submit", (event) => {
     effects: [
       `A new key with the label "${label}" is created ${tenantId ? `for the tenant ${tenantId}` : "for a new tenant"}.`,
       scopes.length ? `It has only these scopes: ${scopes.join(", ")}.` : "It may do everything that its tenant may do.",
-      "The key is shown once. If the answer is lost, find the new key in the list and revoke it.",
+      "The key is shown once. If the answer is lost, revoke the new key in the list, and create another.",
     ],
     method: "POST",
     path: "/api/v1/api-keys",
     body,
+    recover,
     result: (made) => secretOnce("New key", made.key, facts([["Tenant", made.tenantId], ["Label", made.label]])),
   };
   write(operation, async () => {
@@ -82,11 +89,12 @@ function confirmRotation(key, overlapSeconds, overlap) {
     effects: [
       `A new key with the label "${key.label}", the tenant ${key.tenantId}, and the same scopes and limit is created. It is shown once.`,
       overlapSeconds ? `${key.prefix} remains valid for ${overlap}, and is then refused.` : `${key.prefix} is refused at once.`,
-      "A key can be rotated once.",
+      "A key can be rotated once. If the answer is lost, revoke the new key in the list, and create another for the same tenant.",
     ],
     method: "POST",
     path: `/api/v1/api-keys/${key.prefix}/rotate`,
     body: { overlapSeconds },
+    recover,
     result: ({ key: made, previous }) => secretOnce("New key", made, facts([
       ["Old key", previous.prefix], ["Valid until", time(previous.expiresAt)],
     ])),
