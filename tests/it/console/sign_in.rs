@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::support::{Browser, Service};
 
-use super::{ADMIN_KEY, GUARDED, console, show, sign_in};
+use super::{ADMIN_KEY, GUARDED, console, show, sign_in, signed_in};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_key_is_refused_and_the_right_one_is_kept_in_memory_only() {
@@ -13,7 +13,7 @@ async fn a_wrong_key_is_refused_and_the_right_one_is_kept_in_memory_only() {
     browser.open(&format!("http://{}/", service.address)).await;
     browser.until("location.pathname === '/console'").await;
     sign_in(&browser, "not-the-key").await;
-    browser.until_shown("#sign-in-error", "This is not the admin key of the service.").await;
+    browser.until_shown("#sign-in-error", "The admin key is not accepted.").await;
     assert_eq!(browser.value("document.getElementById('console').hidden").await, true);
     sign_in(&browser, ADMIN_KEY).await;
     browser.until_shown("#overview-title", "Overview").await;
@@ -52,8 +52,35 @@ async fn a_key_that_is_no_longer_accepted_leads_back_to_the_form() {
         ...options, headers: { ...options.headers, "X-API-Key": "old" } })"#;
     browser.value(&format!("{{ {other}; 0 }}")).await;
     browser.value("location.hash = 'audit'").await;
-    browser.until_shown("#status", "no longer accepts the key").await;
+    browser.until_shown("#status", "The admin key is not accepted. Sign in again.").await;
     browser.until("document.activeElement.id === 'admin-key'").await;
+}
+
+/// The answer to each request, reads and writes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_refused_leads_back_to_the_form() {
+    let Some((_service, browser)) = signed_in().await else { return };
+    let refuse = |status: u32| {
+        format!(
+            "{{ window.original ??= fetch; window.fetch = (path, options) => options.method === 'GET' && {status} === 401
+                ? original(path, options) : Promise.resolve(Response.json({{ error: 'forbidden' }}, {{ status: {status} }})); 0 }}"
+        )
+    };
+    browser.value(&refuse(401)).await;
+    browser.click("button", "Pause writes").await;
+    browser.click("dialog button", "Pause").await;
+    browser.until_shown("#status", "The admin key is not accepted. Sign in again.").await;
+    browser.until("!document.getElementById('confirm').open && document.activeElement.id === 'admin-key'").await;
+    sign_in(&browser, ADMIN_KEY).await;
+    browser.until_shown("#totals", "Settlements").await;
+    browser.value(&refuse(403)).await;
+    browser.value("location.hash = 'webhooks'").await;
+    browser.until_shown("#status", "The admin key is not accepted. Sign in again.").await;
+    browser.until("document.activeElement.id === 'admin-key'").await;
+    assert_eq!(browser.value("document.getElementById('webhook-list').textContent").await, "");
+    sign_in(&browser, ADMIN_KEY).await;
+    browser.until_shown("#sign-in-error", "The admin key is not accepted. forbidden").await;
+    assert_eq!(browser.problems().await, Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]

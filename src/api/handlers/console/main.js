@@ -24,6 +24,8 @@ const SECTIONS = {
 const OPEN = "No admin key is configured, so every client on this machine is the operator. Set ADMIN_API_KEY to require a key.";
 const FOREIGN = "The console is refused here: without REQUIRE_API_KEY the service answers operators only under the name localhost.";
 
+const REFUSED = "The admin key is not accepted.";
+
 /** Whether the key, or no key, is the operator's. The route counts for no quota. */
 async function isOperator() {
   try {
@@ -50,6 +52,7 @@ function leave(text) {
   overview.forget();
   find("console").hidden = true;
   find("sign-out").hidden = true;
+  find("notice").hidden = true;
   find("pause-state").hidden = true;
   find("sign-in").hidden = false;
   find("sign-in-error").textContent = "";
@@ -92,17 +95,17 @@ find("sign-in-form").addEventListener("submit", async (event) => {
       await enter();
     } else {
       signInWith(null);
-      find("sign-in-error").textContent = "This is not the admin key of the service.";
+      find("sign-in-error").textContent = REFUSED;
       field.focus();
     }
   } catch (error) {
     signInWith(null);
-    find("sign-in-error").textContent = describe(error);
+    find("sign-in-error").textContent = error.isRefused ? `${REFUSED} ${describe(error)}` : describe(error);
   }
 });
 
 find("sign-out").addEventListener("click", () => leave("You are signed out."));
-document.addEventListener("refused", () => leave("The service no longer accepts the key. Sign in again."));
+document.addEventListener("refused", () => leave(`${REFUSED} Sign in again.`));
 addEventListener("hashchange", show);
 
 try {

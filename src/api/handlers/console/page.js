@@ -126,7 +126,7 @@ export async function attempt(work) {
     await work();
   } catch (error) {
     announce(describe(error));
-    if (error.status === 401) document.dispatchEvent(new Event("refused"));
+    if (error.isRefused) document.dispatchEvent(new Event("refused"));
     else if (!("status" in error)) throw error;
   }
 }
