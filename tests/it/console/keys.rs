@@ -102,7 +102,7 @@ async fn a_key_whose_answer_was_lost_is_not_made_twice() {
                 if (options.method !== 'GET') throw new TypeError('no network'); return answer; }; 0 }";
     browser.value(lose).await;
     watch_writes(&browser, 0).await;
-    let is_over = "document.getElementById('confirm-go').disabled && document.activeElement.id === 'confirm-cancel'";
+    let is_over = "document.getElementById('confirm-go').hidden && document.activeElement.id === 'confirm-cancel'";
 
     browser.fill("key-label", "meter of acme").await;
     browser.click("button", "Create…").await;
@@ -112,7 +112,7 @@ async fn a_key_whose_answer_was_lost_is_not_made_twice() {
     browser.until(is_over).await;
     // The list has it already.
     browser.until_shown("#key-list", "meter of acme").await;
-    browser.click("dialog button", "Cancel").await;
+    browser.click("dialog button", "Close").await;
 
     browser.click("button", &format!("Rotate {}", &old[..12])).await;
     browser.click("button", "Continue…").await;
@@ -122,7 +122,7 @@ async fn a_key_whose_answer_was_lost_is_not_made_twice() {
     browser.until_shown("#confirm-error", "If the list has a new key, revoke it, and create another.").await;
     browser.until(is_over).await;
     browser.until_shown("#key-list", "(rotated)").await;
-    browser.click("dialog button", "Cancel").await;
+    browser.click("dialog button", "Close").await;
     assert_eq!(browser.value("writes.length").await, 2);
     assert_eq!(service.number("SELECT count(*) FROM api_keys").await, 3);
     assert_eq!(browser.problems().await, Vec::<String>::new());

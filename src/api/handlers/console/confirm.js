@@ -65,7 +65,11 @@ export function confirmWrite({ title, verb, effects, method, path, body, tenant,
         go.disabled = isLost || !error.isRetryable;
         if (!go.disabled) go.textContent = "Try again";
         (go.disabled ? cancel : go).focus();
-        if (isLost) attempt(recover.run);
+        if (isLost) {
+          go.hidden = true;
+          cancel.textContent = "Close";
+          attempt(recover.run);
+        }
       }
     };
     cancel.onclick = close;
