@@ -52,7 +52,7 @@ pub enum Unreadable {
 }
 
 impl Keyring {
-    /// Parses `id:base64` pairs, perhaps after [`PLAIN`], separated by commas or white space. The error says what is accepted.
+    /// Parses `id:base64` pairs, perhaps after `plain`, separated by commas or white space. The error says what is accepted.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let mut keys: Vec<Key> = Vec::new();
         let is_separator = |character: char| character == ',' || character.is_whitespace();
