@@ -240,6 +240,8 @@ CREATE TABLE public.tenants (
     tenant_id character varying(64) NOT NULL COLLATE pg_catalog."C",
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     terms_revision bigint DEFAULT 0 NOT NULL,
+    residence character varying(9) DEFAULT 'here'::character varying NOT NULL COLLATE pg_catalog."C",
+    CONSTRAINT tenants_residence_known CHECK (((residence)::text = ANY ((ARRAY['here'::character varying, 'departing'::character varying, 'leaving'::character varying, 'elsewhere'::character varying])::text[]))),
     CONSTRAINT tenants_tenant_id_length CHECK ((length((tenant_id)::text) >= 1))
 );
 
@@ -250,6 +252,8 @@ COMMENT ON COLUMN public.tenants.tenant_id IS 'Id of the tenant: tnt_ and 32 hex
 COMMENT ON COLUMN public.tenants.created_at IS 'When the tenant was created.';
 
 COMMENT ON COLUMN public.tenants.terms_revision IS 'Random number that stands for the tenant''s terms: its services, their prices and flags, and whether it has webhooks. Each change of them draws a new number. A commit that was decided on another number is rolled back and decided again. Set it to another value whenever you change terms by hand.';
+
+COMMENT ON COLUMN public.tenants.residence IS 'Whether this cell has the tenant''s data. here: yes; departing: the same, but no deliveries are begun, because the tenant is about to be moved; leaving: it is being moved to another cell, and writes are refused; elsewhere: another cell has its data. Draw a new terms_revision with each change.';
 
 CREATE TABLE public.totals (
     tenant_id character varying(64) NOT NULL COLLATE pg_catalog."C",
@@ -341,6 +345,37 @@ COMMENT ON COLUMN public.caller_totals.shard IS 'Commits add to one of 16 rows, 
 COMMENT ON COLUMN public.caller_totals.records IS 'Number of rows in idempotency_keys, expired ones included.';
 
 COMMENT ON COLUMN public.caller_totals.bytes IS 'Sum of idempotency_key_bytes over these rows.';
+
+CREATE TABLE public.cell_identity (
+    only_row boolean DEFAULT true NOT NULL,
+    cell_id character varying(32) NOT NULL COLLATE pg_catalog."C",
+    CONSTRAINT cell_identity_only_row CHECK (only_row)
+);
+
+COMMENT ON TABLE public.cell_identity IS 'One row: which cell this is. A service whose CELLS_FILE has another id for this database does not use it. Empty while there is one cell.';
+
+COMMENT ON COLUMN public.cell_identity.only_row IS 'Always true. The primary key allows no second row.';
+
+COMMENT ON COLUMN public.cell_identity.cell_id IS 'Id of the cell: cells.cell_id in the home cell.';
+
+CREATE TABLE public.cells (
+    cell_id character varying(32) NOT NULL COLLATE pg_catalog."C",
+    number smallint NOT NULL,
+    accepts_tenants boolean DEFAULT true NOT NULL,
+    added_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT cells_cell_id_form CHECK (((cell_id)::text ~ '^[a-z0-9][a-z0-9-]*$'::text)),
+    CONSTRAINT cells_number_range CHECK (((number >= 0) AND (number <= 1023)))
+);
+
+COMMENT ON TABLE public.cells IS 'The cells, in the home cell. Empty while there is one.';
+
+COMMENT ON COLUMN public.cells.cell_id IS 'Id of the cell, as in CELLS_FILE.';
+
+COMMENT ON COLUMN public.cells.number IS 'Number of the cell; 0 is the home cell. Each pair_id that a cell draws has this remainder when divided by 1024, so that no two cells draw the same one.';
+
+COMMENT ON COLUMN public.cells.accepts_tenants IS 'Whether new tenants may be created in the cell.';
+
+COMMENT ON COLUMN public.cells.added_at IS 'When the cell was added.';
 
 CREATE SEQUENCE public.event_positions
     START WITH 1
@@ -672,6 +707,39 @@ ALTER TABLE public.settlements ALTER COLUMN list_position ADD GENERATED ALWAYS A
     CACHE 1
 );
 
+CREATE TABLE public.tenant_cells (
+    tenant_id character varying(64) NOT NULL COLLATE pg_catalog."C",
+    cell_id character varying(32) NOT NULL COLLATE pg_catalog."C"
+);
+
+COMMENT ON TABLE public.tenant_cells IS 'In the home cell: where each tenant lives that does not live in the home cell. Increase runtime_config.keys_revision with each change, so that replicas look up the keys of the tenant again.';
+
+COMMENT ON COLUMN public.tenant_cells.tenant_id IS 'The tenant.';
+
+COMMENT ON COLUMN public.tenant_cells.cell_id IS 'The cell that has its data.';
+
+CREATE TABLE public.tenant_moves (
+    tenant_id character varying(64) NOT NULL COLLATE pg_catalog."C",
+    from_cell character varying(32) NOT NULL COLLATE pg_catalog."C",
+    to_cell character varying(32) NOT NULL COLLATE pg_catalog."C",
+    step character varying(16) NOT NULL COLLATE pg_catalog."C",
+    started_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT tenant_moves_cells_differ CHECK (((from_cell)::text <> (to_cell)::text)),
+    CONSTRAINT tenant_moves_step_known CHECK (((step)::text = ANY ((ARRAY['copying'::character varying, 'fenced'::character varying, 'copied'::character varying, 'switched'::character varying])::text[])))
+);
+
+COMMENT ON TABLE public.tenant_moves IS 'In the home cell: the moves of tenants that are not complete. The same command continues a move that was interrupted.';
+
+COMMENT ON COLUMN public.tenant_moves.tenant_id IS 'The tenant that is moved.';
+
+COMMENT ON COLUMN public.tenant_moves.from_cell IS 'The cell that it leaves.';
+
+COMMENT ON COLUMN public.tenant_moves.to_cell IS 'The cell that it is moved to.';
+
+COMMENT ON COLUMN public.tenant_moves.step IS 'How far the move got. copying: writes go on in from_cell; fenced: writes are refused; copied: to_cell has the data; switched: tenant_cells names to_cell, and what is left in from_cell is deleted.';
+
+COMMENT ON COLUMN public.tenant_moves.started_at IS 'When the move began.';
+
 CREATE TABLE public.usage_counters (
     tenant_id character varying(64) NOT NULL COLLATE pg_catalog."C",
     agent_id character varying(256) NOT NULL COLLATE pg_catalog."C",
@@ -895,6 +963,15 @@ ALTER TABLE ONLY public.audit_log
 ALTER TABLE ONLY public.caller_totals
     ADD CONSTRAINT caller_totals_pkey PRIMARY KEY (caller, shard);
 
+ALTER TABLE ONLY public.cell_identity
+    ADD CONSTRAINT cell_identity_pkey PRIMARY KEY (only_row);
+
+ALTER TABLE ONLY public.cells
+    ADD CONSTRAINT cells_number_key UNIQUE (number);
+
+ALTER TABLE ONLY public.cells
+    ADD CONSTRAINT cells_pkey PRIMARY KEY (cell_id);
+
 ALTER TABLE ONLY public.event_runs
     ADD CONSTRAINT event_runs_pkey PRIMARY KEY (tenant_id, "position") INCLUDE (events);
 
@@ -915,6 +992,12 @@ ALTER TABLE ONLY public.services
 
 ALTER TABLE ONLY public.settlements
     ADD CONSTRAINT settlements_pkey PRIMARY KEY (tenant_id, settlement_id);
+
+ALTER TABLE ONLY public.tenant_cells
+    ADD CONSTRAINT tenant_cells_pkey PRIMARY KEY (tenant_id);
+
+ALTER TABLE ONLY public.tenant_moves
+    ADD CONSTRAINT tenant_moves_pkey PRIMARY KEY (tenant_id);
 
 ALTER TABLE ONLY public.tenants
     ADD CONSTRAINT tenants_pkey PRIMARY KEY (tenant_id);
@@ -968,6 +1051,12 @@ COMMENT ON INDEX public.audit_log_pkey IS 'Tells rows apart.';
 
 COMMENT ON INDEX public.caller_totals_pkey IS 'Finds the row to add to, and adds up the rows of a caller.';
 
+COMMENT ON INDEX public.cell_identity_pkey IS 'Allows one row.';
+
+COMMENT ON INDEX public.cells_number_key IS 'No two cells have the same number.';
+
+COMMENT ON INDEX public.cells_pkey IS 'Finds a cell by its id.';
+
 COMMENT ON INDEX public.event_runs_pkey IS 'Reads the log of a tenant in order. Includes the number of events, so that they are counted without reading rows.';
 
 COMMENT ON INDEX public.full_callers_pkey IS 'A caller is listed once.';
@@ -1001,6 +1090,14 @@ CREATE INDEX settlements_list ON public.settlements USING btree (tenant_id, sett
 COMMENT ON INDEX public.settlements_list IS 'Lists the bills of a tenant by time.';
 
 COMMENT ON INDEX public.settlements_pkey IS 'Finds a bill by tenant and id.';
+
+CREATE INDEX tenant_cells_by_cell ON public.tenant_cells USING btree (cell_id, tenant_id);
+
+COMMENT ON INDEX public.tenant_cells_by_cell IS 'Lists the tenants of a cell.';
+
+COMMENT ON INDEX public.tenant_cells_pkey IS 'Finds the cell of a tenant.';
+
+COMMENT ON INDEX public.tenant_moves_pkey IS 'A tenant has at most one move.';
 
 COMMENT ON INDEX public.tenants_pkey IS 'Finds a tenant by its id.';
 
@@ -1059,6 +1156,15 @@ ALTER TABLE ONLY public.api_keys
 
 ALTER TABLE ONLY public.settlements
     ADD CONSTRAINT settlements_pair_fkey FOREIGN KEY (tenant_id, agent_id, service_id) REFERENCES public.usage_counters(tenant_id, agent_id, service_id);
+
+ALTER TABLE ONLY public.tenant_cells
+    ADD CONSTRAINT tenant_cells_cell_id_fkey FOREIGN KEY (cell_id) REFERENCES public.cells(cell_id);
+
+ALTER TABLE ONLY public.tenant_moves
+    ADD CONSTRAINT tenant_moves_from_cell_fkey FOREIGN KEY (from_cell) REFERENCES public.cells(cell_id);
+
+ALTER TABLE ONLY public.tenant_moves
+    ADD CONSTRAINT tenant_moves_to_cell_fkey FOREIGN KEY (to_cell) REFERENCES public.cells(cell_id);
 
 ALTER TABLE ONLY public.usage_counters
     ADD CONSTRAINT usage_counters_agent_id_fkey FOREIGN KEY (tenant_id, agent_id) REFERENCES public.agents(tenant_id, agent_id);

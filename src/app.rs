@@ -17,26 +17,21 @@ use crate::api::http::current_router::CurrentRouter;
 use crate::api::http::rate_limit::RateLimiter;
 use crate::api::request::known_keys::KnownKeys;
 use crate::api::request::starting;
-use crate::api::state::ApiParts;
+use crate::api::state::{ApiParts, HOME};
+use crate::cell::availability::Availability;
+use crate::cell::watcher::Watcher;
+use crate::cell::{Cell, CellDatabase, CellJobs};
 use crate::clock::Clock;
-use crate::commit::Committer;
-use crate::full_callers::FullCallers;
+use crate::domain::cell::CellId;
 use crate::history::History;
-use crate::job_health::JobHealth;
-use crate::jobs::janitor::{Janitor, LastRun};
 use crate::jobs::sample_history::HistorySampler;
-use crate::jobs::verifier::{self, Verifier};
 use crate::jobs::watch_runtime_config::RuntimeConfigWatcher;
-use crate::jobs::webhooks::dispatcher::Dispatcher;
 use crate::jobs::webhooks::sender::{Egress, Names, Sender};
 use crate::progress::Progress;
-use crate::query::exports::ExportTurns;
-use crate::query::{PolledReads, Reader};
+use crate::query::coalescer::Coalescer;
 use crate::runtime_config::SharedRuntimeConfig;
 use crate::settings::Settings;
-use crate::start::{StartError, look, prepare_schema, reach};
-use crate::store::pool::Pool;
-use crate::store::retention::OldestExpiry;
+use crate::start::{StartError, check_identity, look, prepare_schema, reach};
 use crate::store::{runtime_config, server, webhook_secrets};
 use crate::telemetry::traces;
 
@@ -88,9 +83,7 @@ impl Entrance {
 /// A running service.
 pub struct App {
     pub address: SocketAddr,
-    pub janitor: Janitor,
-    pub verifier: Verifier,
-    pub dispatcher: Dispatcher,
+    pub cells: Vec<CellJobs>,
     pub config_watcher: RuntimeConfigWatcher,
     pub history_sampler: HistorySampler,
     pub runtime_config: SharedRuntimeConfig,
@@ -101,7 +94,6 @@ pub struct App {
     jobs: JoinSet<()>,
     stop_jobs: CancellationToken,
     lanes: JoinSet<()>,
-    pool: Pool,
 }
 
 impl App {
@@ -118,6 +110,9 @@ impl App {
         let mut connection = progress.step("the database", reach(&options, &progress)).await?;
         let migrated = prepare_schema(&mut connection, settings.migrate_on_start);
         progress.step("the migrations", migrated).await?;
+        if let [home, _, ..] = settings.cells.as_slice() {
+            progress.step("the home cell", check_identity(&mut connection, &home.id)).await?;
+        }
         let read = look(runtime_config::read(&mut connection));
         let config = SharedRuntimeConfig::new(progress.step("the limits", read).await?);
         // The clock must be set before any request is served.
@@ -125,69 +120,55 @@ impl App {
         let secrets = look(webhook_secrets::sample(&mut connection, SECRETS_SAMPLED));
         let secrets = progress.step("the secrets of webhooks", secrets).await?;
         drop(connection);
-        let pool = Pool::new(options.clone(), settings.pool_max as usize, settings.api.request_timeout);
-        let health = JobHealth::new(clock.clone());
-        let config_watcher = RuntimeConfigWatcher::new(options.clone(), config.clone(), health.clone(), clock.clone());
-        let full = FullCallers::default();
-        let (committer, lanes) =
-            Committer::start(&settings.committer, options, clock.clone(), config.clone(), health.clone(), full.clone());
-        let janitor = Janitor {
-            settings: settings.janitor.clone(),
-            pool: pool.clone(),
-            clock: clock.clone(),
-            runtime_config: config.clone(),
-            last_run: LastRun::default(),
-            health: health.clone(),
-            full: full.clone(),
-            cursors: Arc::default(),
-        };
-        let stop_jobs = CancellationToken::new();
-        let mut jobs = JoinSet::new();
-        jobs.spawn(janitor.clone().run(stop_jobs.clone()));
-        let verifier = Verifier {
-            interval: settings.verify_interval,
-            step_limit: verifier::STEP_LIMIT,
-            pool: pool.clone(),
-            health: health.clone(),
-        };
-        if !verifier.interval.is_zero() {
-            jobs.spawn(verifier.clone().run(stop_jobs.clone()));
-        }
         let sender = Sender::new(Egress {
             allow_private: settings.api.webhook_allow_private,
             names: Names::System,
             proxy: settings.webhook_proxy.clone(),
         });
-        let keyring = settings.committer.keyring.clone();
-        let (new, health_of) = (committer.new_deliveries(), health.clone());
-        let dispatcher = Dispatcher::new(pool.clone(), clock.clone(), sender, new, health_of, keyring);
-        dispatcher.secrets.check(&secrets, settings.api.require_api_key);
-        jobs.spawn(dispatcher.clone().run(stop_jobs.clone()));
+        let mut lanes = JoinSet::new();
+        let stop_jobs = CancellationToken::new();
+        let mut jobs = JoinSet::new();
+        let mut cells = Vec::new();
+        for database in databases(settings, &options, clock) {
+            let watcher = Watcher::of(&database, settings.migrate_on_start);
+            let cell = Cell::start(database, settings, config.clone(), sender.clone(), &mut lanes);
+            if settings.cells.len() > 1 {
+                jobs.spawn(watcher.run(stop_jobs.clone(), cell.jobs.clone()));
+            } else {
+                cell.jobs.start(&mut jobs, &stop_jobs);
+            }
+            cells.push(cell);
+        }
+        let home: &Cell<_> = &cells[HOME];
+        home.jobs.dispatcher.secrets.check(&secrets, settings.api.require_api_key);
+        let queues: Vec<_> = cells.iter().map(|cell| cell.committer.queue_gauge()).collect();
+        let history_sampler = HistorySampler { history: History::default(), clock: home.clock.clone() };
+        let queue_depth = move || queues.iter().map(|depth| depth()).sum();
+        jobs.spawn(history_sampler.clone().run(queue_depth, stop_jobs.clone()));
+        let config_watcher =
+            RuntimeConfigWatcher::new(options, config.clone(), home.health.clone(), home.clock.clone());
         jobs.spawn(config_watcher.clone().run(stop_jobs.clone()));
-        let history_sampler = HistorySampler { history: History::default(), clock: clock.clone() };
-        jobs.spawn(history_sampler.clone().run(committer.queue_gauge(), stop_jobs.clone()));
-        let reader = Reader::new(pool.clone(), settings.api.request_timeout);
         let limiter = settings.api.rate_limit.then(|| Arc::new(RateLimiter::default()));
+        let cell_jobs = cells.iter().map(|cell| cell.jobs.clone()).collect();
         let parts = ApiParts {
             settings: settings.api.clone(),
-            known_keys: KnownKeys::new(reader.clone(), clock.clone(), config.clone(), limiter.clone()),
-            reader,
-            polled: PolledReads::default(),
-            committer,
-            clock,
+            known_keys: KnownKeys::new(
+                home.reader.clone(),
+                home.clock.clone(),
+                home.health.clone(),
+                config.clone(),
+                limiter.clone(),
+            ),
+            cell_indexes: cells.iter().map(|cell| cell.id.clone()).zip(0..).collect(),
+            cells,
             runtime_config: config.clone(),
             config_watcher: config_watcher.clone(),
             draining: draining.clone(),
-            export_turns: ExportTurns::new(settings.pool_max),
             admission,
-            dispatcher: dispatcher.clone(),
             limiter,
             key_limiter: RateLimiter::default(),
-            jobs: health,
-            full_callers: full,
             history: history_sampler.history.clone(),
-            janitor_ran: janitor.last_run.clone(),
-            oldest_expiry: OldestExpiry::default(),
+            metrics: Coalescer::new(1),
             started: Instant::now(),
         };
         current_router.replace(api::router(parts.into()));
@@ -195,9 +176,7 @@ impl App {
         let grace = settings.shutdown_grace;
         Ok(Self {
             address,
-            janitor,
-            verifier,
-            dispatcher,
+            cells: cell_jobs,
             config_watcher,
             history_sampler,
             runtime_config: config,
@@ -208,7 +187,6 @@ impl App {
             jobs,
             stop_jobs,
             lanes,
-            pool,
         })
     }
 
@@ -251,9 +229,25 @@ impl App {
             self.jobs.abort_all();
             is_well = false;
         }
-        tokio::join!(self.pool.close(CLOSE_LIMIT), traces::stop(CLOSE_LIMIT));
+        let pools = futures_util::future::join_all(self.cells.iter().map(|cell| cell.pool().close(CLOSE_LIMIT)));
+        tokio::join!(pools, traces::stop(CLOSE_LIMIT));
         is_well
     }
+}
+
+/// The databases of the cells, the home cell first. `home` is connected, and `clock` is its clock.
+fn databases(settings: &Settings, home: &PgConnectOptions, clock: Clock) -> Vec<CellDatabase> {
+    let id = settings.cells.first().map_or(CellId::from_stored("home".to_owned()), |cell| cell.id.clone());
+    let weight = settings.cells.first().map_or(1, |cell| cell.weight);
+    let home =
+        CellDatabase { weight, options: home.clone(), clock: clock.clone(), availability: Availability::available(id) };
+    let others = settings.cells.iter().skip(1).map(|cell| CellDatabase {
+        weight: cell.weight,
+        options: cell.database.clone().application_name("agentpay-billing"),
+        clock: clock.of_another_database(),
+        availability: Availability::starting(cell.id.clone()),
+    });
+    std::iter::once(home).chain(others).collect()
 }
 
 /// Waits until all tasks have ended. Clears `is_well` if one of them panicked.

@@ -40,24 +40,33 @@ struct Inner {
     measured_us: AtomicI64,
     /// The latest result of `now`.
     latest_ms: AtomicI64,
-    /// How far tests have moved the clock.
-    ahead_ms: AtomicI64,
+    /// How far tests have moved the clock. The clocks of all databases share it.
+    ahead_ms: Arc<AtomicI64>,
 }
 
 impl Default for Clock {
     fn default() -> Self {
+        Self::moved_by(Arc::default())
+    }
+}
+
+impl Clock {
+    /// The clock of another database.
+    pub fn of_another_database(&self) -> Self {
+        Self::moved_by(self.0.ahead_ms.clone())
+    }
+
+    fn moved_by(ahead_ms: Arc<AtomicI64>) -> Self {
         let origin_us = machine_us().saturating_sub(monotonic_us(Instant::now()));
         Self(Arc::new(Inner {
             origin_us: AtomicI64::new(origin_us),
             offset_us: AtomicI64::new(UNKNOWN),
             measured_us: AtomicI64::new(UNKNOWN),
             latest_ms: AtomicI64::new(i64::MIN),
-            ahead_ms: AtomicI64::new(0),
+            ahead_ms,
         }))
     }
-}
 
-impl Clock {
     /// The database's time. After a correction backwards of up to a second it stands still; after a larger one it runs
     /// backwards.
     pub fn now(&self) -> Timestamp {

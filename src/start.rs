@@ -9,11 +9,12 @@ use sqlx::{ConnectOptions, PgConnection};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::{error, warn};
 
+use crate::domain::cell::CellId;
 use crate::local_postgres::{LocalPostgres, LocalPostgresError};
 use crate::progress::Progress;
 use crate::settings::Settings;
 use crate::shutdown::Stop;
-use crate::store::{StoreError, migrations, server};
+use crate::store::{StoreError, cells, migrations, server};
 
 /// How long a start tries to connect to the database.
 const REACH_LIMIT: Duration = Duration::from_secs(30);
@@ -47,6 +48,10 @@ pub enum StartError {
         data_dir.display()
     )]
     NoPrivateDatabase { data_dir: PathBuf },
+    #[error("the database of the cell {cell} in CELLS_FILE is that of the cell {found}")]
+    OtherCell { cell: CellId, found: CellId },
+    #[error("the database of the cell {0} in CELLS_FILE is no cell: run `agentpay-billing cells add {0}`")]
+    NoCell(CellId),
     #[error(transparent)]
     Migration(#[from] sqlx::migrate::MigrateError),
     #[error(transparent)]
@@ -133,7 +138,7 @@ pub async fn reach(options: &PgConnectOptions, progress: &Progress) -> Result<Pg
         error,
     };
     loop {
-        match timeout_at(deadline, attempt(options)).await {
+        match timeout_at(deadline, connect(options)).await {
             Ok(Ok(connection)) => return Ok(connection),
             Ok(Err(StartError::Store(StoreError::Database(error)))) => {
                 let text = describe(&error);
@@ -153,7 +158,8 @@ pub async fn reach(options: &PgConnectOptions, progress: &Progress) -> Result<Pg
     }
 }
 
-async fn attempt(options: &PgConnectOptions) -> Result<PgConnection, StartError> {
+/// Connects once, and checks that the server is suitable.
+pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, StartError> {
     let mut connection = options.connect().await.map_err(StoreError::from)?;
     let facts = server::facts(&mut connection).await?;
     if facts.major_version < server::VERSION_MIN {
@@ -222,6 +228,15 @@ pub async fn prepare_schema(connection: &mut PgConnection, migrate: bool) -> Res
         Ok(migrations::apply(connection).await?)
     } else {
         Err(StartError::Pending(difference.pending.join(", ")))
+    }
+}
+
+/// Fails if the database is not that of `cell`, one of several.
+pub async fn check_identity(connection: &mut PgConnection, cell: &CellId) -> Result<(), StartError> {
+    match look(cells::identity(connection)).await? {
+        Some(found) if found == *cell => Ok(()),
+        Some(found) => Err(StartError::OtherCell { cell: cell.clone(), found }),
+        None => Err(StartError::NoCell(cell.clone())),
     }
 }
 

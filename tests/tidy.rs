@@ -87,13 +87,14 @@ fn handlers_hold_no_connection_to_the_database() {
 fn imports_point_down() {
     let imports = Imports::of(&root().join("src"), "lib");
     for (layer, above) in [
-        ("domain", ["settings", "store", "query", "command", "commit", "jobs", "api", "app", "cli"].as_slice()),
-        ("settings", ["store", "query", "command", "commit", "jobs", "api", "app", "cli"].as_slice()),
-        ("store", ["query", "command", "commit", "jobs", "api", "app", "cli"].as_slice()),
-        ("query", ["command", "commit", "jobs", "api", "app", "cli"].as_slice()),
-        ("command", ["query", "commit", "jobs", "api", "app", "cli"].as_slice()),
-        ("commit", ["query", "jobs", "api", "app", "cli"].as_slice()),
-        ("jobs", ["query", "command", "commit", "api", "app", "cli"].as_slice()),
+        ("domain", ["settings", "store", "query", "command", "commit", "jobs", "cell", "api", "app", "cli"].as_slice()),
+        ("settings", ["store", "query", "command", "commit", "jobs", "cell", "api", "app", "cli"].as_slice()),
+        ("store", ["query", "command", "commit", "jobs", "cell", "api", "app", "cli"].as_slice()),
+        ("query", ["command", "commit", "jobs", "cell", "api", "app", "cli"].as_slice()),
+        ("command", ["query", "commit", "jobs", "cell", "api", "app", "cli"].as_slice()),
+        ("commit", ["query", "jobs", "cell", "api", "app", "cli"].as_slice()),
+        ("jobs", ["query", "command", "commit", "cell", "api", "app", "cli"].as_slice()),
+        ("cell", ["api", "app", "cli"].as_slice()),
         ("api", ["app", "cli"].as_slice()),
     ] {
         for (module, imported) in imports.all().filter(|(module, _)| module.first().is_some_and(|own| own == layer)) {

@@ -21,12 +21,14 @@ GRANT INSERT, DELETE ON event_runs, full_callers TO agentpay_app;
 GRANT INSERT, UPDATE, DELETE ON services, webhooks, outbox, webhook_deliveries, webhook_queues, caller_totals
     TO agentpay_app;
 GRANT UPDATE ON runtime_config, verification TO agentpay_app;
+GRANT INSERT, DELETE ON tenant_cells TO agentpay_app;
 
-GRANT DELETE ON settlements, agents, usage_counters, tenants, totals TO agentpay_reset;
+GRANT DELETE ON settlements, agents, usage_counters, tenants, totals, tenant_moves TO agentpay_reset;
 
 -- DBAs.
 GRANT SELECT ON _sqlx_migrations, tenants, services, agents, usage_counters, settlements, totals, event_runs, outbox,
-    webhook_deliveries, webhook_queues, idempotency_keys, caller_totals, full_callers, runtime_config, verification, audit_log,
+    webhook_deliveries, webhook_queues, idempotency_keys, caller_totals, full_callers, runtime_config, verification, audit_log, cells,
+    cell_identity, tenant_cells, tenant_moves,
     events, billing_overview, idempotency_overview, recent_responses, recent_changes
     TO agentpay_readonly;
 GRANT SELECT (tenant_id, prefix, label, created_at, scopes, rate_limit_per_window, expires_at, overlap_until, last_used_at)

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::jobs::tenant_move::MoveError;
 use crate::settings::SettingsError;
 use crate::start::StartError;
 use crate::store::StoreError;
@@ -17,6 +18,8 @@ pub enum CliError {
     Start(#[from] StartError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Move(#[from] MoveError),
     #[error(transparent)]
     Output(#[from] OutputError),
     #[error(transparent)]

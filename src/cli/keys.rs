@@ -7,7 +7,7 @@ use serde::Deserialize;
 use sqlx::PgConnection;
 use tokio::time::{sleep, timeout};
 
-use crate::command::{Answer, TransactionalCommand};
+use crate::command::{Answer, TenantOfKey, TransactionalCommand};
 use crate::domain::api_key::{ApiKeyInfo, KeyLimits, OVERLAP_SECONDS_DEFAULT, OVERLAP_SECONDS_MAX};
 use crate::domain::caller::Tenant;
 use crate::store::api_keys;
@@ -77,7 +77,7 @@ impl KeyStore<'_> {
         }
         let command = TransactionalCommand::CreateApiKey {
             label: label.to_owned(),
-            tenant_id: tenant.map(str::to_owned),
+            tenant: tenant.map_or(TenantOfKey::New, |id| TenantOfKey::Existing(id.to_owned())),
             limits: KeyLimits::default(),
         };
         self.show_once(command, None).await

@@ -1,6 +1,7 @@
 //! The command line. Each command has a file of its own.
 
 mod audit_log;
+mod cells;
 mod config;
 mod deliveries;
 mod error;
@@ -30,6 +31,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use sqlx::PgConnection;
+use sqlx::postgres::PgConnectOptions;
 
 use crate::app::{App, Entrance};
 use crate::clock::Clock;
@@ -41,6 +43,7 @@ use crate::store::server;
 use crate::telemetry;
 
 use audit_log::Audit;
+use cells::Cells;
 use config::Config;
 use deliveries::Deliveries;
 pub use error::CliError;
@@ -62,6 +65,9 @@ use verify::Verify;
 pub struct Cli {
     #[command(subcommand)]
     action: Option<Action>,
+    /// The cell of CELLS_FILE that idempotency, settlements, audit, deliveries and verify are about; otherwise the home cell.
+    #[arg(long = "cell", id = "cell-of-command", global = true, value_name = "ID")]
+    cell: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -87,6 +93,9 @@ enum Action {
     Deliveries(Deliveries),
     /// Delete what has expired or is over a cap, as the service does from time to time, or show what that would be.
     Prune(Prune),
+    /// List, add, check and empty cells, and move tenants between them.
+    #[command(subcommand)]
+    Cells(Cells),
     /// Show the configuration.
     #[command(subcommand)]
     Config(Config),
@@ -111,6 +120,27 @@ enum Action {
     Man(Man),
 }
 
+impl Action {
+    /// The database of a cell, if the command may be about another cell than the home cell.
+    fn database_of(&self, cell: &str, settings: &Settings) -> Result<PgConnectOptions, CliError> {
+        let is_of_any = matches!(
+            self,
+            Self::Idempotency(_)
+                | Self::Settlements(_)
+                | Self::Audit(_)
+                | Self::Deliveries(_)
+                | Self::Verify(_)
+                | Self::Secrets(_)
+        );
+        if !is_of_any {
+            return Err(CliError::Refused("this command does not take --cell".to_owned()));
+        }
+        let found = settings.cells.iter().find(|known| known.id.as_str() == cell);
+        let unknown = || CliError::Refused(format!("CELLS_FILE does not list a cell {cell}"));
+        Ok(found.ok_or_else(unknown)?.database.clone())
+    }
+}
+
 /// The exit code of a process.
 type Code = u8;
 
@@ -129,7 +159,10 @@ impl Cli {
             Action::Man(man) => return finish(man.run::<Self>(), &stop).await,
             _ => {}
         }
-        let settings = Settings::read(|name| std::env::var(name).ok(), io::stdout().is_terminal())?;
+        let mut settings = Settings::read(|name| std::env::var(name).ok(), io::stdout().is_terminal())?;
+        if let Some(cell) = &self.cell {
+            settings.database = Some(action.database_of(cell, &settings)?);
+        }
         match &action {
             Action::Serve => serve(&settings, &stop).await,
             Action::Config(config) if !config.needs_database() => {
@@ -250,6 +283,7 @@ async fn execute(
         Action::Import(import) => return coded(stop.race(import.run(&session)).await),
         Action::Verify(verify) => return coded(stop.race(verify.run(&mut connection, &session)).await),
         Action::Secrets(secrets) => return coded(stop.race(secrets.run(&session)).await),
+        Action::Cells(cells) => return coded(cells.run(&session).await.transpose()),
         Action::Keys(keys) => keys.run(&session).await,
         Action::Idempotency(idempotency) => stop.race(idempotency.run(&session)).await,
         Action::Deliveries(deliveries) => stop.race(deliveries.run(&session)).await,
@@ -277,6 +311,7 @@ async fn prepare(
     let mut connection = progress.step("the database", start::reach(&database.options, &progress)).await?;
     let migrates = match action {
         Action::Migrate(_) => true,
+        Action::Cells(cells) => cells.migrates(),
         Action::Serve | Action::Keys(Keys::Create { .. }) | Action::Import(_) => settings.migrate_on_start,
         // The other commands never migrate.
         _ => false,

@@ -45,8 +45,8 @@ impl Writer {
         let config = SharedRuntimeConfig::new(session.read(read).await?);
         let clock = session.clock.clone();
         let health = JobHealth::new(clock.clone());
-        let (committer, lanes) =
-            Committer::start(settings, session.options.clone(), clock, config, health, FullCallers::default());
+        let (options, full, mut lanes) = (session.options.clone(), FullCallers::default(), JoinSet::new());
+        let committer = Committer::start(settings, options, clock, config, health, full, &mut lanes);
         Ok(Self { committer, lanes })
     }
 

@@ -6,13 +6,15 @@ use serde::{Deserialize, Serialize};
 use crate::domain::api_key::{ApiKeyInfo, KeyLimits};
 use crate::domain::audit_log::{Change, Operation};
 use crate::domain::caller::Tenant;
+use crate::domain::cell::Residence;
 use crate::domain::identifiers::{self, ApiKey};
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
-use crate::store::{api_keys, runtime_config, tenants};
+use crate::store::{api_keys, directory, runtime_config, tenants};
 
 use super::context::{Stop, TransactionContext};
 use super::reply::Reply;
+use super::request::TenantOfKey;
 
 #[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -50,30 +52,35 @@ impl<'a> Created<'a> {
     }
 }
 
-/// Without `tenant_id`, also creates a new tenant.
+/// Also creates the tenant, unless it exists.
 pub async fn create(
     context: &mut TransactionContext<'_>,
     label: &str,
-    tenant_id: Option<&str>,
+    tenant: &TenantOfKey,
     limits: &KeyLimits,
 ) -> Result<Reply, Stop> {
     // One creation at a time over all tenants, so that the count is exact and no other creation can draw the same
     // prefix.
     runtime_config::lock(context.connection).await?;
-    let tenant = match tenant_id {
-        Some(id) => {
-            let tenant = Tenant::from_stored(id.to_owned());
-            if !tenants::lock(context.connection, &tenant).await? {
-                return Err(Refusal::TenantNotFound(id.to_owned()).into());
-            }
+    if let TenantOfKey::Existing(id) = tenant
+        && !tenants::lock(context.connection, &Tenant::from_stored(id.clone())).await?
+    {
+        return Err(Refusal::TenantNotFound(id.clone()).into());
+    }
+    check_capacity(context).await?;
+    let tenant = match tenant {
+        TenantOfKey::Existing(id) => Tenant::from_stored(id.clone()),
+        TenantOfKey::New => {
+            let tenant = Tenant::from_stored(identifiers::draw(context.rng, "tnt_", 16));
+            tenants::insert(context.connection, &tenant, Residence::Here, context.now).await?;
             tenant
         }
-        None => Tenant::from_stored(identifiers::draw(context.rng, "tnt_", 16)),
+        TenantOfKey::Placed { tenant, cell } => {
+            tenants::insert(context.connection, tenant, Residence::Elsewhere, context.now).await?;
+            directory::insert(context.connection, tenant, cell).await?;
+            tenant.clone()
+        }
     };
-    check_capacity(context).await?;
-    if tenant_id.is_none() {
-        tenants::insert(context.connection, &tenant, context.now).await?;
-    }
     let key = draw(context).await?;
     let info = insert(context, &tenant, (key.prefix(), &key.hash()), label, limits.clone()).await?;
     context.changes.push(Change::of(Operation::ApiKeyCreated, &tenant, &info.prefix).to(&info));
@@ -182,7 +189,7 @@ pub async fn import(
     runtime_config::lock(context.connection).await?;
     check_capacity(context).await?;
     let tenant = Tenant::from_stored(identifiers::draw(context.rng, "tnt_", 16));
-    tenants::insert(context.connection, &tenant, context.now).await?;
+    tenants::insert(context.connection, &tenant, Residence::Here, context.now).await?;
     let info = insert(context, &tenant, (prefix, hash), label, KeyLimits::default()).await?;
     context.changes.push(Change::of(Operation::ApiKeyCreated, &tenant, prefix).to(info));
     Ok(Reply::json(201, &Imported { tenant_id: tenant.to_string() }))

@@ -18,7 +18,7 @@ use crate::domain::refusal::Refusal;
 
 use context::{BatchContext, Stop, TransactionContext};
 pub use reply::{Answer, Reply};
-pub use request::{BatchedCommand, Command, Keyed, Request, TransactionalCommand};
+pub use request::{BatchedCommand, Command, Keyed, Request, TenantOfKey, TransactionalCommand};
 
 /// The types of the responses to writes, for the OpenAPI document.
 pub mod answers {
@@ -64,9 +64,7 @@ impl TransactionalCommand {
                 services::set_enabled::apply(context, tenant, service_id, *enabled).await
             }
             Self::ImportApiKey { label, prefix, hash } => api_keys::import(context, label, prefix, hash).await,
-            Self::CreateApiKey { label, tenant_id, limits } => {
-                api_keys::create(context, label, tenant_id.as_deref(), limits).await
-            }
+            Self::CreateApiKey { label, tenant, limits } => api_keys::create(context, label, tenant, limits).await,
             Self::RotateApiKey { prefix, overlap_ms, expires_at } => {
                 api_keys::rotate(context, prefix, *overlap_ms, *expires_at).await
             }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use crate::domain::api_key::KeyLimits;
 use crate::domain::audit_log::Origin;
 use crate::domain::caller::Tenant;
+use crate::domain::cell::CellId;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::names::{AgentId, ServiceId};
 use crate::domain::refusal::Refusal;
@@ -57,7 +58,7 @@ pub enum TransactionalCommand {
     },
     CreateApiKey {
         label: String,
-        tenant_id: Option<String>,
+        tenant: TenantOfKey,
         limits: KeyLimits,
     },
     /// Without `expires_at` the new key lives as long as the old one was to live.
@@ -114,6 +115,19 @@ pub enum TransactionalCommand {
     /// Deletes everything. The response contains the number of callers that the rate limiter remembers.
     Reset {
         rate_buckets: u64,
+    },
+}
+
+/// The tenant that a new API key is for.
+#[derive(Clone, Debug)]
+pub enum TenantOfKey {
+    Existing(String),
+    /// A new tenant of the home cell.
+    New,
+    /// A new tenant of another cell, which has its row already.
+    Placed {
+        tenant: Tenant,
+        cell: CellId,
     },
 }
 

@@ -25,6 +25,7 @@ use super::attempt::{AttemptError, AttemptState, Done, Executed, Locking, Phase,
 use super::cache::ReadCache;
 use super::dedup::{self, Dedup};
 use super::effects::{self, StoredEvents, Sums};
+use super::fence;
 use super::job::Job;
 use super::plan::{self, Plan};
 use super::queue::Arrivals;
@@ -81,14 +82,16 @@ impl BatchAttempt<'_> {
         let mut known = self.cache.complete(transaction.connection(), &plan, &pairs, locked, &agents).await?;
 
         // 3. Deduplicate: classify each request as new, replay, conflict, or duplicate within the batch.
-        let dedup = dedup::dedup(jobs, std::mem::take(&mut known.responses), now, self.full);
+        let away = fence::away(jobs, &plan, &known)?;
+        let mut dedup = dedup::dedup(jobs, std::mem::take(&mut known.responses), now, self.full);
+        fence::refuse(jobs, &away, &mut dedup);
         if !dedup.iter().any(Dedup::executes) {
             return Ok(Done { answers: answers_in_order(jobs, dedup, Vec::new()), ..Done::default() });
         }
 
         // 4. Decide: compute all changes in memory.
-        let terms: Vec<(&Tenant, i64)> =
-            plan.tenants.iter().zip(&known.tenants).map(|(tenant, terms)| (*tenant, terms.revision)).collect();
+        let at_home = plan.tenants.iter().zip(&known.tenants).filter(|(_, terms)| terms.residence.executes());
+        let terms: Vec<(&Tenant, i64)> = at_home.map(|(tenant, terms)| (*tenant, terms.revision)).collect();
         let has_webhooks = plan.tenants.iter().zip(&known.tenants).filter(|(_, terms)| terms.has_webhooks);
         let listening: Vec<&Tenant> = has_webhooks.map(|(tenant, _)| *tenant).collect();
         let decided = self.decide(jobs, &dedup, &plan, &pairs, known, agents);

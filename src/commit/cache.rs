@@ -193,7 +193,12 @@ impl ReadCache {
             }
         }
         for (tenant, terms) in wanted.tenants.iter().zip(&read.tenants) {
-            self.tenants.insert((*tenant).clone(), *terms);
+            if terms.residence.executes() {
+                self.tenants.insert((*tenant).clone(), *terms);
+            } else {
+                // Its requests are refused, so no write would find that this is stale.
+                self.tenants.remove(*tenant);
+            }
         }
         for ((tenant, service_id), terms) in wanted.services.iter().zip(&read.services) {
             if let Some(known) = self.tenants.peek(*tenant) {

@@ -44,7 +44,7 @@ pub struct Committer {
 }
 
 impl Committer {
-    /// Starts the lanes. Their tasks end only after the last clone of the committer was dropped.
+    /// Starts the lanes, in `tasks`. They end only after the last clone of the committer was dropped.
     pub fn start(
         settings: &CommitterSettings,
         connect_options: PgConnectOptions,
@@ -52,7 +52,8 @@ impl Committer {
         runtime_config: SharedRuntimeConfig,
         health: JobHealth,
         full: FullCallers,
-    ) -> (Self, JoinSet<()>) {
+        tasks: &mut JoinSet<()>,
+    ) -> Self {
         let deliveries = Arc::new(Notify::new());
         let shared = Arc::new(Shared {
             connect_options,
@@ -71,7 +72,6 @@ impl Committer {
         // The last lane takes requests that another transaction's row lock blocks, and settlements of many pairs, so
         // that they do not delay the other lanes.
         let queue = Queue::new(settings.lanes + 1, settings.queue_max);
-        let mut tasks = JoinSet::new();
         // Replicas begin at random shards, so that they seldom use the same one.
         let first_shard = rand::random_range(0..SHARDS);
         let mut start = |number: usize, blocked_lane| {
@@ -91,8 +91,7 @@ impl Committer {
         let blocked_lane = start(settings.lanes, None);
         let lanes = (0..settings.lanes).map(|number| start(number, Some(blocked_lane.clone()))).collect();
         let in_flight = InFlight::default();
-        let committer = Self { lanes, queue, in_flight, deliveries };
-        (committer, tasks)
+        Self { lanes, queue, in_flight, deliveries }
     }
 
     /// Executes a request exactly once, or returns what an earlier execution stored. Returns at the request's deadline

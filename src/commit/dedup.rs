@@ -140,6 +140,7 @@ mod tests {
     use crate::commit::job::InDoubt;
     use crate::domain::audit_log::Origin;
     use crate::domain::caller::Tenant;
+    use crate::domain::cell::Residence;
     use crate::domain::fingerprint::Fingerprint;
 
     use super::*;
@@ -171,7 +172,8 @@ mod tests {
 
     fn stored(attempt_id: i64, expires_at: Timestamp) -> Option<StoredResponse> {
         let fingerprint = Fingerprint([1; 32]);
-        Some(StoredResponse { fingerprint, status: 200, response: None, attempt_id, expires_at })
+        let residence = Residence::Here;
+        Some(StoredResponse { fingerprint, status: 200, response: None, attempt_id, expires_at, residence })
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod cache;
 pub mod committer;
 mod dedup;
 mod effects;
+mod fence;
 mod group;
 mod in_flight;
 mod job;

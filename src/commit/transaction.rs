@@ -19,6 +19,7 @@ use crate::store::tenants;
 use super::attempt::{AttemptError, AttemptState, Done, Executed, Phase, Settings, draw_attempt_id};
 use super::dedup::{self, Dedup};
 use super::effects::{self, StoredEvents, Sums};
+use super::fence;
 use super::job::Job;
 
 pub struct TransactionAttempt<'a> {
@@ -55,6 +56,11 @@ impl TransactionAttempt<'_> {
             ..Wanted::default()
         };
         let known = commit::lookup(connection, &wanted).await?;
+        // The tenant's row is locked, so this remains true until the commit.
+        let residence = known.tenants[0].residence;
+        if command.is_of_tenant() && !residence.executes() {
+            return Ok(Done { answers: vec![Some(fence::refusal(job, residence))], ..Done::default() });
+        }
         let dedup = dedup::dedup(jobs, known.responses, now, self.full).remove(0);
         if let Dedup::Answered(answer) = dedup {
             return Ok(Done { answers: vec![Some(answer)], ..Done::default() });

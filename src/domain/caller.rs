@@ -11,9 +11,12 @@ use sha2::{Digest, Sha256};
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tenant(Arc<str>);
 
-static PUBLIC: LazyLock<Tenant> = LazyLock::new(|| Tenant("public".into()));
+static PUBLIC: LazyLock<Tenant> = LazyLock::new(|| Tenant(Tenant::PUBLIC.into()));
 
 impl Tenant {
+    /// The id of the public tenant.
+    pub const PUBLIC: &str = "public";
+
     /// The tenant of requests without a recognised key, unless the operator names one.
     pub fn public() -> Self {
         PUBLIC.clone()

@@ -3,6 +3,7 @@
 pub mod api_key;
 pub mod audit_log;
 pub mod caller;
+pub mod cell;
 pub mod csv_field;
 pub mod delivery;
 pub mod event;

@@ -129,6 +129,10 @@ pub enum Refusal {
     },
     // The state of the service.
     Starting,
+    /// The tenant is being moved to another cell.
+    TenantMoving,
+    /// The tenant does not live in this cell: the directory that led here is old.
+    TenantElsewhere,
     StoreUnavailable,
     QueueFull,
     OutcomeUnknown,
@@ -209,6 +213,7 @@ impl Refusal {
             TransferCoding => (501, "not_implemented"),
             WebhookFailed { .. } => (502, "webhook_failed"),
             Paused => (503, "service_paused"),
+            TenantMoving | TenantElsewhere => (503, "tenant_moving"),
             Starting | StoreUnavailable | QueueFull | OutcomeUnknown | TooManyConnections | TooManyBytesHeld
             | TooManyRecords => (503, "service_unavailable"),
         }
@@ -219,6 +224,8 @@ impl Refusal {
         match self {
             Self::KeyInFlight
             | Self::Starting
+            | Self::TenantMoving
+            | Self::TenantElsewhere
             | Self::StoreUnavailable
             | Self::QueueFull
             | Self::OutcomeUnknown
@@ -349,6 +356,7 @@ impl fmt::Display for Refusal {
             ServiceCapacity => "service store capacity exceeded",
             ApiKeyCapacity => "api key store capacity exceeded",
             Starting => "the service is starting; nothing was changed",
+            TenantMoving | TenantElsewhere => "the tenant is being moved to another database; nothing was changed",
             StoreUnavailable => "the store is unavailable; nothing was changed",
             QueueFull => "the write queue is full; nothing was changed",
             OutcomeUnknown => {

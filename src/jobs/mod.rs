@@ -4,6 +4,7 @@ pub mod eviction;
 pub mod janitor;
 pub mod prune_preview;
 pub mod sample_history;
+pub mod tenant_move;
 pub mod verifier;
 pub mod watch_runtime_config;
 pub mod webhooks;

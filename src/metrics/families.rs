@@ -1,9 +1,7 @@
 //! The metric families: names, labels and buckets. Known label values are exported from the start, with the value zero.
 
 use prometheus::core::Collector;
-use prometheus::{
-    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-};
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 const HTTP_SECONDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 const COMMIT_SECONDS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -26,12 +24,7 @@ pub struct Families {
     pub evictions: IntCounterVec,
     pub batch_size: Histogram,
     pub commit_seconds: Histogram,
-    pub queue_depth: IntGauge,
-    pub queue_capacity: IntGauge,
-    pub oldest_wait: Gauge,
     pub retries: IntCounterVec,
-    pub connections: IntGaugeVec,
-    pub connections_max: IntGauge,
     pub http_connections: IntGauge,
     pub http_held_bytes: IntGauge,
     pub webhook_attempts: IntCounterVec,
@@ -39,15 +32,12 @@ pub struct Families {
     pub trace_spans: IntCounterVec,
     pub local_postgres_restarts: IntCounter,
     pub job_failures: IntCounterVec,
-    pub job_success: IntGaugeVec,
-    pub clock_offset: Gauge,
-    pub full_callers: IntGauge,
 }
 
 impl Families {
     pub fn new() -> Self {
         let registry = Registry::new();
-        let families = Self {
+        Self {
             http_requests: counters(
                 &registry,
                 "agentpay_http_requests_total",
@@ -123,34 +113,12 @@ impl Families {
                     COMMIT_SECONDS,
                 )),
             ),
-            queue_depth: gauge(&registry, "agentpay_commit_queue_depth", "Commands that wait for a commit."),
-            queue_capacity: gauge(
-                &registry,
-                "agentpay_commit_queue_capacity",
-                "Commands that may wait for a commit; more are refused.",
-            ),
-            oldest_wait: register(
-                &registry,
-                Gauge::new("agentpay_commit_oldest_wait_seconds", "Age of the oldest request that waits for a commit."),
-            ),
             retries: counters(
                 &registry,
                 "agentpay_commit_retries_total",
                 "Commits that were tried again, by reason.",
                 &["reason"],
                 &["key_taken", "deadlock", "serialization", "connection_lost", "poisoned"],
-            ),
-            connections: register(
-                &registry,
-                IntGaugeVec::new(
-                    Opts::new("agentpay_db_connections", "Connections of the pool to the database."),
-                    &["state"],
-                ),
-            ),
-            connections_max: gauge(
-                &registry,
-                "agentpay_db_connections_max",
-                "Connections that the pool may have to the database.",
             ),
             http_connections: gauge(&registry, "agentpay_http_connections", "Open connections of clients."),
             http_held_bytes: gauge(
@@ -189,34 +157,8 @@ impl Families {
                 &["job"],
                 &[],
             ),
-            job_success: register(
-                &registry,
-                IntGaugeVec::new(
-                    Opts::new(
-                        "agentpay_job_last_success_timestamp_seconds",
-                        "When this process last finished a background job without an error; 0 if it never did.",
-                    ),
-                    &["job"],
-                ),
-            ),
-            full_callers: gauge(
-                &registry,
-                "agentpay_idempotency_full_callers",
-                "Callers that get no new record, because they are over a cap and no record of theirs may be evicted.",
-            ),
-            clock_offset: register(
-                &registry,
-                Gauge::new(
-                    "agentpay_clock_offset_seconds",
-                    "This machine's clock minus the database's, which decides.",
-                ),
-            ),
             registry,
-        };
-        for state in ["idle", "in_use"] {
-            families.connections.with_label_values(&[state]);
         }
-        families
     }
 }
 

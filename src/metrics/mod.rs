@@ -115,21 +115,11 @@ pub fn job_failed(job: &str) {
     FAMILIES.load().job_failures.with_label_values(&[job]).inc();
 }
 
-/// Values that are read at the moment of a scrape.
+/// Values of this process that are read at the moment of a scrape.
 #[derive(Clone, Debug)]
 pub struct Gauges {
-    pub queue_depth: usize,
-    pub queue_capacity: usize,
-    /// Zero if no request waits for a commit.
-    pub oldest_wait: Duration,
-    pub connections_idle: usize,
-    pub connections_in_use: usize,
-    pub connections_max: usize,
-    /// Each background job, and when it last succeeded in seconds since the Unix epoch.
-    pub jobs: Vec<(&'static str, i64)>,
-    /// This machine's clock minus the database's.
-    pub clock_offset_seconds: f64,
-    pub full_callers: usize,
+    /// The names of all background jobs.
+    pub jobs: Vec<&'static str>,
     pub http_connections: usize,
     pub http_held_bytes: usize,
 }
@@ -148,6 +138,20 @@ impl Exact {
         Self { name, kind: "gauge", help, samples: vec![(String::new(), value.to_string())] }
     }
 
+    /// Each sample has labels in braces, or nothing, and a value.
+    pub fn gauges(name: &'static str, help: &'static str, samples: Vec<(String, String)>) -> Self {
+        Self { name, kind: "gauge", help, samples }
+    }
+
+    /// Adds a label to all samples.
+    pub fn label(mut self, name: &str, value: &str) -> Self {
+        for (labels, _) in &mut self.samples {
+            let others = labels.strip_prefix('{').map_or("}".to_owned(), |others| format!(",{others}"));
+            *labels = format!("{{{name}=\"{value}\"{others}");
+        }
+        self
+    }
+
     pub fn counter(name: &'static str, help: &'static str, value: impl Display) -> Self {
         Self { kind: "counter", ..Self::gauge(name, help, value) }
     }
@@ -156,19 +160,10 @@ impl Exact {
 /// Renders all metrics in the Prometheus text format 0.0.4.
 pub fn render(gauges: Gauges, exact: &[Exact]) -> String {
     let families = FAMILIES.load();
-    families.queue_depth.set(gauges.queue_depth as i64);
-    families.queue_capacity.set(gauges.queue_capacity as i64);
-    families.oldest_wait.set(gauges.oldest_wait.as_secs_f64());
-    families.connections_max.set(gauges.connections_max as i64);
-    families.connections.with_label_values(&["idle"]).set(gauges.connections_idle as i64);
-    families.connections.with_label_values(&["in_use"]).set(gauges.connections_in_use as i64);
-    for (job, last_success_seconds) in gauges.jobs {
-        families.job_success.with_label_values(&[job]).set(last_success_seconds);
+    for job in gauges.jobs {
         // Exported from the start, at zero.
         families.job_failures.with_label_values(&[job]);
     }
-    families.full_callers.set(gauges.full_callers as i64);
-    families.clock_offset.set(gauges.clock_offset_seconds);
     families.http_connections.set(gauges.http_connections as i64);
     families.http_held_bytes.set(gauges.http_held_bytes as i64);
     let mut text = String::new();

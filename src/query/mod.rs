@@ -23,9 +23,6 @@ pub mod webhooks;
 
 pub use reader::Reader;
 
-use bytes::Bytes;
-
-use coalescer::Coalescer;
 use events::EventLog;
 use health::Readiness;
 use stats::Stats;
@@ -41,8 +38,6 @@ pub struct PolledReads<R> {
     pub stats: Stats,
     pub events: EventLog<R>,
     pub readiness: Readiness,
-    /// Rendered metrics.
-    pub metrics: Coalescer<(), Bytes>,
     pub database_size: DatabaseSize,
 }
 
@@ -54,7 +49,6 @@ impl<R> Default for PolledReads<R> {
             stats: Stats::default(),
             events: EventLog::default(),
             readiness: Readiness::default(),
-            metrics: Coalescer::new(1),
             database_size: DatabaseSize::default(),
         }
     }

@@ -19,6 +19,23 @@ pub struct Figures {
     pub lines: Vec<ServiceLine>,
 }
 
+/// The figures of several cells as one: the sums, and the first `limit` services of all.
+pub fn sum(cells: impl ExactSizeIterator<Item = Arc<Figures>>, limit: i64) -> Arc<Figures> {
+    let is_one = cells.len() == 1;
+    let mut sum = Figures { totals: Totals::default(), lines: Vec::new() };
+    for figures in cells {
+        if is_one {
+            return figures;
+        }
+        sum.totals.add(&figures.totals);
+        sum.lines.extend_from_slice(&figures.lines);
+    }
+    sum.lines
+        .sort_unstable_by(|one, other| (&one.tenant_id, &one.service_id).cmp(&(&other.tenant_id, &other.service_id)));
+    sum.lines.truncate(limit as usize);
+    Arc::new(sum)
+}
+
 /// Coalesced reads of statistics.
 #[derive(Debug)]
 pub struct Stats(Reads<ServiceSlice, Arc<Figures>>);

@@ -1,47 +1,57 @@
-//! The tenants, with their totals, for the operator.
+//! The tenants, where they live, and their totals, for the operator.
 
 use std::time::Instant;
 
 use sqlx::PgConnection;
 
 use crate::domain::caller::Tenant;
+use crate::domain::cell::Residence;
 use crate::domain::refusal::Refusal;
+use crate::store::directory::{self, Resident};
 use crate::store::totals::{self, Due, Totals};
-use crate::store::{server, tenants};
+use crate::store::{server, tenant_moves};
 
 use super::page::Page;
 use super::reader::Reader;
 
-/// A tenant, its totals, and what its outstanding usage would cost now.
-#[derive(Clone, Debug)]
-pub struct TenantTotals {
-    pub tenant: Tenant,
-    pub totals: Totals,
-    pub due: Due,
+/// Tenants after `after` in the order of their ids, each with the number of its API keys. `home` reads the home cell.
+pub async fn list(home: &Reader, after: &str, limit: i64, deadline: Instant) -> Result<Page<(Resident, i64)>, Refusal> {
+    let read = async |connection: &mut PgConnection| {
+        let residents = directory::list(connection, after, limit + 1).await?;
+        let ids: Vec<&str> = residents.iter().map(|resident| resident.tenant.as_str()).collect();
+        let totals = totals::of_each(connection, &ids).await?;
+        Ok(residents.into_iter().zip(totals.into_iter().map(|totals| totals.api_keys)).collect())
+    };
+    Ok(Page::of(home.read(deadline, read).await?, limit))
 }
 
-/// Tenants after `after` in the order of their ids.
-pub async fn list(reader: &Reader, after: &str, limit: i64, deadline: Instant) -> Result<Page<TenantTotals>, Refusal> {
+/// The totals of tenants of one cell, and what their outstanding usage would cost now, in the order of `tenants`.
+pub async fn totals(reader: &Reader, tenants: &[Tenant], deadline: Instant) -> Result<Vec<(Totals, Due)>, Refusal> {
     let read = async |connection: &mut PgConnection| {
-        let tenants = tenants::list(connection, after, limit + 1).await?;
         let ids: Vec<&str> = tenants.iter().map(Tenant::as_str).collect();
         let totals = totals::of_each(connection, &ids).await?;
-        let due = totals::due(connection, &tenants).await?;
-        Ok((tenants, totals, due))
-    };
-    let (tenants, totals, due) = reader.read(deadline, read).await?;
-    let rows = tenants.into_iter().zip(totals).zip(due);
-    Ok(Page::of(rows.map(|((tenant, totals), due)| TenantTotals { tenant, totals, due }).collect(), limit))
-}
-
-/// Whether there is such a tenant. Reads only from a writable server, so that a missing tenant is certain.
-pub async fn exists(reader: &Reader, tenant: &Tenant, deadline: Instant) -> Result<bool, Refusal> {
-    let read = async |connection: &mut PgConnection| {
-        let exists = tenants::exists(connection, tenant).await?;
-        if !exists {
-            server::check_writer(connection).await?;
-        }
-        Ok(exists)
+        Ok(totals.into_iter().zip(totals::due(connection, tenants).await?).collect())
     };
     reader.read(deadline, read).await
+}
+
+/// Whether a cell has, or had until a moment ago, all that is known of a tenant. Read after other data of the tenant, it
+/// tells whether they were complete.
+pub async fn is_complete(reader: &Reader, tenant: &Tenant, deadline: Instant) -> Result<bool, Refusal> {
+    let read = async |connection: &mut PgConnection| tenant_moves::residence(connection, tenant).await;
+    let residence = reader.read(deadline, read).await?;
+    Ok(residence.is_some_and(|residence| residence != Residence::Elsewhere))
+}
+
+/// Where a tenant lives; `None` if there is no such tenant. Reads only from a writable server, so that a missing tenant is
+/// certain.
+pub async fn find(home: &Reader, tenant: &Tenant, deadline: Instant) -> Result<Option<Resident>, Refusal> {
+    let read = async |connection: &mut PgConnection| {
+        let found = directory::find(connection, tenant).await?;
+        if found.is_none() {
+            server::check_writer(connection).await?;
+        }
+        Ok(found)
+    };
+    home.read(deadline, read).await
 }

@@ -11,14 +11,18 @@ const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
 
 /// The connection options for `url`.
 pub(super) fn parse(url: &str) -> Result<PgConnectOptions, SettingsError> {
-    explain(url).map_or_else(|| read(url), |problem| Err(SettingsError(format!("DATABASE_URL {problem}"))))
+    parse_named(url).map_err(|problem| SettingsError(format!("DATABASE_URL {problem}")))
 }
 
-fn read(url: &str) -> Result<PgConnectOptions, SettingsError> {
+/// The same for a URL with another name, which the caller puts before the description of the mistake.
+pub(super) fn parse_named(url: &str) -> Result<PgConnectOptions, String> {
+    explain(url).map_or_else(|| read(url), Err)
+}
+
+fn read(url: &str) -> Result<PgConnectOptions, String> {
     // The driver's message may contain a part of the URL.
-    let options = PgConnectOptions::from_str(url).map_err(|_| {
-        SettingsError("DATABASE_URL is no valid URL: one of its parameters has a value that is not accepted".to_owned())
-    })?;
+    let options = PgConnectOptions::from_str(url)
+        .map_err(|_| "is no valid URL: one of its parameters has a value that is not accepted".to_owned())?;
     // The driver would resolve the brackets of an IPv6 address as a part of the name.
     let address = options.get_host().strip_prefix('[').and_then(|host| host.strip_suffix(']')).map(str::to_owned);
     Ok(match address {

@@ -2,6 +2,7 @@
 //! empty variable counts as unset. A value that is not accepted is a startup error.
 
 pub mod api;
+pub mod cells;
 pub mod committer;
 mod database_url;
 pub mod egress_proxy;
@@ -21,6 +22,7 @@ use std::time::Duration;
 use sqlx::postgres::PgConnectOptions;
 
 use api::ApiSettings;
+use cells::CellSettings;
 use committer::CommitterSettings;
 use egress_proxy::EgressProxy;
 use environment::{Environment, refuse};
@@ -34,8 +36,10 @@ use variable::Variable;
 pub struct Settings {
     pub host: IpAddr,
     pub port: u16,
-    /// `None`: the private PostgreSQL in `data_dir`.
+    /// `None`: the private PostgreSQL in `data_dir`. With CELLS_FILE it is that of the home cell.
     pub database: Option<PgConnectOptions>,
+    /// The cells of CELLS_FILE, the home cell first. Empty: there is one database.
+    pub cells: Vec<CellSettings>,
     pub data_dir: PathBuf,
     /// LOCAL_POSTGRES is true.
     pub local_postgres: bool,
@@ -78,7 +82,8 @@ impl Settings {
             return Err(SettingsError(text));
         }
         let data_dir: PathBuf = env.text_or("DATA_DIR", "./.agentpay").into();
-        let database = database(&env)?;
+        let cells = env.text("CELLS_FILE").map_or(Ok(Vec::new()), |path| cells::read(&path))?;
+        let database = database(&env, &cells)?;
         let local_postgres = local_postgres(&env, database.is_none(), host, &data_dir)?;
         let log_level = env.text_or("LOG_LEVEL", "info").to_ascii_lowercase();
         if !["fatal", "error", "warn", "info", "debug", "trace", "silent"].contains(&log_level.as_str()) {
@@ -91,6 +96,9 @@ impl Settings {
         };
         let mut warnings = Vec::new();
         let api = ApiSettings::read(&env, require_api_key, &mut warnings)?;
+        if api.allow_admin_reset && cells.len() > 1 {
+            return Err(SettingsError("ALLOW_ADMIN_RESET cannot be on with more than one cell".to_owned()));
+        }
         let trusted_hops = api.trusted_proxies.hops;
         if !require_api_key {
             warnings.extend(open_to_others(host, trusted_hops, api.admin_api_key.is_some()));
@@ -108,6 +116,7 @@ impl Settings {
             host,
             port: port(&env)?,
             database,
+            cells,
             data_dir,
             local_postgres,
             pool_max: env.int("DATABASE_POOL_MAX", 16, 2..=1000)? as u32,
@@ -165,8 +174,17 @@ fn port(env: &Environment<'_>) -> Result<u16, SettingsError> {
     env.int("PORT", 3001, 1..=65_535).map(|port| port as u16)
 }
 
-fn database(env: &Environment<'_>) -> Result<Option<PgConnectOptions>, SettingsError> {
-    env.secret_url("DATABASE_URL")?.map(|url| database_url::parse(&url)).transpose()
+/// The database of DATABASE_URL or of the home cell.
+fn database(env: &Environment<'_>, cells: &[CellSettings]) -> Result<Option<PgConnectOptions>, SettingsError> {
+    let url = env.secret_url("DATABASE_URL")?;
+    match (url, cells.first()) {
+        (Some(_), Some(_)) => Err(SettingsError(
+            "DATABASE_URL and CELLS_FILE are both set: set one of them, with CELLS_FILE the first cell has the URL"
+                .to_owned(),
+        )),
+        (Some(url), None) => database_url::parse(&url).map(Some),
+        (None, home) => Ok(home.map(|home| home.database.clone())),
+    }
 }
 
 /// An IP address, with or without the brackets of an IPv6 URL, or `localhost`.

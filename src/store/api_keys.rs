@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 
 use crate::domain::api_key::{ApiKeyInfo, KeyLimits, Scopes};
 use crate::domain::caller::Tenant;
+use crate::domain::cell::CellId;
 use crate::domain::identifiers::KeyPrefix;
 use crate::domain::timestamp::{StoredMoment, Timestamp};
 
@@ -53,6 +54,8 @@ fn scopes(names: Option<&[String]>) -> Result<Option<Scopes>, StoreError> {
 pub struct KnownKey {
     pub prefix: KeyPrefix,
     pub tenant: Tenant,
+    /// Where the tenant lives. `None`: in the home cell.
+    pub cell: Option<CellId>,
     /// `None`: everything that the tenant may do.
     pub scopes: Option<Scopes>,
     pub rate_limit_per_window: Option<i64>,
@@ -85,7 +88,7 @@ pub async fn find_all(
     let rows = sqlx::query!(
         r#"-- api_keys::find_all
         SELECT live.prefix AS "prefix?", live.tenant_id AS "tenant_id?", live.scopes, live.rate_limit_per_window,
-               live.lifetime_ms, live.is_use_due AS "is_use_due?"
+               live.lifetime_ms, live.is_use_due AS "is_use_due?", residence.cell_id AS "cell_id?"
         FROM unnest($1::bytea[]) WITH ORDINALITY AS wanted (key_hash, place)
         LEFT JOIN LATERAL (
             SELECT prefix, tenant_id, scopes, rate_limit_per_window,
@@ -96,6 +99,9 @@ pub async fn find_all(
             WHERE api_keys.key_hash = wanted.key_hash AND (least(expires_at, overlap_until) <= now()) IS NOT TRUE
             LIMIT 1
         ) AS live ON true
+        LEFT JOIN LATERAL (
+            SELECT cell_id FROM tenant_cells WHERE tenant_cells.tenant_id = live.tenant_id LIMIT 1
+        ) AS residence ON true
         ORDER BY place"#,
         key_hashes as _,
     )
@@ -110,6 +116,7 @@ pub async fn find_all(
         Ok(Some(KnownKey {
             prefix: KeyPrefix::from_stored(&prefix).ok_or_else(|| corrupt("api_keys.prefix"))?,
             tenant: Tenant::from_stored(tenant_id),
+            cell: row.cell_id.map(CellId::from_stored),
             scopes: scopes(row.scopes.as_deref())?,
             rate_limit_per_window: row.rate_limit_per_window,
             lifetime: row.lifetime_ms.map(|ms| Duration::from_millis(ms.unsigned_abs())),

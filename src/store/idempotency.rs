@@ -3,6 +3,8 @@
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
+use crate::domain::caller::Tenant;
+use crate::domain::cell::Residence;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::timestamp::Timestamp;
 
@@ -15,6 +17,13 @@ pub struct CallerKey {
     pub key: String,
 }
 
+impl CallerKey {
+    /// The tenant of the caller. Addresses belong to the public tenant.
+    pub fn tenant_id(&self) -> &str {
+        self.caller.strip_prefix("tenant:").unwrap_or(Tenant::PUBLIC)
+    }
+}
+
 /// The part of a stored response that a replay needs.
 #[derive(Clone, Debug)]
 pub struct StoredResponse {
@@ -25,6 +34,8 @@ pub struct StoredResponse {
     /// The attempt that stored it.
     pub attempt_id: i64,
     pub expires_at: Timestamp,
+    /// That of its tenant, when it was read.
+    pub residence: Residence,
 }
 
 /// The part of a record that its caller may read.

@@ -42,7 +42,7 @@ pub async fn missing_tables(connection: &mut PgConnection) -> Result<Vec<String>
     let needed: Vec<&str> = reset::TABLES
         .iter()
         .copied()
-        .chain(["tenants", "runtime_config", "audit_log", "verification", "_sqlx_migrations"])
+        .chain(["tenants", "runtime_config", "audit_log", "verification", "cells", "cell_identity", "_sqlx_migrations"])
         .collect();
     let missing = sqlx::query_scalar!(
         r#"-- migrations::missing_tables

@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{StoreError, verification};
 
-/// In the order of deletion. The rows of `runtime_config` and `verification` and the tenant `public` stay.
+/// In the order of deletion. The rows of `runtime_config`, `verification` and `cells` and the tenant `public` stay.
 pub const TABLES: &[&str] = &[
     "settlements",
     "usage_counters",
@@ -20,6 +20,8 @@ pub const TABLES: &[&str] = &[
     "services",
     "event_runs",
     "api_keys",
+    "tenant_cells",
+    "tenant_moves",
     "idempotency_keys",
     "totals",
     "caller_totals",

@@ -98,6 +98,15 @@ pub async fn connect(options: &PgConnectOptions, statement_timeout: Duration) ->
     Ok(connection)
 }
 
+/// Opens a connection for the move of a tenant, whose statements may take long and whose transactions may be idle while it
+/// reads another server. `lock_wait` limits how long it waits for locks.
+pub async fn connect_for_move(options: &PgConnectOptions, lock_wait: Duration) -> Result<PgConnection, StoreError> {
+    let mut connection = connect(options, Duration::ZERO).await?;
+    let set = format!("SET idle_in_transaction_session_timeout = 0; SET lock_timeout = {}", lock_wait.as_millis());
+    sqlx::raw_sql(AssertSqlSafe(set)).execute(&mut connection).await?;
+    Ok(connection)
+}
+
 /// Makes the server end a session whose client has disappeared, and release its locks: after 15 s idle in a
 /// transaction, within half a minute if the client's machine does not respond, and within ten seconds during a
 /// statement where the platform supports it (PostgreSQL 14 on Linux).
@@ -109,6 +118,12 @@ pub async fn bound_silence(connection: &mut PgConnection) -> Result<(), StoreErr
         Ok(_) | Err(sqlx::Error::Database(_)) => Ok(()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Lets statements of this connection run as long as they need.
+pub async fn unbound_statements(connection: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::raw_sql("SET statement_timeout = 0").execute(connection).await?;
+    Ok(())
 }
 
 /// Measures the database's clock, and sets `clock`.

@@ -3,14 +3,21 @@
 use sqlx::PgConnection;
 
 use crate::domain::caller::Tenant;
+use crate::domain::cell::Residence;
 use crate::domain::timestamp::Timestamp;
 
 use super::StoreError;
 
-pub async fn insert(connection: &mut PgConnection, tenant: &Tenant, now: Timestamp) -> Result<(), StoreError> {
+pub async fn insert(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    residence: Residence,
+    now: Timestamp,
+) -> Result<(), StoreError> {
     sqlx::query!(
-        "-- tenants::insert\nINSERT INTO tenants (tenant_id, created_at) VALUES ($1, $2)",
+        "-- tenants::insert\nINSERT INTO tenants (tenant_id, residence, created_at) VALUES ($1, $2, $3)",
         tenant.as_str(),
+        residence.as_str(),
         now.to_date_time(),
     )
     .execute(connection)

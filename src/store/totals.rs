@@ -69,6 +69,22 @@ pub struct Totals {
     pub api_keys: i64,
 }
 
+impl Totals {
+    /// Adds the totals of other tenants, or of the same tenant in another cell.
+    pub fn add(&mut self, other: &Self) {
+        self.pairs += other.pairs;
+        self.outstanding += other.outstanding;
+        self.recorded += other.recorded;
+        self.settlements += other.settlements;
+        self.settled_stroops += other.settled_stroops;
+        self.services += other.services;
+        self.agents += other.agents;
+        self.events += other.events;
+        self.webhooks += other.webhooks;
+        self.api_keys += other.api_keys;
+    }
+}
+
 struct TotalsRow {
     pairs: i64,
     outstanding: i64,

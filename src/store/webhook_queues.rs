@@ -77,7 +77,8 @@ pub async fn heads(
     Ok(heads.collect())
 }
 
-/// Leases due webhooks until `until`: for each tenant at most the given number, those due longest first.
+/// Leases due webhooks until `until`: for each tenant at most the given number, those due longest first. None of a tenant that
+/// is being moved, because its deliveries move with it.
 pub async fn lease(
     connection: &mut PgConnection,
     turns: &[(Tenant, i64)],
@@ -90,6 +91,9 @@ pub async fn lease(
         WHERE ctid = ANY (ARRAY(
             SELECT due.ctid
             FROM unnest($1::text[], $2::bigint[]) AS turn (tenant_id, webhooks_max)
+            CROSS JOIN LATERAL (
+                SELECT FROM tenants WHERE tenants.tenant_id = turn.tenant_id AND tenants.residence = 'here' LIMIT 1
+            ) AS resident
             CROSS JOIN LATERAL (
                 SELECT ctid FROM webhook_queues AS queue
                 WHERE queue.tenant_id = turn.tenant_id AND queue.due_at <= $3

@@ -78,7 +78,7 @@ pub async fn reset(State(state): State<ApiState>, write: WriteRequest) -> Result
         return Err(Refusal::AdminResetDisabled.into());
     }
     let window_ms = state.runtime_config.limits().rate_limit_window_ms.unsigned_abs();
-    let now_ms = state.clock.elapsed_ms();
+    let now_ms = state.home().clock.elapsed_ms();
     let rate_buckets = state.limiter.as_ref().map_or(0, |limiter| limiter.callers(now_ms, window_ms));
     let deadline = write.context.deadline;
     let response = write.submit(&state, Ok::<_, Refusal>(TransactionalCommand::Reset { rate_buckets })).await;

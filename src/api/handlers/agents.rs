@@ -35,7 +35,8 @@ pub const LIST: Description = Description::of(
 
 pub async fn list(State(state): State<ApiState>, request: ReadRequest) -> Result<Response, ApiError> {
     let slice = request.query.slice(100, 1000);
-    let (agents, count) = agents::list(&state.reader, request.tenant(), slice, request.deadline).await?;
+    let cell = request.cell(&state);
+    let (agents, count) = agents::list(&cell.reader, request.tenant(), slice, request.deadline).await?;
     Ok(json(&List { agents, pages: slice.pages(count) }))
 }
 
@@ -59,7 +60,8 @@ pub async fn total(
     request: ReadRequest,
     AgentPath(agent): AgentPath,
 ) -> Result<Response, ApiError> {
-    let total = agents::outstanding(&state.reader, request.tenant(), &agent, request.deadline).await?;
+    let cell = request.cell(&state);
+    let total = agents::outstanding(&cell.reader, request.tenant(), &agent, request.deadline).await?;
     Ok(json(&Total { agent: &agent, total }))
 }
 
@@ -96,7 +98,8 @@ pub async fn usage(
 ) -> Result<Response, ApiError> {
     let slice = request.query.slice(100, 1000);
     let tenant = request.tenant();
-    let (pairs, count) = agents::pairs(&state.reader, tenant, &agent, slice, request.deadline).await?;
+    let cell = request.cell(&state);
+    let (pairs, count) = agents::pairs(&cell.reader, tenant, &agent, slice, request.deadline).await?;
     let items = pairs.into_iter().map(|(service_id, total)| Item { service_id, total }).collect();
     Ok(json(&Usage { agent: &agent, items, pages: slice.pages(count) }))
 }

@@ -3,12 +3,14 @@
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
+use rand::rngs::StdRng;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::command::TransactionalCommand;
+use crate::cell::placement::{self, Placed};
 use crate::command::answers::{CreatedApiKey, RotatedApiKey};
+use crate::command::{TenantOfKey, TransactionalCommand};
 use crate::domain::api_key::{ApiKeyInfo, KeyLimits, RATE_LIMIT_MAX, Scopes};
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
@@ -45,7 +47,16 @@ pub const CREATE: Description = Description::of(
 .refuses(&["not_found", "store_capacity_exceeded"]);
 
 pub async fn create(State(state): State<ApiState>, write: WriteRequest) -> Result<Response, ApiError> {
-    let command = parse_creation(&write.body, state.clock.now());
+    let mut command = parse_creation(&write.body, state.home().clock.now());
+    if let Ok(TransactionalCommand::CreateApiKey { tenant: new @ TenantOfKey::New, .. }) = &mut command {
+        let keys_max = state.runtime_config.limits().api_key_store_max_keys;
+        let rng = &mut rand::make_rng::<StdRng>();
+        if let Some(Placed { tenant, cell }) =
+            placement::place(&state.cells, keys_max, rng, write.context.deadline).await?
+        {
+            *new = TenantOfKey::Placed { tenant, cell: cell.id.clone() };
+        }
+    }
     let mut response = write.submit(&state, command).await?;
     state.known_keys.invalidate();
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -68,7 +79,7 @@ pub const ROTATE: Description = Description::of(
 .refuses(&["not_found", "already_rotated"]);
 
 pub async fn rotate(State(state): State<ApiState>, write: WriteRequest) -> Result<Response, ApiError> {
-    let command = parse_rotation(&write, state.clock.now());
+    let command = parse_rotation(&write, state.home().clock.now());
     let response = write.submit(&state, command).await;
     state.known_keys.invalidate();
     let mut response = response?;
@@ -120,7 +131,7 @@ pub async fn list(State(state): State<ApiState>, request: ReadRequest) -> Result
         Some(cursor) => Start::After(cursor),
         None => Start::Offset(query.bounded("offset", 0, 0, 1 << 40)),
     };
-    let (page, total) = api_keys::list(&state.reader, &start, limit, request.deadline).await?;
+    let (page, total) = api_keys::list(&state.home().reader, &start, limit, request.deadline).await?;
     let next_cursor = page.last_if_more().map(|(cursor, _)| encode_cursor(&cursor.to_text()));
     let items = page.rows.into_iter().map(|(_, key)| key).collect();
     Ok(json(&List { items, total, next_cursor }))
@@ -137,16 +148,16 @@ fn parse_creation(body: &Value, now: Timestamp) -> Result<TransactionalCommand, 
     let is_short = |text: &&str| (1..=TEXT_MAX).contains(&fields::length(text));
     let label = body.get("label").and_then(Value::as_str).filter(is_short).filter(|label| !label.trim().is_empty());
     let label = label.ok_or(Refusal::Label)?.to_owned();
-    let tenant_id = match body.get("tenantId") {
-        None => None,
-        Some(value) => Some(value.as_str().filter(is_short).ok_or(Refusal::TenantId)?.to_owned()),
+    let tenant = match body.get("tenantId") {
+        None => TenantOfKey::New,
+        Some(value) => TenantOfKey::Existing(value.as_str().filter(is_short).ok_or(Refusal::TenantId)?.to_owned()),
     };
     let limits = KeyLimits {
         scopes: body.get("scopes").map(parse_scopes).transpose()?,
         expires_at: parse_expiry(body, now)?,
         rate_limit_per_window: body.get("rateLimitPerWindow").map(parse_limit).transpose()?,
     };
-    Ok(TransactionalCommand::CreateApiKey { label, tenant_id, limits })
+    Ok(TransactionalCommand::CreateApiKey { label, tenant, limits })
 }
 
 fn parse_rotation(write: &WriteRequest, now: Timestamp) -> Result<TransactionalCommand, Refusal> {

@@ -46,7 +46,8 @@ pub async fn quote(
     PairPath(pair): PairPath,
 ) -> Result<Response, ApiError> {
     let id = CounterId { tenant: request.tenant().clone(), pair };
-    let quote = state.polled.quotes.load(&state.reader, id.clone(), request.deadline).await?;
+    let cell = request.cell(&state);
+    let quote = cell.polled.quotes.load(&cell.reader, id.clone(), request.deadline).await?;
     let Pair { agent, service_id } = &id.pair;
     let price_stroops = quote.price_stroops.ok_or_else(|| Refusal::ServiceNotRegistered(service_id.clone()))?;
     Ok(json(&Quote {
@@ -76,7 +77,8 @@ pub const TOTAL: Description = Description::of(
 .answer::<Total>(200, r#"{"totalStroops":750,"disabledStroops":0,"unpricedRequests":0}"#);
 
 pub async fn total(State(state): State<ApiState>, request: ReadRequest) -> Result<Response, ApiError> {
-    let due = state.polled.due.load(&state.reader, request.tenant().clone(), request.deadline).await?;
+    let cell = request.cell(&state);
+    let due = cell.polled.due.load(&cell.reader, request.tenant().clone(), request.deadline).await?;
     Ok(json(&Total {
         total_stroops: due.total_stroops,
         disabled_stroops: due.disabled_stroops,

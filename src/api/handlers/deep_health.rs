@@ -10,14 +10,19 @@ use crate::query::reader::Connections;
 use crate::store::verification::CheckResult;
 use crate::telemetry::process::Process;
 
-use crate::api::state::ApiState;
+use crate::api::state::{ApiState, Cell};
 
 /// Above these, a check is a warning.
 const LATENCY_MAX_MS: u64 = 250;
 const LAG_MAX_SECONDS: i64 = 600;
 
-pub const NAMES: [&str; 9] =
-    ["database", "pool", "commitQueue", "janitor", "webhooks", "memory", "jobs", "clock", "verify"];
+const NAMES: [&str; 10] =
+    ["database", "pool", "commitQueue", "janitor", "webhooks", "memory", "jobs", "clock", "verify", "cells"];
+
+/// The names of the checks. The last one is about several cells; the others are about the home cell.
+pub fn names(state: &ApiState) -> &'static [&'static str] {
+    if state.has_cells() { &NAMES } else { &NAMES[..NAMES.len() - 1] }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -47,27 +52,31 @@ pub struct Memory {
 }
 
 pub struct Report {
-    /// In the order of [`NAMES`].
-    pub checks: [Check; 9],
+    /// In the order of [`names`].
+    pub checks: Vec<Check>,
     pub memory: Memory,
     pub is_paused: bool,
 }
 
 pub async fn report(state: &ApiState) -> Report {
-    let database_report = health::report(&state.reader, &state.clock, &state.oldest_expiry).await;
+    let cell = state.home();
+    let database_report = health::report(&cell.reader, &cell.clock, &cell.oldest_expiry).await;
     let report = database_report.as_ref();
     let memory = memory();
-    let checks = [
+    let mut checks = vec![
         database(report),
-        pool(state),
-        commit_queue(state),
-        janitor(state, report),
-        webhooks(state, report),
+        pool(cell),
+        commit_queue(cell),
+        janitor(cell, report),
+        webhooks(cell, report),
         check("memory", Status::Ok, json!(memory)),
-        jobs(state),
-        clock(state),
+        jobs(cell),
+        clock(cell),
         verify(report),
     ];
+    if state.has_cells() {
+        checks.push(cells(state));
+    }
     Report {
         checks,
         memory,
@@ -89,36 +98,36 @@ fn database(report: Option<&DatabaseReport>) -> Check {
     check("database", status, json!({ "latencyMs": latency_ms }))
 }
 
-fn pool(state: &ApiState) -> Check {
-    let Connections { in_use, idle, max } = state.reader.connections();
+fn pool(cell: &Cell) -> Check {
+    let Connections { in_use, idle, max } = cell.reader.connections();
     check("pool", warn_if(in_use >= max), json!({ "inUse": in_use, "idle": idle, "max": max }))
 }
 
-fn commit_queue(state: &ApiState) -> Check {
-    let (depth, cap) = (state.committer.queue_depth(), state.committer.queue_max());
+fn commit_queue(cell: &Cell) -> Check {
+    let (depth, cap) = (cell.committer.queue_depth(), cell.committer.queue_max());
     let status = if depth >= cap { Status::Error } else { warn_if(depth * 5 >= cap * 4) };
     check("commitQueue", status, json!({ "depth": depth, "cap": cap }))
 }
 
-fn janitor(state: &ApiState, report: Option<&DatabaseReport>) -> Check {
-    let lag = report.map(|report| health::janitor_lag_seconds(&state.jobs, report.oldest_expiry, state.clock.now()));
+fn janitor(cell: &Cell, report: Option<&DatabaseReport>) -> Check {
+    let lag = report.map(|report| health::janitor_lag_seconds(&cell.health, report.oldest_expiry, cell.clock.now()));
     let status = warn_if(lag.is_some_and(|lag| lag > LAG_MAX_SECONDS));
-    check("janitor", status, json!({ "lagSeconds": lag, "lastRunAt": state.janitor_ran.get() }))
+    check("janitor", status, json!({ "lagSeconds": lag, "lastRunAt": cell.jobs.janitor.last_run.get() }))
 }
 
-fn webhooks(state: &ApiState, report: Option<&DatabaseReport>) -> Check {
+fn webhooks(cell: &Cell, report: Option<&DatabaseReport>) -> Check {
     let pending = report.map(|report| report.webhooks.pending);
     let oldest = report
-        .map(|report| report.webhooks.oldest_due_at.map_or(0, |due| health::seconds_since(due, state.clock.now())));
+        .map(|report| report.webhooks.oldest_due_at.map_or(0, |due| health::seconds_since(due, cell.clock.now())));
     let status = warn_if(oldest.is_some_and(|oldest| oldest > LAG_MAX_SECONDS));
     check("webhooks", status, json!({ "pending": pending, "oldestDueSeconds": oldest }))
 }
 
 /// A warning while a job fails; an error once it has failed for a minute.
-fn jobs(state: &ApiState) -> Check {
+fn jobs(cell: &Cell) -> Check {
     let mut status = Status::Ok;
     let mut detail = serde_json::Map::new();
-    for (job, known) in state.jobs.all() {
+    for (job, known) in cell.health.all() {
         if known.is_broken() {
             status = Status::Error;
         } else if known.failing_ms.is_some() && status == Status::Ok {
@@ -136,8 +145,8 @@ fn jobs(state: &ApiState) -> Check {
 }
 
 /// A warning above one second; an error when the offset stops the janitor and the dispatcher.
-fn clock(state: &ApiState) -> Check {
-    let offset = state.clock.offset();
+fn clock(cell: &Cell) -> Check {
+    let offset = cell.clock.offset();
     let status = match offset {
         Some(offset) if offset.is_apart() => Status::Error,
         offset => warn_if(offset.is_some_and(Offset::is_large)),
@@ -164,6 +173,32 @@ fn verify(report: Option<&DatabaseReport>) -> Check {
         "cancelledSteps": of_each(|check| check.cancelled_steps),
     });
     check("verify", status, detail)
+}
+
+/// An error if a cell cannot be used; a warning if one of its jobs fails.
+fn cells(state: &ApiState) -> Check {
+    let mut status = Status::Ok;
+    let mut detail = serde_json::Map::new();
+    for cell in &state.cells {
+        let reason = cell.availability.reason();
+        let failing: Vec<&str> =
+            cell.health.all().filter(|(_, known)| known.failing_ms.is_some()).map(|(job, _)| job.name()).collect();
+        if reason.is_some() {
+            status = Status::Error;
+        } else if !failing.is_empty() && status == Status::Ok {
+            status = Status::Warn;
+        }
+        let Connections { in_use, max, .. } = cell.reader.connections();
+        let known = json!({
+            "unavailable": reason.as_deref(),
+            "failing": failing,
+            "commitQueueDepth": cell.committer.queue_depth(),
+            "connectionsInUse": in_use,
+            "connectionsMax": max,
+        });
+        detail.insert(cell.id.to_string(), known);
+    }
+    check("cells", status, detail.into())
 }
 
 fn memory() -> Memory {

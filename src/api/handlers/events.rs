@@ -81,7 +81,8 @@ pub async fn list(
     let view = format!("{limit} {} {:?} {cursor:?}", since.as_ms(), filter.type_name);
 
     let part = Part { tenant: request.tenant().clone(), filter, before, limit, cap };
-    let page = state.polled.events.load(&state.reader, part, request.deadline).await?.ok_or(Refusal::CursorExpired)?;
+    let cell = request.cell(&state);
+    let page = cell.polled.events.load(&cell.reader, part, request.deadline).await?.ok_or(Refusal::CursorExpired)?;
     Ok(page.rendered.get_or_init(|| render(&page, &view)).clone().answer(&headers))
 }
 
@@ -106,7 +107,8 @@ pub const SUMMARY: Description =
 
 pub async fn summary(State(state): State<ApiState>, request: ReadRequest) -> Result<Response, ApiError> {
     let cap = state.runtime_config.limits().event_log_cap;
-    let counts = events::count_by_type(&state.reader, request.tenant(), cap, request.deadline).await?;
+    let cell = request.cell(&state);
+    let counts = events::count_by_type(&cell.reader, request.tenant(), cap, request.deadline).await?;
     let counts: BTreeMap<String, i64> = counts.into_iter().collect();
     let total = counts.values().sum();
     Ok(json(&Summary { counts, total }))

@@ -39,7 +39,7 @@ pub async fn json(State(state): State<ApiState>, request: ReadRequest) -> Result
         (header::CONTENT_TYPE, "application/json; charset=utf-8"),
         (header::CONTENT_DISPOSITION, "attachment; filename=usage.json"),
     ];
-    let exported_at = state.clock.now();
+    let exported_at = request.cell(&state).clock.now();
     let body = export(&state, &request, Format::Json { exported_at }).await?;
     Ok((headers, body).into_response())
 }
@@ -65,7 +65,8 @@ pub async fn csv(State(state): State<ApiState>, request: ReadRequest) -> Result<
 /// the connection, so that the file never looks complete.
 async fn export(state: &ApiState, request: &ReadRequest, format: Format) -> Result<Body, ApiError> {
     let tenant = request.tenant();
-    let parts = exports::pairs(&state.reader, &state.export_turns, tenant, request.deadline).await?;
+    let cell = request.cell(state);
+    let parts = exports::pairs(&cell.reader, &cell.export_turns, tenant, request.deadline).await?;
     let mut start = Some(format.start());
     let end = stream::once(ready(Ok(Bytes::from_static(format.end()))));
     let parts = parts.map_ok(move |pairs| {

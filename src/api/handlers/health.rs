@@ -12,10 +12,11 @@ use crate::store::FaultKind;
 use crate::api::handlers::deep_health::{self, Check, Memory, Status};
 use crate::api::openapi::description::{CURSOR, Description, limit};
 use crate::api::request::errors::ApiError;
+use crate::api::request::known_keys::HOME_OUTAGE_MAX;
 use crate::api::request::query;
 use crate::api::request::read::ReadRequest;
 use crate::api::request::response::{json, respond};
-use crate::api::state::ApiState;
+use crate::api::state::{ApiState, Cell};
 
 #[derive(JsonSchema, Serialize)]
 #[schemars(rename = "Liveness")]
@@ -40,6 +41,7 @@ pub fn alive_response() -> Response {
 }
 
 #[derive(JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
 #[schemars(rename = "Readiness")]
 struct Ready {
     ready: bool,
@@ -49,6 +51,15 @@ struct Ready {
     /// Background jobs that have failed for a minute. Requests are still served.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     failing: Vec<&'static str>,
+    /// Cells whose tenants are refused, if there are several cells. Other tenants are served.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unavailable_cells: Vec<UnavailableCell>,
+}
+
+#[derive(JsonSchema, Serialize)]
+struct UnavailableCell {
+    cell: String,
+    reason: String,
 }
 
 pub const READY: Description = Description::of(
@@ -61,31 +72,58 @@ pub const READY: Description = Description::of(
 .answer::<Ready>(503, r#"{"ready":false,"reason":"the database does not answer"}"#);
 
 pub async fn ready(State(state): State<ApiState>, request: ReadRequest) -> Result<Response, ApiError> {
-    let reason = reason_against(&state, request.deadline).await;
-    let broken = state.jobs.all().filter(|(job, known)| *job != Job::Config && known.is_broken());
-    let failing = broken.map(|(job, _)| job.name()).collect();
+    let mut unavailable_cells = Vec::new();
+    let mut reason = state.draining.is_cancelled().then(|| "a shutdown has begun".to_owned());
+    if reason.is_none() {
+        reason = reason_against(state.home(), request.deadline).await;
+        if state.has_cells() {
+            unavailable_cells = find_unavailable(&state, reason.as_ref());
+            reason = reason.filter(|_| !serves_without_home(&state, unavailable_cells.len()));
+        }
+    }
+    let jobs = state.cells.iter().flat_map(|cell| cell.health.all());
+    let broken = jobs.filter(|(job, known)| *job != Job::Config && known.is_broken());
+    let mut failing: Vec<&str> = broken.map(|(job, _)| job.name()).collect();
+    failing.sort_unstable();
+    failing.dedup();
     let status = if reason.is_none() { 200 } else { 503 };
-    Ok(respond(Reply::json(status, &Ready { ready: reason.is_none(), reason, failing })))
+    Ok(respond(Reply::json(status, &Ready { ready: reason.is_none(), reason, failing, unavailable_cells })))
 }
 
-/// Why the service cannot serve requests; `None` if it can.
-async fn reason_against(state: &ApiState, deadline: std::time::Instant) -> Option<String> {
-    if state.draining.is_cancelled() {
-        return Some("a shutdown has begun".to_owned());
-    }
-    let reason = state.polled.readiness.reason_against(&state.reader, deadline).await;
-    let commits = state.jobs.state(Job::Commit);
+fn find_unavailable(state: &ApiState, of_home: Option<&String>) -> Vec<UnavailableCell> {
+    let of_home = of_home.map(|reason| (state.home(), reason.clone()));
+    let others = state.cells.iter().skip(1).filter_map(|cell| {
+        let reason = cell.availability.reason().map(|reason| reason.to_string());
+        Some((cell, reason.or_else(|| reason_of_commits(cell))?))
+    });
+    let all = of_home.into_iter().chain(others);
+    all.map(|(cell, reason)| UnavailableCell { cell: cell.id.to_string(), reason }).collect()
+}
+
+/// Whether the tenants of other cells can be served although the home cell cannot be used.
+fn serves_without_home(state: &ApiState, unavailable: usize) -> bool {
+    let failing_ms = state.home().health.state(Job::Config).failing_ms.unwrap_or(0);
+    unavailable < state.cells.len() && u128::from(failing_ms) < HOME_OUTAGE_MAX.as_millis()
+}
+
+/// Why the cell cannot serve requests; `None` if it can.
+async fn reason_against(cell: &Cell, deadline: std::time::Instant) -> Option<String> {
+    let reason = cell.polled.readiness.reason_against(&cell.reader, deadline).await;
     match reason {
         // A pause or a revoked key may have been missed.
-        None if state.jobs.state(Job::Config).is_broken() => {
+        None if cell.health.state(Job::Config).is_broken() => {
             Some("the configuration could not be read for a minute".to_owned())
         }
-        // Failures that only single requests cause do not count: they must not make the replica unready for all others.
-        None if commits.is_broken() && commits.last_fault == Some(FaultKind::Unavailable) => {
-            Some("nothing could be written for a minute".to_owned())
-        }
+        None => reason_of_commits(cell),
         reason => reason,
     }
+}
+
+/// Failures that only single requests cause do not count: they must not make the replica unready for all others.
+fn reason_of_commits(cell: &Cell) -> Option<String> {
+    let commits = cell.health.state(Job::Commit);
+    let is_broken = commits.is_broken() && commits.last_fault == Some(FaultKind::Unavailable);
+    is_broken.then(|| "nothing could be written for a minute".to_owned())
 }
 
 #[derive(JsonSchema, Serialize)]
@@ -117,7 +155,7 @@ pub const DEEP: Description = Description::of(
 
 pub async fn deep(State(state): State<ApiState>, request: ReadRequest) -> Result<Response, ApiError> {
     let limit = request.query.bounded("limit", 10, 1, 50) as usize;
-    let page = query::page_of_names(&deep_health::NAMES, request.query.cursor()?.as_deref(), limit)?;
+    let page = query::page_of_names(deep_health::names(&state), request.query.cursor()?.as_deref(), limit)?;
     let report = deep_health::report(&state).await;
     let has_error = report.checks.iter().any(|check| check.status == Status::Error);
     Ok(json(&Deep {
@@ -133,7 +171,7 @@ pub async fn deep(State(state): State<ApiState>, request: ReadRequest) -> Result
         pid: std::process::id(),
         node: concat!("agentpay-billing ", env!("CARGO_PKG_VERSION")),
         checks: &report.checks[page.range],
-        checks_total: deep_health::NAMES.len(),
+        checks_total: deep_health::names(&state).len(),
         next_checks_cursor: page.next_cursor,
     }))
 }

@@ -44,7 +44,7 @@ pub async fn list(State(state): State<ApiState>, request: ReadRequest) -> Respon
     json(&History {
         interval_ms: INTERVAL.as_millis() as u64,
         samples: state.history.since(since),
-        queue_depth: state.committer.queue_depth(),
-        queue_capacity: state.committer.queue_max(),
+        queue_depth: state.cells.iter().map(|cell| cell.committer.queue_depth()).sum(),
+        queue_capacity: state.cells.iter().map(|cell| cell.committer.queue_max()).sum(),
     })
 }

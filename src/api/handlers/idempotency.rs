@@ -10,7 +10,7 @@ use crate::domain::names::IdempotencyKey;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
 use crate::query::key_outcome::KeyOutcome;
-use crate::query::{idempotency, key_outcome};
+use crate::query::{idempotency, key_outcome, tenants};
 
 use crate::api::openapi::description::{Description, text};
 use crate::api::request::errors::ApiError;
@@ -47,8 +47,9 @@ pub const FIND: Description = Description::of(
 pub async fn find(State(state): State<ApiState>, request: ReadRequest) -> Result<Response, ApiError> {
     let key = parse_key(&request)?;
     let id = request.caller_key(key.as_str().to_owned());
-    let now = state.clock.now();
-    let record = idempotency::find(&state.reader, &id, now, request.deadline).await?.ok_or(Refusal::KeyUnknown)?;
+    let cell = request.cell(&state);
+    let now = cell.clock.now();
+    let record = idempotency::find(&cell.reader, &id, now, request.deadline).await?.ok_or(Refusal::KeyUnknown)?;
     Ok(json(&Found {
         key: key.as_str(),
         method: &record.method,
@@ -89,7 +90,13 @@ pub async fn find_outcome(State(state): State<ApiState>, request: ReadRequest) -
         (None, Some(address)) => Caller::Address(ClientAddress::from_text(address)),
         _ => return Err(Refusal::KeyOwner.into()),
     };
-    let outcome = key_outcome::find(&state.reader, &caller, key.as_str(), request.deadline).await?;
+    // A tenant that is not known has no keys anywhere.
+    let resident = match &caller {
+        Caller::Tenant(tenant) => tenants::find(&state.home().reader, tenant, request.deadline).await?,
+        Caller::Address(_) => None,
+    };
+    let reader = &state.cells[state.cell_index(resident.and_then(|resident| resident.cell).as_ref())?].reader;
+    let outcome = key_outcome::find(reader, &caller, key.as_str(), request.deadline).await?;
     Ok(json(&outcome.ok_or(Refusal::KeyUnknown)?))
 }
 

@@ -3,13 +3,15 @@
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use futures_util::future::join_all;
 
 use crate::clock::Offset;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
+use crate::job_health::{Job, State};
 use crate::metrics::{self, Exact, Gauges};
 use crate::query::gauges::{self, Figures};
 use crate::query::health;
@@ -19,7 +21,7 @@ use crate::telemetry::process::Process;
 use crate::api::openapi::description::{Content, Description};
 use crate::api::request::errors::ApiError;
 use crate::api::request::read::ReadRequest;
-use crate::api::state::ApiState;
+use crate::api::state::{ApiState, Cell};
 
 pub const SHOW: Description = Description::of(
     "getMetrics",
@@ -32,39 +34,108 @@ pub const SHOW: Description = Description::of(
     "# HELP agentpay_paused 1 while writes are refused.\n# TYPE agentpay_paused gauge\nagentpay_paused 0\n",
 );
 
-pub async fn show(State(state): State<ApiState>, request: ReadRequest) -> Result<Response, ApiError> {
-    let text = state.polled.metrics.load((), request.deadline.into(), async |_| vec![render(&state).await]).await;
+pub async fn show(extract::State(state): extract::State<ApiState>, request: ReadRequest) -> Result<Response, ApiError> {
+    let text = state.metrics.load((), request.deadline.into(), async |_| vec![render(&state).await]).await;
     let text = text.ok_or(Refusal::StoreUnavailable)?;
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }
 
 async fn render(state: &ApiState) -> Bytes {
-    let connections = state.reader.connections();
     let gauges = Gauges {
-        queue_depth: state.committer.queue_depth(),
-        queue_capacity: state.committer.queue_max(),
-        oldest_wait: oldest_wait(state),
-        connections_idle: connections.idle,
-        connections_in_use: connections.in_use,
-        connections_max: connections.max,
-        jobs: state.jobs.all().map(|(job, known)| (job.name(), seconds(known.last_success_at))).collect(),
-        full_callers: state.full_callers.count(),
-        clock_offset_seconds: state.clock.offset().map_or(0.0, Offset::seconds),
+        jobs: Job::ALL.map(Job::name).to_vec(),
         http_connections: state.admission.connections(),
         http_held_bytes: state.admission.held_bytes(),
     };
-    let figures =
-        gauges::read(&state.reader, &state.oldest_expiry, &state.polled.database_size, state.clock.now()).await;
-    let mut exact = figures.map_or_else(Vec::new, |figures| families(state, &figures));
+    let of_cells = join_all(state.cells.iter().map(|cell| of_cell(cell, state.settings.request_timeout))).await;
+    let mut exact = match state.cells.as_slice() {
+        [_] => of_cells.into_iter().flatten().collect(),
+        cells => {
+            let labelled = cells.iter().zip(of_cells).map(|(cell, families)| {
+                let is_up = u8::from(cell.availability.reason().is_none());
+                let up = Exact::gauge("agentpay_cell_up", "1 if the database of the cell can be used.", is_up);
+                let families = std::iter::once(up).chain(families);
+                // The pause of the home cell applies to all.
+                let own = families.filter(|family| cell.id == state.home().id || family.name != "agentpay_paused");
+                own.map(|family| family.label("cell", cell.id.as_str())).collect()
+            });
+            join(labelled.collect())
+        }
+    };
     exact.extend(Process::read().into_iter().flat_map(Process::families));
     metrics::render(gauges, &exact).into()
 }
 
+/// Puts the samples of all cells for one name together.
+fn join(cells: Vec<Vec<Exact>>) -> Vec<Exact> {
+    let mut joined: Vec<Exact> = Vec::new();
+    for family in cells.into_iter().flatten() {
+        match joined.iter_mut().find(|known| known.name == family.name) {
+            Some(known) => known.samples.extend(family.samples),
+            None => joined.push(family),
+        }
+    }
+    joined
+}
+
+/// Metrics of a cell. Those of its database are missing while that does not respond.
+async fn of_cell(cell: &Cell, request_timeout: Duration) -> Vec<Exact> {
+    let connections = cell.reader.connections();
+    let state = |name: &str, count: usize| (format!("{{state=\"{name}\"}}"), count.to_string());
+    let success = |(job, known): (Job, State)| {
+        (format!("{{job=\"{}\"}}", job.name()), seconds(known.last_success_at).to_string())
+    };
+    let mut families = vec![
+        Exact::gauge("agentpay_commit_queue_depth", "Commands that wait for a commit.", cell.committer.queue_depth()),
+        Exact::gauge(
+            "agentpay_commit_queue_capacity",
+            "Commands that may wait for a commit; more are refused.",
+            cell.committer.queue_max(),
+        ),
+        Exact::gauge(
+            "agentpay_commit_oldest_wait_seconds",
+            "Age of the oldest request that waits for a commit.",
+            oldest_wait(cell, request_timeout).as_secs_f64(),
+        ),
+        Exact::gauges(
+            "agentpay_db_connections",
+            "Connections of the pool to the database.",
+            vec![state("idle", connections.idle), state("in_use", connections.in_use)],
+        ),
+        Exact::gauge(
+            "agentpay_db_connections_max",
+            "Connections that the pool may have to the database.",
+            connections.max,
+        ),
+        Exact::gauges(
+            "agentpay_job_last_success_timestamp_seconds",
+            "When this process last finished a background job without an error; 0 if it never did.",
+            cell.health.all().map(success).collect(),
+        ),
+        Exact::gauge(
+            "agentpay_idempotency_full_callers",
+            "Callers that get no new record, because they are over a cap and no record of theirs may be evicted.",
+            cell.full_callers.count(),
+        ),
+        Exact::gauge(
+            "agentpay_clock_offset_seconds",
+            "This machine's clock minus the database's, which decides.",
+            cell.clock.offset().map_or(0.0, Offset::seconds),
+        ),
+    ];
+    if cell.availability.reason().is_none()
+        && let Some(figures) =
+            gauges::read(&cell.reader, &cell.oldest_expiry, &cell.polled.database_size, cell.clock.now()).await
+    {
+        families.extend(of_database(cell, &figures));
+    }
+    families
+}
+
 /// The age of the oldest waiting request. All requests have the same time limit.
-fn oldest_wait(state: &ApiState) -> Duration {
-    let deadline = state.committer.earliest_deadline();
+fn oldest_wait(cell: &Cell, request_timeout: Duration) -> Duration {
+    let deadline = cell.committer.earliest_deadline();
     let time_left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-    time_left.map_or(Duration::ZERO, |time_left| state.settings.request_timeout.saturating_sub(time_left))
+    time_left.map_or(Duration::ZERO, |time_left| request_timeout.saturating_sub(time_left))
 }
 
 /// 0 if it never happened.
@@ -72,10 +143,10 @@ fn seconds(moment: Option<Timestamp>) -> i64 {
     moment.map_or(0, |moment| moment.as_ms() / 1000)
 }
 
-/// Metrics that describe the whole database.
-fn families(state: &ApiState, figures: &Figures) -> Vec<Exact> {
-    let now = state.clock.now();
-    let lag_seconds = health::janitor_lag_seconds(&state.jobs, figures.oldest_expiry, now);
+/// Metrics that describe the whole database of a cell.
+fn of_database(cell: &Cell, figures: &Figures) -> Vec<Exact> {
+    let now = cell.clock.now();
+    let lag_seconds = health::janitor_lag_seconds(&cell.health, figures.oldest_expiry, now);
     let Figures { totals, webhooks, verification, .. } = figures;
     let due_seconds = webhooks.oldest_due_at.map_or(0, |due| health::seconds_since(due, now));
     let mut families = vec![

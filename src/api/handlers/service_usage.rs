@@ -41,7 +41,8 @@ pub async fn sums(
     ServicePath(service_id): ServicePath,
 ) -> Result<Response, ApiError> {
     let tenant = request.tenant();
-    let sums = service_usage::sums(&state.reader, tenant, &service_id, request.deadline).await?;
+    let cell = request.cell(&state);
+    let sums = service_usage::sums(&cell.reader, tenant, &service_id, request.deadline).await?;
     Ok(json(&Sums { service_id: &service_id, total: sums.outstanding, agents: sums.agents }))
 }
 
@@ -102,8 +103,9 @@ async fn show(
     slice: Slice,
 ) -> Result<Response, ApiError> {
     let tenant = request.tenant();
+    let cell = request.cell(state);
     let (agents, count) =
-        service_usage::agents(&state.reader, tenant, service_id, order, slice, request.deadline).await?;
+        service_usage::agents(&cell.reader, tenant, service_id, order, slice, request.deadline).await?;
     let items = agents.into_iter().map(|(agent, total)| Item { agent, total }).collect();
     Ok(json(&Agents { service_id, items, pages: slice.pages(count) }))
 }

@@ -194,7 +194,8 @@ pub async fn show(
     request: ReadRequest,
     ServicePath(service_id): ServicePath,
 ) -> Result<Response, ApiError> {
-    let service = services::find(&state.reader, request.tenant(), &service_id, request.deadline).await?;
+    let cell = request.cell(&state);
+    let service = services::find(&cell.reader, request.tenant(), &service_id, request.deadline).await?;
     Ok(json(&service.ok_or(Refusal::ServiceNotRegistered(service_id))?))
 }
 
@@ -211,7 +212,8 @@ pub async fn metadata(
     request: ReadRequest,
     ServicePath(service_id): ServicePath,
 ) -> Result<Response, ApiError> {
-    let service = services::find(&state.reader, request.tenant(), &service_id, request.deadline).await?;
+    let cell = request.cell(&state);
+    let service = services::find(&cell.reader, request.tenant(), &service_id, request.deadline).await?;
     let metadata = service.and_then(|service| service.metadata);
     let metadata = metadata.ok_or_else(|| Refusal::NoMetadata(service_id.clone()))?;
     Ok(json(&ServiceMetadata { service_id: &service_id, metadata: &metadata }))
@@ -259,7 +261,8 @@ pub async fn list(
     };
     let slice = query.slice(200, 1000);
     let tenant = request.tenant();
-    let (services, count) = services::list(&state.reader, tenant, &filter, slice, request.deadline).await?;
+    let cell = request.cell(&state);
+    let (services, count) = services::list(&cell.reader, tenant, &filter, slice, request.deadline).await?;
     Ok(Tagged::new(Reply::json(200, &List { services, pages: slice.pages(count) }), "").answer(&headers))
 }
 

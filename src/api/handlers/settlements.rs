@@ -62,7 +62,8 @@ pub async fn list(State(state): State<ApiState>, request: ReadRequest) -> Result
     let limit = query.bounded("limit", 100, 1, 1000);
     let before = query.cursor_of()?;
     let tenant = request.tenant();
-    let page = settlements::list(&state.reader, tenant, &filter, before, limit, request.deadline).await?;
+    let cell = request.cell(&state);
+    let page = settlements::list(&cell.reader, tenant, &filter, before, limit, request.deadline).await?;
     let next_cursor = page.last_if_more().map(|(cursor, _)| encode_cursor(&cursor.to_text()));
     let items = page.rows.into_iter().map(|(_, settlement)| settlement).collect();
     Ok(json(&List { items, next_cursor }))
@@ -80,6 +81,7 @@ pub const SHOW: Description =
 pub async fn show(State(state): State<ApiState>, request: ReadRequest) -> Result<Response, ApiError> {
     let id = request.parameter("id");
     let tenant = request.tenant();
-    let settlement = settlements::find(&state.reader, tenant, id, request.deadline).await?;
+    let cell = request.cell(&state);
+    let settlement = settlements::find(&cell.reader, tenant, id, request.deadline).await?;
     Ok(json(&settlement.ok_or_else(|| Refusal::SettlementNotFound(id.to_owned()))?))
 }

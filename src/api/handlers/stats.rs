@@ -1,16 +1,20 @@
 //! Statistics: maintained totals of the caller's tenant or, for the operator, of all tenants.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::cell::gather::{Gathered, gather};
 use crate::command::Reply;
 use crate::domain::caller::Tenant;
 use crate::domain::money::{Count, Price};
 use crate::domain::refusal::Refusal;
-use crate::query::stats::Figures;
+use crate::query::stats::{self, Figures};
 use crate::store::totals::{ServiceLine, ServiceSlice};
 
 use crate::api::openapi::description::{CURSOR, Description, limit};
@@ -18,7 +22,10 @@ use crate::api::request::errors::ApiError;
 use crate::api::request::etag::Tagged;
 use crate::api::request::query::encode_cursor;
 use crate::api::request::read::ReadRequest;
-use crate::api::state::ApiState;
+use crate::api::state::{ApiState, Cell, HOME};
+
+/// How long the statistics of a tenant in another cell wait for the home cell.
+const HOME_LIMIT: Duration = Duration::from_secs(2);
 
 #[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -38,6 +45,9 @@ struct Stats {
     services_breakdown: Vec<Line>,
     services_breakdown_total: i64,
     next_services_breakdown_cursor: Option<String>,
+    /// Cells that did not answer in time. Their figures are missing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    missing_cells: Vec<String>,
 }
 
 #[derive(JsonSchema, Serialize)]
@@ -82,7 +92,7 @@ pub async fn show(
     let identity = &request.identity;
     let tenant = (!identity.sees_all_tenants()).then(|| identity.tenant.clone());
     let slice = ServiceSlice { tenant, after: (after.0.to_owned(), after.1.to_owned()), limit: limit + 1 };
-    let figures = state.polled.stats.load(&state.reader, slice.clone(), request.deadline).await?;
+    let (figures, missing) = load(&state, &request, &slice).await?;
     let Figures { totals, lines } = &*figures;
     let has_more = lines.len() as i64 > limit;
     let lines = &lines[..lines.len().min(limit as usize)];
@@ -102,9 +112,37 @@ pub async fn show(
             .map(|line| encode_cursor(&format!("{}::{}", line.tenant_id, line.service_id))),
         services_breakdown_total: totals.services,
         services_breakdown: lines.iter().map(Line::from).collect(),
+        missing_cells: missing,
     };
     let view = format!("{} {limit} {cursor:?}", owner(&slice));
     Ok(Tagged::new(Reply::json(200, &stats), &view).answer(&headers))
+}
+
+/// The figures, and the ids of the cells that are missing in them.
+async fn load<'a>(
+    state: &'a ApiState,
+    request: &ReadRequest,
+    slice: &'a ServiceSlice,
+) -> Result<(Arc<Figures>, Vec<String>), Refusal> {
+    let read = |cell: &'a Cell, deadline| cell.polled.stats.load(&cell.reader, slice.clone(), deadline);
+    if slice.tenant.is_none() {
+        let Gathered { values, missing } = gather(&state.cells, request.deadline, read).await?;
+        return Ok((stats::sum(values.into_iter().map(|(_, figures)| figures), slice.limit), missing));
+    }
+    let figures = read(request.cell(state), request.deadline).await?;
+    if request.identity.cell == HOME {
+        return Ok((figures, Vec::new()));
+    }
+    // The API keys of all tenants are in the home cell.
+    let home = state.home();
+    let of_home = match home.availability.check() {
+        Ok(()) => read(home, request.deadline.min(Instant::now() + HOME_LIMIT)).await,
+        Err(refusal) => Err(refusal),
+    };
+    match of_home {
+        Ok(of_home) => Ok((stats::sum([figures, of_home].into_iter(), slice.limit), Vec::new())),
+        Err(_) => Ok((figures, vec![home.id.to_string()])),
+    }
 }
 
 /// Identifies whose totals `slice` is shown with, for the ETag. No tenant has the id `*`.

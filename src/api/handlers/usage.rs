@@ -79,7 +79,8 @@ pub async fn outstanding(
     PairPath(pair): PairPath,
 ) -> Result<Response, ApiError> {
     let id = CounterId { tenant: request.tenant().clone(), pair };
-    let quote = state.polled.quotes.load(&state.reader, id.clone(), request.deadline).await?;
+    let cell = request.cell(&state);
+    let quote = cell.polled.quotes.load(&cell.reader, id.clone(), request.deadline).await?;
     let Pair { agent, service_id } = &id.pair;
     Ok(json(&Outstanding { agent, service_id, total: quote.outstanding }))
 }

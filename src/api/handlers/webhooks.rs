@@ -33,7 +33,7 @@ use crate::api::request::query::encode_cursor;
 use crate::api::request::read::ReadRequest;
 use crate::api::request::response::json;
 use crate::api::request::write::WriteRequest;
-use crate::api::state::ApiState;
+use crate::api::state::{ApiState, Cell};
 
 /// Time that a test reserves, out of its request's deadline, to record its result.
 const NOTING: Duration = Duration::from_millis(500);
@@ -166,28 +166,29 @@ pub async fn test(State(state): State<ApiState>, write: WriteRequest) -> Result<
     let context = write.context.clone();
     let id = context.parameter("id");
     let command = Ok::<_, Refusal>(TransactionalCommand::TestWebhook { id: id.to_owned() });
-    let recorded = match state.committer.submit(write.into_request(command)?).await {
+    let cell = context.cell(&state);
+    let recorded = match cell.committer.submit(write.into_request(command)?).await {
         Answer::Fresh(reply) | Answer::Replayed(reply) => reply.body.unwrap_or_default(),
         Answer::Refused(refusal) => return Err(refusal.into()),
     };
     let Recorded { delivery } = serde_json::from_slice(&recorded).map_err(|_| Refusal::Internal)?;
     let limit = context.deadline.saturating_duration_since(Instant::now()).saturating_sub(NOTING);
-    match attempt(&state, context.tenant().clone(), id.to_owned(), delivery, limit).await? {
+    match attempt(cell, context.tenant().clone(), id.to_owned(), delivery, limit).await? {
         None => Err(Refusal::WebhookNotFound(id.to_owned()).into()),
-        Some(Ok(status)) => Ok(json(&Tested { id, delivered_at: state.clock.now(), simulated: false, status })),
+        Some(Ok(status)) => Ok(json(&Tested { id, delivered_at: cell.clock.now(), simulated: false, status })),
         Some(Err(failure)) => Err(Refusal::WebhookFailed { id: id.to_owned(), reason: failure.to_string() }.into()),
     }
 }
 
 /// Runs in a separate task, so that the result is recorded even if the client disconnects.
 async fn attempt(
-    state: &ApiState,
+    cell: &Cell,
     tenant: Tenant,
     webhook: String,
     delivery: String,
     limit: Duration,
 ) -> Result<Option<Result<u16, sender::Failure>>, Refusal> {
-    let dispatcher = state.dispatcher.clone();
+    let dispatcher = cell.jobs.dispatcher.clone();
     let attempt = async move { dispatcher.attempt_test(&tenant, &webhook, &delivery, limit).await };
     let attempted = tokio::spawn(RequestSpan::carry(attempt)).await.map_err(|_| Refusal::Internal)?;
     // The event of the test is committed, but the result of the attempt is not known.
@@ -222,7 +223,8 @@ pub async fn list(State(state): State<ApiState>, request: ReadRequest) -> Result
     let limit = request.query.bounded("limit", 50, 1, 500);
     let after = request.query.cursor_of()?;
     let tenant = request.tenant();
-    let (page, total) = webhooks::list(&state.reader, tenant, after.as_ref(), limit, request.deadline).await?;
+    let cell = request.cell(&state);
+    let (page, total) = webhooks::list(&cell.reader, tenant, after.as_ref(), limit, request.deadline).await?;
     let next_cursor = page.last_if_more().map(|(cursor, _)| encode_cursor(&cursor.to_text()));
     let items = page.rows.into_iter().map(|(_, webhook)| webhook).collect();
     Ok(json(&List { items, total, next_cursor }))
@@ -239,7 +241,8 @@ pub const SHOW: Description = Description::of("getWebhook", "Get a webhook", "Re
 pub async fn show(State(state): State<ApiState>, request: ReadRequest) -> Result<Response, ApiError> {
     let id = request.parameter("id");
     let tenant = request.tenant();
-    let webhook = webhooks::find(&state.reader, tenant, id, request.deadline).await?;
+    let cell = request.cell(&state);
+    let webhook = webhooks::find(&cell.reader, tenant, id, request.deadline).await?;
     Ok(json(&webhook.ok_or_else(|| Refusal::WebhookNotFound(id.to_owned()))?))
 }
 
@@ -269,7 +272,8 @@ pub async fn list_deliveries(State(state): State<ApiState>, request: ReadRequest
     let limit = request.query.bounded("limit", 50, 1, 500);
     let before = request.query.cursor_of()?.map_or(i64::MAX, |DeliveryCursor(position)| position);
     let (tenant, id) = (request.tenant(), request.parameter("id"));
-    let page = webhooks::deliveries(&state.reader, tenant, id, before, limit, request.deadline).await?;
+    let cell = request.cell(&state);
+    let page = webhooks::deliveries(&cell.reader, tenant, id, before, limit, request.deadline).await?;
     let page = page.ok_or_else(|| Refusal::WebhookNotFound(id.to_owned()))?;
     let next_cursor = page.last_if_more().map(|(position, _)| encode_cursor(&DeliveryCursor(*position).to_text()));
     let items = page.rows.into_iter().map(|(_, delivery)| delivery).collect();

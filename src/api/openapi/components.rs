@@ -17,7 +17,7 @@ const KEY_HEADER: &str = r#"^([!#-~][!-~]{0,254}|"([!#-\[\]-~]|\\["\\]){0,255}")
 const KEY_IN_PATH: &str = "^[!-~]{1,255}$";
 
 /// The error codes of operations.
-const CODES: [&str; 19] = [
+const CODES: [&str; 20] = [
     "invalid_request",
     "invalid_idempotency_key",
     "unauthorized",
@@ -36,6 +36,7 @@ const CODES: [&str; 19] = [
     "internal_error",
     "webhook_failed",
     "service_paused",
+    "tenant_moving",
     "service_unavailable",
 ];
 
@@ -66,6 +67,7 @@ fn sample(code: &str) -> Refusal {
             Refusal::WebhookFailed { id: "wh_0123456789abcdef".to_owned(), reason: "status 500".to_owned() }
         }
         "service_paused" => Refusal::Paused,
+        "tenant_moving" => Refusal::TenantMoving,
         "service_unavailable" => Refusal::StoreUnavailable,
         _ => unreachable!("an error code: {code}"),
     }

@@ -193,6 +193,7 @@ fn codes(route: &Route) -> BTreeMap<u16, Vec<&'static str>> {
     add(!route.scopes.is_empty(), &["insufficient_scope"]);
     add(route.limited || route.auth != Auth::Open, &["rate_limited"]);
     add(route.pausable, &["service_paused"]);
+    add(route.uses_tenant(), &["tenant_moving"]);
     add(!route.needs_no_database, &["service_unavailable"]);
     add(reads_body, &["request_timeout", "payload_too_large", "unsupported_media_type"]);
     add(route.idempotent, &["invalid_idempotency_key", "idempotency_conflict", "idempotency_in_flight"]);

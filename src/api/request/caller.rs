@@ -21,11 +21,13 @@ use crate::api::http::header_names::{X_API_KEY, X_TENANT_ID};
 use crate::api::request::forwarded::{self, Doubt};
 use crate::api::request::known_keys::Presented;
 use crate::api::route::{Auth, Route};
-use crate::api::state::ApiState;
+use crate::api::state::{ApiState, HOME};
 
 #[derive(Clone, Debug)]
 pub struct Identity {
     pub tenant: Tenant,
+    /// The index of the tenant's cell.
+    pub cell: usize,
     pub caller: Caller,
     pub address: ClientAddress,
     pub actor: Actor,
@@ -77,6 +79,7 @@ pub async fn identify(
     let address = address_of(headers, peer, route, settings);
     let anonymous = Identity {
         tenant: Tenant::public(),
+        cell: HOME,
         caller: Caller::Address(address.clone()),
         address,
         actor: Actor::Anonymous,
@@ -108,10 +111,11 @@ pub async fn identify(
         return Ok(anonymous);
     }
     match state.known_keys.look_up(presented, &anonymous.caller, deadline).await {
-        Ok(Presented::Recognised(KnownKey { prefix, tenant, scopes, rate_limit_per_window, .. })) => {
+        Ok(Presented::Recognised(KnownKey { prefix, tenant, cell, scopes, rate_limit_per_window, .. })) => {
+            let cell = state.cell_index(cell.as_ref())?;
             let caller = Caller::Tenant(tenant.clone());
             let actor = Actor::ApiKey(prefix);
-            Ok(Identity { tenant, caller, actor, scopes, rate_limit_per_window, ..anonymous })
+            Ok(Identity { tenant, cell, caller, actor, scopes, rate_limit_per_window, ..anonymous })
         }
         Ok(Presented::Unknown) => Ok(anonymous),
         Ok(Presented::NotLookedUp) => Ok(Identity { is_unidentified: true, ..anonymous }),
@@ -144,10 +148,13 @@ async fn operator(
     };
     let tenant = Tenant::from_stored(tenant);
     // Boxed, because it is rare: the state of every request would have room for it.
-    if !Box::pin(tenants::exists(&state.reader, &tenant, deadline)).await? {
-        return Err(Refusal::TenantNotFound(tenant.to_string()));
+    match Box::pin(tenants::find(&state.home().reader, &tenant, deadline)).await? {
+        Some(resident) => {
+            let cell = state.cell_index(resident.cell.as_ref())?;
+            Ok(Identity { tenant, cell, acts_for_tenant: true, ..identity })
+        }
+        None => Err(Refusal::TenantNotFound(tenant.to_string())),
     }
-    Ok(Identity { tenant, acts_for_tenant: true, ..identity })
 }
 
 /// Refuses the request unless this caller may use the route.

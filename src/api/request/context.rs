@@ -18,6 +18,7 @@ use crate::api::request::caller::Identity;
 use crate::api::request::errors::ApiError;
 use crate::api::request::query::Query;
 use crate::api::route::Route;
+use crate::api::state::{ApiState, Cell};
 
 #[derive(Debug)]
 pub struct RequestContext {
@@ -56,6 +57,11 @@ impl RequestContext {
 
     pub fn tenant(&self) -> &Tenant {
         &self.identity.tenant
+    }
+
+    /// The cell of the caller's tenant. Requests of the operator are requests of the tenant `public`.
+    pub fn cell<'a>(&self, state: &'a ApiState) -> &'a Cell {
+        &state.cells[self.identity.cell]
     }
 
     pub fn is_accepted(&self) -> bool {

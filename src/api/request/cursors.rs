@@ -2,6 +2,7 @@
 
 use uuid::Uuid;
 
+use crate::domain::cell::CellId;
 use crate::domain::event::{decode_event_id, event_id};
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::{StoredMoment, Timestamp};
@@ -38,14 +39,27 @@ impl Cursor for ApiKeyCursor {
     }
 }
 
-impl Cursor for AuditCursor {
+/// An entry of the audit log, and its cell if there are several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditPosition {
+    pub entry: AuditCursor,
+    pub cell: Option<CellId>,
+}
+
+impl Cursor for AuditPosition {
     fn to_text(&self) -> String {
-        format!("{}:{}", self.changed_at, self.audit_id)
+        let AuditCursor { changed_at, audit_id } = &self.entry;
+        match &self.cell {
+            None => format!("{changed_at}:{audit_id}"),
+            Some(cell) => format!("{changed_at}:{audit_id}:{cell}"),
+        }
     }
 
     fn parse(text: &str) -> Result<Self, Refusal> {
-        let (changed_at, audit_id) = moment_and_name(text)?;
-        Ok(Self { changed_at, audit_id: integer(&audit_id)? })
+        let (changed_at, rest) = moment_and_name(text)?;
+        let (audit_id, cell) = rest.split_once(':').map_or((rest.as_str(), None), |(id, cell)| (id, Some(cell)));
+        let cell = cell.map(|cell| CellId::parse(cell).ok_or(Refusal::CursorMalformed)).transpose()?;
+        Ok(Self { entry: AuditCursor { changed_at, audit_id: integer(audit_id)? }, cell })
     }
 }
 

@@ -15,6 +15,7 @@ use crate::domain::caller::Caller;
 use crate::domain::identifiers::KeyPrefix;
 use crate::domain::refusal::Refusal;
 use crate::domain::runtime_config::Limits;
+use crate::job_health::{Job, JobHealth};
 use crate::query::reader::{Reader, Reads};
 use crate::runtime_config::SharedRuntimeConfig;
 use crate::store::api_keys::{self, KnownKey};
@@ -26,6 +27,11 @@ const RECOGNISED_MAX: usize = 10_000;
 const UNKNOWN_MAX: usize = 1000;
 /// How long an entry is valid: a revocation must reach every replica within a second.
 const KEY_MEMORY: Duration = Duration::from_millis(900);
+/// How long a key whose tenant lives in another cell may be used while the home cell does not answer. In that time no
+/// key can be revoked.
+pub const HOME_OUTAGE_MAX: Duration = Duration::from_mins(5);
+/// How long a lookup of such a key waits for the home cell, while it is not known to be down.
+const HOME_WAIT: Duration = Duration::from_secs(1);
 /// Maximum number of keys in one query.
 const KEYS_OF_QUERY_MAX: usize = 256;
 /// How long the recording of a use waits for a connection.
@@ -59,6 +65,7 @@ pub struct KnownKeys {
     changes: AtomicU64,
     reader: Reader,
     clock: Clock,
+    home_health: JobHealth,
     runtime_config: SharedRuntimeConfig,
     /// `None` if RATE_LIMIT is off.
     limiter: Option<Arc<RateLimiter>>,
@@ -77,6 +84,18 @@ struct Known<T> {
 impl<T> Known<T> {
     fn is_fresh(&self, now: Instant, version: (u64, i64)) -> bool {
         self.version == version && now - self.looked_up < self.valid_for
+    }
+}
+
+impl Known<KnownKey> {
+    /// Whether the key may be used although the home cell does not answer: its tenant lives in another cell, and as far as
+    /// this process knows no key was changed since.
+    fn may_be_kept(&self, now: Instant, version: (u64, i64)) -> bool {
+        let age = now - self.looked_up;
+        self.what.cell.is_some()
+            && self.version == version
+            && age < HOME_OUTAGE_MAX
+            && self.what.lifetime.is_none_or(|lifetime| age < lifetime)
     }
 }
 
@@ -100,6 +119,7 @@ impl KnownKeys {
     pub fn new(
         reader: Reader,
         clock: Clock,
+        home_health: JobHealth,
         runtime_config: SharedRuntimeConfig,
         limiter: Option<Arc<RateLimiter>>,
     ) -> Self {
@@ -113,6 +133,7 @@ impl KnownKeys {
             changes: AtomicU64::new(0),
             reader,
             clock,
+            home_health,
             runtime_config,
             limiter,
         }
@@ -135,8 +156,8 @@ impl KnownKeys {
             (Instant::now(), (self.changes.load(Ordering::Acquire), self.runtime_config.keys_revision()));
         let recognised = self.recognised.get(&hash);
         let was_recognised = recognised.is_some();
-        if let Some(known) = recognised.filter(|known| known.is_fresh(now, version)) {
-            return Ok(Presented::Recognised(known.what));
+        if let Some(known) = recognised.as_ref().filter(|known| known.is_fresh(now, version)) {
+            return Ok(Presented::Recognised(known.what.clone()));
         }
         if self.unknown.get(&hash).is_some_and(|known| known.is_fresh(now, version)) {
             return Ok(Presented::Unknown);
@@ -146,7 +167,17 @@ impl KnownKeys {
         }
         let reads = if was_recognised { &self.refreshes } else { &self.lookups };
         // Boxed, because few requests need a lookup and every request would otherwise have its size.
-        let key = Box::pin(self.reader.load(reads, hash, deadline, api_keys::find_all)).await?;
+        let kept = recognised.filter(|known| known.may_be_kept(now, version));
+        if let Some(kept) = &kept
+            && self.home_health.state(Job::Config).failing_ms.is_some()
+        {
+            return Ok(Presented::Recognised(kept.what.clone()));
+        }
+        let deadline = if kept.is_some() { deadline.min((now + HOME_WAIT).into_std()) } else { deadline };
+        let key = match Box::pin(self.reader.load(reads, hash, deadline, api_keys::find_all)).await {
+            Ok(key) => key,
+            Err(refusal) => return kept.map(|kept| Presented::Recognised(kept.what)).ok_or(refusal),
+        };
         match key {
             Some(key) => {
                 // The database compared the expiry with its own clock.

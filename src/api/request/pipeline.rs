@@ -20,6 +20,7 @@ use crate::domain::audit_log::Actor;
 use crate::domain::caller::Caller;
 use crate::domain::refusal::Refusal;
 use crate::domain::runtime_config::Limits;
+use crate::query::tenants;
 use crate::telemetry::RequestSpan;
 
 use crate::api::handlers::console;
@@ -46,7 +47,10 @@ pub async fn run(
         Err(refusal) => ApiError::from(refusal).into_response(),
         Ok(_) if received.method == Method::OPTIONS => options(&request),
         Ok(host) => match pass(state, &mut request, host, received, client, &mut record).await {
-            Ok(()) => execute(request, next, received.began + state.settings.request_timeout).await,
+            Ok(()) => {
+                let response = execute(request, next, received.began + state.settings.request_timeout).await;
+                confirm(state, &record, response).await
+            }
             Err(error) if matches!(error.refusal, Refusal::NoRoute { .. }) => {
                 console::entrance(&request).unwrap_or_else(|| error.into_response())
             }
@@ -77,6 +81,25 @@ fn hold(mut response: Response, record: &RequestRecord, client: &Client) -> Resu
         response.extensions_mut().insert(Arc::new(held));
     }
     Ok(response)
+}
+
+/// Refuses what a read has found where the tenant does not live any more, because the directory of this process was old. What
+/// is missing there could look as if a request had not been executed.
+async fn confirm(state: &ApiState, record: &RequestRecord, response: Response) -> Response {
+    let Some(context) = record.context.as_ref().filter(|_| state.has_cells()) else { return response };
+    let Identity { cell, tenant, .. } = &context.identity;
+    let is_read = context.route.method == "GET" && context.route.uses_tenant();
+    if !is_read || response.status().is_server_error() {
+        return response;
+    }
+    match tenants::is_complete(&state.cells[*cell].reader, tenant, context.deadline).await {
+        Ok(true) => response,
+        Ok(false) => {
+            state.known_keys.invalidate();
+            ApiError::from(Refusal::TenantElsewhere).into_response()
+        }
+        Err(refusal) => ApiError::from(refusal).into_response(),
+    }
 }
 
 /// Runs the handler. Reads end at the deadline here. Writes end by themselves, because only they know whether they
@@ -151,6 +174,9 @@ async fn pass(
         return Err(Refusal::NoRoute { method: method.to_owned(), path: path.clone() }.into());
     };
     let Some(route) = route else { return Err(ApiError::method_not_allowed(received, allow(matched))) };
+    if state.has_cells() && !route.needs_no_database {
+        state.cells[identity.cell].availability.check()?;
+    }
     let context =
         Arc::new(RequestContext::new(received.clone(), client.clone(), route, identity, request.uri(), deadline));
     record.context = Some(context.clone());
@@ -165,7 +191,7 @@ async fn pass(
 fn limit(state: &ApiState, caller: &Caller, record: &mut RequestRecord) -> Result<(), Refusal> {
     let Some(limiter) = &state.limiter else { return Ok(()) };
     let limits = state.runtime_config.limits();
-    let status = limiter.check(caller, state.clock.elapsed_ms(), &limits);
+    let status = limiter.check(caller, state.home().clock.elapsed_ms(), &limits);
     let of_key = record.rate_limit.filter(|of_key| status.allowed && of_key.remaining < status.remaining);
     record.rate_limit = Some(of_key.unwrap_or(status));
     if status.allowed { Ok(()) } else { Err(rate_limited(&limits)) }
@@ -177,7 +203,7 @@ fn limit_key(state: &ApiState, identity: &Identity, record: &mut RequestRecord) 
     let (Some(rate_limit_per_window), Actor::ApiKey(prefix)) = (identity.rate_limit_per_window, identity.actor) else {
         return Ok(());
     };
-    let (now_ms, of_tenant) = (state.clock.elapsed_ms(), state.runtime_config.limits());
+    let (now_ms, of_tenant) = (state.home().clock.elapsed_ms(), state.runtime_config.limits());
     let limits = Limits { rate_limit_per_window, ..of_tenant };
     if state.limiter.as_ref().is_none_or(|limiter| !limiter.has_quota(&identity.caller, now_ms, &of_tenant)) {
         return Ok(());

@@ -54,14 +54,21 @@ impl WriteRequest {
         state: &ApiState,
         command: Result<impl Into<Command>, impl Into<Refusal>>,
     ) -> Result<Response, ApiError> {
-        match state.committer.submit(self.into_request(command)?).await {
+        let committer = &self.context.cell(state).committer;
+        match committer.submit(self.into_request(command)?).await {
             Answer::Fresh(reply) => Ok(respond(reply)),
             Answer::Replayed(reply) => {
                 let mut response = respond(reply);
                 response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
                 Ok(response)
             }
-            Answer::Refused(refusal) => Err(refusal.into()),
+            Answer::Refused(refusal) => {
+                if refusal == Refusal::TenantElsewhere {
+                    // The retry is to find the tenant in its new cell.
+                    state.known_keys.invalidate();
+                }
+                Err(refusal.into())
+            }
         }
     }
 

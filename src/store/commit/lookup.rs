@@ -3,6 +3,7 @@
 use sqlx::PgConnection;
 
 use crate::domain::caller::Tenant;
+use crate::domain::cell::Residence;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::money::Price;
 use crate::domain::names::ServiceId;
@@ -28,6 +29,8 @@ pub struct TenantTerms {
     /// Drawn at random when a service, a price, a flag or the presence of webhooks changes.
     pub revision: i64,
     pub has_webhooks: bool,
+    /// Each change of it draws a new revision, too.
+    pub residence: Residence,
 }
 
 /// The result of a lookup.
@@ -53,8 +56,8 @@ pub async fn lookup(connection: &mut PgConnection, wanted: &Wanted<'_>) -> Resul
         responses: vec![None; wanted.keys.len()],
         counters: vec![None; wanted.pairs.len()],
         agents: vec![false; wanted.pairs.len()],
-        // A tenant that a reset has deleted has no terms. This revision equals no stored one.
-        tenants: vec![TenantTerms { revision: i64::MIN, has_webhooks: false }; wanted.tenants.len()],
+        // A tenant without a row does not live here.
+        tenants: vec![TenantTerms::default(); wanted.tenants.len()],
         services: vec![None; wanted.services.len()],
         pairs_above_zero: wanted.rising.iter().map(|tenant| ((*tenant).clone(), 0)).collect(),
     };
@@ -137,17 +140,17 @@ async fn read_terms(connection: &mut PgConnection, wanted: &Wanted<'_>, known: &
     let services: Vec<&str> = wanted.services.iter().map(|(_, service)| service.as_str()).collect();
     let rows = sqlx::query!(
         r#"-- commit::read_terms
-        SELECT wanted.number AS "number!", tenant.terms_revision, webhook.is_there AS has_webhooks,
+        SELECT wanted.number AS "number!", tenant.terms_revision, tenant.residence, webhook.is_there AS has_webhooks,
                NULL::bigint AS price_stroops, NULL::boolean AS disabled
         FROM unnest($1::text[]) WITH ORDINALITY AS wanted (tenant_id, number)
         CROSS JOIN LATERAL (
-            SELECT terms_revision FROM tenants WHERE tenants.tenant_id = wanted.tenant_id LIMIT 1
+            SELECT terms_revision, residence FROM tenants WHERE tenants.tenant_id = wanted.tenant_id LIMIT 1
         ) AS tenant
         LEFT JOIN LATERAL (
             SELECT true AS is_there FROM webhooks WHERE webhooks.tenant_id = wanted.tenant_id LIMIT 1
         ) AS webhook ON true
         UNION ALL
-        SELECT wanted.number, NULL, NULL, service.price_stroops, service.disabled
+        SELECT wanted.number, NULL, NULL, NULL, service.price_stroops, service.disabled
         FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS wanted (tenant_id, service_id, number)
         CROSS JOIN LATERAL (
             SELECT price_stroops, disabled FROM services
@@ -163,7 +166,12 @@ async fn read_terms(connection: &mut PgConnection, wanted: &Wanted<'_>, known: &
     for row in rows {
         let index = row.number as usize - 1;
         if let Some(revision) = row.terms_revision {
-            known.tenants[index] = TenantTerms { revision, has_webhooks: row.has_webhooks.unwrap_or(false) };
+            let residence = Residence::parse(&row.residence.unwrap_or_default());
+            known.tenants[index] = TenantTerms {
+                revision,
+                has_webhooks: row.has_webhooks.unwrap_or(false),
+                residence: residence.ok_or_else(|| corrupt("tenants.residence"))?,
+            };
         } else if let (Some(price_stroops), Some(disabled)) = (row.price_stroops, row.disabled) {
             known.services[index] = Some(Terms { price_stroops: Price::from_stored(price_stroops), disabled });
         }
@@ -171,6 +179,7 @@ async fn read_terms(connection: &mut PgConnection, wanted: &Wanted<'_>, known: &
     Ok(())
 }
 
+/// A stored response is valid only where its tenant lives, so the two are read in one statement.
 async fn read_responses(
     connection: &mut PgConnection,
     wanted: &Wanted<'_>,
@@ -178,11 +187,13 @@ async fn read_responses(
 ) -> Result<(), StoreError> {
     let callers: Vec<&str> = wanted.keys.iter().map(|id| id.caller.as_str()).collect();
     let keys: Vec<&str> = wanted.keys.iter().map(|id| id.key.as_str()).collect();
+    let tenants: Vec<&str> = wanted.keys.iter().map(|id| id.tenant_id()).collect();
     let rows = sqlx::query!(
         r#"-- commit::read_responses
         SELECT wanted.number AS "number!", stored.request_hash, stored.status, stored.response, stored.attempt_id,
-               stored.expires_at
-        FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted (caller, key, number)
+               stored.expires_at,
+               (SELECT residence FROM tenants WHERE tenants.tenant_id = wanted.tenant_id LIMIT 1) AS residence
+        FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS wanted (caller, key, tenant_id, number)
         CROSS JOIN LATERAL (
             SELECT request_hash, status, response, attempt_id, expires_at FROM idempotency_keys
             WHERE idempotency_keys.key = wanted.key AND idempotency_keys.caller = wanted.caller
@@ -190,6 +201,7 @@ async fn read_responses(
         ) AS stored"#,
         callers as _,
         keys as _,
+        tenants as _,
     )
     .fetch_all(connection)
     .await?;
@@ -201,6 +213,7 @@ async fn read_responses(
             response: row.response,
             attempt_id: row.attempt_id,
             expires_at: row.expires_at.into(),
+            residence: row.residence.and_then(|residence| Residence::parse(&residence)).unwrap_or_default(),
         });
     }
     Ok(())

@@ -2,8 +2,9 @@
 
 use std::fmt::Debug;
 
-use agentpay_billing::api::request::cursors::{Cursor, DeliveryCursor, EventCursor};
+use agentpay_billing::api::request::cursors::{AuditPosition, Cursor, DeliveryCursor, EventCursor};
 use agentpay_billing::api::request::query::{Query, encode_cursor, page_of_names};
+use agentpay_billing::domain::cell::CellId;
 use agentpay_billing::domain::refusal::Refusal;
 use agentpay_billing::domain::timestamp::{StoredMoment, Timestamp};
 use agentpay_billing::store::api_keys::ApiKeyCursor;
@@ -33,7 +34,8 @@ pub fn run(data: &[u8]) {
         let number = i64::from_le_bytes(*moment).rotate_left(17);
         let created_at = StoredMoment::from(Timestamp::from_ms(ms));
         let name = String::from_utf8_lossy(&data[8..]).replace('\0', "");
-        stays(&AuditCursor { changed_at: created_at, audit_id: number });
+        let entry = AuditCursor { changed_at: created_at, audit_id: number };
+        stays(&AuditPosition { entry, cell: CellId::parse(&name) });
         stays(&SettlementCursor { settled_at: created_at, list_position: number, id: name.clone() });
         if !name.is_empty() {
             stays(&ApiKeyCursor { created_at, prefix: name.clone() });
@@ -48,7 +50,7 @@ pub fn run(data: &[u8]) {
 
 fn every_kind(text: &str) {
     parsed::<ApiKeyCursor>(text);
-    parsed::<AuditCursor>(text);
+    parsed::<AuditPosition>(text);
     parsed::<DeliveryCursor>(text);
     parsed::<EventCursor>(text);
     parsed::<SettlementCursor>(text);

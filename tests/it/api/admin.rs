@@ -92,7 +92,7 @@ async fn every_table_is_in_the_list() {
     .expect("tables");
     let listed: BTreeSet<String> = reset::TABLES
         .iter()
-        .chain(&["audit_log", "runtime_config", "tenants", "verification"])
+        .chain(&["audit_log", "cell_identity", "cells", "runtime_config", "tenants", "verification"])
         .map(|name| (*name).to_owned())
         .collect();
     assert_eq!(tables.into_iter().collect::<BTreeSet<_>>(), listed);

@@ -45,6 +45,12 @@ async fn each_command_has_a_manual_page_and_a_help() {
         "secrets encrypt",
         "secrets decrypt",
         "config show",
+        "cells list",
+        "cells add",
+        "cells migrate",
+        "cells verify",
+        "cells move",
+        "cells drain",
     ] {
         let page = format!("{}/agentpay-billing-{}.1", dir.as_str(), command.replace(' ', "-"));
         assert!(std::fs::exists(&page).expect("a directory"), "{page}");

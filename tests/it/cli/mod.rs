@@ -1,6 +1,7 @@
 //! The commands of the binary, run on the database of a service.
 
 mod audit_log;
+mod cells;
 mod config;
 mod deliveries;
 mod idempotency;

@@ -37,7 +37,7 @@ async fn every_acknowledged_operation_survives_any_number_of_crashes_exactly_onc
     let elapsed = began.elapsed();
     println!("{operations} operations in {elapsed:.1?}, {:.0} a second", operations as f64 / elapsed.as_secs_f64());
     println!("{incidents}\n{tally}");
-    tally.check(&pool(&database), &cluster.client(1)).await;
+    tally.check(&[&pool(&database)], &cluster.client(1)).await;
     let verified = run(&["verify"], &[("DATABASE_URL", &url(&database))]).await;
     let told = String::from_utf8_lossy(&verified.stdout);
     assert!(verified.status.success(), "{told}{}", String::from_utf8_lossy(&verified.stderr));

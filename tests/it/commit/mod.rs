@@ -6,6 +6,7 @@ mod clocks;
 mod commit_in_doubt;
 mod endurance;
 mod failover;
+mod fence;
 mod idempotency;
 mod locks;
 mod model;

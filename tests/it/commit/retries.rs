@@ -15,6 +15,7 @@ use agentpay_billing::job_health::JobHealth;
 use agentpay_billing::runtime_config::SharedRuntimeConfig;
 use agentpay_billing::settings::committer::CommitterSettings;
 use serde_json::json;
+use tokio::task::JoinSet;
 
 use crate::support::{Answer, LIMIT, Moment, Proxy, Service, new_database, pool, usage, wait_until};
 
@@ -214,8 +215,8 @@ async fn a_request_that_no_lane_is_left_for_is_refused_at_once() {
     let config = SharedRuntimeConfig::new(Default::default());
     let clock = Clock::default();
     let health = JobHealth::new(clock.clone());
-    let (committer, mut lanes) =
-        Committer::start(&settings, new_database().await, clock, config, health, FullCallers::default());
+    let (database, full, mut lanes) = (new_database().await, FullCallers::default(), JoinSet::new());
+    let committer = Committer::start(&settings, database, clock, config, health, full, &mut lanes);
     lanes.shutdown().await;
     let far = Instant::now() + Duration::from_secs(3600);
     // Its place in the queue is free again for the second one.

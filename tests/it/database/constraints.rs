@@ -35,12 +35,36 @@ const GOOD: &str = "
         VALUES (now(), 'admin', '192.0.2.1', 'r', 'service.updated', 'tnt_1', 's', '{}', '{}');
     INSERT INTO caller_totals VALUES ('ip:192.0.2.1', 0, 1, 1);
     INSERT INTO full_callers VALUES ('ip:192.0.2.1');
+    INSERT INTO cells (cell_id, number) VALUES ('home', 0), ('eu', 1);
+    INSERT INTO cell_identity (cell_id) VALUES ('home');
+    INSERT INTO tenant_cells VALUES ('tnt_1', 'eu');
+    INSERT INTO tenant_moves VALUES ('tnt_1', 'eu', 'home', 'copying');
 ";
 
 /// A constraint, and statements that break it and nothing that is checked before it.
 const CASES: &[(&str, &[&str])] = &[
     ("tenants_pkey", &["INSERT INTO tenants (tenant_id) VALUES ('public')"]),
     ("tenants_tenant_id_length", &["INSERT INTO tenants (tenant_id) VALUES ('')"]),
+    ("tenants_residence_known", &["UPDATE tenants SET residence = 'away'"]),
+    ("cells_pkey", &["INSERT INTO cells (cell_id, number) VALUES ('home', 2)"]),
+    ("cells_number_key", &["INSERT INTO cells (cell_id, number) VALUES ('us', 1)"]),
+    (
+        "cells_number_range",
+        &["UPDATE cells SET number = 1024 WHERE number = 1", "UPDATE cells SET number = -1 WHERE number = 1"],
+    ),
+    (
+        "cells_cell_id_form",
+        &["INSERT INTO cells (cell_id, number) VALUES ('', 2)", "INSERT INTO cells (cell_id, number) VALUES ('-a', 2)"],
+    ),
+    ("cell_identity_pkey", &["INSERT INTO cell_identity (cell_id) VALUES ('eu')"]),
+    ("cell_identity_only_row", &["UPDATE cell_identity SET only_row = false"]),
+    ("tenant_cells_pkey", &["INSERT INTO tenant_cells VALUES ('tnt_1', 'home')"]),
+    ("tenant_cells_cell_id_fkey", &["UPDATE tenant_cells SET cell_id = 'none'"]),
+    ("tenant_moves_pkey", &["INSERT INTO tenant_moves VALUES ('tnt_1', 'home', 'eu', 'copying')"]),
+    ("tenant_moves_from_cell_fkey", &["UPDATE tenant_moves SET from_cell = 'none'"]),
+    ("tenant_moves_to_cell_fkey", &["UPDATE tenant_moves SET to_cell = 'none'"]),
+    ("tenant_moves_cells_differ", &["UPDATE tenant_moves SET to_cell = 'eu'"]),
+    ("tenant_moves_step_known", &["UPDATE tenant_moves SET step = 'begun'"]),
     ("api_keys_pkey", &["INSERT INTO api_keys VALUES ('tnt_1', 'apk_00000001', sha256('2'), 'label', now())"]),
     ("api_keys_prefix_key", &["INSERT INTO api_keys VALUES ('public', 'apk_00000001', sha256('2'), 'label', now())"]),
     ("api_keys_key_hash_key", &["INSERT INTO api_keys VALUES ('public', 'apk_00000002', sha256('1'), 'label', now())"]),

@@ -71,7 +71,7 @@ impl Drill {
         assert_eq!(again.answered_like(told), told.keyed());
         assert_eq!(again.replays, again.keyed() + again.duplicates);
         self.report("all keyed operations sent again", format!("{} replayed with the same bytes", told.keyed()));
-        again.check(&pool(database), &Client::new(addresses[0])).await;
+        again.check(&[&pool(database)], &Client::new(addresses[0])).await;
         self.report("acknowledged operations in the database", format!("{}, each exactly once", told.keyed()));
         self.verify(database).await;
     }

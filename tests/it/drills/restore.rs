@@ -63,7 +63,7 @@ async fn after_a_restore_earlier_keys_are_replayed_and_later_requests_can_be_sen
     drill.report("earlier operations sent again", format!("{} replayed with the same bytes", before.keyed()));
     drill.report("later operations sent again", format!("{} executed, each exactly once", after.keyed()));
     again.unkeyed = before.unkeyed;
-    again.check(&pool(&restored.database()), &client).await;
+    again.check(&[&pool(&restored.database())], &client).await;
     drill.verify(&restored.database()).await;
     drop(replicas);
     restored.stop().await;

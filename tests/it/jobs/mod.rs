@@ -5,4 +5,5 @@ pub mod egress;
 mod janitor;
 pub mod janitor_cost;
 mod outbox;
+mod tenant_move;
 mod verifier;

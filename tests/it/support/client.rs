@@ -74,6 +74,11 @@ impl Client {
         Self { http, ..self.clone() }
     }
 
+    /// The value of a header that it sends.
+    pub fn header(&self, name: &str) -> Option<String> {
+        self.headers.iter().find(|(own, _)| own == name).map(|(_, value)| value.clone())
+    }
+
     pub fn key(&self, key: &str) -> Self {
         self.with("idempotency-key", key)
     }

@@ -2,6 +2,7 @@
 
 mod authority;
 mod browser;
+mod cells;
 mod client;
 mod collector;
 mod container;
@@ -22,9 +23,11 @@ mod socket;
 mod tally;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agentpay_billing::app::{App, Entrance};
+use agentpay_billing::cell::CellJobs;
 use agentpay_billing::clock::Clock;
 use agentpay_billing::jobs::janitor::Janitor;
 use agentpay_billing::jobs::sample_history::HistorySampler;
@@ -40,6 +43,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use authority::{Authority, Issued};
 pub use browser::{Browser, CHROMIUM_OPTIONS, chromium, new_profile, remove_profile};
+pub use cells::Cells;
 pub use client::{Answer, Client, usage};
 pub use collector::{Collector, Span};
 pub use data_dir::{DataDir, SlowPrograms, is_alive};
@@ -49,8 +53,8 @@ pub use forwarder::Forwarder;
 pub use load::{Load, Tenant};
 pub use logged::Logged;
 pub use pooler::Pooler;
-pub use postgres::{empty_database, new_database, program, url};
-pub use process::{Process, binary, free_port, run, run_program};
+pub use postgres::{SETTINGS as SERVER_SETTINGS, empty_database, new_database, program, url};
+pub use process::{Process, binary, free_port, run, run_program, signal};
 pub use proxy::{Moment, Proxy};
 pub use read_only::ReadOnly;
 pub use receiver::{Behaviour, Received, Receiver};
@@ -69,6 +73,8 @@ pub struct Service {
     pub history_sampler: HistorySampler,
     pub runtime_config: SharedRuntimeConfig,
     pub pool: PgPool,
+    /// If TEST_CELLS is set: the cells of the service.
+    cells: Option<Arc<Cells>>,
 }
 
 impl Service {
@@ -94,7 +100,9 @@ impl Service {
         // Most tests send more than sixty requests per minute, so only tests of the rate limiter switch it on.
         // A background verification would take part in tests of locks.
         let defaults = [("RATE_LIMIT", "off"), ("VERIFY_INTERVAL_MS", "0")];
-        let environment: Vec<&(&str, &str)> = environment.iter().chain(&defaults).collect();
+        let cells = Cells::around(&database, environment).await;
+        let file = cells.as_ref().map(|cells| ("CELLS_FILE", cells.file()));
+        let environment: Vec<&(&str, &str)> = environment.iter().chain(&defaults).chain(&file).collect();
         let read = |name: &str| environment.iter().find(|(own, _)| *own == name).map(|(_, value)| (*value).to_owned());
         let mut settings = Settings::read(read, false).expect("settings");
         settings.port = 0;
@@ -105,33 +113,60 @@ impl Service {
         let entrance = Entrance::open(&settings).await.expect("a port");
         let app = App::start(entrance, &settings, database.clone(), clock.clone(), CancellationToken::new());
         let app = app.await.expect("the service starts");
-        let (address, janitor, config_watcher) = (app.address, app.janitor.clone(), app.config_watcher.clone());
-        let (verifier, dispatcher) = (app.verifier.clone(), app.dispatcher.clone());
+        let (address, config_watcher) = (app.address, app.config_watcher.clone());
+        let CellJobs { janitor, verifier, dispatcher } = app.cells[0].clone();
         let (runtime_config, history_sampler) = (app.runtime_config.clone(), app.history_sampler.clone());
         tokio::spawn(app.run());
         let pool = pool(&database);
-        Self { address, clock, janitor, verifier, dispatcher, config_watcher, history_sampler, runtime_config, pool }
+        if cells.is_some() {
+            let client = Client::new(address);
+            let is_whole = async || !client.get("/api/v1/health/ready").await.text.contains("unavailableCells");
+            wait_until(is_whole).await;
+        }
+        Self {
+            address,
+            clock,
+            janitor,
+            verifier,
+            dispatcher,
+            config_watcher,
+            history_sampler,
+            runtime_config,
+            pool,
+            cells,
+        }
     }
 
     pub fn client(&self) -> Client {
         Client::new(self.address)
     }
 
-    /// Selects one number from the database.
+    /// All databases of the service.
+    pub fn pools(&self) -> Vec<&PgPool> {
+        let others = self.cells.iter().flat_map(|cells| cells.cells.iter().skip(1).map(|cell| &cell.pool));
+        std::iter::once(&self.pool).chain(others).collect()
+    }
+
+    /// Selects one number from the database; the sum if there are several.
     pub async fn number(&self, sql: &'static str) -> i64 {
+        if let Some(cells) = &self.cells {
+            return cells.numbers(sql).await.into_iter().sum();
+        }
         sqlx::query_scalar(sql).fetch_one(&self.pool).await.expect(sql)
     }
 
     /// Makes all idempotency records older. PostgreSQL's own clock decides what is deleted, and tests cannot move it.
     pub async fn age_records(&self, ms: i64) {
-        sqlx::query(
-            "UPDATE idempotency_keys
-             SET created_at = created_at - $1 * interval '1 ms', expires_at = expires_at - $1 * interval '1 ms'",
-        )
-        .bind(ms)
-        .execute(&self.pool)
-        .await
-        .expect("older records");
+        for pool in self.pools() {
+            sqlx::query(
+                "UPDATE idempotency_keys
+                 SET created_at = created_at - $1 * interval '1 ms', expires_at = expires_at - $1 * interval '1 ms'",
+            )
+            .bind(ms)
+            .execute(pool)
+            .await
+            .expect("older records");
+        }
         // The records move behind the janitor's cursors.
         *self.janitor.cursors.lock().expect("cursors") = Default::default();
     }
@@ -193,6 +228,9 @@ impl Service {
 
     /// Checks all sums in the database.
     pub async fn verify(&self) {
+        if let Some(cells) = &self.cells {
+            cells.verify().await;
+        }
         verify(&self.pool).await;
     }
 }

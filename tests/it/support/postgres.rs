@@ -87,6 +87,12 @@ async fn clone_of(template: &str) -> PgConnectOptions {
     create_database(&server.options, &name, template).await
 }
 
+/// A database of the server of all tests, whatever lies between it and `database`.
+pub async fn directly(database: &PgConnectOptions) -> PgConnectOptions {
+    let name = database.get_database().expect("a name");
+    SERVER.get_or_init(start).await.options.clone().database(name)
+}
+
 /// A new database with the schema and without data.
 pub async fn new_database() -> PgConnectOptions {
     clone_of(&template()).await

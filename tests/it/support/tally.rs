@@ -151,9 +151,9 @@ impl Tally {
         before.keyed()
     }
 
-    /// Compares all of it with the database and with what a replica says.
-    pub async fn check(mut self, pool: &PgPool, client: &Client) {
-        self.check_records(pool).await;
+    /// Compares all of it with the databases and with what a replica says.
+    pub async fn check(mut self, pools: &[&PgPool], client: &Client) {
+        self.check_records(pools).await;
         for tenant in 0..self.tenants.len() {
             let client = self.tenants[tenant].client(client);
             let exported = exported(&client).await;
@@ -167,16 +167,17 @@ impl Tally {
     }
 
     /// Each keyed operation has one record, with the answer that was acknowledged.
-    async fn check_records(&self, pool: &PgPool) {
-        let mut records =
-            sqlx::query_as::<_, (String, Option<String>)>("SELECT key, response::text FROM idempotency_keys")
-                .fetch(pool);
+    async fn check_records(&self, pools: &[&PgPool]) {
         let mut count = 0;
-        while let Some((key, response)) = records.try_next().await.expect("records") {
-            // Those that register the services have none.
-            let number = key.strip_prefix("op-").and_then(|number| number.parse().ok()).expect("a key of ours");
-            assert_eq!(self.answers.get(&number), Some(&hash(&response.unwrap_or_default())), "{key}");
-            count += 1;
+        for pool in pools {
+            let records = "SELECT key, response::text FROM idempotency_keys";
+            let mut records = sqlx::query_as::<_, (String, Option<String>)>(records).fetch(*pool);
+            while let Some((key, response)) = records.try_next().await.expect("records") {
+                // Those that register the services have none.
+                let number = key.strip_prefix("op-").and_then(|number| number.parse().ok()).expect("a key of ours");
+                assert_eq!(self.answers.get(&number), Some(&hash(&response.unwrap_or_default())), "{key}");
+                count += 1;
+            }
         }
         assert_eq!(count, self.answers.len());
     }

@@ -1,0 +1,39 @@
+//! The cells of CELLS_FILE, and connections to them.
+
+use std::time::Duration;
+
+use sqlx::PgConnection;
+use tokio::time::timeout;
+
+use crate::cli::error::CliError;
+use crate::cli::session::{READ_LIMIT, Session};
+use crate::domain::cell::CellId;
+use crate::settings::cells::CellSettings;
+use crate::store::{StoreError, cells, server};
+
+/// How long a command waits for a cell that may be down.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// The home cell, which is the first one.
+pub fn home<'a>(session: &Session<'a>) -> &'a CellSettings {
+    &session.settings.cells[0]
+}
+
+/// Fails if the file has no such cell.
+pub fn cell<'a>(session: &Session<'a>, id: &str) -> Result<&'a CellSettings, CliError> {
+    let found = session.settings.cells.iter().find(|cell| cell.id.as_str() == id);
+    found.ok_or_else(|| CliError::Refused(format!("CELLS_FILE has no cell {id}")))
+}
+
+pub async fn connect(cell: &CellSettings) -> Result<PgConnection, StoreError> {
+    timeout(CONNECT_LIMIT, server::connect(&cell.database, READ_LIMIT)).await.unwrap_or(Err(StoreError::TimedOut))
+}
+
+/// Fails if the database is another cell than the file says.
+pub async fn check_identity(connection: &mut PgConnection, id: &CellId) -> Result<(), CliError> {
+    match cells::identity(connection).await? {
+        Some(own) if own == *id => Ok(()),
+        Some(own) => Err(CliError::Refused(format!("the database of {id} is the cell {own}: check its url"))),
+        None => Err(CliError::Refused(format!("{id} is not a cell yet: run `cells add {id}`"))),
+    }
+}

@@ -1,0 +1,113 @@
+//! `cells`: the databases that hold the tenants, and where each tenant lives. docs/scaling.md describes cells.
+
+mod list;
+mod listed;
+mod move_tenant;
+mod verify;
+
+use clap::Subcommand;
+use sqlx::PgConnection;
+
+use crate::domain::cell::CellId;
+use crate::progress::Progress;
+use crate::start;
+use crate::store::{StoreError, cells};
+
+use super::error::CliError;
+use super::session::Session;
+use super::table::FormatOption;
+use listed::{cell, check_identity, connect, home};
+use move_tenant::{Drain, Move};
+
+#[derive(Debug, Subcommand)]
+pub enum Cells {
+    /// List the cells with their tenants, sizes and rates, and the moves that are not complete.
+    List {
+        #[command(flatten)]
+        format: FormatOption,
+    },
+    /// Make an empty database of CELLS_FILE a cell, and apply all migrations to it. Can be run again after an interruption.
+    Add { cell: String },
+    /// Apply all pending migrations, in one cell after the other.
+    Migrate,
+    /// Check the sums of all cells, and that each tenant lives in one cell. Exit code 1 if anything is wrong.
+    Verify,
+    /// Move a tenant to another cell while it is used. Run it again after an interruption.
+    Move(Move),
+    /// Create no more tenants in a cell, and move its tenants to the others. Run it again after an interruption.
+    Drain(Drain),
+}
+
+impl Cells {
+    /// Returns whether everything is as it should be, or `None` if a signal came first.
+    pub async fn run(&self, session: &Session<'_>) -> Result<Option<bool>, CliError> {
+        if session.settings.cells.is_empty() {
+            return Err(CliError::Refused("CELLS_FILE is unset: it lists the cells".to_owned()));
+        }
+        let stop = session.stop;
+        let done = match self {
+            Self::List { format } => stop.race(list::run(session, *format)).await,
+            Self::Add { cell } => stop.race(add(session, cell)).await,
+            Self::Migrate => stop.race(migrate(session)).await,
+            Self::Verify => return stop.race(verify::run(session)).await.transpose(),
+            // These undo what they have begun.
+            Self::Move(tenant) => tenant.run(session).await.transpose(),
+            Self::Drain(drain) => drain.run(session).await.transpose(),
+        };
+        Ok(done.transpose()?.map(|()| true))
+    }
+
+    /// Whether the schema of the home cell is migrated first.
+    pub fn migrates(&self) -> bool {
+        matches!(self, Self::Migrate)
+    }
+}
+
+async fn add(session: &Session<'_>, id: &str) -> Result<(), CliError> {
+    let (home, added) = (home(session), cell(session, id)?);
+    let mut home_connection = connect(home).await?;
+    // The database that was alone until now becomes the home cell.
+    cells::found(&mut home_connection, &home.id).await?;
+    check_identity(&mut home_connection, &home.id).await?;
+    if added.id == home.id {
+        return session.print(format!("{id} is the home cell")).await;
+    }
+    let progress = Progress::default();
+    let mut connection = start::reach(&added.database, &progress).await?;
+    progress.step("the migrations", start::prepare_schema(&mut connection, true)).await?;
+    match cells::identity(&mut connection).await? {
+        Some(own) if own != added.id => {
+            return Err(CliError::Refused(format!("the database of {id} is the cell {own} already")));
+        }
+        None if !cells::is_empty(&mut connection).await? => {
+            return Err(CliError::Refused(format!("the database of {id} has data: a cell begins empty")));
+        }
+        _ => {}
+    }
+    let cell = cells::add(&mut home_connection, &mut connection, &added.id).await?;
+    session.print(format!("{id} is the cell number {}", cell.number)).await
+}
+
+async fn migrate(session: &Session<'_>) -> Result<(), CliError> {
+    // The home cell is the first.
+    for cell in &session.settings.cells {
+        let progress = Progress::default();
+        let mut connection = start::reach(&cell.database, &progress).await?;
+        if let Some(own) = cells_identity_if_migrated(&mut connection).await?
+            && own != cell.id
+        {
+            return Err(CliError::Refused(format!("the database of {} is the cell {own}: check its url", cell.id)));
+        }
+        progress.step("the migrations", start::prepare_schema(&mut connection, true)).await?;
+        session.print(format!("{}: the schema is up to date", cell.id)).await?;
+    }
+    Ok(())
+}
+
+/// An older schema has no identity.
+async fn cells_identity_if_migrated(connection: &mut PgConnection) -> Result<Option<CellId>, CliError> {
+    match cells::identity(connection).await {
+        Err(StoreError::Database(sqlx::Error::Database(error))) if error.code().as_deref() == Some("42P01") => Ok(None),
+        identity => Ok(identity?),
+    }
+}

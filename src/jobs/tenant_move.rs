@@ -1,0 +1,308 @@
+//! Moves a tenant from one cell to another. Everything is copied in one transaction of the target, and its COMMIT decides:
+//! before, the move can be undone, and afterwards it is completed. The source refuses the tenant's writes from before the last
+//! copy until its rows are deleted, so at no time do two cells execute them. A move that was interrupted at any step is
+//! continued by running it again.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rand::RngExt;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection, PgConnection};
+use tokio::time::{Instant, sleep};
+
+use crate::domain::caller::Tenant;
+use crate::domain::cell::{CellId, Residence};
+use crate::settings::cells::CellSettings;
+use crate::store::tenant_copy::Note;
+use crate::store::{StoreError, cells, server, tenant_copy, tenant_moves};
+
+/// How long the fence waits for running commits, during which others queue behind it, and the pause before it tries again.
+const FENCE_WAIT: Duration = Duration::from_millis(200);
+const FENCE_PAUSE: Duration = Duration::from_millis(300);
+/// How long the move waits for locks: of the janitor, of another command, and of running commits.
+const WAIT_LIMIT: Duration = Duration::from_secs(60);
+/// How long it waits for dispatchers: longer than their lease.
+const LEASES_LIMIT: Duration = Duration::from_secs(90);
+const POLL_PAUSE: Duration = Duration::from_millis(100);
+/// The last copy begins when one that takes no longer is done, or after so many.
+const RECENT_LIMIT: Duration = Duration::from_secs(1);
+const RECENT_MAX: u32 = 10;
+/// How long the source keeps the rows after the switch: longer than replicas cache where a tenant lives.
+const KEPT: Duration = Duration::from_secs(3);
+
+/// A step of a move, after which it may be interrupted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Begun,
+    /// Most rows are copied.
+    CopiedFirst,
+    /// Dispatchers begin no deliveries.
+    DeliveriesStopped,
+    /// The source refuses writes.
+    Fenced,
+    /// All rows are copied and compared, and not committed.
+    CopiedAll,
+    /// The target has the tenant.
+    Committed,
+    /// The directory names the target.
+    Switched,
+    /// The source has deleted its rows.
+    Deleted,
+}
+
+impl Step {
+    pub const ALL: [Self; 8] = [
+        Self::Begun,
+        Self::CopiedFirst,
+        Self::DeliveriesStopped,
+        Self::Fenced,
+        Self::CopiedAll,
+        Self::Committed,
+        Self::Switched,
+        Self::Deleted,
+    ];
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum MoveError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{0}")]
+    Refused(String),
+    /// It has arrived in the target, so that it can only be completed.
+    #[error("the tenant has arrived in {0}: run the move again, which completes it")]
+    Arrived(CellId),
+}
+
+fn refused<T>(text: impl Into<String>) -> Result<T, MoveError> {
+    Err(MoveError::Refused(text.into()))
+}
+
+/// What a move did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    pub rows: u64,
+    /// From the refusal of writes in the source until the directory named the target, in this run.
+    pub fenced: Duration,
+}
+
+/// A tenant, and where it goes.
+#[derive(Clone, Debug)]
+pub struct TenantMove<'a> {
+    pub tenant: Tenant,
+    pub home: &'a CellSettings,
+    pub from: &'a CellSettings,
+    pub to: &'a CellSettings,
+}
+
+impl<'a> TenantMove<'a> {
+    /// The move of `tenant` to `to`, from where it lives. `None` if it lives there.
+    pub async fn find(
+        cells: &'a [CellSettings],
+        tenant: &Tenant,
+        to: Option<&CellId>,
+    ) -> Result<Option<Self>, MoveError> {
+        let Some(home) = cells.first() else { return refused("CELLS_FILE is unset") };
+        if *tenant == Tenant::public() {
+            return refused("the public tenant lives in the home cell");
+        }
+        let setting = |id: &CellId| {
+            let cell = cells.iter().find(|cell| cell.id == *id);
+            cell.ok_or_else(|| MoveError::Refused(format!("CELLS_FILE has no cell {id}")))
+        };
+        let mut connection = connect(&home.database).await?;
+        let unfinished = tenant_moves::find(&mut connection, tenant).await?;
+        if let Some(unfinished) = unfinished {
+            let (from, begun) = (setting(&unfinished.from)?, setting(&unfinished.to)?);
+            if to.is_some_and(|to| *to != begun.id) {
+                return refused(format!("{tenant} is being moved to {}: complete or undo that first", begun.id));
+            }
+            return Ok(Some(Self { tenant: tenant.clone(), home, from, to: begun }));
+        }
+        let Some(to) = to else { return refused(format!("{tenant} is not being moved")) };
+        let to = setting(to)?;
+        if tenant_moves::residence(&mut connection, tenant).await?.is_none() {
+            return refused(format!("there is no tenant {tenant}"));
+        }
+        let from = match tenant_moves::cell_of(&mut connection, tenant).await? {
+            Some(id) => setting(&id)?,
+            None => home,
+        };
+        Ok((from.id != to.id).then(|| Self { tenant: tenant.clone(), home, from, to }))
+    }
+
+    /// Begins or continues the move. `note` is called with the rows, and `watch` is awaited after each step.
+    pub async fn run(&self, note: Note<'_>, mut watch: impl AsyncFnMut(Step)) -> Result<Moved, MoveError> {
+        let (mut moved, mut fenced) = (Moved::default(), Instant::now());
+        let mut home = connect_cell(self.home).await?;
+        let (mut source, mut target) = self.claim().await?;
+        let lives_in = tenant_moves::cell_of(&mut home, &self.tenant).await?.unwrap_or_else(|| self.home.id.clone());
+        if lives_in != self.from.id && lives_in != self.to.id {
+            return refused(format!("{} lives in {lives_in} now", self.tenant));
+        }
+        let started_at = tenant_moves::begin(&mut home, &self.tenant, &self.from.id, &self.to.id).await?;
+        watch(Step::Begun).await;
+        if tenant_moves::residence(&mut target, &self.tenant).await?.is_some_and(Residence::executes) {
+            self.check_fenced(&mut source).await?;
+        } else {
+            let mut transaction = target.begin().await.map_err(StoreError::from)?;
+            (moved.rows, fenced) = self.copy(&mut home, &mut source, &mut transaction, note, &mut watch).await?;
+            transaction.commit().await.map_err(StoreError::from)?;
+            tenant_moves::note_step(&mut home, &self.tenant, "copied").await?;
+            watch(Step::Committed).await;
+        }
+        // From now on a replica with an old directory refuses the tenant's reads here, which would miss what the target has.
+        tenant_moves::set_residence(&mut source, &self.tenant, Residence::Elsewhere, revision()).await?;
+        let to = (self.to.id != self.home.id).then_some(&self.to.id);
+        if !tenant_moves::switch(&mut home, &self.tenant, to, started_at).await? {
+            return refused(format!("another command has moved {}", self.tenant));
+        }
+        moved.fenced = fenced.elapsed();
+        watch(Step::Switched).await;
+        self.leave(&mut source).await?;
+        tenant_moves::end(&mut home, &self.tenant).await?;
+        watch(Step::Deleted).await;
+        Ok(moved)
+    }
+
+    /// Copies all rows in the transaction of the target. Leaves the source fenced. Returns the number of rows, and since when.
+    async fn copy(
+        &self,
+        home: &mut PgConnection,
+        source: &mut PgConnection,
+        target: &mut PgConnection,
+        note: Note<'_>,
+        watch: &mut impl AsyncFnMut(Step),
+    ) -> Result<(u64, Instant), MoveError> {
+        let tenant = &self.tenant;
+        // What the janitor deleted meanwhile would be in the copy.
+        let mut guard = connect(&self.from.database).await?;
+        let mut guard = guard.begin().await.map_err(StoreError::from)?;
+        server::lock_out_janitors(&mut guard).await?;
+        // An earlier run may have fenced it. It is written again during the long first copy.
+        self.open_source(source).await?;
+        let rows = AtomicU64::default();
+        let note = &|count| {
+            rows.fetch_add(count, Ordering::Relaxed);
+            note(count);
+        };
+        let mut snapshot = server::begin_snapshot(source).await?;
+        let mut copied = tenant_copy::first(&mut snapshot, target, tenant, note).await?;
+        drop(snapshot);
+        for _ in 0..RECENT_MAX {
+            let began = Instant::now();
+            let mut snapshot = server::begin_snapshot(source).await?;
+            tenant_copy::recent(&mut snapshot, target, tenant, &mut copied, note).await?;
+            drop(snapshot);
+            if began.elapsed() < RECENT_LIMIT {
+                break;
+            }
+        }
+        watch(Step::CopiedFirst).await;
+        tenant_moves::stop_deliveries(source, tenant, revision()).await?;
+        let limit = Instant::now() + LEASES_LIMIT;
+        while !tenant_moves::wait_for_dispatchers(source, FENCE_WAIT).await?
+            || tenant_moves::has_leases(source, tenant).await?
+        {
+            if Instant::now() >= limit {
+                return refused("the running deliveries do not end");
+            }
+            sleep(POLL_PAUSE).await;
+        }
+        watch(Step::DeliveriesStopped).await;
+        let limit = Instant::now() + WAIT_LIMIT;
+        while !tenant_moves::fence(source, tenant, revision(), FENCE_WAIT).await? {
+            if Instant::now() >= limit {
+                return refused("the running commits do not end");
+            }
+            sleep(FENCE_PAUSE).await;
+        }
+        let fenced = Instant::now();
+        tenant_moves::note_step(home, tenant, "fenced").await?;
+        watch(Step::Fenced).await;
+        let mut snapshot = server::begin_snapshot(source).await?;
+        let differing = tenant_copy::rest(&mut snapshot, target, tenant, copied, note).await?;
+        drop(snapshot);
+        if !differing.is_empty() {
+            return refused(format!("the copy differs from the source: {}", differing.join(", ")));
+        }
+        tenant_moves::settle_in(target, tenant, revision()).await?;
+        watch(Step::CopiedAll).await;
+        Ok((rows.into_inner(), fenced))
+    }
+
+    /// Undoes a move that has not arrived. What was copied is rolled back already.
+    pub async fn undo(&self) -> Result<(), MoveError> {
+        let (mut source, mut target) = self.claim().await?;
+        if tenant_moves::residence(&mut target, &self.tenant).await?.is_some_and(Residence::executes) {
+            return Err(MoveError::Arrived(self.to.id.clone()));
+        }
+        self.open_source(&mut source).await?;
+        tenant_moves::end(&mut connect(&self.home.database).await?, &self.tenant).await?;
+        Ok(())
+    }
+
+    /// Connects to both cells and claims the tenant in them. Where it lives changes only on these connections, so that a command
+    /// that lost one, or was suspended, changes nothing when another has taken over. The COMMIT of an interrupted move may
+    /// still be running, and is waited for.
+    async fn claim(&self) -> Result<(PgConnection, PgConnection), MoveError> {
+        let (mut source, mut target) = (connect_cell(self.from).await?, connect_cell(self.to).await?);
+        for cell in [&mut source, &mut target] {
+            if !tenant_moves::claim(cell, &self.tenant).await? {
+                return refused(format!("another command moves {}", self.tenant));
+            }
+        }
+        Ok((source, target))
+    }
+
+    /// Makes the source execute the tenant's writes. The caller has claimed the tenant in the target, which does not.
+    async fn open_source(&self, source: &mut PgConnection) -> Result<(), MoveError> {
+        match tenant_moves::residence(source, &self.tenant).await? {
+            Some(Residence::Here) => Ok(()),
+            Some(Residence::Departing | Residence::Leaving) => {
+                Ok(tenant_moves::set_residence(source, &self.tenant, Residence::Here, revision()).await?)
+            }
+            Some(Residence::Elsewhere) | None => {
+                refused(format!("{} does not live in {}, as the directory says", self.tenant, self.from.id))
+            }
+        }
+    }
+
+    /// The target has the tenant. A source that executes its writes as well is a state that no move makes.
+    async fn check_fenced(&self, source: &mut PgConnection) -> Result<(), MoveError> {
+        match tenant_moves::residence(source, &self.tenant).await? {
+            Some(residence) if residence.executes() => {
+                refused(format!("{} and {} both have {}", self.from.id, self.to.id, self.tenant))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Deletes the rows in the source, when replicas know where the tenant lives.
+    async fn leave(&self, source: &mut PgConnection) -> Result<(), MoveError> {
+        sleep(KEPT).await;
+        let mut transaction = source.begin().await.map_err(StoreError::from)?;
+        tenant_copy::delete(&mut transaction, &self.tenant).await?;
+        Ok(transaction.commit().await.map_err(StoreError::from)?)
+    }
+}
+
+/// Fails if the database is another cell than CELLS_FILE says.
+async fn connect_cell(cell: &CellSettings) -> Result<PgConnection, MoveError> {
+    let mut connection = connect(&cell.database).await?;
+    match cells::identity(&mut connection).await? {
+        Some(own) if own == cell.id => Ok(connection),
+        Some(own) => refused(format!("the database of {} is the cell {own}: check its url", cell.id)),
+        None => refused(format!("{} is not a cell yet: run `cells add {}`", cell.id, cell.id)),
+    }
+}
+
+/// A number by which commits notice that the residence has changed.
+fn revision() -> i64 {
+    rand::rng().random()
+}
+
+async fn connect(database: &PgConnectOptions) -> Result<PgConnection, StoreError> {
+    server::connect_for_move(database, WAIT_LIMIT).await
+}

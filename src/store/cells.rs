@@ -1,0 +1,169 @@
+//! The tables `cells` and `cell_identity`: which cells there are, and which one a database is.
+
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+
+use crate::domain::caller::Tenant;
+use crate::domain::cell::CellId;
+
+use super::{StoreError, runtime_config};
+
+/// Each cell draws the numbers of pairs with one remainder of this, the number of the cell, so that a tenant keeps its
+/// numbers when it moves.
+const PAIR_ID_STEP: i64 = 1024;
+
+/// A cell that was added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cell {
+    pub id: CellId,
+    /// 0 for the home cell.
+    pub number: i16,
+    /// Whether new tenants may be created in it.
+    pub accepts_tenants: bool,
+}
+
+/// All cells by their numbers. Read in the home cell.
+pub async fn list(connection: &mut PgConnection) -> Result<Vec<Cell>, StoreError> {
+    let rows = sqlx::query!("-- cells::list\nSELECT cell_id, number, accepts_tenants FROM cells ORDER BY number")
+        .fetch_all(connection)
+        .await?;
+    let cell = |id, number, accepts_tenants| Cell { id: CellId::from_stored(id), number, accepts_tenants };
+    Ok(rows.into_iter().map(|row| cell(row.cell_id, row.number, row.accepts_tenants)).collect())
+}
+
+/// Which cell a database is. `None`: it was not added to any.
+pub async fn identity(connection: &mut PgConnection) -> Result<Option<CellId>, StoreError> {
+    let id = sqlx::query_scalar!("-- cells::identity\nSELECT cell_id FROM cell_identity").fetch_optional(connection);
+    Ok(id.await?.map(CellId::from_stored))
+}
+
+/// Whether new tenants may be created in a cell. Written in the home cell.
+pub async fn set_accepts(connection: &mut PgConnection, id: &CellId, accepts: bool) -> Result<(), StoreError> {
+    sqlx::query!(
+        "-- cells::set_accepts\nUPDATE cells SET accepts_tenants = $2 WHERE cell_id = $1",
+        id.as_str(),
+        accepts
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Makes a database the home cell, number 0. Does nothing if it is.
+pub async fn found(home: &mut PgConnection, id: &CellId) -> Result<(), StoreError> {
+    let mut transaction = home.begin().await?;
+    runtime_config::lock(&mut transaction).await?;
+    if identity(&mut transaction).await?.is_none() {
+        insert(&mut transaction, id, 0, true).await?;
+        identify(&mut transaction, id, 0, 0).await?;
+    }
+    Ok(transaction.commit().await?)
+}
+
+/// Adds an empty database as a cell. Can be repeated after an interruption. The cell accepts tenants once it is complete.
+pub async fn add(home: &mut PgConnection, member: &mut PgConnection, id: &CellId) -> Result<Cell, StoreError> {
+    let mut transaction = home.begin().await?;
+    runtime_config::lock(&mut transaction).await?;
+    let cells = list(&mut transaction).await?;
+    let number = match cells.iter().find(|cell| cell.id == *id) {
+        Some(cell) => cell.number,
+        None => {
+            let number = cells.iter().map(|cell| cell.number + 1).max().unwrap_or_default();
+            insert(&mut transaction, id, number, false).await?;
+            number
+        }
+    };
+    let floor = last_pair_id(&mut transaction).await?;
+    transaction.commit().await?;
+    let mut transaction = member.begin().await?;
+    if identity(&mut transaction).await?.is_none() {
+        identify(&mut transaction, id, number, floor).await?;
+        // Requests without a key belong to the home cell.
+        sqlx::query!(
+            "-- cells::add
+            UPDATE tenants SET residence = 'elsewhere', terms_revision = terms_revision + 1 WHERE tenant_id = $1",
+            Tenant::PUBLIC,
+        )
+        .execute(&mut *transaction)
+        .await?;
+    }
+    transaction.commit().await?;
+    set_accepts(home, id, true).await?;
+    Ok(Cell { id: id.clone(), number, accepts_tenants: true })
+}
+
+async fn insert(connection: &mut PgConnection, id: &CellId, number: i16, accepts: bool) -> Result<(), StoreError> {
+    sqlx::query!(
+        "-- cells::insert\nINSERT INTO cells (cell_id, number, accepts_tenants) VALUES ($1, $2, $3)",
+        id.as_str(),
+        number,
+        accepts,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Writes the identity of a cell, and gives it its remainder of pair numbers, above `floor`. The lock of the sequence, which
+/// ALTER takes, keeps commits from drawing numbers until the transaction ends.
+async fn identify(connection: &mut PgConnection, id: &CellId, number: i16, floor: i64) -> Result<(), StoreError> {
+    sqlx::query!("-- cells::identify\nINSERT INTO cell_identity (cell_id) VALUES ($1)", id.as_str())
+        .execute(&mut *connection)
+        .await?;
+    let sequence = pair_id_sequence(connection).await?;
+    let step = format!("ALTER SEQUENCE {sequence} INCREMENT BY {PAIR_ID_STEP}");
+    sqlx::raw_sql(AssertSqlSafe(step)).execute(&mut *connection).await?;
+    let last = last_pair_id(connection).await?.max(floor);
+    // The next one is a step further. With RESTART the sequence would count as unused.
+    let last = (last / PAIR_ID_STEP + 1) * PAIR_ID_STEP + i64::from(number);
+    sqlx::raw_sql(AssertSqlSafe(format!("SELECT setval('{sequence}', {last})"))).execute(connection).await?;
+    Ok(())
+}
+
+async fn pair_id_sequence(connection: &mut PgConnection) -> Result<String, StoreError> {
+    let name = sqlx::query_scalar!(
+        r#"-- cells::pair_id_sequence
+        SELECT pg_get_serial_sequence('usage_counters', 'pair_id') AS "name!""#
+    );
+    Ok(name.fetch_one(connection).await?)
+}
+
+async fn last_pair_id(connection: &mut PgConnection) -> Result<i64, StoreError> {
+    let last = sqlx::query_scalar!(
+        r#"-- cells::last_pair_id
+        SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence('usage_counters', 'pair_id')::regclass), 0) AS "last!""#
+    );
+    Ok(last.fetch_one(connection).await?)
+}
+
+/// What a cell holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Contents {
+    /// Those that live in it.
+    pub tenants: i64,
+    pub bytes: i64,
+    /// Requests ever recorded.
+    pub recorded: i64,
+}
+
+pub async fn contents(connection: &mut PgConnection) -> Result<Contents, StoreError> {
+    let contents = sqlx::query_as!(
+        Contents,
+        r#"-- cells::contents
+        SELECT (SELECT count(*) FROM tenants WHERE residence <> 'elsewhere') AS "tenants!",
+               (SELECT sum(pg_total_relation_size(oid))::bigint FROM pg_class
+                WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace) AS "bytes!",
+               (SELECT coalesce(sum(recorded), 0)::bigint FROM totals WHERE service_id = '') AS "recorded!""#,
+    );
+    Ok(contents.fetch_one(connection).await?)
+}
+
+/// Whether a database has no data of tenants.
+pub async fn is_empty(connection: &mut PgConnection) -> Result<bool, StoreError> {
+    let is_empty = sqlx::query_scalar!(
+        r#"-- cells::is_empty
+        SELECT NOT EXISTS (SELECT FROM tenants WHERE tenant_id <> $1) AND NOT EXISTS (SELECT FROM usage_counters)
+           AND NOT EXISTS (SELECT FROM idempotency_keys) AND NOT EXISTS (SELECT FROM services) AS "is_empty!""#,
+        Tenant::PUBLIC,
+    );
+    Ok(is_empty.fetch_one(connection).await?)
+}

@@ -1,0 +1,5 @@
+//! Several cells: where tenants live, and what happens when one of the cells is down.
+
+mod operator;
+mod outages;
+mod residence;
