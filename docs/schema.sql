@@ -105,16 +105,17 @@ BEGIN
     IF EXISTS (
         SELECT FROM unnest(tenant_ids, revisions) AS decided (tenant_id, terms_revision)
         LEFT JOIN LATERAL (
-            SELECT terms_revision FROM tenants WHERE tenants.tenant_id = decided.tenant_id LIMIT 1
+            SELECT terms_revision, residence FROM tenants WHERE tenants.tenant_id = decided.tenant_id LIMIT 1
         ) AS tenant ON true
         WHERE tenant.terms_revision IS DISTINCT FROM decided.terms_revision
+           OR tenant.residence NOT IN ('here', 'departing')
     ) THEN
         RETURN refuse_commit('OC003');
     END IF;
     RETURN false;
 END $$;
 
-COMMENT ON FUNCTION public.refuse_changed_terms(tenant_ids text[], revisions bigint[]) IS 'Rolls back a commit with OC003 if a tenant''s terms_revision differs from the one that the commit was decided on. The comparison is in a function because the calling statement may have waited for a reset: queries in a function see what is committed when they run.';
+COMMENT ON FUNCTION public.refuse_changed_terms(tenant_ids text[], revisions bigint[]) IS 'Rolls back a commit with OC003 if a tenant''s terms_revision differs from the one that the commit was decided on, or if the tenant does not live in this cell. The comparison is in a function because the calling statement may have waited for a reset or a move: queries in a function see what is committed when they run.';
 
 CREATE FUNCTION public.refuse_commit(code text) RETURNS boolean
     LANGUAGE plpgsql

@@ -1,5 +1,5 @@
-//! Whether the database of a cell can be used, as this process last found. Requests to a cell that cannot are refused at
-//! once, so that they do not wait and use up what the requests of other cells need.
+//! Whether the database of a cell can be used, as this process last found. Requests to a cell that cannot be used are
+//! refused at once, so that they do not use up connections and memory that the requests of other cells need.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use tracing::{info, warn};
 use crate::domain::cell::CellId;
 use crate::domain::refusal::Refusal;
 
-/// A cell that was usable is unavailable after it has failed for this long: one lost connection is no reason.
+/// A cell that was usable is unavailable after it has failed for this long: one lost connection is not enough.
 const TOLERATED: Duration = Duration::from_secs(2);
 
-/// All clones share it.
+/// Clones share the state.
 #[derive(Clone, Debug)]
 pub struct Availability {
     cell: CellId,
@@ -23,12 +23,12 @@ pub struct Availability {
 }
 
 impl Availability {
-    /// Of a cell that can be used.
+    /// The state of a cell that can be used.
     pub fn available(cell: CellId) -> Self {
         Self { cell, reason: Arc::default() }
     }
 
-    /// Of a cell that was not reached yet.
+    /// The state of a cell that has not been reached yet.
     pub fn starting(cell: CellId) -> Self {
         let reason = Arc::new("it has not been reached yet".to_owned());
         Self { cell, reason: Arc::new(ArcSwapOption::new(Some(reason))) }

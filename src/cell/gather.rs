@@ -1,5 +1,5 @@
-//! Reads from all cells at once, for the operator. Cells that do not answer in time are left out and named, so that a cell
-//! that is down does not prevent the answer. The results are of different moments: they are no snapshot.
+//! Reads from all cells concurrently, for the operator. Cells that do not respond in time are left out and named, so that
+//! a cell that is down does not prevent the response. Each cell is read at a different moment: there is no snapshot.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::domain::refusal::Refusal;
 
 use super::Cell;
 
-/// How long several cells may take.
+/// Time limit of a read from several cells.
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// What the cells returned.
@@ -21,7 +21,7 @@ pub struct Gathered<T> {
     pub missing: Vec<String>,
 }
 
-/// Runs `read` on each cell. With one cell, its refusal is the result, as it is if all cells refuse.
+/// Runs `read` on each cell. A refusal is the result only if all cells refuse.
 pub async fn gather<'a, R, T, F: Future<Output = Result<T, Refusal>>>(
     cells: &'a [Cell<R>],
     deadline: Instant,

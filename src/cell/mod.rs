@@ -30,8 +30,8 @@ use crate::store::retention::OldestExpiry;
 
 use availability::Availability;
 
-/// What requests use of a cell. `R` is a rendered page of events. When it is dropped, the lanes empty their queues and
-/// end.
+/// The parts of a cell that requests use. `R` is a rendered page of events. When the cell is dropped, the lanes empty
+/// their queues and end.
 pub struct Cell<R> {
     pub id: CellId,
     /// Share of the new tenants that the cell gets.

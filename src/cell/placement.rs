@@ -15,14 +15,14 @@ use crate::store::{api_keys, tenants};
 
 use super::Cell;
 
-/// Where a new tenant is to live.
+/// A new tenant, and the cell in which it was created.
 pub struct Placed<'a, R> {
     pub tenant: Tenant,
     pub cell: &'a Cell<R>,
 }
 
-/// Creates a tenant in the one of `cells` with the most room. The first of them is the home cell. `None`: the home cell is
-/// to create the tenant together with its first key.
+/// Creates a tenant in the cell with the fewest tenants for its weight. The first of `cells` is the home cell. `None`: the
+/// home cell is to create the tenant together with its first key.
 pub async fn place<'a, R>(
     cells: &'a [Cell<R>],
     keys_max: i64,
@@ -39,7 +39,7 @@ pub async fn place<'a, R>(
         return Err(Refusal::ApiKeyCapacity);
     }
     let usable = cells.iter().filter(|cell| cell.availability.reason().is_none());
-    let cell = roomiest(usable, &accepting).ok_or(Refusal::StoreUnavailable)?;
+    let cell = least_filled(usable, &accepting).ok_or(Refusal::StoreUnavailable)?;
     if cell.id == home.id {
         return Ok(None);
     }
@@ -50,8 +50,8 @@ pub async fn place<'a, R>(
     Ok(Some(Placed { tenant, cell }))
 }
 
-/// The cell with the fewest tenants for its weight; the first of several.
-fn roomiest<'a, R>(usable: impl Iterator<Item = &'a Cell<R>>, accepting: &[CellTenants]) -> Option<&'a Cell<R>> {
+/// The cell with the fewest tenants for its weight; the first one if there are several.
+fn least_filled<'a, R>(usable: impl Iterator<Item = &'a Cell<R>>, accepting: &[CellTenants]) -> Option<&'a Cell<R>> {
     let counted = usable.filter_map(|cell| {
         let found = accepting.iter().find(|accepting| accepting.cell == cell.id)?;
         Some((cell, found.tenants, i64::from(cell.weight)))

@@ -52,7 +52,7 @@ impl Watcher {
         }
     }
 
-    /// Opens the cell unless that is done, starts its jobs, and watches it until `stop` is cancelled. Panics if a job does.
+    /// Opens the cell unless it is open, starts its jobs, and watches it until `stop` is cancelled. Panics if a job does.
     pub async fn run(self, stop: CancellationToken, jobs: CellJobs) {
         let is_open = self.availability.reason().is_none();
         if !is_open && stop.run_until_cancelled(self.open()).await.is_none() {
@@ -117,7 +117,7 @@ impl Watcher {
     }
 }
 
-/// The failure of an opening, without host names.
+/// Why the cell could not be opened, without host names.
 fn describe(error: &StartError) -> String {
     match error {
         StartError::Store(error) => reason(error),

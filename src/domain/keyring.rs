@@ -1,6 +1,6 @@
 //! Encryption of stored secrets: AES-256-GCM with a random nonce (docs/adr/0017). The first key encrypts, every key decrypts.
-//! A ciphertext belongs to one webhook, and is refused for another. Without keys, or if the first entry is `plain`, secrets are
-//! stored as plain text.
+//! A ciphertext belongs to one webhook, and is refused for another. Without keys, or if the first entry is `plain`, secrets
+//! are stored as plain text.
 
 use std::fmt;
 use std::sync::Arc;
@@ -52,7 +52,8 @@ pub enum Unreadable {
 }
 
 impl Keyring {
-    /// Parses `id:base64` pairs, perhaps after `plain`, separated by commas or white space. The error says what is accepted.
+    /// Parses `id:base64` pairs, optionally after `plain`, separated by commas or white space. The error says what is
+    /// accepted.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let mut keys: Vec<Key> = Vec::new();
         let is_separator = |character: char| character == ',' || character.is_whitespace();
@@ -89,7 +90,7 @@ impl Keyring {
         self.encrypting().map(|key| key.id.as_str()) == stored.key_id.as_deref()
     }
 
-    /// Encrypts the secret of a webhook with the first key, if that encrypts. `rng` must be a cryptographic source.
+    /// Encrypts the secret of a webhook with the first key, unless the keys only decrypt. `rng` must be cryptographic.
     pub fn seal(&self, tenant: &Tenant, webhook: &str, secret: &Secret, rng: &mut impl Rng) -> StoredSecret {
         let Some(key) = self.encrypting() else {
             return StoredSecret { key_id: None, bytes: secret.as_bytes().to_vec() };

@@ -1,7 +1,7 @@
-//! Moves a tenant from one cell to another. Everything is copied in one transaction of the target, and its COMMIT decides:
-//! before, the move can be undone, and afterwards it is completed. The source refuses the tenant's writes from before the last
-//! copy until its rows are deleted, so at no time do two cells execute them. A move that was interrupted at any step is
-//! continued by running it again.
+//! Moves a tenant from one cell to another. One transaction of the target copies everything. Before its COMMIT the move can
+//! be undone; afterwards it can only be completed. The source refuses the tenant's writes from before the last copy until
+//! its rows are deleted, so two cells never both execute them. To continue a move that was interrupted at any step, run it
+//! again.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -25,7 +25,7 @@ const WAIT_LIMIT: Duration = Duration::from_secs(60);
 /// How long it waits for dispatchers: longer than their lease.
 const LEASES_LIMIT: Duration = Duration::from_secs(90);
 const POLL_PAUSE: Duration = Duration::from_millis(100);
-/// The last copy begins when one that takes no longer is done, or after so many.
+/// Recent rows are copied until one copy takes no longer than this, or this many times. Then the last copy begins.
 const RECENT_LIMIT: Duration = Duration::from_secs(1);
 const RECENT_MAX: u32 = 10;
 /// How long the source keeps the rows after the switch: longer than replicas cache where a tenant lives.
@@ -70,7 +70,7 @@ pub enum MoveError {
     Store(#[from] StoreError),
     #[error("{0}")]
     Refused(String),
-    /// It has arrived in the target, so that it can only be completed.
+    /// The target has committed the copy, so the move can only be completed.
     #[error("the tenant has arrived in {0}: run the move again, which completes it")]
     Arrived(CellId),
 }
@@ -87,7 +87,7 @@ pub struct Moved {
     pub fenced: Duration,
 }
 
-/// A tenant, and where it goes.
+/// A tenant, and the cells of its move.
 #[derive(Clone, Debug)]
 pub struct TenantMove<'a> {
     pub tenant: Tenant,
@@ -97,7 +97,7 @@ pub struct TenantMove<'a> {
 }
 
 impl<'a> TenantMove<'a> {
-    /// The move of `tenant` to `to`, from where it lives. `None` if it lives there.
+    /// The move of `tenant` from the cell where it lives to `to`. `None` if it already lives there.
     pub async fn find(
         cells: &'a [CellSettings],
         tenant: &Tenant,
@@ -132,7 +132,7 @@ impl<'a> TenantMove<'a> {
         Ok((from.id != to.id).then(|| Self { tenant: tenant.clone(), home, from, to }))
     }
 
-    /// Begins or continues the move. `note` is called with the rows, and `watch` is awaited after each step.
+    /// Begins or continues the move. `note` is called with the numbers of rows, and `watch` after each step.
     pub async fn run(&self, note: Note<'_>, mut watch: impl AsyncFnMut(Step)) -> Result<Moved, MoveError> {
         let (mut moved, mut fenced) = (Moved::default(), Instant::now());
         let mut home = connect_cell(self.home).await?;
@@ -232,7 +232,7 @@ impl<'a> TenantMove<'a> {
         Ok((rows.into_inner(), fenced))
     }
 
-    /// Undoes a move that has not arrived. What was copied is rolled back already.
+    /// Undoes a move before its COMMIT. The copied rows are already rolled back.
     pub async fn undo(&self) -> Result<(), MoveError> {
         let (mut source, mut target) = self.claim().await?;
         if tenant_moves::residence(&mut target, &self.tenant).await?.is_some_and(Residence::executes) {
@@ -243,9 +243,9 @@ impl<'a> TenantMove<'a> {
         Ok(())
     }
 
-    /// Connects to both cells and claims the tenant in them. Where it lives changes only on these connections, so that a command
-    /// that lost one, or was suspended, changes nothing when another has taken over. The COMMIT of an interrupted move may
-    /// still be running, and is waited for.
+    /// Connects to both cells and claims the tenant in them. The residence changes only on these connections, so a command
+    /// that lost one, or was suspended, changes nothing after another command has taken over. The COMMIT of an interrupted
+    /// move may still be running: waits for it.
     async fn claim(&self) -> Result<(PgConnection, PgConnection), MoveError> {
         let (mut source, mut target) = (connect_cell(self.from).await?, connect_cell(self.to).await?);
         for cell in [&mut source, &mut target] {
@@ -269,7 +269,7 @@ impl<'a> TenantMove<'a> {
         }
     }
 
-    /// The target has the tenant. A source that executes its writes as well is a state that no move makes.
+    /// Fails if the source executes the tenant's writes although the target has the tenant. No move leads to this state.
     async fn check_fenced(&self, source: &mut PgConnection) -> Result<(), MoveError> {
         match tenant_moves::residence(source, &self.tenant).await? {
             Some(residence) if residence.executes() => {
@@ -279,7 +279,7 @@ impl<'a> TenantMove<'a> {
         }
     }
 
-    /// Deletes the rows in the source, when replicas know where the tenant lives.
+    /// Deletes the rows in the source, once all replicas know that the tenant lives in the target.
     async fn leave(&self, source: &mut PgConnection) -> Result<(), MoveError> {
         sleep(KEPT).await;
         let mut transaction = source.begin().await.map_err(StoreError::from)?;
@@ -288,7 +288,7 @@ impl<'a> TenantMove<'a> {
     }
 }
 
-/// Fails if the database is another cell than CELLS_FILE says.
+/// Fails if the database is not the cell that CELLS_FILE names.
 async fn connect_cell(cell: &CellSettings) -> Result<PgConnection, MoveError> {
     let mut connection = connect(&cell.database).await?;
     match cells::identity(&mut connection).await? {
@@ -298,7 +298,7 @@ async fn connect_cell(cell: &CellSettings) -> Result<PgConnection, MoveError> {
     }
 }
 
-/// A number by which commits notice that the residence has changed.
+/// A random number that shows commits that the residence has changed.
 fn revision() -> i64 {
     rand::rng().random()
 }

@@ -1,6 +1,6 @@
-//! Copies the rows of a tenant from one cell to another with COPY, and deletes them where they are no longer needed. All that
-//! is copied is in one transaction of the target. Most rows are copied from a first snapshot, while the tenant is written;
-//! those that may have changed since are copied from a second one, when its writes are refused.
+//! Copies the rows of a tenant from one cell to another with COPY, and deletes them in the source. One transaction of the
+//! target copies everything. Most rows come from a first snapshot, while the tenant's writes are executed. Rows that may
+//! have changed since come from a second snapshot, while its writes are refused.
 
 mod statements;
 
@@ -13,7 +13,7 @@ use statements::{KeySums, copy, key_sums, merge, run, stage, sums, text};
 
 pub use statements::Note;
 
-/// A row that a snapshot does not contain, because its commit was running, is at most this much older than the snapshot.
+/// A row that is missing in a snapshot because its commit was running is at most this much older than the snapshot.
 /// Attempts to commit are much shorter.
 const MARGIN: &str = "interval '2 minutes'";
 
@@ -21,7 +21,7 @@ const MARGIN: &str = "interval '2 minutes'";
 /// at that moment do not matter.
 const SEQUENCE_MARGIN: i64 = 1000;
 
-/// What was copied while the tenant is written.
+/// What was copied while the tenant's writes are executed.
 #[derive(Clone, Debug)]
 pub struct Copied {
     /// When the first snapshot began, as text.
@@ -41,7 +41,7 @@ pub async fn first(
     note: Note<'_>,
 ) -> Result<Copied, StoreError> {
     let Names { id, caller } = &Names::of(tenant);
-    // Before anything else of the snapshot.
+    // Must be read before the rest of the snapshot.
     let began = text(source, "SELECT now()::text").await?;
     let lifetime =
         text(source, "SELECT coalesce(min(expires_at - created_at), interval '0')::text FROM idempotency_keys").await?;
@@ -58,7 +58,7 @@ pub async fn first(
     Ok(Copied { first: began.clone(), latest: began, lifetime, keys })
 }
 
-/// Copies the settlements and idempotency records since the latest snapshot, which may be many if that took long.
+/// Copies the settlements and idempotency records since the latest snapshot. They are many if that copy took long.
 pub async fn recent(
     source: &mut PgConnection,
     target: &mut PgConnection,
@@ -89,8 +89,8 @@ pub async fn recent(
     Ok(())
 }
 
-/// The records since a moment. The only index that finds them is that of their expiry. An expired record may have been
-/// replaced under the same key.
+/// Stages the records since a moment. The only index that finds them is that of their expiry. An expired record may have
+/// been replaced under the same key.
 async fn stage_recent_keys(
     source: &mut PgConnection,
     target: &mut PgConnection,
@@ -104,8 +104,8 @@ async fn stage_recent_keys(
     key_sums(target, "arriving_idempotency_keys", "true").await
 }
 
-/// Copies the other rows, while the tenant is not written. Returns the names of the tables whose sums differ, each with both
-/// sums.
+/// Copies the other rows, while the tenant's writes are refused. Returns the names of the tables whose sums differ, each
+/// with both sums.
 pub async fn rest(
     source: &mut PgConnection,
     target: &mut PgConnection,
@@ -230,8 +230,8 @@ async fn compare(
     Ok(differing)
 }
 
-/// Moves each sequence of the target beyond that of the source, in the target's own steps, so that what the tenant writes
-/// there comes after what it has.
+/// Advances each sequence of the target beyond that of the source, in the target's own steps, so that new rows of the
+/// tenant come after the copied ones.
 async fn advance_sequences(source: &mut PgConnection, target: &mut PgConnection) -> Result<(), StoreError> {
     let mut sequences = vec!["event_positions".to_owned()];
     for (table, column) in [
@@ -280,8 +280,8 @@ const TABLES: [&str; 9] = [
     "event_runs",
 ];
 
-/// Deletes everything but what belongs to the home cell: the tenant itself, its API keys and their number. Needs a
-/// transaction, so that all sums add up at any time.
+/// Deletes all rows of the tenant except those that belong to the home cell: the tenant itself, its API keys and their
+/// number. Needs a transaction, so that all sums add up at any time.
 pub async fn delete(cell: &mut PgConnection, tenant: &Tenant) -> Result<(), StoreError> {
     let Names { id, caller } = &Names::of(tenant);
     for table in TABLES {

@@ -9,7 +9,7 @@ use crate::store::StoreError;
 /// COPY sends one message per row. They are collected up to this size.
 const BUFFER_BYTES: usize = 256 * 1024;
 
-/// Is called with numbers of rows, as they are copied.
+/// Called with the number of rows that were copied since the last call.
 pub type Note<'a> = &'a (dyn Fn(u64) + Sync);
 
 /// The number and the bytes of idempotency records.
@@ -58,11 +58,11 @@ pub(super) async fn stage(
     let query = format!("SELECT * FROM {table} WHERE {condition}");
     // Its rows are counted when they are merged.
     copy(source, target, &query, &format!("arriving_{table}"), &|_| {}).await?;
-    // The planner knows nothing of a new table.
+    // Without statistics, the planner chooses bad plans for a new table.
     run(target, &format!("ANALYZE arriving_{table}")).await
 }
 
-/// Inserts the rows of `arriving_…`. Those that are `known` already are updated or left as they are.
+/// Inserts the rows of `arriving_…`. Rows that the table has already (`known`) are updated or left unchanged.
 pub(super) async fn merge(target: &mut PgConnection, table: &str, on_conflict: &str) -> Result<u64, StoreError> {
     let insert = format!(
         "INSERT INTO {table} AS known OVERRIDING SYSTEM VALUE SELECT * FROM arriving_{table} ON CONFLICT {on_conflict}"
@@ -85,7 +85,7 @@ pub(super) async fn key_sums(
     Ok(KeySums { records: row.0.parse().unwrap_or_default(), bytes: row.1.parse().unwrap_or_default() })
 }
 
-/// Two columns of text, sorted: parallel workers return the parts of a UNION in any order.
+/// The rows of a query with two columns of text. Sorted, because parallel workers return a UNION in any order.
 pub(super) async fn sums(connection: &mut PgConnection, sql: &str) -> Result<Vec<(String, String)>, StoreError> {
     let rows = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).fetch_all(connection).await?;
     let text = |row: &PgRow, column| row.try_get::<Option<String>, _>(column).map(Option::unwrap_or_default);
@@ -95,7 +95,7 @@ pub(super) async fn sums(connection: &mut PgConnection, sql: &str) -> Result<Vec
     Ok(sums)
 }
 
-/// One text.
+/// The only value that a query returns, as text.
 pub(super) async fn text(connection: &mut PgConnection, sql: &str) -> Result<String, StoreError> {
     let row = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).fetch_one(connection).await?;
     Ok(row.try_get::<Option<String>, _>(0)?.unwrap_or_default())

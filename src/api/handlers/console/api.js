@@ -1,9 +1,9 @@
-// Requests to the API. The admin key is in this module's memory only: no cookie, no storage.
+// Requests to the API. The admin key is in the memory of this module only, not in a cookie or in storage.
 
 let adminKey = null;
 let session = new AbortController();
 
-/** Begins another session, and cancels the reads of the one before. `null`: nobody is signed in. */
+/** Begins a new session, and cancels the reads of the previous one. `null` signs out. */
 export function signInWith(key) {
   session.abort();
   session = new AbortController();
@@ -17,12 +17,12 @@ export class RequestError extends Error {
     Object.assign(this, { status, code, requestId });
   }
 
-  /** Whether the key is not, or no longer, the admin key. The operator is refused nothing else with these codes. */
+  /** Whether the key is not, or no longer, the admin key: the operator gets these statuses for no other reason. */
   get isRefused() {
     return this.status === 401 || this.status === 403;
   }
 
-  /** Whether the request may have been executed all the same. The answer to a success can be unreadable. */
+  /** Whether the request may have been executed although it failed here. Even a 2xx can be unreadable. */
   get isUnknown() {
     return this.status < 400 || this.status >= 500;
   }
@@ -34,8 +34,8 @@ export class RequestError extends Error {
 }
 
 /**
- * Sends a request and returns the body of its response; `null` without one. `tenant`: the tenant to act for. A read whose session
- * ends never returns, so nothing shows what it found.
+ * Sends a request and returns the body of its response, or `null` if it has none. `tenant` is the tenant to act for. A read whose
+ * session ends never returns, so its result is not shown.
  */
 export async function send(method, path, { body, tenant } = {}) {
   const signal = method === "GET" ? session.signal : undefined;
@@ -63,7 +63,7 @@ export async function send(method, path, { body, tenant } = {}) {
   try {
     answer = text ? JSON.parse(text) : null;
   } catch {
-    // A proxy in between may answer something else.
+    // A proxy may return something other than JSON.
     if (response.ok) throw new RequestError(response.status, "unreadable", "The answer is not JSON.");
   }
   if (response.ok) return answer;
@@ -71,7 +71,7 @@ export async function send(method, path, { body, tenant } = {}) {
   throw new RequestError(response.status, error, message, requestId);
 }
 
-/** A GET with those of `parameters` that are not empty. */
+/** Sends a GET with the parameters that are not empty. */
 export function get(path, parameters = {}, options = {}) {
   const given = Object.entries(parameters).filter(([, value]) => value !== "" && value !== null && value !== undefined);
   const query = new URLSearchParams(given).toString();

@@ -24,7 +24,7 @@ export async function openTenants() {
   }, "tenants");
 }
 
-/** Reads the tenants for the fields that ask for one. */
+/** Reads the tenants that the fields for a tenant offer. */
 export async function learnTenants() {
   const { items } = await get("/api/v1/admin/tenants", { limit: 500 });
   offerTenants(items.map((tenant) => tenant.tenantId));

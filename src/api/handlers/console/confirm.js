@@ -1,4 +1,4 @@
-// Asks before every write. No Idempotency-Key is sent, because the routes that the console writes to ignore it.
+// Asks for a confirmation of every write. No Idempotency-Key is sent, because the routes that the console writes to ignore it.
 
 import { RequestError, send } from "/console/api.js";
 import { attempt, button, describe, element, find } from "/console/page.js";
@@ -12,8 +12,8 @@ const problem = find("confirm-error");
  * Shows what a write will do, and sends it if the operator agrees. Returns the response, or `undefined` if the operator cancels.
  *
  * `title` names the action, `verb` the button, and `effects` lists what will happen. `result(response)` may make an element that
- * is shown before the dialog closes, such as a key that is shown once. With `recover`, a write that may have been executed is not
- * offered again: `recover.text` says what to do instead, and `recover.run` reads what is there now.
+ * is shown before the dialog closes, such as a key that is shown once. With `recover`, the dialog does not offer to repeat a write
+ * that may have been executed: `recover.text` says what to do instead, and `recover.run` reads the current state.
  */
 export function confirmWrite({ title, verb, effects, method, path, body, tenant, result, recover }) {
   const returnTo = document.activeElement;
@@ -73,7 +73,7 @@ export function confirmWrite({ title, verb, effects, method, path, body, tenant,
       }
     };
     cancel.onclick = close;
-    // Escape must not hide a request in progress, nor a key that was just created. The focus may be outside of the dialog.
+    // Escape must not hide a request in progress or a new key. The focus may be outside the dialog.
     document.onkeydown = (event) => {
       if (event.key !== "Escape") return;
       event.preventDefault();

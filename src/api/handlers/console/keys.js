@@ -6,7 +6,7 @@ import { announce, button, element, facts, fieldTime, fillList, find, number, ta
 
 const OVERLAPS = [["1 hour", 3600], ["1 day", 86_400], ["7 days", 604_800], ["30 days", 2_592_000], ["none", 0]];
 
-/** A new key is only in the answer to the request that made it. */
+/** Only the response to the request that creates a key contains it. */
 const recover = {
   text: "If the list has a new key, revoke it, and create another.",
   run: openKeys,
@@ -61,7 +61,7 @@ find("key-form").addEventListener("submit", (event) => {
   });
 });
 
-/** Rotation asks for the overlap first, because the confirmation says what exactly will happen. */
+/** Asks for the overlap first, because the confirmation says exactly what will happen. */
 function rotate(key) {
   const row = [...find("key-list").querySelectorAll("tr")].find((own) => own.cells[0].textContent === key.prefix);
   const select = element("select", { id: "overlap" }, ...OVERLAPS.map(([name, seconds]) => (

@@ -8,7 +8,7 @@ import * as overview from "/console/overview.js";
 import { announce, attempt, describe, find } from "/console/page.js";
 import { openWebhooks } from "/console/webhooks.js";
 
-/** What fills each section. The parameters stand in the fragment: `#webhooks?tenantId=public`. */
+/** The function that fills each section. The parameters are in the fragment: `#webhooks?tenantId=public`. */
 const SECTIONS = {
   overview: overview.open,
   tenants: openTenants,
@@ -22,11 +22,11 @@ const SECTIONS = {
 };
 
 const OPEN = "No admin key is configured, so every client on this machine is the operator. Set ADMIN_API_KEY to require a key.";
-const FOREIGN = "The console is refused here: without REQUIRE_API_KEY the service answers operators only under the name localhost.";
+const FOREIGN = "The console cannot be used at this address: without REQUIRE_API_KEY, the service accepts operators only at localhost.";
 
 const REFUSED = "The admin key is not accepted.";
 
-/** Whether the key, or no key, is the operator's. The route counts for no quota. */
+/** Whether requests with the current key, or without one, are the operator's. The route counts against no quota. */
 async function isOperator() {
   try {
     await get("/api/v1/admin/history", { since: Number.MAX_SAFE_INTEGER });
@@ -56,7 +56,7 @@ function leave(text) {
   find("pause-state").hidden = true;
   find("sign-in").hidden = false;
   find("sign-in-error").textContent = "";
-  // What the key showed leaves the page with it.
+  // Remove the data that was read with the key.
   for (const id of ["totals", "plots", "tenant-list", "lookup-result", "settlement-list", "webhook-list", "delivery-list", "key-list",
     "limits-form", "health-summary", "check-list", "job-list", "audit-list", "known-tenants"]) find(id).replaceChildren();
   document.querySelectorAll("#console form").forEach((form) => form.reset());

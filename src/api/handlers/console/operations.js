@@ -22,7 +22,7 @@ export async function openLimits() {
 
 function changeLimits(config, wanted) {
   const changed = Object.entries(wanted).filter(([key, value]) => Number(value) !== config[key]);
-  if (!changed.length) return announce("No limit differs from what is in force.");
+  if (!changed.length) return announce("All limits already have these values.");
   const operation = {
     title: "Change limits",
     verb: "Change",
@@ -44,7 +44,7 @@ export async function openHealth() {
   const report = await get("/api/v1/health/deep", { limit: 50 });
   if (!isNewest()) return;
   find("health-summary").textContent =
-    `${report.node}, process ${report.pid}, up for ${number(report.uptimeSeconds)} s, ${report.memory.rssMb} MiB. As a whole: ${report.status}.`;
+    `${report.node}, process ${report.pid}, up for ${number(report.uptimeSeconds)} s, ${report.memory.rssMb} MiB. Overall status: ${report.status}.`;
   const checks = report.checks.filter(({ name }) => name !== "jobs");
   find("check-list").replaceChildren(table("Parts of the service", [
     ["Part", ({ name }) => name],
@@ -93,7 +93,7 @@ function showAudit() {
   ], entries), "changes");
 }
 
-/** The members that differ, one line each: all of them after a creation and before a deletion. */
+/** The members that differ, one line each. A creation or deletion shows all members. */
 function difference(before, after) {
   const text = (value) => (value === undefined ? "nothing" : JSON.stringify(value));
   if (before === null || after === null) {

@@ -6,7 +6,7 @@ import { announce, attempt, facts, find, number } from "/console/page.js";
 import { plot } from "/console/plot.js";
 
 const HOUR_MS = 3_600_000;
-/** The totals are read at every third refresh, because they count against the rate limit. */
+/** The totals are read at every third refresh only, because they count against the rate limit. */
 const TOTALS_EVERY = 3;
 
 let samples = [];
@@ -30,7 +30,7 @@ export async function refresh() {
   // Another refresh may have ended first.
   const added = history.samples.filter(({ at }) => at >= after());
   samples = samples.concat(added).slice(-HOUR_MS / history.intervalMs);
-  // If the flag changed meanwhile, the status is from before.
+  // If the flag changed meanwhile, the status is stale.
   if (paused === wasPaused) showPause(status.paused);
   showPlots(history);
   if (refreshes++ % TOTALS_EVERY === 0) await showTotals();

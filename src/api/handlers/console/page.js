@@ -1,4 +1,4 @@
-// Builds parts of the page. Data reach the page as text only, never as HTML.
+// Builds parts of the page. Data is inserted as text only, never as HTML.
 
 export const find = (id) => document.getElementById(id);
 
@@ -18,14 +18,14 @@ export function button(text, action, label) {
   return element("button", { type: "button", click: action, "aria-label": label }, text);
 }
 
-/** Tells sighted users and screen readers what happened. */
+/** Shows what happened, and announces it to screen readers. */
 export function announce(text) {
   find("status").textContent = text;
 }
 
 const two = (number) => String(number).padStart(2, "0");
 
-/** Local time. The value of the element is exact. */
+/** Local time, to the second. The `datetime` of the element is exact. */
 export function time(ms) {
   if (ms === null || ms === undefined) return "";
   const date = new Date(ms);
@@ -51,8 +51,8 @@ export function values(form) {
 }
 
 /**
- * A table of `rows`, with roles, because narrow screens show it as blocks. A column is `[name, cell, class]`, where `cell` makes the content from a row. Narrow screens show the name
- * beside each cell.
+ * A table of `rows`. A column is `[name, cell, class]`, where `cell` makes the content from a row. Narrow screens show the table as
+ * blocks, with the name beside each cell. The roles keep it a table for screen readers.
  */
 export function table(caption, columns, rows) {
   const head = columns.map(([name, , kind]) => element("th", { scope: "col", role: "columnheader", class: kind }, name));
@@ -85,10 +85,10 @@ export function json(value) {
   return element("pre", { tabindex: "0" }, JSON.stringify(value, null, 2));
 }
 
-/** What fills each place last. */
+/** The fill of each element that began last. */
 const newest = new WeakMap();
 
-/** Begins to fill a place. The function that it returns tells whether nothing else has begun to since. */
+/** Begins to fill an element. Returns a function that says whether no other fill has begun since. */
 export function begin(place) {
   const turn = {};
   newest.set(place, turn);
@@ -97,7 +97,7 @@ export function begin(place) {
 
 /**
  * Fills `place` with a list that arrives in pages: `load(cursor)` returns `{items, nextCursor}`, and `show(items)` makes an
- * element of all items so far. Pages that arrive after something else has begun to fill the place are dropped.
+ * element of all items so far. Pages that arrive after another fill has begun are dropped.
  */
 export async function fillList(place, load, show, noun, isNewest = begin(place)) {
   let items = [];
@@ -131,7 +131,7 @@ export async function attempt(work) {
   }
 }
 
-/** What failed, for people. */
+/** The text that describes an error to the operator. */
 export function describe(error) {
   const id = error.requestId ? ` (request ${error.requestId})` : "";
   if (error.code === "rate_limited") {

@@ -39,7 +39,7 @@ function path(points, top, from, to) {
     const x = ((at - from) / (to - from)) * WIDTH;
     const y = HEIGHT - (value / top) * HEIGHT;
     text += `${isDrawn ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`;
-    // A point alone is a short line.
+    // A single point is drawn as a short line.
     if (!isDrawn) text += "h0.01";
     isDrawn = true;
   }

@@ -18,7 +18,7 @@ find("webhooks-form").addEventListener("submit", (event) => {
 
 async function showWebhooks() {
   const { tenantId: tenant } = values(find("webhooks-form"));
-  // Those of another tenant may be on their way.
+  // Deliveries of another tenant may still be loading.
   begin(find("delivery-list"));
   find("delivery-list").replaceChildren();
   const load = (cursor) => get("/api/v1/webhooks", { limit: 50, cursor }, { tenant });
@@ -60,13 +60,13 @@ async function showDeliveries(tenant, webhook, moveFocus = false) {
   if (moveFocus) title.focus();
 }
 
-/** A change enables a webhook, also one that keeps everything as it is now. */
+/** A PATCH enables a webhook, even if it changes nothing else. */
 async function enable(tenant, id) {
   const { url, events } = await get(`/api/v1/webhooks/${id}`, {}, { tenant });
   const operation = {
     title: `Enable ${id}`,
     verb: "Enable",
-    effects: [`New events are sent to ${url} again.`, "Deliveries that failed or were cancelled are not: redeliver them."],
+    effects: [`New events are sent to ${url} again.`, "Deliveries that failed or were cancelled are not sent: redeliver them."],
     method: "PATCH",
     path: `/api/v1/webhooks/${id}`,
     body: { events },
@@ -78,7 +78,7 @@ async function enable(tenant, id) {
   });
 }
 
-/** Deliveries of tests are never repeated. */
+/** Test deliveries are never repeated. */
 function isRepeatable({ status, type }) {
   return status !== "pending" && type !== "webhook.test";
 }
