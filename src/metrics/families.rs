@@ -25,8 +25,6 @@ pub struct Families {
     pub batch_size: Histogram,
     pub commit_seconds: Histogram,
     pub retries: IntCounterVec,
-    pub http_connections: IntGauge,
-    pub http_held_bytes: IntGauge,
     pub webhook_attempts: IntCounterVec,
     pub log_lines_dropped: IntCounter,
     pub trace_spans: IntCounterVec,
@@ -119,12 +117,6 @@ impl Families {
                 "Commits that were tried again, by reason.",
                 &["reason"],
                 &["key_taken", "deadlock", "serialization", "connection_lost", "poisoned"],
-            ),
-            http_connections: gauge(&registry, "agentpay_http_connections", "Open connections of clients."),
-            http_held_bytes: gauge(
-                &registry,
-                "agentpay_http_held_bytes",
-                "Bytes of bodies and answers above 16 KiB that are held for clients.",
             ),
             webhook_attempts: counters(
                 &registry,

@@ -115,15 +115,6 @@ pub fn job_failed(job: &str) {
     FAMILIES.load().job_failures.with_label_values(&[job]).inc();
 }
 
-/// Values of this process that are read at the moment of a scrape.
-#[derive(Clone, Debug)]
-pub struct Gauges {
-    /// The names of all background jobs.
-    pub jobs: Vec<&'static str>,
-    pub http_connections: usize,
-    pub http_held_bytes: usize,
-}
-
 /// One metric, written exactly as given.
 pub struct Exact {
     pub name: &'static str,
@@ -157,15 +148,13 @@ impl Exact {
     }
 }
 
-/// Renders all metrics in the Prometheus text format 0.0.4.
-pub fn render(gauges: Gauges, exact: &[Exact]) -> String {
+/// Renders all metrics in the Prometheus text format 0.0.4: those that this process has counted, and `exact`.
+pub fn render(jobs: &[&str], exact: &[Exact]) -> String {
     let families = FAMILIES.load();
-    for job in gauges.jobs {
+    for job in jobs {
         // Exported from the start, at zero.
         families.job_failures.with_label_values(&[job]);
     }
-    families.http_connections.set(gauges.http_connections as i64);
-    families.http_held_bytes.set(gauges.http_held_bytes as i64);
     let mut text = String::new();
     for Exact { name, kind, help, samples } in exact {
         let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");

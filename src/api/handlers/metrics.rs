@@ -12,7 +12,7 @@ use crate::clock::Offset;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
 use crate::job_health::{Job, State};
-use crate::metrics::{self, Exact, Gauges};
+use crate::metrics::{self, Exact};
 use crate::query::gauges::{self, Figures};
 use crate::query::health;
 use crate::store::verification::{CheckResult, LastVerification};
@@ -41,11 +41,6 @@ pub async fn show(extract::State(state): extract::State<ApiState>, request: Read
 }
 
 async fn render(state: &ApiState) -> Bytes {
-    let gauges = Gauges {
-        jobs: Job::ALL.map(Job::name).to_vec(),
-        http_connections: state.admission.connections(),
-        http_held_bytes: state.admission.held_bytes(),
-    };
     let of_cells = join_all(state.cells.iter().map(|cell| of_cell(cell, state.settings.request_timeout))).await;
     let mut exact = match state.cells.as_slice() {
         [_] => of_cells.into_iter().flatten().collect(),
@@ -61,8 +56,18 @@ async fn render(state: &ApiState) -> Bytes {
             join(labelled.collect())
         }
     };
+    // Read here, and not counted by the process, which may contain several services.
+    let held_bytes = state.admission.held_bytes();
+    exact.extend([
+        Exact::gauge("agentpay_http_connections", "Open connections of clients.", state.admission.connections()),
+        Exact::gauge(
+            "agentpay_http_held_bytes",
+            "Bytes of bodies and answers above 16 KiB that are held for clients.",
+            held_bytes,
+        ),
+    ]);
     exact.extend(Process::read().into_iter().flat_map(Process::families));
-    metrics::render(gauges, &exact).into()
+    metrics::render(&Job::ALL.map(Job::name), &exact).into()
 }
 
 /// Puts the samples of all cells for one name together.
