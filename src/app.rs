@@ -108,11 +108,12 @@ impl App {
     ) -> Result<Self, StartError> {
         let Entrance { address, router: current_router, admission, progress, stop_serving, serving } = entrance;
         let mut connection = progress.step("the database", reach(&options, &progress)).await?;
+        if let [home, others @ ..] = settings.cells.as_slice() {
+            let checked = check_identity(&mut connection, &home.id, others.is_empty());
+            progress.step("the home cell", checked).await?;
+        }
         let migrated = prepare_schema(&mut connection, settings.migrate_on_start);
         progress.step("the migrations", migrated).await?;
-        if let [home, _, ..] = settings.cells.as_slice() {
-            progress.step("the home cell", check_identity(&mut connection, &home.id)).await?;
-        }
         let read = look(runtime_config::read(&mut connection));
         let config = SharedRuntimeConfig::new(progress.step("the limits", read).await?);
         // The clock must be set before any request is served.

@@ -14,7 +14,8 @@ use crate::local_postgres::{LocalPostgres, LocalPostgresError};
 use crate::progress::Progress;
 use crate::settings::Settings;
 use crate::shutdown::Stop;
-use crate::store::{StoreError, cells, migrations, server};
+use crate::store::cells::{self, State};
+use crate::store::{StoreError, migrations, server};
 
 /// How long a start tries to connect to the database.
 const REACH_LIMIT: Duration = Duration::from_secs(30);
@@ -231,12 +232,14 @@ pub async fn prepare_schema(connection: &mut PgConnection, migrate: bool) -> Res
     }
 }
 
-/// Fails if the database is not that of `cell`, one of several.
-pub async fn check_identity(connection: &mut PgConnection, cell: &CellId) -> Result<(), StartError> {
-    match look(cells::identity(connection)).await? {
-        Some(found) if found == *cell => Ok(()),
-        Some(found) => Err(StartError::OtherCell { cell: cell.clone(), found }),
-        None => Err(StartError::NoCell(cell.clone())),
+/// Fails if the database is not that of `cell`. Must succeed before anything is changed in the database. The only cell may
+/// have any database that is not another cell.
+pub async fn check_identity(connection: &mut PgConnection, cell: &CellId, is_only: bool) -> Result<(), StartError> {
+    match look(cells::state(connection)).await? {
+        State::Cell(found) if found == *cell => Ok(()),
+        State::Cell(found) => Err(StartError::OtherCell { cell: cell.clone(), found }),
+        State::Empty | State::Unassigned if is_only => Ok(()),
+        State::Empty | State::Unassigned => Err(StartError::NoCell(cell.clone())),
     }
 }
 

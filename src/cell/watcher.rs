@@ -83,8 +83,8 @@ impl Watcher {
     async fn try_to_open(&self) -> Result<(), StartError> {
         let connecting = timeout(CHECK_LIMIT, start::connect(&self.options)).await;
         let mut connection = connecting.unwrap_or(Err(StoreError::TimedOut.into()))?;
+        start::check_identity(&mut connection, &self.cell, false).await?;
         start::prepare_schema(&mut connection, self.migrate_on_start).await?;
-        start::check_identity(&mut connection, &self.cell).await?;
         // The clock must be set before any request is served.
         start::look(server::measure_clock(&mut connection, &self.clock)).await?;
         Ok(())

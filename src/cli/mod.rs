@@ -31,12 +31,13 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use sqlx::PgConnection;
-use sqlx::postgres::PgConnectOptions;
 
 use crate::app::{App, Entrance};
 use crate::clock::Clock;
+use crate::domain::cell::CellId;
 use crate::progress::Progress;
 use crate::settings::Settings;
+use crate::settings::cells::CellSettings;
 use crate::shutdown::Stop;
 use crate::start::{self, Database};
 use crate::store::server;
@@ -121,8 +122,8 @@ enum Action {
 }
 
 impl Action {
-    /// The database of a cell, if the command may be about another cell than the home cell.
-    fn database_of(&self, cell: &str, settings: &Settings) -> Result<PgConnectOptions, CliError> {
+    /// A cell, if the command may be about another cell than the home cell.
+    fn cell_of(&self, cell: &str, settings: &Settings) -> Result<CellSettings, CliError> {
         let is_of_any = matches!(
             self,
             Self::Idempotency(_)
@@ -137,7 +138,7 @@ impl Action {
         }
         let found = settings.cells.iter().find(|known| known.id.as_str() == cell);
         let unknown = || CliError::Refused(format!("CELLS_FILE does not list a cell {cell}"));
-        Ok(found.ok_or_else(unknown)?.database.clone())
+        found.cloned().ok_or_else(unknown)
     }
 }
 
@@ -160,16 +161,18 @@ impl Cli {
             _ => {}
         }
         let mut settings = Settings::read(|name| std::env::var(name).ok(), io::stdout().is_terminal())?;
-        if let Some(cell) = &self.cell {
-            settings.database = Some(action.database_of(cell, &settings)?);
+        let mut cell = settings.cells.first().cloned();
+        if let Some(id) = &self.cell {
+            cell = Some(action.cell_of(id, &settings)?);
         }
+        settings.database = cell.as_ref().map(|cell| cell.database.clone()).or(settings.database);
         match &action {
             Action::Serve => serve(&settings, &stop).await,
             Action::Config(config) if !config.needs_database() => {
                 finish(config.run_without_database(&settings), &stop).await
             }
             Action::Health => finish(check_health(&settings), &stop).await,
-            action => run_command(action, &settings, &stop).await,
+            action => run_command(action, &settings, cell.as_ref().map(|cell| &cell.id), &stop).await,
         }
     }
 }
@@ -243,13 +246,19 @@ async fn finish(command: impl Future<Output = Result<(), CliError>>, stop: &Stop
     }
 }
 
-async fn run_command(action: &Action, settings: &Settings, stop: &Stop) -> Result<Code, CliError> {
+/// Runs a command that needs the database, which is that of `cell` with CELLS_FILE.
+async fn run_command(
+    action: &Action,
+    settings: &Settings,
+    cell: Option<&CellId>,
+    stop: &Stop,
+) -> Result<Code, CliError> {
     if io::stderr().is_terminal() {
         telemetry::start_for_command()?;
     }
     let Some(opened) = stop.race(Database::open_beside(settings, stop)).await else { return Ok(interrupted(stop)) };
     let database = opened?;
-    let executed = execute(action, settings, &database, stop).await;
+    let executed = execute(action, settings, cell, &database, stop).await;
     database.close().await;
     match executed {
         // A closed pipe is not an error: `head` has read all it needs.
@@ -268,12 +277,13 @@ fn interrupted(stop: &Stop) -> Code {
 async fn execute(
     action: &Action,
     settings: &Settings,
+    cell: Option<&CellId>,
     database: &Database,
     stop: &Stop,
 ) -> Result<Option<Code>, CliError> {
     let output = Output::standard()?;
     let clock = Clock::default();
-    let Some(prepared) = stop.race(prepare(action, settings, database, &clock)).await else { return Ok(None) };
+    let Some(prepared) = stop.race(prepare(action, settings, cell, database, &clock)).await else { return Ok(None) };
     let mut connection = prepared?;
     let session = Session::new(settings, &database.options, clock, output, stop);
     let done = match action {
@@ -299,19 +309,29 @@ fn coded(done: Option<Result<bool, CliError>>) -> Result<Option<Code>, CliError>
     Ok(done.transpose()?.map(|is_well| if is_well { SUCCESS } else { FAILURE }))
 }
 
-/// Returns a connection to a database whose schema is up to date, and sets `clock` by the database's clock.
+/// Returns a connection to a database whose schema is up to date, and sets `clock` by the database's clock. Changes nothing if
+/// the database is not that of `cell`.
 async fn prepare(
     action: &Action,
     settings: &Settings,
+    cell: Option<&CellId>,
     database: &Database,
     clock: &Clock,
 ) -> Result<PgConnection, CliError> {
     let progress = Progress::default();
     progress.step("the private PostgreSQL", database.run()).await?;
     let mut connection = progress.step("the database", start::reach(&database.options, &progress)).await?;
+    if matches!(action, Action::Cells(cells) if cells.prepares_databases()) {
+        start::look(server::measure_clock(&mut connection, clock)).await?;
+        return Ok(connection);
+    }
+    let lists_cells = matches!(action, Action::Cells(Cells::List { .. }));
+    if let Some(cell) = cell.filter(|_| !lists_cells) {
+        let checked = start::check_identity(&mut connection, cell, settings.cells.len() == 1);
+        progress.step("the cell", checked).await?;
+    }
     let migrates = match action {
         Action::Migrate(_) => true,
-        Action::Cells(cells) => cells.migrates(),
         Action::Serve | Action::Keys(Keys::Create { .. }) | Action::Import(_) => settings.migrate_on_start,
         // The other commands never migrate.
         _ => false,

@@ -36,6 +36,32 @@ pub async fn identity(connection: &mut PgConnection) -> Result<Option<CellId>, S
     Ok(id.await?.map(CellId::from_stored))
 }
 
+/// What a database is, also while its schema is older than this program's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It has no table of the service.
+    Empty,
+    /// It has tables of the service, and was not added to any cells.
+    Unassigned,
+    Cell(CellId),
+}
+
+pub async fn state(connection: &mut PgConnection) -> Result<State, StoreError> {
+    let tables = sqlx::query!(
+        r#"-- cells::state
+        SELECT to_regclass('tenants') IS NOT NULL OR to_regclass('_sqlx_migrations') IS NOT NULL AS "any!",
+               to_regclass('cell_identity') IS NOT NULL AS "identity!""#
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    let identity = if tables.identity { identity(connection).await? } else { None };
+    Ok(match identity {
+        Some(id) => State::Cell(id),
+        None if tables.any => State::Unassigned,
+        None => State::Empty,
+    })
+}
+
 /// Whether new tenants may be created in a cell. Written in the home cell.
 pub async fn set_accepts(connection: &mut PgConnection, id: &CellId, accepts: bool) -> Result<(), StoreError> {
     sqlx::query!(
@@ -157,7 +183,8 @@ pub async fn contents(connection: &mut PgConnection) -> Result<Contents, StoreEr
     Ok(contents.fetch_one(connection).await?)
 }
 
-/// Whether a database has no data of tenants.
+/// Whether a database has no data of tenants. One without all of these tables was never used: its first migration was
+/// interrupted.
 pub async fn is_empty(connection: &mut PgConnection) -> Result<bool, StoreError> {
     let is_empty = sqlx::query_scalar!(
         r#"-- cells::is_empty
@@ -165,5 +192,8 @@ pub async fn is_empty(connection: &mut PgConnection) -> Result<bool, StoreError>
            AND NOT EXISTS (SELECT FROM idempotency_keys) AND NOT EXISTS (SELECT FROM services) AS "is_empty!""#,
         Tenant::PUBLIC,
     );
-    Ok(is_empty.fetch_one(connection).await?)
+    match is_empty.fetch_one(connection).await {
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P01") => Ok(true),
+        is_empty => Ok(is_empty?),
+    }
 }

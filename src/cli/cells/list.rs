@@ -9,6 +9,7 @@ use crate::cli::error::CliError;
 use crate::cli::session::{READ_LIMIT, Session};
 use crate::cli::table::{FormatOption, Table};
 use crate::settings::cells::CellSettings;
+use crate::start;
 use crate::store::cells::{self, Cell, Contents};
 use crate::store::{StoreError, tenant_moves};
 
@@ -90,7 +91,7 @@ async fn row(settings: &CellSettings, added: &[Cell]) -> Row {
 /// What the cell holds, and the requests that it records per second.
 async fn measure(settings: &CellSettings) -> Result<(Contents, f64), CliError> {
     let mut connection = listed::connect(settings).await?;
-    listed::check_identity(&mut connection, &settings.id).await?;
+    start::check_identity(&mut connection, &settings.id, false).await?;
     let (before, began) = (cells::contents(&mut connection).await?, Instant::now());
     sleep(MEASURED).await;
     let after = cells::contents(&mut connection).await?;

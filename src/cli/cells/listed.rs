@@ -7,9 +7,8 @@ use tokio::time::timeout;
 
 use crate::cli::error::CliError;
 use crate::cli::session::{READ_LIMIT, Session};
-use crate::domain::cell::CellId;
 use crate::settings::cells::CellSettings;
-use crate::store::{StoreError, cells, server};
+use crate::store::{StoreError, server};
 
 /// How long a command waits for a cell that may be down.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -27,13 +26,4 @@ pub fn cell<'a>(session: &Session<'a>, id: &str) -> Result<&'a CellSettings, Cli
 
 pub async fn connect(cell: &CellSettings) -> Result<PgConnection, StoreError> {
     timeout(CONNECT_LIMIT, server::connect(&cell.database, READ_LIMIT)).await.unwrap_or(Err(StoreError::TimedOut))
-}
-
-/// Fails if the database is another cell than the file says.
-pub async fn check_identity(connection: &mut PgConnection, id: &CellId) -> Result<(), CliError> {
-    match cells::identity(connection).await? {
-        Some(own) if own == *id => Ok(()),
-        Some(own) => Err(CliError::Refused(format!("the database of {id} is the cell {own}: check its url"))),
-        None => Err(CliError::Refused(format!("{id} is not a cell yet: run `cells add {id}`"))),
-    }
 }

@@ -6,17 +6,15 @@ mod move_tenant;
 mod verify;
 
 use clap::Subcommand;
-use sqlx::PgConnection;
 
-use crate::domain::cell::CellId;
 use crate::progress::Progress;
 use crate::start;
-use crate::store::{StoreError, cells};
+use crate::store::cells::{self, State};
 
 use super::error::CliError;
 use super::session::Session;
 use super::table::FormatOption;
-use listed::{cell, check_identity, connect, home};
+use listed::{cell, home};
 use move_tenant::{Drain, Move};
 
 #[derive(Debug, Subcommand)]
@@ -57,57 +55,52 @@ impl Cells {
         Ok(done.transpose()?.map(|()| true))
     }
 
-    /// Whether the schema of the home cell is migrated first.
-    pub fn migrates(&self) -> bool {
-        matches!(self, Self::Migrate)
+    /// Whether the command itself checks which cell each database is, and prepares its schema.
+    pub fn prepares_databases(&self) -> bool {
+        matches!(self, Self::Add { .. } | Self::Migrate)
     }
 }
 
 async fn add(session: &Session<'_>, id: &str) -> Result<(), CliError> {
     let (home, added) = (home(session), cell(session, id)?);
-    let mut home_connection = connect(home).await?;
-    // The database that was alone until now becomes the home cell.
-    cells::found(&mut home_connection, &home.id).await?;
-    check_identity(&mut home_connection, &home.id).await?;
+    let progress = Progress::default();
+    let mut home_connection = start::reach(&home.database, &progress).await?;
+    match cells::state(&mut home_connection).await? {
+        State::Cell(_) => {
+            start::check_identity(&mut home_connection, &home.id, false).await?;
+            progress.step("the migrations", start::prepare_schema(&mut home_connection, false)).await?;
+        }
+        // The database that was alone until now, or an empty one, becomes the home cell.
+        State::Empty | State::Unassigned => {
+            progress.step("the migrations", start::prepare_schema(&mut home_connection, true)).await?;
+            cells::found(&mut home_connection, &home.id).await?;
+        }
+    }
     if added.id == home.id {
         return session.print(format!("{id} is the home cell")).await;
     }
-    let progress = Progress::default();
     let mut connection = start::reach(&added.database, &progress).await?;
-    progress.step("the migrations", start::prepare_schema(&mut connection, true)).await?;
-    match cells::identity(&mut connection).await? {
-        Some(own) if own != added.id => {
-            return Err(CliError::Refused(format!("the database of {id} is the cell {own} already")));
-        }
-        None if !cells::is_empty(&mut connection).await? => {
+    match cells::state(&mut connection).await? {
+        State::Unassigned if !cells::is_empty(&mut connection).await? => {
             return Err(CliError::Refused(format!("the database of {id} has data: a cell begins empty")));
         }
-        _ => {}
+        State::Cell(_) => start::check_identity(&mut connection, &added.id, false).await?,
+        State::Empty | State::Unassigned => {}
     }
+    progress.step("the migrations", start::prepare_schema(&mut connection, true)).await?;
     let cell = cells::add(&mut home_connection, &mut connection, &added.id).await?;
     session.print(format!("{id} is the cell number {}", cell.number)).await
 }
 
 async fn migrate(session: &Session<'_>) -> Result<(), CliError> {
+    let is_only = session.settings.cells.len() == 1;
     // The home cell is the first.
     for cell in &session.settings.cells {
         let progress = Progress::default();
         let mut connection = start::reach(&cell.database, &progress).await?;
-        if let Some(own) = cells_identity_if_migrated(&mut connection).await?
-            && own != cell.id
-        {
-            return Err(CliError::Refused(format!("the database of {} is the cell {own}: check its url", cell.id)));
-        }
+        start::check_identity(&mut connection, &cell.id, is_only).await?;
         progress.step("the migrations", start::prepare_schema(&mut connection, true)).await?;
         session.print(format!("{}: the schema is up to date", cell.id)).await?;
     }
     Ok(())
-}
-
-/// An older schema has no identity.
-async fn cells_identity_if_migrated(connection: &mut PgConnection) -> Result<Option<CellId>, CliError> {
-    match cells::identity(connection).await {
-        Err(StoreError::Database(sqlx::Error::Database(error))) if error.code().as_deref() == Some("42P01") => Ok(None),
-        identity => Ok(identity?),
-    }
 }

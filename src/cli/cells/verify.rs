@@ -11,6 +11,7 @@ use crate::cli::session::Session;
 use crate::domain::caller::Tenant;
 use crate::domain::cell::CellId;
 use crate::settings::cells::CellSettings;
+use crate::start;
 use crate::store::{audit, directory, server, tenant_moves};
 
 use super::listed;
@@ -66,7 +67,7 @@ pub async fn run(session: &Session<'_>) -> Result<bool, CliError> {
 /// Prints what is wrong in a cell. Returns the number of findings.
 async fn audit_cell(session: &Session<'_>, cell: &CellSettings) -> Result<usize, CliError> {
     let mut connection = listed::connect(cell).await?;
-    listed::check_identity(&mut connection, &cell.id).await?;
+    start::check_identity(&mut connection, &cell.id, false).await?;
     // The checks of large tables take long.
     server::unbound_statements(&mut connection).await?;
     let mut snapshot = server::begin_snapshot(&mut connection).await?;

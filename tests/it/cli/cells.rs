@@ -120,7 +120,10 @@ async fn a_cell_is_added_gets_a_tenant_and_is_emptied() {
     operator.write_file(["eu", "home"]);
     for arguments in [&["migrate"][..], &["verify"], &["add", "eu"]] {
         let (code, text) = operator.run(arguments).await;
-        assert!(code == 1 && text.contains("the database of eu is the cell home"), "{arguments:?}: {text}");
+        assert!(
+            code == 1 && text.contains("the database of the cell eu in CELLS_FILE is that of the cell home"),
+            "{arguments:?}: {text}"
+        );
     }
     // Without the file there are no cells.
     let output = run(&["cells", "list"], &[("DATABASE_URL", &url(&operator.databases[0]))]).await;
