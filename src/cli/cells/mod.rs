@@ -7,14 +7,17 @@ mod verify;
 
 use clap::Subcommand;
 
+use crate::domain::cell::CellId;
 use crate::progress::Progress;
+use crate::settings::cells::CellSettings;
 use crate::start;
+use crate::store::StoreError;
 use crate::store::cells::{self, State};
 
 use super::error::CliError;
 use super::session::Session;
 use super::table::FormatOption;
-use listed::{cell, home};
+use listed::{cell, connect, home};
 use move_tenant::{Drain, Move};
 
 #[derive(Debug, Subcommand)]
@@ -72,6 +75,9 @@ async fn add(session: &Session<'_>, id: &str) -> Result<(), CliError> {
         }
         // The database that was alone until now, or an empty one, becomes the home cell.
         State::Empty | State::Unassigned => {
+            for other in &session.settings.cells[1..] {
+                check_no_home(other, &home.id).await?;
+            }
             progress.step("the migrations", start::prepare_schema(&mut home_connection, true)).await?;
             cells::found(&mut home_connection, &home.id).await?;
         }
@@ -90,6 +96,28 @@ async fn add(session: &Session<'_>, id: &str) -> Result<(), CliError> {
     progress.step("the migrations", start::prepare_schema(&mut connection, true)).await?;
     let cell = cells::add(&mut home_connection, &mut connection, &added.id).await?;
     session.print(format!("{id} is the cell number {}", cell.number)).await
+}
+
+/// Fails if a database other than the first of CELLS_FILE is a cell or has data. With another order of the file, an empty
+/// database would become a second home cell, which knows no API key.
+async fn check_no_home(other: &CellSettings, home: &CellId) -> Result<(), CliError> {
+    let mut connection = match connect(other).await {
+        // It is to be created later.
+        Err(StoreError::Database(sqlx::Error::Database(error))) if error.code().as_deref() == Some("3D000") => {
+            return Ok(());
+        }
+        connected => connected?,
+    };
+    let found = match cells::state(&mut connection).await? {
+        State::Cell(own) => format!("is the cell {own}"),
+        State::Unassigned if !cells::is_empty(&mut connection).await? => "has data".to_owned(),
+        State::Empty | State::Unassigned => return Ok(()),
+    };
+    Err(CliError::Refused(format!(
+        "the database of {} {found} already, and that of {home} is no cell: the first cell of CELLS_FILE must be the home cell, \
+         with the database that is in use",
+        other.id
+    )))
 }
 
 async fn migrate(session: &Session<'_>) -> Result<(), CliError> {

@@ -131,6 +131,35 @@ async fn a_cell_is_added_gets_a_tenant_and_is_emptied() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_empty_database_does_not_become_a_second_home_cell() {
+    let mut operator = Operator::start().await;
+    operator.tenant(1).await;
+    // The first database has the data, and is no cell yet. Then it is.
+    for found in ["has data", "is the cell home"] {
+        operator.databases.swap(0, 1);
+        operator.write_file(["eu", "home"]);
+        for id in ["eu", "home"] {
+            let error = format!(
+                "the database of home {found} already, and that of eu is no cell: the first cell of CELLS_FILE must be the \
+                 home cell, with the database that is in use\n"
+            );
+            assert_eq!(operator.run(&["add", id]).await, (1, error));
+        }
+        let tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'";
+        let count = sqlx::query_scalar::<_, i64>(tables).fetch_one(&pool(&operator.databases[0])).await;
+        assert_eq!(count.expect("a count"), 0);
+        operator.databases.swap(0, 1);
+        operator.write_file(["home", "eu"]);
+        assert_eq!(operator.run(&["add", "home"]).await, (0, "home is the home cell\n".to_owned()));
+    }
+    // A database that is created later is no obstacle.
+    let later = operator.databases[1].clone().database("created_later");
+    operator.databases = [new_database().await, later];
+    operator.write_file(["home", "eu"]);
+    assert_eq!(operator.run(&["add", "home"]).await, (0, "home is the home cell\n".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_mover_that_is_killed_at_any_moment_leaves_the_tenant_whole() {
     let operator = Operator::start().await;
     assert_eq!(operator.run(&["add", "eu"]).await.0, 0);
