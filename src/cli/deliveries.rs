@@ -18,6 +18,7 @@ use crate::store::webhook_queues::QueueId;
 use super::error::CliError;
 use super::moment::{FORMS, Moment};
 use super::progress_bar::ProgressBar;
+use super::scope::Scope;
 use super::session::Session;
 use super::table::{FormatOption, Table};
 use super::writer::{Write, Writer};
@@ -109,6 +110,11 @@ impl Of {
 }
 
 impl Deliveries {
+    pub fn scope(&self) -> Scope<'_> {
+        let (Self::List(List { of, .. }) | Self::Retry(Retry { of, .. })) = self;
+        Scope::of(of.tenant.as_ref())
+    }
+
     pub async fn run(&self, session: &Session<'_>) -> Result<(), CliError> {
         match self {
             Self::List(list) => list.run(session).await,

@@ -11,6 +11,7 @@ use crate::query::key_outcome::{self, KeyOutcome};
 use crate::store::{StoreError, caller_totals, full_callers, retention};
 
 use super::error::CliError;
+use super::scope::Scope;
 use super::session::Session;
 use super::table::{FormatOption, Table};
 
@@ -65,6 +66,15 @@ impl Owner {
 }
 
 impl Idempotency {
+    pub fn scope(&self) -> Scope<'_> {
+        match self {
+            // Records of clients without an API key are in the home cell.
+            Self::Show(Show { owner: Owner { tenant: None, .. }, .. }) => Scope::Home,
+            Self::Show(show) => Scope::of(show.owner.tenant.as_ref()),
+            Self::Stats { .. } => Scope::Cell,
+        }
+    }
+
     pub async fn run(&self, session: &Session<'_>) -> Result<(), CliError> {
         match self {
             Self::Show(show) => show.run(session).await,

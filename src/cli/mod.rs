@@ -16,6 +16,7 @@ mod moment;
 mod output;
 mod progress_bar;
 mod prune;
+mod scope;
 mod secrets;
 mod session;
 mod settlements;
@@ -37,7 +38,6 @@ use crate::clock::Clock;
 use crate::domain::cell::CellId;
 use crate::progress::Progress;
 use crate::settings::Settings;
-use crate::settings::cells::CellSettings;
 use crate::shutdown::Stop;
 use crate::start::{self, Database};
 use crate::store::server;
@@ -55,6 +55,7 @@ use manual::{Completions, Man};
 use migrate::Migrate;
 use output::{Output, OutputError};
 use prune::Prune;
+use scope::Scope;
 use secrets::Secrets;
 use session::Session;
 use settlements::Settlements;
@@ -66,7 +67,7 @@ use verify::Verify;
 pub struct Cli {
     #[command(subcommand)]
     action: Option<Action>,
-    /// The cell of CELLS_FILE that idempotency, settlements, audit, deliveries and verify are about; otherwise the home cell.
+    /// The cell of CELLS_FILE whose data the command reads. Without it, that of the tenant which the command names.
     #[arg(long = "cell", id = "cell-of-command", global = true, value_name = "ID")]
     cell: Option<String>,
 }
@@ -122,23 +123,14 @@ enum Action {
 }
 
 impl Action {
-    /// A cell, if the command may be about another cell than the home cell.
-    fn cell_of(&self, cell: &str, settings: &Settings) -> Result<CellSettings, CliError> {
-        let is_of_any = matches!(
-            self,
-            Self::Idempotency(_)
-                | Self::Settlements(_)
-                | Self::Audit(_)
-                | Self::Deliveries(_)
-                | Self::Verify(_)
-                | Self::Secrets(_)
-        );
-        if !is_of_any {
-            return Err(CliError::Refused("this command does not take --cell".to_owned()));
+    fn scope(&self) -> Scope<'_> {
+        match self {
+            Self::Idempotency(idempotency) => idempotency.scope(),
+            Self::Settlements(settlements) => settlements.scope(),
+            Self::Deliveries(deliveries) => deliveries.scope(),
+            Self::Audit(_) | Self::Prune(_) | Self::Verify(_) | Self::Secrets(_) => Scope::Cell,
+            _ => Scope::Home,
         }
-        let found = settings.cells.iter().find(|known| known.id.as_str() == cell);
-        let unknown = || CliError::Refused(format!("CELLS_FILE does not list a cell {cell}"));
-        found.cloned().ok_or_else(unknown)
     }
 }
 
@@ -161,10 +153,9 @@ impl Cli {
             _ => {}
         }
         let mut settings = Settings::read(|name| std::env::var(name).ok(), io::stdout().is_terminal())?;
-        let mut cell = settings.cells.first().cloned();
-        if let Some(id) = &self.cell {
-            cell = Some(action.cell_of(id, &settings)?);
-        }
+        let choosing = action.scope().cell(self.cell.as_deref(), &settings.cells);
+        let Some(chosen) = stop.race(choosing).await else { return Ok(interrupted(&stop)) };
+        let cell = chosen?.cloned();
         settings.database = cell.as_ref().map(|cell| cell.database.clone()).or(settings.database);
         match &action {
             Action::Serve => serve(&settings, &stop).await,

@@ -12,7 +12,7 @@ use crate::job_health::JobHealth;
 use crate::jobs::janitor::{Janitor, LastRun, Report};
 use crate::jobs::prune_preview::{Preview, preview};
 use crate::runtime_config::SharedRuntimeConfig;
-use crate::store::{deliveries, runtime_config};
+use crate::store::deliveries;
 
 use super::error::CliError;
 use super::progress_bar::ProgressBar;
@@ -50,12 +50,11 @@ impl Prune {
 }
 
 async fn janitor(session: &Session<'_>) -> Result<Janitor, CliError> {
-    let read = async |connection: &mut PgConnection| runtime_config::read(connection).await;
     let clock = session.clock.clone();
     Ok(Janitor {
         settings: session.settings.janitor.clone(),
         pool: session.pool.clone(),
-        runtime_config: SharedRuntimeConfig::new(session.read(read).await?),
+        runtime_config: SharedRuntimeConfig::new(session.runtime_config().await?),
         last_run: LastRun::default(),
         health: JobHealth::new(clock.clone()),
         full: FullCallers::default(),

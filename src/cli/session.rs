@@ -8,13 +8,18 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::time::Instant;
 
 use crate::clock::Clock;
+use crate::domain::caller::Tenant;
+use crate::domain::runtime_config::RuntimeConfig;
+use crate::progress::Progress;
 use crate::settings::Settings;
 use crate::shutdown::Stop;
-use crate::store::StoreError;
+use crate::start;
 use crate::store::pool::Pool;
+use crate::store::{StoreError, runtime_config, server};
 
 use super::error::CliError;
 use super::output::Output;
+use super::scope;
 
 /// How long a command waits for one read.
 pub const READ_LIMIT: Duration = Duration::from_secs(30);
@@ -46,6 +51,29 @@ impl<'a> Session<'a> {
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         self.pool.run(Instant::now() + READ_LIMIT, work).await
+    }
+
+    /// The runtime configuration. That of the home cell applies to all cells.
+    pub async fn runtime_config(&self) -> Result<RuntimeConfig, StoreError> {
+        let read = async |connection: &mut PgConnection| runtime_config::read(connection).await;
+        match self.settings.cells.first() {
+            Some(home) => Pool::new(home.database.clone(), 1, READ_LIMIT).run(Instant::now() + READ_LIMIT, read).await,
+            None => self.read(read).await,
+        }
+    }
+
+    /// The session of the cell where a tenant lives.
+    pub async fn of_tenant(&self, tenant: &Tenant) -> Result<Self, CliError> {
+        let (mut options, mut clock) = (self.options, self.clock.clone());
+        if self.settings.cells.len() > 1 {
+            let cell = scope::cell_of(tenant, &self.settings.cells).await?;
+            let mut connection = start::reach(&cell.database, &Progress::default()).await?;
+            start::check_identity(&mut connection, &cell.id, false).await?;
+            start::prepare_schema(&mut connection, false).await?;
+            (options, clock) = (&cell.database, Clock::default());
+            start::look(server::measure_clock(&mut connection, &clock)).await?;
+        }
+        Ok(Self::new(self.settings, options, clock, self.output.clone(), self.stop))
     }
 
     /// Writes one line to standard output.

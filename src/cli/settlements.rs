@@ -18,6 +18,7 @@ use super::error::CliError;
 use super::export_file::{ExportFile, FileFormat};
 use super::moment::{FORMS, Moment};
 use super::progress_bar::ProgressBar;
+use super::scope::Scope;
 use super::session::{READ_LIMIT, Session};
 
 /// Settlements, and tenants, that one statement reads.
@@ -56,6 +57,11 @@ struct Line<'a> {
 }
 
 impl Settlements {
+    pub fn scope(&self) -> Scope<'_> {
+        let Self::Export(export) = self;
+        Scope::of(export.tenant.as_ref())
+    }
+
     pub async fn run(&self, session: &Session<'_>) -> Result<(), CliError> {
         let Self::Export(export) = self;
         export.run(session).await

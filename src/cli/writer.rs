@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use sqlx::PgConnection;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
@@ -15,7 +14,6 @@ use crate::full_callers::FullCallers;
 use crate::job_health::JobHealth;
 use crate::runtime_config::SharedRuntimeConfig;
 use crate::settings::committer::CommitterSettings;
-use crate::store::runtime_config;
 
 use super::error::CliError;
 use super::session::Session;
@@ -41,8 +39,7 @@ pub struct Write {
 
 impl Writer {
     pub async fn start(session: &Session<'_>, settings: &CommitterSettings) -> Result<Self, CliError> {
-        let read = async |connection: &mut PgConnection| runtime_config::read(connection).await;
-        let config = SharedRuntimeConfig::new(session.read(read).await?);
+        let config = SharedRuntimeConfig::new(session.runtime_config().await?);
         let clock = session.clock.clone();
         let health = JobHealth::new(clock.clone());
         let (options, full, mut lanes) = (session.options.clone(), FullCallers::default(), JoinSet::new());

@@ -6,6 +6,7 @@ use sqlx::PgConnection;
 use tokio::time::timeout;
 
 use crate::cli::error::CliError;
+use crate::cli::scope;
 use crate::cli::session::{READ_LIMIT, Session};
 use crate::settings::cells::CellSettings;
 use crate::store::{StoreError, server};
@@ -20,8 +21,7 @@ pub fn home<'a>(session: &Session<'a>) -> &'a CellSettings {
 
 /// Fails if the file has no such cell.
 pub fn cell<'a>(session: &Session<'a>, id: &str) -> Result<&'a CellSettings, CliError> {
-    let found = session.settings.cells.iter().find(|cell| cell.id.as_str() == id);
-    found.ok_or_else(|| CliError::Refused(format!("CELLS_FILE has no cell {id}")))
+    scope::find(&session.settings.cells, id)
 }
 
 pub async fn connect(cell: &CellSettings) -> Result<PgConnection, StoreError> {

@@ -86,10 +86,7 @@ impl Import {
             require_registered_services: false,
             ..session.settings.committer.clone()
         };
-        let writer = Writer::start(session, &settings).await?;
-        let imported = self.import(session, &writer, &exports, old_key, needs_tenant).await;
-        writer.close().await;
-        let report = imported?;
+        let report = self.import(session, &settings, &exports, old_key, needs_tenant).await?;
         self.format.print(session, &report, Report::to_table).await?;
         Ok(report.failures.is_empty())
     }
@@ -117,7 +114,7 @@ impl Import {
     async fn import(
         &self,
         session: &Session<'_>,
-        writer: &Writer,
+        settings: &CommitterSettings,
         exports: &Exports,
         old_key: Option<usize>,
         needs_tenant: bool,
@@ -125,7 +122,10 @@ impl Import {
         let mut report = Report::default();
         let mut made: Vec<NewKey> = Vec::new();
         if let Some(path) = &self.new_keys {
-            made = keys::import(session, writer, &exports.keys, path, &mut report.keys).await?;
+            let writer = Writer::start(session, settings).await?;
+            let imported = keys::import(session, &writer, &exports.keys, path, &mut report.keys).await;
+            writer.close().await;
+            made = imported?;
         }
         if !needs_tenant {
             return Ok(report);
@@ -136,14 +136,11 @@ impl Import {
         if !session.read(exists).await? {
             return Err(CliError::Refused(format!("no tenant with id {tenant}")));
         }
-        let steps = Steps { writer, tenant: &tenant, name: &self.name };
-        steps.register(&exports.services, &mut report).await?;
-        steps.record(&exports.usage, &mut report).await?;
-        // A disabled service takes no usage, and a missing one would be refused for good: the repetition that imports the rest
-        // disables them.
-        if report.failures.is_empty() {
-            steps.disable(&exports.services, &mut report).await?;
-        }
+        let writer = Writer::start(&session.of_tenant(&tenant).await?, settings).await?;
+        let steps = Steps { writer: &writer, tenant: &tenant, name: &self.name };
+        let imported = steps.run(exports, &mut report).await;
+        writer.close().await;
+        imported?;
         report.tenant_id = Some(tenant);
         Ok(report)
     }

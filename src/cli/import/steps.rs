@@ -15,7 +15,7 @@ use crate::domain::service::{Registration, ServiceEdit};
 use crate::domain::usage::UsageRecord;
 use crate::store::idempotency::CallerKey;
 
-use super::exports::OldService;
+use super::exports::{Exports, OldService};
 use super::report::{Failure, Report};
 
 /// Pairs of one part of the usage. A change would make other parts of an import that was interrupted before it.
@@ -48,7 +48,18 @@ struct ItemAnswer {
 }
 
 impl Steps<'_> {
-    pub async fn register(&self, services: &[OldService], report: &mut Report) -> Result<(), CliError> {
+    pub async fn run(&self, exports: &Exports, report: &mut Report) -> Result<(), CliError> {
+        self.register(&exports.services, report).await?;
+        self.record(&exports.usage, report).await?;
+        // A disabled service takes no usage, and a missing one would be refused for good: the repetition that imports the rest
+        // disables them.
+        if report.failures.is_empty() {
+            self.disable(&exports.services, report).await?;
+        }
+        Ok(())
+    }
+
+    async fn register(&self, services: &[OldService], report: &mut Report) -> Result<(), CliError> {
         let progress = ProgressBar::of(services.len() as u64, "services");
         for OldService { registration, .. } in services {
             let Registration { service_id, price_stroops, metadata } = registration;
@@ -68,7 +79,7 @@ impl Steps<'_> {
         Ok(())
     }
 
-    pub async fn record(&self, usage: &[UsageRecord], report: &mut Report) -> Result<(), CliError> {
+    async fn record(&self, usage: &[UsageRecord], report: &mut Report) -> Result<(), CliError> {
         let progress = ProgressBar::of(usage.len() as u64, "pairs");
         for (number, part) in usage.chunks(PAIRS_OF_PART).enumerate() {
             self.record_part(number, part, report).await?;
@@ -116,7 +127,7 @@ impl Steps<'_> {
         Ok(())
     }
 
-    pub async fn disable(&self, services: &[OldService], report: &mut Report) -> Result<(), CliError> {
+    async fn disable(&self, services: &[OldService], report: &mut Report) -> Result<(), CliError> {
         for OldService { registration, .. } in services.iter().filter(|service| service.is_disabled) {
             let service_id = &registration.service_id;
             let edit = Ok(ServiceEdit::Disabled(true));

@@ -72,28 +72,95 @@ async fn pages(client: &Client, path: &str, items: &str, cursor: &str) -> Vec<Va
     }
 }
 
-#[tokio::test]
-async fn commands_read_the_cell_that_they_name() {
+/// Runs a command; it must succeed. Returns what it printed.
+async fn printed(arguments: &[&str], file: &str) -> String {
+    let output = run(arguments, &[("CELLS_FILE", file)]).await;
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// Runs a command; it must be refused. Returns the reason.
+async fn refused(arguments: &[&str], file: &str) -> String {
+    let output = run(arguments, &[("CELLS_FILE", file)]).await;
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stderr).expect("UTF-8")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_finds_the_cell_of_its_tenant() {
     let cells = Cells::start(&[("home", 1), ("eu", 1)]).await;
-    let service = Service::start_on(cells.home(), &[("CELLS_FILE", cells.file())]).await;
-    let clients = cells.a_tenant_in_each(&service.client()).await;
-    for tenant in &clients {
-        assert_eq!(tenant.post("/api/v1/usage", &usage("a", "s", 2)).await.status, 201);
+    // The limits of the home cell apply to all cells.
+    let limits = [("CELLS_FILE", cells.file()), ("JANITOR_INTERVAL_MS", "3600000")];
+    let service = Service::start_on(cells.home(), &limits).await;
+    let operator = service.client();
+    assert_eq!(operator.send("PATCH", "/api/v1/config", Some(r#"{"eventLogCap":1}"#)).await.status, 200);
+    let clients = cells.a_tenant_in_each(&operator).await;
+    let file = cells.file();
+    let services = json!({ "services": [{ "serviceId": "imported", "priceStroops": 1 }], "nextCursor": null });
+    let path = std::env::temp_dir().join(format!("agentpay-services-{}.json", uuid::Uuid::new_v4()));
+    std::fs::write(&path, services.to_string()).expect("a file");
+    let path = path.to_str().expect("UTF-8");
+    for (number, (cell, tenant)) in ["home", "eu"].into_iter().zip(&clients).enumerate() {
+        let recorded = tenant.key("k").post("/api/v1/usage", &usage("a", "s", 2)).await;
+        assert_eq!(recorded.status, 201);
         assert_eq!(tenant.post("/api/v1/settle", &json!({ "agent": "a", "serviceId": "s" })).await.status, 200);
+        let webhook = json!({ "url": "https://example.com/", "events": ["price.updated"] });
+        assert_eq!(tenant.post("/api/v1/webhooks", &webhook).await.status, 201);
+        let id = "SELECT tenant_id FROM webhooks";
+        let id: String = sqlx::query_scalar(id).fetch_one(&cells.cells[number].pool).await.expect("a tenant");
+        let shown = printed(&["idempotency", "show", "k", "--tenant", &id, "--format", "json"], file).await;
+        assert!(shown.contains("/api/v1/usage"), "{cell}: {shown}");
+        let export = printed(&["settlements", "export", "--tenant", &id], file).await;
+        assert_eq!(export.lines().count(), 2, "{cell}: {export}");
+        printed(&["deliveries", "list", "--tenant", &id], file).await;
+        // What the directory says does not matter if a cell is named.
+        let elsewhere = if cell == "home" { "eu" } else { "home" };
+        let export = printed(&["settlements", "export", "--tenant", &id, "--cell", elsewhere], file).await;
+        assert_eq!(export.lines().count(), 1, "{cell}: {export}");
+        printed(&["import", "--tenant", &id, "--services", path], file).await;
+        let imported = cells.numbers("SELECT count(*) FROM services WHERE service_id = 'imported'").await;
+        assert_eq!(imported, [1, number as i64]);
+        let key = printed(&["keys", "create", "--label", "second", "--tenant", &id], file).await;
+        assert!(key.contains(&id), "{key}");
     }
-    let file = [("CELLS_FILE", cells.file())];
-    for cell in ["home", "eu"] {
-        let export = run(&["settlements", "export", "--format", "json", "--cell", cell], &file).await;
-        let text = String::from_utf8(export.stdout).expect("UTF-8");
-        assert_eq!(text.matches("\"agent\"").count(), 1, "{cell}: {text}");
-        assert!(run(&["verify", "--cell", cell], &file).await.status.success());
+    let _ = std::fs::remove_file(path);
+    assert!(refused(&["deliveries", "list", "--tenant", "nobody"], file).await.contains("no tenant with id nobody"));
+
+    // Commands about all tenants of a cell.
+    let of_a_cell: [&[&str]; 8] = [
+        &["idempotency", "stats"],
+        &["settlements", "export"],
+        &["audit", "export"],
+        &["deliveries", "list"],
+        &["deliveries", "retry", "--failed-since", "1h"],
+        &["verify"],
+        &["secrets", "check"],
+        &["prune", "--dry-run"],
+    ];
+    for arguments in of_a_cell {
+        let reason = refused(arguments, file).await;
+        assert_eq!(reason, "CELLS_FILE lists several cells: name one with --cell\n", "{arguments:?}");
+        printed(&[arguments, &["--cell", "eu"]].concat(), file).await;
     }
+    let pruned = printed(&["prune", "--dry-run", "--cell", "eu", "--format", "json"], file).await;
+    let pruned: Value = serde_json::from_str(&pruned).expect("JSON");
+    assert!(pruned["events"].as_i64() > Some(0), "{pruned}");
     for (arguments, error) in [
-        (["verify", "--cell", "asia"], "CELLS_FILE does not list a cell asia"),
-        (["prune", "--cell", "eu"], "this command does not take --cell"),
+        (&["verify", "--cell", "asia"][..], "CELLS_FILE has no cell asia"),
+        (&["keys", "list", "--cell", "eu"], "this command does not take --cell"),
     ] {
-        let refused = run(&arguments, &file).await;
-        assert!(!refused.status.success());
-        assert!(String::from_utf8_lossy(&refused.stderr).contains(error), "{arguments:?}");
+        assert!(refused(arguments, file).await.contains(error), "{arguments:?}");
     }
+    drop(service);
+
+    let mut cells = cells;
+    cells.databases.swap(0, 1);
+    cells.write_file(&[("home", 1), ("eu", 1)]);
+    let file = cells.file();
+    let error = "the database of the cell eu in CELLS_FILE is that of the cell home";
+    for arguments in of_a_cell {
+        assert!(refused(&[arguments, &["--cell", "eu"]].concat(), file).await.contains(error), "{arguments:?}");
+    }
+    let error = "the database of the cell home in CELLS_FILE is that of the cell eu";
+    assert!(refused(&["deliveries", "list", "--tenant", "public"], file).await.contains(error));
 }
