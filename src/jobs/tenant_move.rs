@@ -182,6 +182,7 @@ impl<'a> TenantMove<'a> {
         server::lock_out_janitors(&mut guard).await?;
         // An earlier run may have fenced it. It is written again during the long first copy.
         self.open_source(source).await?;
+        tenant_moves::note_step(home, tenant, "copying").await?;
         let rows = AtomicU64::default();
         let note = &|count| {
             rows.fetch_add(count, Ordering::Relaxed);

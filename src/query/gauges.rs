@@ -8,6 +8,7 @@ use crate::domain::timestamp::Timestamp;
 use crate::store::deliveries::{self, Backlog};
 use crate::store::retention::OldestExpiry;
 use crate::store::server::DatabaseSize;
+use crate::store::tenant_moves::{self, Unfinished};
 use crate::store::totals::{self, Totals};
 use crate::store::verification::{self, LastVerification};
 use crate::store::{caller_totals, runtime_config};
@@ -28,6 +29,12 @@ pub struct Figures {
     pub database_bytes: i64,
     /// Expiry of the oldest expired record that is not deleted yet.
     pub oldest_expiry: Option<Timestamp>,
+}
+
+/// The moves of tenants that are not complete. `home` reads the home cell. `None` if it does not respond in time.
+pub async fn unfinished_moves(home: &Reader) -> Option<Vec<Unfinished>> {
+    let read = async |connection: &mut PgConnection| tenant_moves::unfinished(connection).await;
+    home.try_read(Instant::now() + LIMIT, read).await.ok()
 }
 
 /// `None` if the database does not respond in time.

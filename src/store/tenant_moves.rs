@@ -42,6 +42,35 @@ pub async fn list(home: &mut PgConnection) -> Result<Vec<Move>, StoreError> {
     Ok(unfinished.collect())
 }
 
+/// The moves of one step that are not complete.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unfinished {
+    pub step: &'static str,
+    pub moves: i64,
+    /// How long ago the oldest of them began.
+    pub oldest_seconds: f64,
+}
+
+/// The steps of a move, as they are stored.
+const STEPS: [&str; 4] = ["copying", "fenced", "copied", "switched"];
+
+/// One entry for each step.
+pub async fn unfinished(home: &mut PgConnection) -> Result<Vec<Unfinished>, StoreError> {
+    let rows = sqlx::query!(
+        r#"-- tenant_moves::unfinished
+        SELECT step, count(*) AS "moves!", extract(epoch FROM now() - min(started_at))::float8 AS "oldest_seconds!"
+        FROM tenant_moves GROUP BY step"#
+    )
+    .fetch_all(home)
+    .await?;
+    let of_step = |step: &'static str| {
+        let found = rows.iter().find(|row| row.step == step);
+        let (moves, oldest_seconds) = found.map_or((0, 0.0), |row| (row.moves, row.oldest_seconds));
+        Unfinished { step, moves, oldest_seconds }
+    };
+    Ok(STEPS.map(of_step).into())
+}
+
 /// Records that a move begins, unless it has begun. Returns when that was, which tells it from other moves of the tenant.
 pub async fn begin(
     home: &mut PgConnection,

@@ -15,6 +15,7 @@ use crate::job_health::{Job, State};
 use crate::metrics::{self, Exact};
 use crate::query::gauges::{self, Figures};
 use crate::query::health;
+use crate::store::tenant_moves::Unfinished;
 use crate::store::verification::{CheckResult, LastVerification};
 use crate::telemetry::process::Process;
 
@@ -56,6 +57,12 @@ async fn render(state: &ApiState) -> Bytes {
             join(labelled.collect())
         }
     };
+    if state.has_cells()
+        && state.home().availability.reason().is_none()
+        && let Some(moves) = gauges::unfinished_moves(&state.home().reader).await
+    {
+        exact.extend(of_moves(&moves));
+    }
     // Read here, and not counted by the process, which may contain several services.
     let held_bytes = state.admission.held_bytes();
     exact.extend([
@@ -68,6 +75,25 @@ async fn render(state: &ApiState) -> Bytes {
     ]);
     exact.extend(Process::read().into_iter().flat_map(Process::families));
     metrics::render(&Job::ALL.map(Job::name), &exact).into()
+}
+
+/// Moves of tenants between cells.
+fn of_moves(moves: &[Unfinished]) -> [Exact; 2] {
+    let samples = |figure: fn(&Unfinished) -> String| {
+        moves.iter().map(|of_step| (format!("{{step=\"{}\"}}", of_step.step), figure(of_step))).collect()
+    };
+    [
+        Exact::gauges(
+            "agentpay_tenant_moves",
+            "Moves of tenants that are not complete, by their step.",
+            samples(|of_step| of_step.moves.to_string()),
+        ),
+        Exact::gauges(
+            "agentpay_tenant_move_age_seconds",
+            "Time since the oldest move of a tenant in this step began; 0 if there is none.",
+            samples(|of_step| of_step.oldest_seconds.to_string()),
+        ),
+    ]
 }
 
 /// Puts the samples of all cells for one name together.

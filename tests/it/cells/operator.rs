@@ -72,6 +72,33 @@ async fn pages(client: &Client, path: &str, items: &str, cursor: &str) -> Vec<Va
     }
 }
 
+#[tokio::test]
+async fn a_move_that_is_not_complete_is_in_the_metrics() {
+    let cells = Cells::start(&[("home", 1), ("eu", 1)]).await;
+    let service = Service::start_on(cells.home(), &[("CELLS_FILE", cells.file())]).await;
+    let metrics = async || service.client().get("/api/v1/metrics").await.text;
+    let text = metrics().await;
+    for step in ["copying", "fenced", "copied", "switched"] {
+        for name in ["agentpay_tenant_moves", "agentpay_tenant_move_age_seconds"] {
+            assert!(text.contains(&format!("\n{name}{{step=\"{step}\"}} 0\n")), "{text}");
+        }
+    }
+    let begin = "INSERT INTO tenant_moves (tenant_id, from_cell, to_cell, step, started_at)
+        VALUES ('a', 'home', 'eu', 'fenced', now() - interval '1 hour'), ('b', 'home', 'eu', 'fenced', now())";
+    sqlx::query(begin).execute(&cells.cells[0].pool).await.expect("moves");
+    let text = metrics().await;
+    let value = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).expect(name);
+        line.trim().parse::<f64>().expect("a number")
+    };
+    assert_eq!(value("agentpay_tenant_moves{step=\"fenced\"}"), 2.0);
+    let age = value("agentpay_tenant_move_age_seconds{step=\"fenced\"}");
+    assert!((3600.0..4000.0).contains(&age), "{age}");
+    // A service with one cell has no moves.
+    let alone = Service::start(&[]).await;
+    assert!(!alone.client().get("/api/v1/metrics").await.text.contains("agentpay_tenant_move"));
+}
+
 /// Runs a command; it must succeed. Returns what it printed.
 async fn printed(arguments: &[&str], file: &str) -> String {
     let output = run(arguments, &[("CELLS_FILE", file)]).await;
@@ -104,7 +131,7 @@ async fn a_command_finds_the_cell_of_its_tenant() {
         let recorded = tenant.key("k").post("/api/v1/usage", &usage("a", "s", 2)).await;
         assert_eq!(recorded.status, 201);
         assert_eq!(tenant.post("/api/v1/settle", &json!({ "agent": "a", "serviceId": "s" })).await.status, 200);
-        let webhook = json!({ "url": "https://example.com/", "events": ["price.updated"] });
+        let webhook = json!({ "url": "https://example.com/", "events": ["usage.reset"] });
         assert_eq!(tenant.post("/api/v1/webhooks", &webhook).await.status, 201);
         let id = "SELECT tenant_id FROM webhooks";
         let id: String = sqlx::query_scalar(id).fetch_one(&cells.cells[number].pool).await.expect("a tenant");

@@ -302,6 +302,26 @@ async fn lists_and_cursors_go_on_in_the_other_cell() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_directory_says_how_far_a_move_got() {
+    let cells = Cells::start().await;
+    assert_eq!(cells.client(0).post(USAGE, &usage("a", "s", 1)).await.status, 201);
+    // A move that is run again copies again.
+    for (last, step) in [
+        (Step::Begun, "copying"),
+        (Step::Fenced, "fenced"),
+        (Step::DeliveriesStopped, "copying"),
+        (Step::Committed, "copied"),
+        (Step::Switched, "switched"),
+    ] {
+        cells.move_until(1, last).await;
+        let moves = tenant_moves::list(&mut cells.home().await).await.expect("moves");
+        assert_eq!(moves.iter().map(|unfinished| unfinished.step.as_str()).collect::<Vec<_>>(), [step], "{last:?}");
+    }
+    cells.move_to(1).await;
+    cells.verify(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_copy_that_differs_is_undone() {
     let cells = Cells::start().await;
     assert_eq!(cells.client(0).post(USAGE, &usage("a", "s", 1)).await.status, 201);
