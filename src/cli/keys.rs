@@ -3,16 +3,22 @@
 use std::time::Duration;
 
 use clap::Subcommand;
+use rand::rngs::StdRng;
 use serde::Deserialize;
 use sqlx::PgConnection;
 use tokio::time::{sleep, timeout};
 
+use crate::cell::placement;
 use crate::command::{Answer, TenantOfKey, TransactionalCommand};
 use crate::domain::api_key::{ApiKeyInfo, KeyLimits, OVERLAP_SECONDS_DEFAULT, OVERLAP_SECONDS_MAX};
 use crate::domain::caller::Tenant;
-use crate::store::api_keys;
+use crate::domain::cell::Residence;
+use crate::domain::identifiers;
+use crate::domain::refusal::Refusal;
+use crate::store::{api_keys, directory, tenants};
 
 use super::error::CliError;
+use super::scope;
 use super::session::Session;
 use super::table::{FormatOption, Table};
 use super::writer::{Write, Writer};
@@ -24,12 +30,16 @@ const STOP_LIMIT: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Subcommand)]
 pub enum Keys {
-    /// Create a key, for a new tenant unless --tenant names one. The key is shown only once.
+    /// Create a key, for a new tenant unless --tenant names one. The key is shown only once. With several cells, a new tenant
+    /// is created in that of --cell, or in the one with the fewest tenants for its weight.
     Create {
         #[arg(long)]
         label: String,
         #[arg(long)]
         tenant: Option<String>,
+        /// That of `--cell`: where a new tenant is created.
+        #[arg(skip)]
+        cell: Option<String>,
     },
     /// List the live keys.
     List {
@@ -55,7 +65,7 @@ impl Keys {
         let store = KeyStore(session);
         match self {
             // Handles the signal itself: a key is either shown or revoked.
-            Self::Create { label, tenant } => Some(store.create(label, tenant.as_deref()).await),
+            Self::Create { label, tenant, cell } => Some(store.create(label, tenant.as_deref(), cell.as_deref()).await),
             Self::Rotate { prefix, overlap_seconds } => {
                 let (old, overlap_ms) = (prefix.clone(), overlap_seconds * 1000);
                 let rotate = TransactionalCommand::RotateApiKey { prefix: old, overlap_ms, expires_at: None };
@@ -70,17 +80,59 @@ impl Keys {
 struct KeyStore<'a>(&'a Session<'a>);
 
 impl KeyStore<'_> {
-    async fn create(&self, label: &str, tenant: Option<&str>) -> Result<(), CliError> {
+    async fn create(&self, label: &str, tenant: Option<&str>, cell: Option<&str>) -> Result<(), CliError> {
         let length = label.encode_utf16().count();
         if !(1..=64).contains(&length) || label.trim().is_empty() {
             return Err(CliError::Refused("label must be a non-empty string up to 64 chars".to_owned()));
         }
-        let command = TransactionalCommand::CreateApiKey {
-            label: label.to_owned(),
-            tenant: tenant.map_or(TenantOfKey::New, |id| TenantOfKey::Existing(id.to_owned())),
-            limits: KeyLimits::default(),
+        let tenant = match tenant {
+            Some(id) => self.existing(id, cell).await?,
+            None => self.place(cell).await?,
         };
+        let (label, limits) = (label.to_owned(), KeyLimits::default());
+        let command = TransactionalCommand::CreateApiKey { label, tenant, limits };
         self.show_once(command, None).await
+    }
+
+    /// A tenant, which must live in the cell if one is named.
+    async fn existing(&self, id: &str, cell: Option<&str>) -> Result<TenantOfKey, CliError> {
+        let cells = &self.0.settings.cells;
+        if let Some(named) = cell {
+            scope::find(cells, named)?;
+            let lives_in = &scope::cell_of(&Tenant::from_stored(id.to_owned()), cells).await?.id;
+            if lives_in.as_str() != named {
+                let refusal = Refusal::CellOfTenant { tenant: id.to_owned(), cell: lives_in.to_string() };
+                return Err(CliError::Refused(refusal.to_string()));
+            }
+        }
+        Ok(TenantOfKey::Existing(id.to_owned()))
+    }
+
+    /// Creates a tenant in the named cell, or in that with the fewest tenants for its weight, as the service does. The home cell
+    /// creates its tenants together with their keys.
+    async fn place(&self, named: Option<&str>) -> Result<TenantOfKey, CliError> {
+        let cells = &self.0.settings.cells;
+        let named = named.map(|id| scope::find(cells, id)).transpose()?;
+        let [home, _, ..] = cells.as_slice() else { return Ok(TenantOfKey::New) };
+        let read = async |connection: &mut PgConnection| directory::accepting(connection).await;
+        let accepting = self.0.read(read).await?;
+        let weights = cells.iter().filter(|cell| named.is_none_or(|named| named.id == cell.id));
+        let Some(id) = placement::least_filled(weights.map(|cell| (&cell.id, cell.weight)), &accepting) else {
+            let text = named.map_or("no cell accepts new tenants".to_owned(), |named| {
+                Refusal::CellClosed(named.id.to_string()).to_string()
+            });
+            return Err(CliError::Refused(text));
+        };
+        if *id == home.id {
+            return Ok(TenantOfKey::New);
+        }
+        let tenant = Tenant::from_stored(identifiers::draw(&mut rand::make_rng::<StdRng>(), "tnt_", 16));
+        let session = self.0.of_cell(scope::find(cells, id.as_str())?).await?;
+        let now = session.clock.now();
+        let insert =
+            async |connection: &mut PgConnection| tenants::insert(connection, &tenant, Residence::Here, now).await;
+        session.read(insert).await?;
+        Ok(TenantOfKey::Placed { tenant, cell: id.clone() })
     }
 
     /// Executes a command that creates a key, and prints the key. If it cannot be printed, it is revoked, because nobody

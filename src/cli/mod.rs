@@ -67,7 +67,8 @@ use verify::Verify;
 pub struct Cli {
     #[command(subcommand)]
     action: Option<Action>,
-    /// The cell of CELLS_FILE whose data the command reads. Without it, that of the tenant which the command names.
+    /// The cell of CELLS_FILE whose data the command reads, by default that of the tenant which the command names, or in which
+    /// `keys create` creates a tenant.
     #[arg(long = "cell", id = "cell-of-command", global = true, value_name = "ID")]
     cell: Option<String>,
 }
@@ -125,6 +126,7 @@ enum Action {
 impl Action {
     fn scope(&self) -> Scope<'_> {
         match self {
+            Self::Keys(Keys::Create { .. }) => Scope::NewTenant,
             Self::Idempotency(idempotency) => idempotency.scope(),
             Self::Settlements(settlements) => settlements.scope(),
             Self::Deliveries(deliveries) => deliveries.scope(),
@@ -146,7 +148,10 @@ impl Cli {
     /// Runs the command. Returns the exit code.
     pub async fn run(self) -> Result<Code, CliError> {
         let stop = Stop::listen()?;
-        let action = self.action.unwrap_or(Action::Serve);
+        let mut action = self.action.unwrap_or(Action::Serve);
+        if let Action::Keys(Keys::Create { cell, .. }) = &mut action {
+            cell.clone_from(&self.cell);
+        }
         match &action {
             Action::Completions(completions) => return finish(completions.run::<Self>(), &stop).await,
             Action::Man(man) => return finish(man.run::<Self>(), &stop).await,

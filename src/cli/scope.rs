@@ -13,6 +13,8 @@ use super::error::CliError;
 pub enum Scope<'a> {
     /// What the home cell has for all cells, or cells that the command chooses itself.
     Home,
+    /// A tenant that is created in the cell that the operator names. The home cell has its keys.
+    NewTenant,
     /// Data of this tenant. They are in the cell where it lives.
     Tenant(&'a str),
     /// Data of all tenants of one cell.
@@ -33,6 +35,7 @@ impl<'a> Scope<'a> {
     ) -> Result<Option<&'c CellSettings>, CliError> {
         match (self, named) {
             (Self::Home, Some(_)) => refused("this command does not take --cell"),
+            (Self::NewTenant, _) => Ok(cells.first()),
             (_, Some(id)) => find(cells, id).map(Some),
             (Self::Tenant(id), None) if cells.len() > 1 => {
                 cell_of(&Tenant::from_stored(id.to_owned()), cells).await.map(Some)

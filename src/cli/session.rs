@@ -12,6 +12,7 @@ use crate::domain::caller::Tenant;
 use crate::domain::runtime_config::RuntimeConfig;
 use crate::progress::Progress;
 use crate::settings::Settings;
+use crate::settings::cells::CellSettings;
 use crate::shutdown::Stop;
 use crate::start;
 use crate::store::pool::Pool;
@@ -64,16 +65,20 @@ impl<'a> Session<'a> {
 
     /// The session of the cell where a tenant lives.
     pub async fn of_tenant(&self, tenant: &Tenant) -> Result<Self, CliError> {
-        let (mut options, mut clock) = (self.options, self.clock.clone());
-        if self.settings.cells.len() > 1 {
-            let cell = scope::cell_of(tenant, &self.settings.cells).await?;
-            let mut connection = start::reach(&cell.database, &Progress::default()).await?;
-            start::check_identity(&mut connection, &cell.id, false).await?;
-            start::prepare_schema(&mut connection, false).await?;
-            (options, clock) = (&cell.database, Clock::default());
-            start::look(server::measure_clock(&mut connection, &clock)).await?;
+        if self.settings.cells.len() < 2 {
+            return Ok(Self::new(self.settings, self.options, self.clock.clone(), self.output.clone(), self.stop));
         }
-        Ok(Self::new(self.settings, options, clock, self.output.clone(), self.stop))
+        self.of_cell(scope::cell_of(tenant, &self.settings.cells).await?).await
+    }
+
+    /// The session of one of several cells.
+    pub async fn of_cell(&self, cell: &'a CellSettings) -> Result<Self, CliError> {
+        let mut connection = start::reach(&cell.database, &Progress::default()).await?;
+        start::check_identity(&mut connection, &cell.id, false).await?;
+        start::prepare_schema(&mut connection, false).await?;
+        let clock = Clock::default();
+        start::look(server::measure_clock(&mut connection, &clock)).await?;
+        Ok(Self::new(self.settings, &cell.database, clock, self.output.clone(), self.stop))
     }
 
     /// Writes one line to standard output.

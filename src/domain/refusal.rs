@@ -89,6 +89,14 @@ pub enum Refusal {
     Disabled,
     Label,
     TenantId,
+    CellName,
+    NoCells,
+    CellNotFound(String),
+    CellClosed(String),
+    CellOfTenant {
+        tenant: String,
+        cell: String,
+    },
     KeyOwner,
     Prefix,
     ScopeNames,
@@ -169,6 +177,11 @@ impl Refusal {
             | Disabled
             | Label
             | TenantId
+            | CellName
+            | NoCells
+            | CellNotFound(_)
+            | CellClosed(_)
+            | CellOfTenant { .. }
             | KeyOwner
             | Prefix
             | ScopeNames
@@ -279,6 +292,11 @@ impl fmt::Display for Refusal {
             ServiceNotRegistered(id) => return write!(text, "service {id} is not registered"),
             ServiceDisabled(id) => return write!(text, "service {id} is currently disabled"),
             SettlementNotFound(id) => return write!(text, "settlement {} not found", Echo(id)),
+            CellNotFound(id) => return write!(text, "no cell with id {}", Echo(id)),
+            CellClosed(id) => return write!(text, "the cell {} accepts no new tenants", Echo(id)),
+            CellOfTenant { tenant, cell } => {
+                return write!(text, "the tenant {} lives in the cell {cell}", Echo(tenant));
+            }
             TenantNotFound(id) => return write!(text, "no tenant with id {}", Echo(id)),
             ApiKeyRotated(prefix) => return write!(text, "api key {} was already rotated", Echo(prefix)),
             MissingScope(needed) => {
@@ -343,6 +361,8 @@ impl fmt::Display for Refusal {
             AdminResetDisabled => "admin reset is disabled",
             WebhookCapacity => "webhook store capacity exceeded",
             Label => "label must be a non-empty string up to 64 chars",
+            CellName => "cell must be 1-32 lowercase letters, digits or hyphens, beginning with no hyphen",
+            NoCells => "cell cannot be named: this service has one database",
             TenantId => "tenantId must be a string of 1-64 chars",
             KeyOwner => "exactly one of tenantId and address is required",
             ScopeNames => "scopes must be a non-empty array of usage:write, settle:write, read, webhooks or admin",

@@ -1,5 +1,7 @@
 //! API keys. All of these routes are the operator's.
 
+use std::time::Instant;
+
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
@@ -12,6 +14,8 @@ use crate::cell::placement::{self, Placed};
 use crate::command::answers::{CreatedApiKey, RotatedApiKey};
 use crate::command::{TenantOfKey, TransactionalCommand};
 use crate::domain::api_key::{ApiKeyInfo, KeyLimits, RATE_LIMIT_MAX, Scopes};
+use crate::domain::caller::Tenant;
+use crate::domain::cell::CellId;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::usage::integer;
@@ -35,8 +39,8 @@ const TEXT_MAX: usize = 64;
 pub const CREATE: Description = Description::of(
     "createApiKey",
     "Create an API key",
-    "Returns the key, which is shown only in this response. Without `tenantId` a new tenant is created. Without `scopes` the \
-         key may do everything that its tenant may.",
+    "Returns the key, which is shown only in this response. Without `tenantId` a new tenant is created, in the `cell` \
+         if one is named. Without `scopes` the key may do everything that its tenant may.",
 )
 .body(bodies::API_KEY, r#"{"label":"billing"}"#)
 .answer::<CreatedApiKey<'static>>(
@@ -47,20 +51,32 @@ pub const CREATE: Description = Description::of(
 .refuses(&["not_found", "store_capacity_exceeded"]);
 
 pub async fn create(State(state): State<ApiState>, write: WriteRequest) -> Result<Response, ApiError> {
-    let mut command = parse_creation(&write.body, state.home().clock.now());
-    if let Ok(TransactionalCommand::CreateApiKey { tenant: new @ TenantOfKey::New, .. }) = &mut command {
-        let keys_max = state.runtime_config.limits().api_key_store_max_keys;
-        let rng = &mut rand::make_rng::<StdRng>();
-        if let Some(Placed { tenant, cell }) =
-            placement::place(&state.cells, keys_max, rng, write.context.deadline).await?
-        {
-            *new = TenantOfKey::Placed { tenant, cell: cell.id.clone() };
-        }
-    }
+    let creation = parse_creation(&write.body, state.home().clock.now())?;
+    let command = place(&state, creation, write.context.deadline).await;
     let mut response = write.submit(&state, command).await?;
     state.known_keys.invalidate();
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
+}
+
+/// The command of a creation. A new tenant is created in its cell before.
+async fn place(state: &ApiState, creation: Creation, deadline: Instant) -> Result<TransactionalCommand, Refusal> {
+    let Creation { label, mut tenant, cell, limits } = creation;
+    match (&tenant, &cell) {
+        (TenantOfKey::Existing(id), Some(cell)) => {
+            placement::check_residence(&state.cells, cell, &Tenant::from_stored(id.clone()), deadline).await?;
+        }
+        (TenantOfKey::New, named) => {
+            let keys_max = state.runtime_config.limits().api_key_store_max_keys;
+            let rng = &mut rand::make_rng::<StdRng>();
+            let placed = placement::place(&state.cells, named.as_ref(), keys_max, rng, deadline).await?;
+            if let Some(Placed { tenant: new, cell }) = placed {
+                tenant = TenantOfKey::Placed { tenant: new, cell: cell.id.clone() };
+            }
+        }
+        _ => {}
+    }
+    Ok(TransactionalCommand::CreateApiKey { label, tenant, limits })
 }
 
 pub const ROTATE: Description = Description::of(
@@ -143,8 +159,15 @@ fn parse_prefix(write: &WriteRequest) -> Result<String, Refusal> {
     if is_plain && (1..=64).contains(&prefix.len()) { Ok(prefix.to_owned()) } else { Err(Refusal::Prefix) }
 }
 
-fn parse_creation(body: &Value, now: Timestamp) -> Result<TransactionalCommand, Refusal> {
-    fields::check(body, &["label", "tenantId", "scopes", "expiresAt", "rateLimitPerWindow"])?;
+struct Creation {
+    label: String,
+    tenant: TenantOfKey,
+    cell: Option<CellId>,
+    limits: KeyLimits,
+}
+
+fn parse_creation(body: &Value, now: Timestamp) -> Result<Creation, Refusal> {
+    fields::check(body, &["label", "tenantId", "cell", "scopes", "expiresAt", "rateLimitPerWindow"])?;
     let is_short = |text: &&str| (1..=TEXT_MAX).contains(&fields::length(text));
     let label = body.get("label").and_then(Value::as_str).filter(is_short).filter(|label| !label.trim().is_empty());
     let label = label.ok_or(Refusal::Label)?.to_owned();
@@ -152,12 +175,17 @@ fn parse_creation(body: &Value, now: Timestamp) -> Result<TransactionalCommand, 
         None => TenantOfKey::New,
         Some(value) => TenantOfKey::Existing(value.as_str().filter(is_short).ok_or(Refusal::TenantId)?.to_owned()),
     };
+    let cell = body.get("cell").map(parse_cell).transpose()?;
     let limits = KeyLimits {
         scopes: body.get("scopes").map(parse_scopes).transpose()?,
         expires_at: parse_expiry(body, now)?,
         rate_limit_per_window: body.get("rateLimitPerWindow").map(parse_limit).transpose()?,
     };
-    Ok(TransactionalCommand::CreateApiKey { label, tenant, limits })
+    Ok(Creation { label, tenant, cell, limits })
+}
+
+fn parse_cell(value: &Value) -> Result<CellId, Refusal> {
+    value.as_str().and_then(CellId::parse).ok_or(Refusal::CellName)
 }
 
 fn parse_rotation(write: &WriteRequest, now: Timestamp) -> Result<TransactionalCommand, Refusal> {

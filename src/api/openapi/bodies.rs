@@ -116,6 +116,12 @@ fn api_key() -> Value {
         "maxLength": 64,
         "description": "Tenant that the key belongs to. Without it a new tenant is created.",
     });
+    let cell = json!({
+        "type": "string",
+        "pattern": "^[a-z0-9][a-z0-9-]{0,31}$",
+        "description": "Cell in which the new tenant is created, if the service has several. Without it the service chooses \
+                        one. Of a tenant that exists, it must be the cell where the tenant lives.",
+    });
     let scopes = json!({
         "type": "array",
         "minItems": 1,
@@ -127,6 +133,7 @@ fn api_key() -> Value {
     let properties = json!({
         "label": label,
         "tenantId": tenant,
+        "cell": cell,
         "scopes": scopes,
         "expiresAt": expiry(),
         "rateLimitPerWindow": rate_limit,

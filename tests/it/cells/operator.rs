@@ -72,6 +72,85 @@ async fn pages(client: &Client, path: &str, items: &str, cursor: &str) -> Vec<Va
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operator_chooses_the_cell_of_a_new_tenant() {
+    let cells = Cells::start(&[("home", 1), ("eu", 1), ("us", 1)]).await;
+    let service = Service::start_on(cells.home(), &[("CELLS_FILE", cells.file())]).await;
+    let operator = service.client();
+    let mut tenants = Vec::new();
+    for (number, id) in ["home", "eu", "us"].into_iter().enumerate() {
+        for _ in 0..2 {
+            let made = operator.post("/api/v1/api-keys", &json!({ "label": "l", "cell": id })).await;
+            assert_eq!(made.status, 201, "{made:?}");
+            let tenant = made.json()["tenantId"].as_str().expect("a tenant").to_owned();
+            assert_eq!(cells.cell_of(&tenant).await, number);
+            let client = service.client().with("x-api-key", made.json()["key"].as_str().expect("a key"));
+            assert_eq!(client.post("/api/v1/usage", &usage("a", "s", 1)).await.status, 201);
+            tenants.push(tenant);
+        }
+        // The key of a tenant that exists.
+        let tenant = tenants.last().expect("a tenant");
+        let body = json!({ "label": "l", "tenantId": tenant, "cell": id });
+        assert_eq!(operator.post("/api/v1/api-keys", &body).await.status, 201);
+    }
+    let used = "SELECT count(*) FROM usage_counters";
+    assert_eq!(cells.numbers(used).await, [2, 2, 2]);
+
+    sqlx::query("UPDATE cells SET accepts_tenants = false WHERE cell_id = 'eu'")
+        .execute(&cells.cells[0].pool)
+        .await
+        .expect("a drained cell");
+    let form = "cell must be 1-32 lowercase letters, digits or hyphens, beginning with no hyphen";
+    let lives = format!("the tenant {} lives in the cell us", tenants[4]);
+    for (body, message) in [
+        (json!({ "cell": "asia" }), "no cell with id asia"),
+        (json!({ "cell": "eu" }), "the cell eu accepts no new tenants"),
+        (json!({ "cell": "eu", "tenantId": tenants[4] }), lives.as_str()),
+        (json!({ "cell": "asia", "tenantId": tenants[4] }), "no cell with id asia"),
+        (json!({ "cell": "EU" }), form),
+        (json!({ "cell": "" }), form),
+        (json!({ "cell": null }), form),
+        (json!({ "cell": 1, "scopes": 1 }), form),
+    ] {
+        let mut body = body;
+        body["label"] = "l".into();
+        let refused = operator.post("/api/v1/api-keys", &body).await.error();
+        assert_eq!(refused, (400, "invalid_request".to_owned(), message.to_owned()), "{body}");
+    }
+    let unknown = operator.post("/api/v1/api-keys", &json!({ "label": "l", "tenantId": "x", "cell": "us" })).await;
+    assert_eq!(unknown.error().0, 404);
+    // A tenant that lives there gets further keys.
+    let existing = json!({ "label": "l", "tenantId": tenants[2], "cell": "eu" });
+    assert_eq!(operator.post("/api/v1/api-keys", &existing).await.status, 201);
+
+    // The command does the same. A cell that was drained gets no tenant unless it is named.
+    let file = cells.file();
+    let tenant_of = async |arguments: &[&str]| {
+        let made = printed(&[&["keys", "create", "--label", "l"], arguments].concat(), file).await;
+        let made: Value = serde_json::from_str(&made).expect("JSON");
+        made["tenantId"].as_str().expect("a tenant").to_owned()
+    };
+    for (number, id) in [(0, "home"), (2, "us")] {
+        assert_eq!(cells.cell_of(&tenant_of(&["--cell", id]).await).await, number);
+    }
+    for _ in 0..4 {
+        assert_ne!(cells.cell_of(&tenant_of(&[]).await).await, 1);
+    }
+    assert_eq!(tenant_of(&["--cell", "us", "--tenant", &tenants[4]]).await, tenants[4]);
+    for (arguments, message) in [
+        (&["--cell", "asia"][..], "CELLS_FILE has no cell asia"),
+        (&["--cell", "eu"], "the cell eu accepts no new tenants"),
+        (&["--cell", "eu", "--tenant", &tenants[4]], &lives),
+    ] {
+        let reason = refused(&[&["keys", "create", "--label", "l"], arguments].concat(), file).await;
+        assert_eq!(reason, format!("{message}\n"));
+    }
+    let one = Service::start(&[]).await;
+    let refused = one.client().post("/api/v1/api-keys", &json!({ "label": "l", "cell": "eu" })).await.error();
+    assert_eq!((refused.0, refused.2.as_str()), (400, "cell cannot be named: this service has one database"));
+    cells.verify().await;
+}
+
 #[tokio::test]
 async fn a_move_that_is_not_complete_is_in_the_metrics() {
     let cells = Cells::start(&[("home", 1), ("eu", 1)]).await;
