@@ -9,7 +9,7 @@ use std::time::Duration;
 use rand::RngExt;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::domain::caller::Tenant;
 use crate::domain::cell::{CellId, Residence};
@@ -28,6 +28,9 @@ const POLL_PAUSE: Duration = Duration::from_millis(100);
 /// Recent rows are copied until one copy takes no longer than this, or this many times. Then the last copy begins.
 const RECENT_LIMIT: Duration = Duration::from_secs(1);
 const RECENT_MAX: u32 = 10;
+/// How long the last copy may take, during which writes are refused, and how long the COMMIT of the target.
+const FENCED_LIMIT: Duration = Duration::from_mins(2);
+const COMMIT_LIMIT: Duration = Duration::from_secs(30);
 /// How long the source keeps the rows after the switch: longer than replicas cache where a tenant lives.
 const KEPT: Duration = Duration::from_secs(3);
 
@@ -73,6 +76,12 @@ pub enum MoveError {
     /// The target has committed the copy, so the move can only be completed.
     #[error("the tenant has arrived in {0}: run the move again, which completes it")]
     Arrived(CellId),
+    /// Why the move failed. The source executes the tenant's writes again.
+    #[error("{0}; the tenant stays in {1}")]
+    Undone(Box<MoveError>, CellId),
+    /// No answer to the COMMIT. The source executes no writes until that is known.
+    #[error("{0} has not answered whether it has the tenant: run the move again when it answers")]
+    InDoubt(CellId),
 }
 
 fn refused<T>(text: impl Into<String>) -> Result<T, MoveError> {
@@ -147,8 +156,14 @@ impl<'a> TenantMove<'a> {
             self.check_fenced(&mut source).await?;
         } else {
             let mut transaction = target.begin().await.map_err(StoreError::from)?;
-            (moved.rows, fenced) = self.copy(&mut home, &mut source, &mut transaction, note, &mut watch).await?;
-            transaction.commit().await.map_err(StoreError::from)?;
+            match self.copy(&mut home, &mut source, &mut transaction, note, &mut watch).await {
+                Ok(copied) => (moved.rows, fenced) = copied,
+                Err(error) => return Err(self.give_up(&mut home, &mut source, error).await),
+            }
+            match timeout(COMMIT_LIMIT, transaction.commit()).await {
+                Ok(committed) => committed.map_err(StoreError::from)?,
+                Err(_) => return Err(MoveError::InDoubt(self.to.id.clone())),
+            }
             tenant_moves::note_step(&mut home, &self.tenant, "copied").await?;
             watch(Step::Committed).await;
         }
@@ -166,6 +181,19 @@ impl<'a> TenantMove<'a> {
         Ok(moved)
     }
 
+    /// Undoes a move whose COMMIT was not sent, so that the target cannot get the tenant, even if it does not answer. The
+    /// claim in the source keeps other commands away. Returns the error of the move.
+    async fn give_up(&self, home: &mut PgConnection, source: &mut PgConnection, error: MoveError) -> MoveError {
+        let undoing = async {
+            self.open_source(source).await?;
+            Ok::<_, MoveError>(tenant_moves::end(home, &self.tenant).await?)
+        };
+        match timeout(WAIT_LIMIT, undoing).await {
+            Ok(Ok(())) => MoveError::Undone(Box::new(error), self.from.id.clone()),
+            _ => error,
+        }
+    }
+
     /// Copies all rows in the transaction of the target. Leaves the source fenced. Returns the number of rows, and since when.
     async fn copy(
         &self,
@@ -177,6 +205,7 @@ impl<'a> TenantMove<'a> {
     ) -> Result<(u64, Instant), MoveError> {
         let tenant = &self.tenant;
         // What the janitor deleted meanwhile would be in the copy.
+        let mut reader = connect(&self.from.database).await?;
         let mut guard = connect(&self.from.database).await?;
         let mut guard = guard.begin().await.map_err(StoreError::from)?;
         server::lock_out_janitors(&mut guard).await?;
@@ -188,12 +217,13 @@ impl<'a> TenantMove<'a> {
             rows.fetch_add(count, Ordering::Relaxed);
             note(count);
         };
-        let mut snapshot = server::begin_snapshot(source).await?;
+        // The connection that has claimed the tenant stays usable when a copy breaks off.
+        let mut snapshot = server::begin_snapshot(&mut reader).await?;
         let mut copied = tenant_copy::first(&mut snapshot, target, tenant, note).await?;
         drop(snapshot);
         for _ in 0..RECENT_MAX {
             let began = Instant::now();
-            let mut snapshot = server::begin_snapshot(source).await?;
+            let mut snapshot = server::begin_snapshot(&mut reader).await?;
             tenant_copy::recent(&mut snapshot, target, tenant, &mut copied, note).await?;
             drop(snapshot);
             if began.elapsed() < RECENT_LIMIT {
@@ -222,13 +252,19 @@ impl<'a> TenantMove<'a> {
         let fenced = Instant::now();
         tenant_moves::note_step(home, tenant, "fenced").await?;
         watch(Step::Fenced).await;
-        let mut snapshot = server::begin_snapshot(source).await?;
-        let differing = tenant_copy::rest(&mut snapshot, target, tenant, copied, note).await?;
-        drop(snapshot);
+        let last_copy = async {
+            let mut snapshot = server::begin_snapshot(&mut reader).await?;
+            let differing = tenant_copy::rest(&mut snapshot, target, tenant, copied, note).await?;
+            tenant_moves::settle_in(target, tenant, revision()).await?;
+            Ok::<_, StoreError>(differing)
+        };
+        let Ok(differing) = timeout(FENCED_LIMIT, last_copy).await else {
+            return refused(format!("the last rows were not copied within {} s", FENCED_LIMIT.as_secs()));
+        };
+        let differing = differing?;
         if !differing.is_empty() {
             return refused(format!("the copy differs from the source: {}", differing.join(", ")));
         }
-        tenant_moves::settle_in(target, tenant, revision()).await?;
         watch(Step::CopiedAll).await;
         Ok((rows.into_inner(), fenced))
     }

@@ -178,6 +178,7 @@ async fn make(session: &Session<'_>, found: &TenantMove<'_>, dry_run: bool) -> R
     drop(progress);
     match moved {
         Some(Ok(moved)) => Ok(Some(made(moved.rows as i64, Some(moved.fenced.as_millis() as u64), Vec::new()))),
+        Some(Err(error @ (MoveError::Undone(..) | MoveError::InDoubt(_)))) => Err(error.into()),
         Some(Err(error)) => Err(CliError::Refused(format!("{error}; {}", undo(found).await))),
         None => {
             session.print(undo(found).await).await?;

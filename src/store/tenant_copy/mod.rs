@@ -77,31 +77,58 @@ pub async fn recent(
     }
     stage(source, target, "settlements", &format!("tenant_id = {id} AND settled_at >= {since}")).await?;
     note(merge(target, "settlements", "(tenant_id, settlement_id) DO NOTHING").await?);
-    let staged = stage_recent_keys(source, target, caller, &since, &copied.lifetime).await?;
-    let replaced = "(key, caller) IN (SELECT key, caller FROM arriving_idempotency_keys)";
-    let replaced = key_sums(target, "idempotency_keys", replaced).await?;
-    let columns = ["method", "path", "request_hash", "status", "response", "request_id", "attempt_id", "created_at"];
-    let columns = assignments(&[columns.as_slice(), &["expires_at"]].concat());
-    note(merge(target, "idempotency_keys", &format!("(key, caller) DO UPDATE SET {columns}")).await?);
-    copied.keys.records += staged.records - replaced.records;
-    copied.keys.bytes += staged.bytes - replaced.bytes;
+    let lifetime = copied.lifetime.clone();
+    copy_recent_keys(source, target, caller, &since, &lifetime, &mut copied.keys, note).await?;
     copied.latest = began;
     Ok(())
 }
 
-/// Stages the records since a moment. The only index that finds them is that of their expiry. An expired record may have
+/// Copies the records since a moment. The only index that finds them is that of their expiry. An expired record may have
 /// been replaced under the same key.
-async fn stage_recent_keys(
+async fn copy_recent_keys(
     source: &mut PgConnection,
     target: &mut PgConnection,
     caller: &str,
     since: &str,
     lifetime: &str,
-) -> Result<KeySums, StoreError> {
+    keys: &mut KeySums,
+    note: Note<'_>,
+) -> Result<(), StoreError> {
     let expiry = format!("expires_at >= {since} + interval '{lifetime}'");
     stage(source, target, "idempotency_keys", &format!("{expiry} AND created_at >= {since} AND caller = {caller}"))
         .await?;
-    key_sums(target, "arriving_idempotency_keys", "true").await
+    let staged = key_sums(target, "arriving_idempotency_keys", "true").await?;
+    let replaced = "(key, caller) IN (SELECT key, caller FROM arriving_idempotency_keys)";
+    let replaced = key_sums(target, "idempotency_keys", replaced).await?;
+    let columns = ["method", "path", "request_hash", "status", "response", "request_id", "attempt_id", "created_at"];
+    let columns = assignments(&[columns.as_slice(), &["expires_at"]].concat());
+    note(merge(target, "idempotency_keys", &format!("(key, caller) DO UPDATE SET {columns}")).await?);
+    keys.records += staged.records - replaced.records;
+    keys.bytes += staged.bytes - replaced.bytes;
+    Ok(())
+}
+
+/// Corrects the copy of the records where that of the recent ones does not suffice: a retry under an expired key that was
+/// refused has deleted the record without storing another one, and a record may have a shorter lifetime than all those before.
+async fn correct_keys(
+    source: &mut PgConnection,
+    target: &mut PgConnection,
+    caller: &str,
+    copied: &mut Copied,
+    note: Note<'_>,
+) -> Result<(), StoreError> {
+    let now = text(source, "SELECT now()::text").await?;
+    let expired = format!("caller = {caller} AND expires_at <= timestamptz '{now}'");
+    stage(source, target, "idempotency_keys", &expired).await?;
+    let gone = format!(
+        "{expired} AND NOT EXISTS (SELECT FROM arriving_idempotency_keys AS expired WHERE expired.key = known.key)"
+    );
+    let deleted = key_sums(target, "idempotency_keys AS known", &gone).await?;
+    run(target, &format!("DELETE FROM idempotency_keys AS known WHERE {gone}")).await?;
+    copied.keys.records -= deleted.records;
+    copied.keys.bytes -= deleted.bytes;
+    let since = format!("timestamptz '{}' - {MARGIN}", copied.first);
+    copy_recent_keys(source, target, caller, &since, "0", &mut copied.keys, note).await
 }
 
 /// Copies the other rows, while the tenant's writes are refused. Returns the names of the tables whose sums differ, each
@@ -148,6 +175,9 @@ pub async fn rest(
         note(merge(target, table, &on_conflict).await?);
     }
     recent(source, target, tenant, &mut copied, note).await?;
+    if maintained_keys(source, caller).await? != copied.keys {
+        correct_keys(source, target, caller, &mut copied, note).await?;
+    }
     for (table, columns, condition) in [
         ("services", "*", &of_tenant),
         ("webhooks", "*", &of_tenant),
@@ -222,12 +252,19 @@ async fn compare(
     let both = there.iter().zip(&here).filter(|(there, here)| there != here);
     let mut differing: Vec<String> =
         both.map(|((name, there), (_, here))| format!("{name} ({there} there, {here} here)")).collect();
-    let maintained = there.iter().find(|(name, _)| name == "caller_totals").map(|(_, sums)| sums.as_str());
-    let copied = format!("{} {}", keys.records, keys.bytes);
-    if maintained.is_some_and(|maintained| maintained != copied) {
-        differing.push(format!("idempotency_keys ({} there, {copied} here)", maintained.unwrap_or_default()));
+    let maintained = maintained_keys(source, caller).await?;
+    if maintained != keys {
+        differing.push(format!("idempotency_keys ({maintained} there, {keys} here)"));
     }
     Ok(differing)
+}
+
+/// The sums of the records that a cell maintains.
+async fn maintained_keys(cell: &mut PgConnection, caller: &str) -> Result<KeySums, StoreError> {
+    let sql = format!(
+        "SELECT coalesce(sum(records), 0)::text AS name, coalesce(sum(bytes), 0)::text AS sums FROM caller_totals WHERE caller = {caller}"
+    );
+    Ok(KeySums::of(sums(cell, &sql).await?))
 }
 
 /// Advances each sequence of the target beyond that of the source, in the target's own steps, so that new rows of the

@@ -1,5 +1,7 @@
 //! The statements of a copy, whose texts depend on the table: COPY, staging in a temporary table, merging, and sums.
 
+use std::fmt;
+
 use futures_util::TryStreamExt;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
@@ -17,6 +19,20 @@ pub type Note<'a> = &'a (dyn Fn(u64) + Sync);
 pub(super) struct KeySums {
     pub records: i64,
     pub bytes: i64,
+}
+
+impl KeySums {
+    /// Of the only row of a query.
+    pub fn of(mut rows: Vec<(String, String)>) -> Self {
+        let (records, bytes) = rows.pop().unwrap_or_default();
+        Self { records: records.parse().unwrap_or_default(), bytes: bytes.parse().unwrap_or_default() }
+    }
+}
+
+impl fmt::Display for KeySums {
+    fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(text, "{} {}", self.records, self.bytes)
+    }
 }
 
 /// Copies the rows of a query into a table.
@@ -81,8 +97,7 @@ pub(super) async fn key_sums(
     let sql = format!(
         "SELECT count(*)::text AS name, coalesce(sum({bytes}), 0)::text AS sums FROM {table} WHERE {condition}"
     );
-    let row = sums(connection, &sql).await?.pop().unwrap_or_default();
-    Ok(KeySums { records: row.0.parse().unwrap_or_default(), bytes: row.1.parse().unwrap_or_default() })
+    Ok(KeySums::of(sums(connection, &sql).await?))
 }
 
 /// The rows of a query with two columns of text. Sorted, because parallel workers return a UNION in any order.

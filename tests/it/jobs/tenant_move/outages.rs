@@ -1,0 +1,85 @@
+//! A move while keys expire and are retried, and a target that fails.
+
+use agentpay_billing::jobs::tenant_move::{MoveError, Step};
+use agentpay_billing::store::tenant_moves;
+
+use crate::support::{Forwarder, Service, usage};
+
+use super::{Cells, SETTINGS, USAGE, code};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn expired_keys_that_are_retried_during_the_copy_do_not_fail_the_move() {
+    let cells = Cells::start().await;
+    let (service, client) = (&cells.services[0], cells.client(0));
+    for number in 0..4 {
+        assert_eq!(client.key(&format!("k{number}")).post(USAGE, &usage("a", "s", 1)).await.status, 201);
+    }
+    service.age_records(90_000_000).await;
+    let limits = service.client().send("PATCH", "/api/v1/config", Some(r#"{"usageStoreMaxKeys":1}"#)).await;
+    assert_eq!(limits.status, 200);
+    let brief = [SETTINGS, &[("IDEMPOTENCY_CACHE_TTL_MS", "60000")]].concat();
+    let brief = Service::start_on(cells.settings[0].database.clone(), &brief).await;
+    let watch = async |step| {
+        if step != Step::CopiedFirst {
+            return;
+        }
+        // Replaces the record.
+        let again = client.key("k0").post(USAGE, &usage("a", "s", 2)).await;
+        assert!(again.status == 201 && !again.replayed, "{again:?}");
+        // Deletes the record, and stores none, because a repetition may succeed.
+        assert_eq!(client.key("k1").post(USAGE, &usage("b", "s", 1)).await.status, 429);
+        // Stores a record that expires before all others.
+        let client = brief.client().with("x-api-key", &cells.key);
+        assert_eq!(client.key("brief").post(USAGE, &usage("a", "s", 3)).await.status, 201);
+    };
+    cells.find(1).await.run(&|_| {}, watch).await.expect("a move");
+    cells.verify(1).await;
+    let records = "SELECT count(*) FROM idempotency_keys WHERE key IN ('k0', 'k2', 'k3', 'brief')";
+    let all = "SELECT count(*) FROM idempotency_keys";
+    assert_eq!([cells.services[1].number(records).await, cells.services[1].number(all).await], [4, 4]);
+    for (key, requests) in [("k0", 2), ("brief", 3)] {
+        let again = cells.client(1).key(key).post(USAGE, &usage("a", "s", requests)).await;
+        assert!(again.status == 201 && again.replayed, "{key}: {again:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_fails_before_the_commit_leaves_the_tenant_where_it_was() {
+    let mut cells = Cells::start().await;
+    let database = cells.settings[1].database.clone();
+    let forwarder = Forwarder::start(&database).await;
+    cells.settings[1].database = forwarder.options();
+    let client = cells.client(0);
+    let fail_after = async |last: Step| {
+        let watch = async |step| {
+            if step == last {
+                forwarder.lead_to(&database.clone().socket("/nowhere"));
+                forwarder.cut();
+            }
+        };
+        cells.find(1).await.run(&|_| {}, watch).await.expect_err("a failure")
+    };
+    for last in [Step::CopiedFirst, Step::DeliveriesStopped, Step::Fenced] {
+        let key = format!("{last:?}");
+        assert_eq!(client.key(&key).post(USAGE, &usage("a", "s", 1)).await.status, 201);
+        let error = fail_after(last).await;
+        assert!(error.to_string().ends_with("; the tenant stays in home"), "{last:?}: {error}");
+        // Nobody has to repair the target before the source goes on.
+        let again = client.key(&key).post(USAGE, &usage("a", "s", 1)).await;
+        assert!(again.status == 201 && again.replayed, "{last:?}: {again:?}");
+        assert_eq!(client.post(USAGE, &usage("a", "s", 1)).await.status, 201, "{last:?}");
+        assert_eq!(tenant_moves::list(&mut cells.home().await).await.expect("moves"), []);
+        forwarder.lead_to(&database);
+    }
+
+    // A COMMIT without an answer may have been executed: only the target knows.
+    let error = fail_after(Step::CopiedAll).await;
+    assert!(matches!(error, MoveError::Store(_)), "{error}");
+    assert_eq!(code(&client.post(USAGE, &usage("a", "s", 1)).await), "tenant_moving");
+    assert!(cells.find(1).await.undo().await.is_err());
+    forwarder.lead_to(&database);
+    cells.find(1).await.undo().await.expect("undone");
+    assert_eq!(client.post(USAGE, &usage("a", "s", 1)).await.status, 201);
+    cells.move_to(1).await;
+    cells.verify(1).await;
+}
