@@ -17,9 +17,15 @@ pub struct Migrate {
 
 impl Migrate {
     pub async fn run(&self, connection: &mut PgConnection, session: &Session<'_>) -> Result<(), CliError> {
+        self.grant(connection).await?;
+        session.print("the schema is up to date".to_owned()).await
+    }
+
+    /// Gives the roles their rights if that is asked for.
+    pub async fn grant(&self, connection: &mut PgConnection) -> Result<(), CliError> {
         if self.grants {
             roles::grant(connection).await?;
         }
-        session.print("the schema is up to date".to_owned()).await
+        Ok(())
     }
 }

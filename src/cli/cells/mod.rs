@@ -15,6 +15,7 @@ use crate::store::StoreError;
 use crate::store::cells::{self, State};
 
 use super::error::CliError;
+use super::migrate::Migrate;
 use super::session::Session;
 use super::table::FormatOption;
 use listed::{cell, connect, home};
@@ -30,7 +31,7 @@ pub enum Cells {
     /// Make an empty database of CELLS_FILE a cell, and apply all migrations to it. Can be run again after an interruption.
     Add { cell: String },
     /// Apply all pending migrations, in one cell after the other.
-    Migrate,
+    Migrate(Migrate),
     /// Check the sums of all cells, and that each tenant lives in one cell. Exit code 1 if anything is wrong.
     Verify,
     /// Move a tenant to another cell while it is used. Run it again after an interruption.
@@ -49,7 +50,7 @@ impl Cells {
         let done = match self {
             Self::List { format } => stop.race(list::run(session, *format)).await,
             Self::Add { cell } => stop.race(add(session, cell)).await,
-            Self::Migrate => stop.race(migrate(session)).await,
+            Self::Migrate(options) => stop.race(migrate(session, options)).await,
             Self::Verify => return stop.race(verify::run(session)).await.transpose(),
             // These undo what they have begun.
             Self::Move(tenant) => tenant.run(session).await.transpose(),
@@ -60,7 +61,7 @@ impl Cells {
 
     /// Whether the command itself checks which cell each database is, and prepares its schema.
     pub fn prepares_databases(&self) -> bool {
-        matches!(self, Self::Add { .. } | Self::Migrate)
+        matches!(self, Self::Add { .. } | Self::Migrate(_))
     }
 }
 
@@ -120,7 +121,7 @@ async fn check_no_home(other: &CellSettings, home: &CellId) -> Result<(), CliErr
     )))
 }
 
-async fn migrate(session: &Session<'_>) -> Result<(), CliError> {
+async fn migrate(session: &Session<'_>, options: &Migrate) -> Result<(), CliError> {
     let is_only = session.settings.cells.len() == 1;
     // The home cell is the first.
     for cell in &session.settings.cells {
@@ -128,6 +129,7 @@ async fn migrate(session: &Session<'_>) -> Result<(), CliError> {
         let mut connection = start::reach(&cell.database, &progress).await?;
         start::check_identity(&mut connection, &cell.id, is_only).await?;
         progress.step("the migrations", start::prepare_schema(&mut connection, true)).await?;
+        options.grant(&mut connection).await?;
         session.print(format!("{}: the schema is up to date", cell.id)).await?;
     }
     Ok(())

@@ -174,3 +174,27 @@ async fn dbas_and_auditors_read_no_secrets_and_write_nothing() {
     bob.close().await;
     deployment.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_grants_the_rights_in_all_cells() {
+    let deployment = Deployment::start().await;
+    deployment.superuser.execute("CREATE DATABASE eu").await.expect("a database");
+    let eu = |role: &str| deployment.options(role).database("eu");
+    pool(&deployment.postgres.connect_options("eu")).execute(ROLES).await.expect("roles.sql");
+    let dir = DataDir::new();
+    std::fs::create_dir_all(dir.path()).expect("a directory");
+    let file = dir.path().join("cells.toml");
+    let cells = [("home", deployment.options("agentpay_owner")), ("eu", eu("agentpay_owner"))];
+    let cells = cells.map(|(id, database)| format!("[[cell]]\nid = \"{id}\"\nurl = \"{}\"\n", url(&database)));
+    std::fs::write(&file, cells.concat()).expect("CELLS_FILE");
+    let file = [("CELLS_FILE", file.to_str().expect("UTF-8"))];
+    for arguments in [&["cells", "add", "eu"][..], &["cells", "migrate", "--grants"]] {
+        let done = run(arguments, &file).await;
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+    let application = pool(&eu("agentpay_app"));
+    application.execute("SELECT FROM usage_counters").await.expect("the rights of the service");
+    is_refused(&application, "DELETE FROM settlements").await;
+    application.close().await;
+    deployment.stop().await;
+}
