@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 use crate::clock::Clock;
 use crate::domain::timestamp::Timestamp;
-use crate::metrics;
+use crate::metrics::CellCounters;
 use crate::store::{FaultKind, StoreError};
 
 /// A job that has failed for this long is an error instead of a warning.
@@ -103,13 +103,20 @@ impl State {
 /// The health of this process. All clones share it.
 #[derive(Clone, Debug)]
 pub struct JobHealth {
+    /// What the jobs of the cell count.
+    pub counters: CellCounters,
     clock: Clock,
     states: Arc<Mutex<[State; Job::ALL.len()]>>,
 }
 
 impl JobHealth {
     pub fn new(clock: Clock) -> Self {
-        Self { clock, states: Arc::default() }
+        Self::of_cell(clock, CellCounters::default())
+    }
+
+    /// Of the jobs of one of several cells.
+    pub fn of_cell(clock: Clock, counters: CellCounters) -> Self {
+        Self { counters, clock, states: Arc::default() }
     }
 
     /// Records the result of a run of `job`. Logs the first failure and the recovery.
@@ -125,7 +132,7 @@ impl JobHealth {
                 }
             }
             Err(error) => {
-                metrics::job_failed(job.name());
+                self.counters.job_failed(job.name());
                 state.last_error = Some((error.cause(), now));
                 state.last_fault = Some(error.kind());
                 state.failed_at_ms = self.clock.elapsed_ms();

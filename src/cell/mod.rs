@@ -21,6 +21,7 @@ use crate::jobs::janitor::{Janitor, LastRun};
 use crate::jobs::verifier::{self, Verifier};
 use crate::jobs::webhooks::dispatcher::Dispatcher;
 use crate::jobs::webhooks::sender::Sender;
+use crate::metrics::CellCounters;
 use crate::query::exports::ExportTurns;
 use crate::query::{PolledReads, Reader};
 use crate::runtime_config::SharedRuntimeConfig;
@@ -76,7 +77,9 @@ impl<R> Cell<R> {
         lanes: &mut JoinSet<()>,
     ) -> Self {
         let CellDatabase { weight, options, clock, availability } = database;
-        let health = JobHealth::new(clock.clone());
+        let several = settings.cells.len() > 1;
+        let counters = if several { CellCounters::of(availability.cell().as_str()) } else { CellCounters::default() };
+        let health = JobHealth::of_cell(clock.clone(), counters);
         let pool = Pool::new(options.clone(), settings.pool_max as usize, settings.api.request_timeout);
         let full_callers = FullCallers::default();
         let committer = Committer::start(

@@ -10,7 +10,6 @@ use tracing::{error, warn};
 use crate::domain::identifiers::without_keys;
 use crate::domain::refusal::Refusal;
 use crate::job_health;
-use crate::metrics;
 use crate::store::{Conflict, FaultKind, StoreError, usage};
 use crate::telemetry::traces;
 
@@ -125,7 +124,7 @@ impl Lane {
                     self.note_failure(fault);
                 });
                 self.session.disconnect();
-                metrics::commit_retried("connection_lost");
+                self.shared.health.counters.commit_retried("connection_lost");
                 carried.extend(mark_in_doubt(group.jobs, &state));
                 pause = true;
                 continue;
@@ -134,7 +133,7 @@ impl Lane {
             let kind = fault.kind();
             match kind {
                 FaultKind::Conflict(conflict) => {
-                    metrics::commit_retried(reason(kind));
+                    self.shared.health.counters.commit_retried(reason(kind));
                     // Stale cached data is read the next time. If the data was not cached, the rows are locked the next
                     // time.
                     if !self.session.cache.was_stale(conflict)
@@ -149,14 +148,14 @@ impl Lane {
                     carried.extend(self.again(&mut groups, group));
                 }
                 FaultKind::Deadlock | FaultKind::Serialization => {
-                    metrics::commit_retried(reason(kind));
+                    self.shared.health.counters.commit_retried(reason(kind));
                     carried.extend(self.again(&mut groups, group));
                 }
                 FaultKind::Unavailable => {
                     self.session.disconnect();
                     group.reconnects += 1;
                     if group.reconnects == 1 {
-                        metrics::commit_retried(reason(kind));
+                        self.shared.health.counters.commit_retried(reason(kind));
                         groups.push_front(group);
                     } else {
                         // The other groups would fail in the same way, each after another attempt to connect.
@@ -182,7 +181,7 @@ impl Lane {
                     }
                 }
                 FaultKind::Rejected if group.jobs.len() > 1 => {
-                    metrics::commit_retried(reason(kind));
+                    self.shared.health.counters.commit_retried(reason(kind));
                     prepend(&mut groups, group.apart());
                 }
                 FaultKind::Rejected => self.number.span(&group.jobs).in_scope(|| {

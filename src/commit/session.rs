@@ -9,7 +9,6 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::warn;
 
 use crate::command::Command;
-use crate::metrics;
 use crate::store::server::{CommitTransaction, Interrupt};
 use crate::store::totals::SHARDS;
 use crate::store::{StoreError, server};
@@ -170,7 +169,7 @@ impl Session {
     fn note(&mut self, done: &Done, took: Duration) {
         done.written.iter().for_each(|(id, counter)| self.cache.note_counter(id, *counter));
         if done.executed > 0 {
-            metrics::committed(done.executed, took);
+            self.shared.health.counters.committed(done.executed, took);
         }
     }
 }

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use crate::clock::Clock;
 use crate::domain::timestamp::{StoredMoment, Timestamp};
 use crate::full_callers::FullCallers;
-use crate::metrics;
+use crate::metrics::CellCounters;
 use crate::runtime_config::SharedRuntimeConfig;
 use crate::settings::janitor::JanitorSettings;
 use crate::store::api_keys;
@@ -110,7 +110,7 @@ impl Janitor {
     async fn run_until(&self, stop: &CancellationToken) -> Result<bool, StoreError> {
         let mut report = Report::default();
         let outcome = stop.run_until_cancelled(self.work(&mut report)).await;
-        log(&report, &self.settings);
+        log(&report, &self.settings, &self.health.counters);
         Ok(outcome.unwrap_or(Ok(false))? || report.deleted() > 0)
     }
 
@@ -382,19 +382,19 @@ async fn note_full(connection: &mut PgConnection, full: &[&str]) -> Result<(), S
     Ok(())
 }
 
-fn log(report: &Report, settings: &JanitorSettings) {
-    metrics::records_expired(report.expired.unsigned_abs());
+fn log(report: &Report, settings: &JanitorSettings, counters: &CellCounters) {
+    counters.records_expired(report.expired.unsigned_abs());
     let JanitorSettings { records_max, records_of_caller_max: records, bytes_of_caller_max: bytes, .. } = settings;
     let evicted = report.over_caller_cap + report.over_total_cap;
     if report.deleted() > 0 {
         info!(expired = report.expired, evicted, events = report.events, "the janitor pruned");
     }
     if report.over_caller_cap > 0 {
-        metrics::records_evicted("caller", report.over_caller_cap.unsigned_abs());
+        counters.records_evicted("caller", report.over_caller_cap.unsigned_abs());
         warn!(cap = records, bytes, count = report.over_caller_cap, "live idempotency records evicted");
     }
     if report.over_total_cap > 0 {
-        metrics::records_evicted("total", report.over_total_cap.unsigned_abs());
+        counters.records_evicted("total", report.over_total_cap.unsigned_abs());
         warn!(cap = records_max, count = report.over_total_cap, "live idempotency records evicted");
     }
 }

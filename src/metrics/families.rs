@@ -1,7 +1,7 @@
 //! The metric families: names, labels and buckets. Known label values are exported from the start, with the value zero.
 
 use prometheus::core::Collector;
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 const HTTP_SECONDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 const COMMIT_SECONDS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -20,10 +20,10 @@ pub struct Families {
     pub waits: IntCounterVec,
     pub waiting: IntGauge,
     pub unpriced_settlements: IntCounter,
-    pub expired: IntCounter,
+    pub expired: IntCounterVec,
     pub evictions: IntCounterVec,
-    pub batch_size: Histogram,
-    pub commit_seconds: Histogram,
+    pub batch_size: HistogramVec,
+    pub commit_seconds: HistogramVec,
     pub retries: IntCounterVec,
     pub webhook_attempts: IntCounterVec,
     pub log_lines_dropped: IntCounter,
@@ -87,43 +87,51 @@ impl Families {
                 "agentpay_unpriced_settlements_total",
                 "Settlements of requests to services that are not registered, at no price.",
             ),
-            expired: counter(&registry, "agentpay_idempotency_expired_total", "Records pruned after their expiry."),
+            expired: counters(
+                &registry,
+                "agentpay_idempotency_expired_total",
+                "Records pruned after their expiry.",
+                &["cell"],
+                &[],
+            ),
             evictions: counters(
                 &registry,
                 "agentpay_idempotency_evictions_total",
                 "Records removed before their expiry, by the cap that was exceeded.",
-                &["cap"],
-                &["caller", "total"],
+                &["cap", "cell"],
+                &[],
             ),
             batch_size: register(
                 &registry,
-                Histogram::with_opts(histogram_options(
-                    "agentpay_commit_batch_size",
-                    "Commands per commit.",
-                    BATCH_SIZES,
-                )),
+                HistogramVec::new(
+                    histogram_options("agentpay_commit_batch_size", "Commands per commit.", BATCH_SIZES),
+                    &["cell"],
+                ),
             ),
             commit_seconds: register(
                 &registry,
-                Histogram::with_opts(histogram_options(
-                    "agentpay_commit_duration_seconds",
-                    "Time from BEGIN to the confirmed COMMIT.",
-                    COMMIT_SECONDS,
-                )),
+                HistogramVec::new(
+                    histogram_options(
+                        "agentpay_commit_duration_seconds",
+                        "Time from BEGIN to the confirmed COMMIT.",
+                        COMMIT_SECONDS,
+                    ),
+                    &["cell"],
+                ),
             ),
             retries: counters(
                 &registry,
                 "agentpay_commit_retries_total",
                 "Commits that were tried again, by reason.",
-                &["reason"],
-                &["key_taken", "deadlock", "serialization", "connection_lost", "poisoned"],
+                &["reason", "cell"],
+                &[],
             ),
             webhook_attempts: counters(
                 &registry,
                 "agentpay_webhook_deliveries_total",
                 "Attempts to deliver an event to a webhook.",
-                &["outcome"],
-                &["delivered", "retry", "failed", "refused"],
+                &["outcome", "cell"],
+                &[],
             ),
             log_lines_dropped: counter(
                 &registry,
@@ -146,13 +154,34 @@ impl Families {
                 &registry,
                 "agentpay_job_failures_total",
                 "Runs of a background job that failed.",
-                &["job"],
+                &["job", "cell"],
                 &[],
             ),
             registry,
         }
     }
+
+    /// Exports what is counted for a cell from the start, with the value zero.
+    pub fn export(&self, cell: &str, jobs: &[&str]) {
+        self.expired.with_label_values(&[cell]);
+        self.batch_size.with_label_values(&[cell]);
+        self.commit_seconds.with_label_values(&[cell]);
+        for (family, known) in [
+            (&self.evictions, EVICTION_CAPS),
+            (&self.retries, RETRY_REASONS),
+            (&self.webhook_attempts, ATTEMPT_OUTCOMES),
+            (&self.job_failures, jobs),
+        ] {
+            for value in known {
+                family.with_label_values(&[*value, cell]);
+            }
+        }
+    }
 }
+
+const EVICTION_CAPS: &[&str] = &["caller", "total"];
+const RETRY_REASONS: &[&str] = &["key_taken", "deadlock", "serialization", "connection_lost", "poisoned"];
+const ATTEMPT_OUTCOMES: &[&str] = &["delivered", "retry", "failed", "refused"];
 
 const ERROR_TYPES: &[&str] = &[
     "entity.parse.failed",

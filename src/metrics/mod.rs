@@ -79,40 +79,54 @@ pub fn settled_without_price() {
     FAMILIES.load().unpriced_settlements.inc();
 }
 
-pub fn records_expired(count: u64) {
-    FAMILIES.load().expired.inc_by(count);
-}
-
-/// Records were evicted before they expired. `cap` is `caller` or `total`.
-pub fn records_evicted(cap: &str, count: u64) {
-    FAMILIES.load().evictions.with_label_values(&[cap]).inc_by(count);
-}
-
-/// A commit succeeded.
-pub fn committed(commands: usize, took: Duration) {
-    let families = FAMILIES.load();
-    families.batch_size.observe(commands as f64);
-    families.commit_seconds.observe(took.as_secs_f64());
-}
-
-/// `reason` is `key_taken`, `deadlock`, `serialization`, `connection_lost` or `poisoned`.
-pub fn commit_retried(reason: &str) {
-    FAMILIES.load().retries.with_label_values(&[reason]).inc();
-}
-
-/// An attempt ended. `outcome` is `delivered`, `retry`, `failed` or `refused`.
-pub fn webhook_attempt(outcome: &str) {
-    FAMILIES.load().webhook_attempts.with_label_values(&[outcome]).inc();
-}
-
 /// The private PostgreSQL was restarted.
 pub fn local_postgres_restarted() {
     FAMILIES.load().local_postgres_restarts.inc();
 }
 
-/// A run of a background job failed.
-pub fn job_failed(job: &str) {
-    FAMILIES.load().job_failures.with_label_values(&[job]).inc();
+/// Counts what happens in one cell.
+#[derive(Clone, Debug, Default)]
+pub struct CellCounters {
+    /// The label `cell`. Empty, and not shown, if there is one cell.
+    cell: Arc<str>,
+}
+
+impl CellCounters {
+    /// Those of one of several cells.
+    pub fn of(cell: &str) -> Self {
+        Self { cell: cell.into() }
+    }
+
+    pub fn records_expired(&self, count: u64) {
+        FAMILIES.load().expired.with_label_values(&[&self.cell]).inc_by(count);
+    }
+
+    /// Records were evicted before they expired. `cap` is `caller` or `total`.
+    pub fn records_evicted(&self, cap: &str, count: u64) {
+        FAMILIES.load().evictions.with_label_values(&[cap, &self.cell]).inc_by(count);
+    }
+
+    /// A commit succeeded.
+    pub fn committed(&self, commands: usize, took: Duration) {
+        let families = FAMILIES.load();
+        families.batch_size.with_label_values(&[&self.cell]).observe(commands as f64);
+        families.commit_seconds.with_label_values(&[&self.cell]).observe(took.as_secs_f64());
+    }
+
+    /// `reason` is `key_taken`, `deadlock`, `serialization`, `connection_lost` or `poisoned`.
+    pub fn commit_retried(&self, reason: &str) {
+        FAMILIES.load().retries.with_label_values(&[reason, &self.cell]).inc();
+    }
+
+    /// An attempt ended. `outcome` is `delivered`, `retry`, `failed` or `refused`.
+    pub fn webhook_attempt(&self, outcome: &str) {
+        FAMILIES.load().webhook_attempts.with_label_values(&[outcome, &self.cell]).inc();
+    }
+
+    /// A run of a background job failed.
+    pub fn job_failed(&self, job: &str) {
+        FAMILIES.load().job_failures.with_label_values(&[job, &self.cell]).inc();
+    }
 }
 
 /// One metric, written exactly as given.
@@ -149,11 +163,10 @@ impl Exact {
 }
 
 /// Renders all metrics in the Prometheus text format 0.0.4: those that this process has counted, and `exact`.
-pub fn render(jobs: &[&str], exact: &[Exact]) -> String {
+pub fn render(cells: &[&CellCounters], jobs: &[&str], exact: &[Exact]) -> String {
     let families = FAMILIES.load();
-    for job in jobs {
-        // Exported from the start, at zero.
-        families.job_failures.with_label_values(&[job]);
+    for CellCounters { cell } in cells {
+        families.export(cell, jobs);
     }
     let mut text = String::new();
     for Exact { name, kind, help, samples } in exact {
@@ -164,6 +177,7 @@ pub fn render(jobs: &[&str], exact: &[Exact]) -> String {
     }
     let mut gathered = families.registry.gather();
     gathered.iter_mut().for_each(round_sums);
+    gathered.iter_mut().for_each(hide_empty_cells);
     // Metrics without a value are exported, too, so that their names are known.
     for empty in [families.http_requests.collect(), families.http_seconds.collect()].iter().flatten() {
         if !gathered.iter().any(|family| family.name() == empty.name()) {
@@ -174,6 +188,15 @@ pub fn render(jobs: &[&str], exact: &[Exact]) -> String {
     // Fails only for a metric without a value, and gathering returns none.
     let _ = TextEncoder::new().encode_utf8(&gathered, &mut text);
     text
+}
+
+/// A service with one cell has no label for it.
+fn hide_empty_cells(family: &mut proto::MetricFamily) {
+    for metric in family.mut_metric().iter_mut() {
+        let mut labels = metric.take_label();
+        labels.retain(|label| label.name() != "cell" || !label.value().is_empty());
+        metric.set_label(labels);
+    }
 }
 
 /// Rounds sums of seconds to six decimals.

@@ -4,6 +4,7 @@
 use prometheus::core::Collector;
 
 use super::FAMILIES;
+use super::families::Families;
 
 /// Counters since the start, or since a reset.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -20,14 +21,18 @@ pub struct Snapshot {
     pub durations: Vec<(f64, u64)>,
 }
 
+/// In all cells.
+fn commands(families: &Families) -> f64 {
+    let collected = families.batch_size.collect();
+    let histograms = collected.iter().flat_map(|family| family.get_metric()).map(|metric| metric.get_histogram());
+    histograms.map(|histogram| histogram.get_sample_sum()).sum()
+}
+
 impl Snapshot {
     pub fn take() -> Self {
         let families = FAMILIES.load();
-        let mut snapshot = Self {
-            replays: families.replays.get(),
-            commands: families.batch_size.get_sample_sum() as u64,
-            ..Self::default()
-        };
+        let mut snapshot =
+            Self { replays: families.replays.get(), commands: commands(&families) as u64, ..Self::default() };
         for family in families.http_seconds.collect() {
             for metric in family.get_metric() {
                 let histogram = metric.get_histogram();

@@ -74,7 +74,8 @@ async fn render(state: &ApiState) -> Bytes {
         ),
     ]);
     exact.extend(Process::read().into_iter().flat_map(Process::families));
-    metrics::render(&Job::ALL.map(Job::name), &exact).into()
+    let counters: Vec<_> = state.cells.iter().map(|cell| &cell.health.counters).collect();
+    metrics::render(&counters, &Job::ALL.map(Job::name), &exact).into()
 }
 
 /// Moves of tenants between cells.

@@ -340,7 +340,7 @@ impl<'a> Run<'a> {
         if self.ended.is_empty() && self.done.is_empty() {
             return Ok(false);
         }
-        let outcomes = record(pool, &self.ended, &self.done, now).await;
+        let outcomes = record(pool, &health.counters, &self.ended, &self.done, now).await;
         health.note(Job::WebhookRecord, &outcomes);
         match outcomes {
             Ok(outcomes) => {

@@ -9,7 +9,7 @@ use crate::domain::audit_log::{Change, Operation, Origin};
 use crate::domain::delivery::next_attempt_at;
 use crate::domain::timestamp::Timestamp;
 use crate::jobs::STEP_LIMIT;
-use crate::metrics;
+use crate::metrics::CellCounters;
 use crate::store::deliveries::{self, Ended, Outgoing};
 use crate::store::pool::Pool;
 use crate::store::webhook_queues::{self, QueueId};
@@ -107,6 +107,7 @@ impl<'a> Conclusion<'a> {
 /// all ended, each with the end of its lease. Skips webhooks that another dispatcher has leased since.
 pub async fn record(
     pool: &Pool,
+    counters: &CellCounters,
     attempts: &[Attempted],
     done: &[(QueueId, Timestamp)],
     now: Timestamp,
@@ -120,7 +121,7 @@ pub async fn record(
     let write = async |connection: &mut PgConnection| record_others(connection, &others, done, now).await;
     pool.run(Instant::now() + STEP_LIMIT, write).await?;
     for Conclusion { outcome, ended, .. } in &conclusions {
-        metrics::webhook_attempt(outcome.as_str());
+        counters.webhook_attempt(outcome.as_str());
         debug!(webhook = ended.queue.webhook, position = ended.position, outcome = outcome.as_str(), "attempt ended");
     }
     Ok(conclusions.iter().map(|conclusion| conclusion.outcome).collect())

@@ -38,7 +38,7 @@ impl Dispatcher {
         };
         let ended_at = self.clock.now();
         let attempted = Attempted { outgoing, leased_until: None, began_at, ended_at, result };
-        record(&self.pool, &[attempted], &[], ended_at).await?;
+        record(&self.pool, &self.health.counters, &[attempted], &[], ended_at).await?;
         Ok(Some(result))
     }
 }
