@@ -154,6 +154,7 @@ impl App {
         let parts = ApiParts {
             settings: settings.api.clone(),
             known_keys: KnownKeys::new(
+                settings.api.home_outage_max,
                 home.reader.clone(),
                 home.clock.clone(),
                 home.health.clone(),

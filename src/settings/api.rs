@@ -15,6 +15,9 @@ pub struct ApiSettings {
     pub metrics_token: Option<String>,
     pub trusted_proxies: TrustedProxies,
     pub request_timeout: Duration,
+    /// How long keys of tenants in other cells are valid while the home cell does not respond. In that time no key can be
+    /// revoked.
+    pub home_outage_max: Duration,
     /// Allow webhook targets outside the public internet.
     pub webhook_allow_private: bool,
     pub allow_admin_reset: bool,
@@ -41,6 +44,7 @@ impl ApiSettings {
             metrics_token: metrics_token(env)?,
             trusted_proxies: TrustedProxies::read(env)?,
             request_timeout: env.ms("REQUEST_TIMEOUT_MS", Duration::from_secs(30), 100..=3_600_000)?,
+            home_outage_max: env.ms("HOME_OUTAGE_MAX_MS", Duration::from_mins(5), 0..=86_400_000)?,
             webhook_allow_private: env.switch("WEBHOOK_ALLOW_PRIVATE", false)?,
             allow_admin_reset: allow_admin_reset(env, warnings),
             rate_limit: env.switch("RATE_LIMIT", true)?,

@@ -12,7 +12,6 @@ use crate::store::FaultKind;
 use crate::api::handlers::deep_health::{self, Check, Memory, Status};
 use crate::api::openapi::description::{CURSOR, Description, limit};
 use crate::api::request::errors::ApiError;
-use crate::api::request::known_keys::HOME_OUTAGE_MAX;
 use crate::api::request::query;
 use crate::api::request::read::ReadRequest;
 use crate::api::request::response::{json, respond};
@@ -103,7 +102,7 @@ fn find_unavailable(state: &ApiState, of_home: Option<&String>) -> Vec<Unavailab
 /// Whether the tenants of other cells can be served although the home cell cannot be used.
 fn serves_without_home(state: &ApiState, unavailable: usize) -> bool {
     let failing_ms = state.home().health.state(Job::Config).failing_ms.unwrap_or(0);
-    unavailable < state.cells.len() && u128::from(failing_ms) < HOME_OUTAGE_MAX.as_millis()
+    unavailable < state.cells.len() && u128::from(failing_ms) < state.settings.home_outage_max.as_millis()
 }
 
 /// Why the cell cannot serve requests; `None` if it can.

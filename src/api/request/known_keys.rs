@@ -27,9 +27,6 @@ const RECOGNISED_MAX: usize = 10_000;
 const UNKNOWN_MAX: usize = 1000;
 /// How long an entry is valid: a revocation must reach every replica within a second.
 const KEY_MEMORY: Duration = Duration::from_millis(900);
-/// How long a key whose tenant lives in another cell may be used while the home cell does not answer. In that time no
-/// key can be revoked.
-pub const HOME_OUTAGE_MAX: Duration = Duration::from_mins(5);
 /// How long a lookup of such a key waits for the home cell, while it is not known to be down.
 const HOME_WAIT: Duration = Duration::from_secs(1);
 /// Maximum number of keys in one query.
@@ -66,6 +63,8 @@ pub struct KnownKeys {
     reader: Reader,
     clock: Clock,
     home_health: JobHealth,
+    /// How long a key whose tenant lives in another cell may be used while the home cell does not answer.
+    home_outage_max: Duration,
     runtime_config: SharedRuntimeConfig,
     /// `None` if RATE_LIMIT is off.
     limiter: Option<Arc<RateLimiter>>,
@@ -90,11 +89,11 @@ impl<T> Known<T> {
 impl Known<KnownKey> {
     /// Whether the key may be used although the home cell does not answer: its tenant lives in another cell, and as far as
     /// this process knows no key was changed since.
-    fn may_be_kept(&self, now: Instant, version: (u64, i64)) -> bool {
+    fn may_be_kept(&self, now: Instant, version: (u64, i64), home_outage_max: Duration) -> bool {
         let age = now - self.looked_up;
         self.what.cell.is_some()
             && self.version == version
-            && age < HOME_OUTAGE_MAX
+            && age < home_outage_max
             && self.what.lifetime.is_none_or(|lifetime| age < lifetime)
     }
 }
@@ -117,6 +116,7 @@ impl<T: Clone> Cache<T> {
 
 impl KnownKeys {
     pub fn new(
+        home_outage_max: Duration,
         reader: Reader,
         clock: Clock,
         home_health: JobHealth,
@@ -134,6 +134,7 @@ impl KnownKeys {
             reader,
             clock,
             home_health,
+            home_outage_max,
             runtime_config,
             limiter,
         }
@@ -167,7 +168,7 @@ impl KnownKeys {
         }
         let reads = if was_recognised { &self.refreshes } else { &self.lookups };
         // Boxed, because few requests need a lookup and every request would otherwise have its size.
-        let kept = recognised.filter(|known| known.may_be_kept(now, version));
+        let kept = recognised.filter(|known| known.may_be_kept(now, version, self.home_outage_max));
         if let Some(kept) = &kept
             && self.home_health.state(Job::Config).failing_ms.is_some()
         {
