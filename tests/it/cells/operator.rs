@@ -55,7 +55,19 @@ async fn statistics_and_the_audit_log_are_of_all_cells() {
         for name in ["agentpay_cell_up", "agentpay_services_total", "agentpay_commit_queue_depth"] {
             assert!(metrics.contains(&format!("{name}{{cell=\"{cell}\"}} ")), "{name} {cell}: {metrics}");
         }
-        assert!(metrics.contains(&format!("agentpay_db_connections{{cell=\"{cell}\",state=\"idle\"}} ")), "{metrics}");
+        for sample in [
+            format!("agentpay_db_connections{{cell=\"{cell}\",state=\"idle\"}} "),
+            format!("agentpay_job_failures_total{{cell=\"{cell}\",job=\"webhook_lease\"}} "),
+            format!("agentpay_commit_retries_total{{cell=\"{cell}\",reason=\"deadlock\"}} "),
+            format!("agentpay_idempotency_expired_total{{cell=\"{cell}\"}} "),
+            format!("agentpay_webhook_deliveries_total{{cell=\"{cell}\",outcome=\"delivered\"}} "),
+        ] {
+            assert!(metrics.contains(&sample), "{sample}: {metrics}");
+        }
+        // This service has committed there.
+        let commits = format!("agentpay_commit_batch_size_count{{cell=\"{cell}\"}} ");
+        let commits = metrics.lines().find_map(|line| line.strip_prefix(&commits)).expect("commits");
+        assert!(commits.parse::<u64>().expect("a number") >= 5, "{commits}");
     }
     assert_eq!(metrics.matches("# TYPE agentpay_services_total").count(), 1);
 }

@@ -147,9 +147,16 @@ async fn without_the_home_cell_known_keys_of_other_cells_go_on() {
     // A key that was looked up before a change of keys was noticed is not used without the home cell.
     service.config_watcher.run_once().await.expect("the configuration");
     assert_eq!(clients[1].post("/api/v1/usage", &usage("a", "s", 1)).await.status, 201);
+    // Here a key may be revoked at any moment.
+    let settings = [("CELLS_FILE", cells.file()), ("HOME_OUTAGE_MAX_MS", "0"), ("REQUEST_TIMEOUT_MS", "5000")];
+    let strict = Service::start_on(forwarder.options(), &settings).await;
+    let its_client = strict.client().with("x-api-key", &clients[1].header("x-api-key"));
+    assert_eq!(its_client.post("/api/v1/usage", &usage("a", "s", 1)).await.status, 201);
 
     forwarder.freeze_for_ever();
     wait_until(async || unavailable(&client).await[0]["cell"] == "home").await;
+    wait_until(async || its_client.get("/api/v1/health/ready").await.status == 503).await;
+    assert_eq!(its_client.post("/api/v1/usage", &usage("a", "s", 1)).await.status, 503);
     assert_eq!(client.get("/api/v1/health/ready").await.status, 200);
     for number in 0..20 {
         let answer = clients[1].key(&format!("k-{number}")).post("/api/v1/usage", &usage("a", "s", 1)).await;
