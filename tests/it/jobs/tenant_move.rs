@@ -374,16 +374,17 @@ async fn open_deliveries_are_sent_by_the_other_cell() {
     let webhook = json!({ "url": receiver.url, "events": ["*"] });
     assert_eq!(cells.client(0).post("/api/v1/webhooks", &webhook).await.status, 201);
     assert_eq!(cells.client(0).post(USAGE, &usage("a", "s", 1)).await.status, 201);
-    let failed = "SELECT count(*) FROM webhook_deliveries WHERE status = 'pending' AND attempts = 1";
+    let failed = "SELECT count(*) FROM webhook_deliveries WHERE status = 'pending' AND attempts > 0";
     wait_until(async || cells.services[0].number(failed).await == 1).await;
     cells.move_to(1).await;
+    // The other cell may have made another attempt already.
     assert_eq!(cells.services[1].number(failed).await, 1);
     receiver.usually(Behaviour::Status(200));
     let due = "UPDATE webhook_deliveries SET next_attempt_at = now(); UPDATE webhook_queues SET due_at = now()";
     sqlx::raw_sql(due).execute(&cells.services[1].pool).await.expect("a due delivery");
-    let done = "SELECT count(*) FROM webhook_deliveries WHERE status = 'delivered' AND attempts = 2";
+    let done = "SELECT count(*) FROM webhook_deliveries WHERE status = 'delivered' AND attempts > 1";
     wait_until(async || cells.services[1].number(done).await == 1).await;
     let ids: Vec<String> = receiver.received().iter().map(|one| one.header("webhook-id").to_owned()).collect();
-    assert!(ids.len() == 2 && ids[0] == ids[1], "{ids:?}");
+    assert!(ids.len() > 1 && ids.iter().all(|id| *id == ids[0]), "{ids:?}");
     cells.verify(1).await;
 }
