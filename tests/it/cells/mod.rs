@@ -1,6 +1,7 @@
-//! Several cells: where tenants live, and what happens when one of the cells is down.
+//! Several cells: where tenants live, how they move, and what happens when one of the cells is down.
 
 mod identity;
+mod moves;
 mod operator;
 mod outages;
 mod residence;

@@ -28,11 +28,24 @@ pub struct Cells {
 /// The cells of each home database, for several services on one database.
 static AROUND: Mutex<BTreeMap<String, Weak<Cells>>> = Mutex::const_new(BTreeMap::new());
 
+/// Whether TEST_CELLS is set, for a test that cannot apply then. Prints why.
+pub fn needs_one_cell(reason: &str) -> bool {
+    let has_cells = count() > 1;
+    if has_cells {
+        println!("skipped with several cells: {reason}");
+    }
+    has_cells
+}
+
+fn count() -> usize {
+    usize::try_from(setting("TEST_CELLS", 1)).expect("a number")
+}
+
 impl Cells {
     /// If TEST_CELLS is set: makes `database` the home cell of so many, in which nearly all tenants live elsewhere. Not for
     /// tests that have cells, or reset everything.
     pub async fn around(database: &PgConnectOptions, environment: &[(&str, &str)]) -> Option<Arc<Self>> {
-        let count = usize::try_from(setting("TEST_CELLS", 1)).expect("a number");
+        let count = count();
         let excludes = |name: &str| matches!(name, "CELLS_FILE" | "ALLOW_ADMIN_RESET");
         if count < 2 || environment.iter().any(|(name, _)| excludes(name)) {
             return None;
@@ -43,6 +56,11 @@ impl Cells {
             return Some(cells);
         }
         let mut databases = vec![directly(database).await];
+        let home = pool(&databases[0]);
+        let is_cell = sqlx::query_scalar("SELECT EXISTS (SELECT FROM cell_identity)").fetch_one(&home).await;
+        if is_cell.expect("a schema") {
+            return None;
+        }
         for _ in 1..count {
             databases.push(new_database().await);
         }

@@ -9,20 +9,32 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::task::JoinHandle;
 
-use super::tally::{Effect, Tally};
-use super::{Answer, Client, usage};
+use super::operation::{Operation, SERVICES};
+use super::tally::Tally;
+use super::{Answer, Client};
 
-/// Pairs that are only recorded, of which every total tells its place; and agents that are settled and cleared as well.
-const PLAIN_AGENTS: u32 = 500;
-const BILLED_AGENTS: u32 = 40;
-const SERVICES: u32 = 3;
+type Sent = JoinHandle<Result<Answer, reqwest::Error>>;
 
 /// How long one operation may take, with all incidents that it meets.
 const OPERATION_LIMIT: Duration = Duration::from_secs(180);
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
+
+/// The operations of a load that goes on until it is stopped.
+const ENDLESS: Range<u64> = 0..1 << 62;
+
+/// How a client behaves.
+#[derive(Clone, Copy)]
+pub struct Pace {
+    /// How long it waits for an answer before it sends the request to the other replica. The answer may still come.
+    pub answer_limit: Duration,
+    /// The pause after an operation.
+    pub pause: Duration,
+}
+
+const FULL_SPEED: Pace = Pace { answer_limit: OPERATION_LIMIT, pause: Duration::ZERO };
 
 #[derive(Clone)]
 pub struct Tenant {
@@ -40,6 +52,7 @@ struct Shared {
     seed: u64,
     /// All of them were sent before.
     is_repetition: bool,
+    pace: Pace,
     next: AtomicU64,
     acknowledged: AtomicU64,
     tenants: Vec<Tenant>,
@@ -68,7 +81,23 @@ impl Load {
         addresses: [SocketAddr; 2],
         tenants: Vec<Tenant>,
     ) -> Self {
-        Self::begin(operations, clients, seed, addresses, tenants, false)
+        Self::begin(operations, clients, seed, addresses, tenants, (false, FULL_SPEED))
+    }
+
+    /// Goes on until [`Self::stop`].
+    pub fn start_endless(
+        clients: u64,
+        seed: u64,
+        addresses: [SocketAddr; 2],
+        tenants: Vec<Tenant>,
+        pace: Pace,
+    ) -> Self {
+        Self::begin(ENDLESS, clients, seed, addresses, tenants, (false, pace))
+    }
+
+    /// Begins no more operations of an endless load. Returns those that were begun.
+    pub fn stop(&self) -> Range<u64> {
+        0..self.shared.next.fetch_add(ENDLESS.end, Ordering::Relaxed)
     }
 
     /// Sends the keyed ones of these operations a second time.
@@ -79,7 +108,7 @@ impl Load {
         addresses: [SocketAddr; 2],
         tenants: Vec<Tenant>,
     ) -> Self {
-        Self::begin(operations, clients, seed, addresses, tenants, true)
+        Self::begin(operations, clients, seed, addresses, tenants, (true, FULL_SPEED))
     }
 
     fn begin(
@@ -88,11 +117,11 @@ impl Load {
         seed: u64,
         addresses: [SocketAddr; 2],
         tenants: Vec<Tenant>,
-        is_repetition: bool,
+        (is_repetition, pace): (bool, Pace),
     ) -> Self {
         let http = addresses.map(Client::new);
         let (next, acknowledged) = (AtomicU64::new(operations.start), AtomicU64::new(0));
-        let shared = Arc::new(Shared { operations, seed, is_repetition, next, acknowledged, tenants });
+        let shared = Arc::new(Shared { operations, seed, is_repetition, pace, next, acknowledged, tenants });
         let clients = (0..clients).map(|_| tokio::spawn(run(shared.clone(), http.clone())));
         Self { clients: clients.collect(), shared }
     }
@@ -127,11 +156,20 @@ impl Load {
     }
 }
 
+/// An operation that was acknowledged before all of its answers came.
+struct Late {
+    number: u64,
+    text: String,
+    has_first_answer: bool,
+    sent: Vec<Sent>,
+}
+
 async fn run(shared: Arc<Shared>, http: [Client; 2]) -> Tally {
-    let mut tally = Tally::default();
+    let (mut tally, mut late) = (Tally::default(), Vec::new());
     loop {
         let number = shared.next.fetch_add(1, Ordering::Relaxed);
         if number >= shared.operations.end {
+            await_late(late).await;
             return tally;
         }
         let mut rng = StdRng::seed_from_u64(shared.seed.wrapping_add(1 + number));
@@ -139,31 +177,60 @@ async fn run(shared: Arc<Shared>, http: [Client; 2]) -> Tally {
         let clients = http.each_ref().map(|client| shared.tenants[tenant].client(client));
         let operation = Operation::choose(&mut rng);
         let first = rng.random_range(0..2);
+        let (began, mut sent) = (Instant::now(), Vec::new());
         if let Operation::Unkeyed = operation {
             if !shared.is_repetition {
-                send_once(&clients[first], &mut tally, tenant).await;
+                sent.extend(send_once(&clients[first], shared.pace, &mut tally, tenant).await);
             }
+            late.push(Late { number, text: String::new(), has_first_answer: false, sent });
         } else {
             let key = format!("op-{number}");
             let clients = clients.map(|client| client.key(&key));
-            let answers = if rng.random_range(0..50) == 0 {
+            let (one, other) = (&clients[first], &clients[1 - first]);
+            let mut answers = Vec::new();
+            if rng.random_range(0..50) == 0 {
                 // Two requests with one key, each with faults of its own.
-                let mut other = Tally::default();
-                let repeat = send_until_acknowledged(&clients[1 - first], &clients[first], &operation, &mut other);
+                let mut own = Tally::default();
                 let both = tokio::join!(
-                    send_until_acknowledged(&clients[first], &clients[1 - first], &operation, &mut tally),
-                    repeat
+                    send_until_acknowledged(one, other, &operation, shared.pace, &mut tally),
+                    send_until_acknowledged(other, one, &operation, shared.pace, &mut own)
                 );
                 tally.duplicates += 1;
-                tally.add(other);
-                vec![both.0, both.1]
+                tally.add(own);
+                answers.extend([both.0, both.1]);
             } else {
-                vec![send_until_acknowledged(&clients[first], &clients[1 - first], &operation, &mut tally).await]
-            };
-            tally.note(number, tenant, &operation.effects(&answers[0]), &answers, shared.is_repetition);
+                answers.push(send_until_acknowledged(one, other, &operation, shared.pace, &mut tally).await);
+            }
+            tally.times.entry(tenant).or_default().push(began.elapsed());
+            tally.note(number, tenant, &operation.effects(&answers[0].answer), &answers, shared.is_repetition);
+            let has_first_answer = answers.iter().any(|one| !one.answer.replayed);
+            let text = std::mem::take(&mut answers[0].answer.text);
+            sent.extend(answers.into_iter().flat_map(|one| one.late));
+            late.push(Late { number, text, has_first_answer, sent });
         }
+        late.retain(|late: &Late| !late.sent.is_empty());
         shared.acknowledged.fetch_add(1, Ordering::AcqRel);
+        tokio::time::sleep(shared.pace.pause).await;
     }
+}
+
+/// Late answers, too, are those of one execution.
+async fn await_late(late: Vec<Late>) {
+    for Late { number, text, mut has_first_answer, sent } in late {
+        for sent in sent {
+            let Ok(answer) = sent.await.expect("a task") else { continue };
+            // An answer without a key has nothing to be compared with.
+            if is_acknowledgement(&answer) && !text.is_empty() {
+                assert_eq!(answer.text, text, "op-{number} was answered in two ways");
+                assert!(answer.replayed || !has_first_answer, "op-{number} was executed twice");
+                has_first_answer |= !answer.replayed;
+            }
+        }
+    }
+}
+
+fn is_acknowledgement(answer: &Answer) -> bool {
+    matches!(answer.status, 200 | 201 | 404)
 }
 
 /// An acknowledged answer. Whether the request may have been executed before, by a try without this answer: it got lost, or
@@ -171,145 +238,75 @@ async fn run(shared: Arc<Shared>, http: [Client; 2]) -> Tally {
 pub struct Acknowledged {
     pub answer: Answer,
     pub may_be_repeated: bool,
+    /// Tries that were not answered in time.
+    late: Vec<Sent>,
 }
 
 async fn send_until_acknowledged(
     first: &Client,
     second: &Client,
     operation: &Operation,
+    pace: Pace,
     tally: &mut Tally,
 ) -> Acknowledged {
     let began = Instant::now();
-    let (method, path, body) = operation.request();
-    let body = body.to_string();
-    let mut may_be_repeated = false;
+    let (mut may_be_repeated, mut late) = (false, Vec::new());
     for client in [first, second].into_iter().cycle() {
-        match client.try_send(method, &path, Some(body.clone().into_bytes())).await {
-            Ok(answer) if matches!(answer.status, 200 | 201 | 404) => {
+        let mut sent = send(client, operation);
+        match tokio::time::timeout(pace.answer_limit, &mut sent).await.map(|ended| ended.expect("a task")) {
+            Ok(Ok(answer)) if is_acknowledgement(&answer) => {
                 tally.replays += u64::from(answer.replayed);
-                return Acknowledged { answer, may_be_repeated };
+                return Acknowledged { answer, may_be_repeated, late };
             }
-            Ok(answer) if answer.status == 503 && answer.text.contains("unknown") => {
+            Ok(Ok(answer)) if answer.status == 503 && answer.text.contains("unknown") => {
                 may_be_repeated = true;
                 tally.unknown += 1;
             }
-            Ok(answer) => {
+            Ok(Ok(answer)) => {
                 assert!(matches!(answer.status, 503 | 409) && answer.header("retry-after") == "1", "{answer:?}");
                 may_be_repeated |= answer.status == 409;
                 tally.refused += 1;
             }
-            Err(_) => {
+            Ok(Err(_)) => {
                 may_be_repeated = true;
                 tally.lost += 1;
             }
+            Err(_) => {
+                may_be_repeated = true;
+                tally.late += 1;
+                late.push(sent);
+            }
         }
         tally.retries += 1;
-        assert!(began.elapsed() < OPERATION_LIMIT, "{method} {path} is never acknowledged");
+        assert!(began.elapsed() < OPERATION_LIMIT, "{:?} is never acknowledged", operation.request());
         tokio::time::sleep(RETRY_PAUSE).await;
     }
     unreachable!("a cycle has no end")
 }
 
-/// Without a key nothing is repeated, and an outcome may stay unknown.
-async fn send_once(client: &Client, tally: &mut Tally, tenant: usize) {
-    let body = Operation::Unkeyed.request().2.to_string().into_bytes();
+/// Sends a request in a task, so that it goes on when nobody waits for its answer.
+fn send(client: &Client, operation: &Operation) -> Sent {
+    let (method, path, body) = operation.request();
+    let client = client.clone();
+    tokio::spawn(async move { client.try_send(method, &path, Some(body.to_string().into_bytes())).await })
+}
+
+/// Without a key nothing is repeated, and an outcome may stay unknown. Returns a try that was not answered in time.
+async fn send_once(client: &Client, pace: Pace, tally: &mut Tally, tenant: usize) -> Option<Sent> {
     let unkeyed = tally.unkeyed.entry(tenant).or_default();
-    match client.try_send("POST", "/api/v1/usage", Some(body)).await {
-        Ok(answer) if answer.status == 201 => unkeyed.acknowledged += 1,
-        Ok(answer) if answer.text.contains("nothing was changed") => tally.refused += 1,
-        Ok(answer) => {
+    let mut sent = send(client, &Operation::Unkeyed);
+    match tokio::time::timeout(pace.answer_limit, &mut sent).await.map(|ended| ended.expect("a task")) {
+        Ok(Ok(answer)) if answer.status == 201 => unkeyed.acknowledged += 1,
+        Ok(Ok(answer)) if answer.text.contains("nothing was changed") => tally.refused += 1,
+        Ok(Ok(answer)) => {
             assert!(answer.status == 503 && answer.text.contains("unknown"), "{answer:?}");
             unkeyed.unknown += 1;
         }
-        Err(_) => unkeyed.unknown += 1,
-    }
-}
-
-enum Operation {
-    Record { agent: String, requests: i64 },
-    Bulk(Vec<(String, i64)>),
-    Bill { agent: String, service: u32, requests: i64 },
-    Settle { agent: String, service: u32 },
-    SettleAgent { agent: String },
-    Clear { agent: String, service: u32 },
-    Unkeyed,
-}
-
-impl Operation {
-    fn choose(rng: &mut StdRng) -> Self {
-        let plain = |rng: &mut StdRng| {
-            // One agent in five records is hot.
-            let number = if rng.random_range(0..5) == 0 { 0 } else { rng.random_range(0..PLAIN_AGENTS) };
-            format!("plain-{number}")
-        };
-        let billed = |rng: &mut StdRng| {
-            (format!("billed-{}", rng.random_range(0..BILLED_AGENTS)), rng.random_range(0..SERVICES))
-        };
-        match rng.random_range(0..100) {
-            0..62 => Self::Record { agent: plain(rng), requests: rng.random_range(1..5) },
-            62..70 => Self::Bulk((0..5).map(|_| (plain(rng), rng.random_range(1..5))).collect()),
-            70..85 => {
-                let (agent, service) = billed(rng);
-                Self::Bill { agent, service, requests: rng.random_range(1..5) }
-            }
-            85..91 => {
-                let (agent, service) = billed(rng);
-                Self::Settle { agent, service }
-            }
-            91..94 => Self::SettleAgent { agent: billed(rng).0 },
-            94..97 => {
-                let (agent, service) = billed(rng);
-                Self::Clear { agent, service }
-            }
-            _ => Self::Unkeyed,
+        Ok(Err(_)) => unkeyed.unknown += 1,
+        Err(_) => {
+            unkeyed.unknown += 1;
+            return Some(sent);
         }
     }
-
-    fn request(&self) -> (&'static str, String, Value) {
-        let post = |path: &str, body: Value| ("POST", format!("/api/v1/{path}"), body);
-        match self {
-            Self::Record { agent, requests } => post("usage", usage(agent, "s0", *requests)),
-            Self::Bulk(items) => {
-                let items = items.iter().map(|(agent, requests)| usage(agent, "s0", *requests));
-                post("usage/bulk", json!({ "items": items.collect::<Vec<_>>() }))
-            }
-            Self::Bill { agent, service, requests } => post("usage", usage(agent, &format!("s{service}"), *requests)),
-            Self::Settle { agent, service } => {
-                post("settle", json!({ "agent": agent, "serviceId": format!("s{service}") }))
-            }
-            Self::SettleAgent { agent } => post("settle/bulk", json!({ "agent": agent })),
-            Self::Clear { agent, service } => ("DELETE", format!("/api/v1/usage/{agent}/s{service}"), Value::Null),
-            Self::Unkeyed => post("usage", usage("unkeyed", "s0", 1)),
-        }
-    }
-
-    /// What was done, as its answer tells.
-    fn effects(&self, acknowledged: &Acknowledged) -> Vec<Effect> {
-        let body = acknowledged.answer.json();
-        let number = |value: &Value| value.as_i64().expect("a number");
-        match self {
-            Self::Record { agent, requests } => {
-                vec![Effect::Total { agent: agent.clone(), requests: *requests, total: number(&body["total"]) }]
-            }
-            Self::Bulk(items) => {
-                let results = body["results"].as_array().expect("results");
-                let totals = items.iter().zip(results).map(|((agent, requests), result)| Effect::Total {
-                    agent: agent.clone(),
-                    requests: *requests,
-                    total: number(&result["total"]),
-                });
-                totals.collect()
-            }
-            Self::Bill { requests, .. } => vec![Effect::Recorded(*requests)],
-            Self::Settle { .. } => vec![Effect::Settled(number(&body["requests"]), number(&body["billedStroops"]))],
-            Self::SettleAgent { .. } => {
-                let due = body["items"].as_array().expect("items").iter().filter(|item| item["requests"] != 0);
-                due.map(|item| Effect::Settled(number(&item["requests"]), number(&item["billedStroops"]))).collect()
-            }
-            // Of a pair that was never recorded there is nothing to clear.
-            Self::Clear { .. } if acknowledged.answer.status == 404 => Vec::new(),
-            Self::Clear { .. } => vec![Effect::Cleared(number(&body["clearedTotal"]))],
-            Self::Unkeyed => Vec::new(),
-        }
-    }
+    None
 }

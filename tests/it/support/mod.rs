@@ -12,6 +12,7 @@ mod foreign_clock;
 mod forwarder;
 mod load;
 mod logged;
+mod operation;
 mod pooler;
 mod postgres;
 mod process;
@@ -43,18 +44,18 @@ use tokio_util::sync::CancellationToken;
 
 pub use authority::{Authority, Issued};
 pub use browser::{Browser, CHROMIUM_OPTIONS, chromium, new_profile, remove_profile};
-pub use cells::Cells;
+pub use cells::{Cells, needs_one_cell};
 pub use client::{Answer, Client, usage};
 pub use collector::{Collector, Span};
 pub use data_dir::{DataDir, SlowPrograms, is_alive};
 pub use failover::LossyFailover;
 pub use foreign_clock::foreign_clock;
 pub use forwarder::Forwarder;
-pub use load::{Load, Tenant};
+pub use load::{Load, Pace, Tenant};
 pub use logged::Logged;
 pub use pooler::Pooler;
 pub use postgres::{SETTINGS as SERVER_SETTINGS, empty_database, new_database, program, url};
-pub use process::{Process, binary, free_port, run, run_program, signal};
+pub use process::{Process, binary, exit, free_port, kill, run, run_program, signal};
 pub use proxy::{Moment, Proxy};
 pub use read_only::ReadOnly;
 pub use receiver::{Behaviour, Received, Receiver};
@@ -73,6 +74,8 @@ pub struct Service {
     pub history_sampler: HistorySampler,
     pub runtime_config: SharedRuntimeConfig,
     pub pool: PgPool,
+    /// The jobs of each cell.
+    pub jobs: Vec<CellJobs>,
     /// If TEST_CELLS is set: the cells of the service.
     cells: Option<Arc<Cells>>,
 }
@@ -114,7 +117,8 @@ impl Service {
         let app = App::start(entrance, &settings, database.clone(), clock.clone(), CancellationToken::new());
         let app = app.await.expect("the service starts");
         let (address, config_watcher) = (app.address, app.config_watcher.clone());
-        let CellJobs { janitor, verifier, dispatcher } = app.cells[0].clone();
+        let jobs = app.cells.clone();
+        let CellJobs { janitor, verifier, dispatcher } = jobs[0].clone();
         let (runtime_config, history_sampler) = (app.runtime_config.clone(), app.history_sampler.clone());
         tokio::spawn(app.run());
         let pool = pool(&database);
@@ -133,6 +137,7 @@ impl Service {
             history_sampler,
             runtime_config,
             pool,
+            jobs,
             cells,
         }
     }
@@ -149,10 +154,43 @@ impl Service {
 
     /// Selects one number from the database; the sum if there are several.
     pub async fn number(&self, sql: &'static str) -> i64 {
-        if let Some(cells) = &self.cells {
-            return cells.numbers(sql).await.into_iter().sum();
+        match &self.cells {
+            Some(cells) => cells.numbers(sql).await.into_iter().sum(),
+            None => self.number_at_home(sql).await,
         }
+    }
+
+    /// Selects one number from the home cell.
+    pub async fn number_at_home(&self, sql: &'static str) -> i64 {
         sqlx::query_scalar(sql).fetch_one(&self.pool).await.expect(sql)
+    }
+
+    /// The variable that names the cells, for a process with the same ones.
+    pub fn cells_file(&self) -> Option<(&str, &str)> {
+        self.cells.as_ref().map(|cells| ("CELLS_FILE", cells.file()))
+    }
+
+    /// The metrics, those of the home cell without its label.
+    pub async fn metrics(&self) -> String {
+        let mut metrics = self.client().get("/api/v1/metrics").await.text;
+        for label in ["{cell=\"home\"}", ",cell=\"home\"", "cell=\"home\","] {
+            metrics = metrics.replace(label, "");
+        }
+        metrics
+    }
+
+    /// Runs the janitor of each cell once.
+    pub async fn run_janitors(&self) {
+        for jobs in &self.jobs {
+            jobs.janitor.run_once().await.expect("a round");
+        }
+    }
+
+    /// Runs the dispatcher of each cell once.
+    pub async fn run_dispatchers(&self) {
+        for jobs in &self.jobs {
+            jobs.dispatcher.run_once().await.expect("a run");
+        }
     }
 
     /// Makes all idempotency records older. PostgreSQL's own clock decides what is deleted, and tests cannot move it.
@@ -168,7 +206,9 @@ impl Service {
             .expect("older records");
         }
         // The records move behind the janitor's cursors.
-        *self.janitor.cursors.lock().expect("cursors") = Default::default();
+        for jobs in &self.jobs {
+            *jobs.janitor.cursors.lock().expect("cursors") = Default::default();
+        }
     }
 
     /// Waits until `count` connections of this service wait for a lock.

@@ -105,6 +105,11 @@ pub fn signal(child: &Child, name: &str) {
     assert!(Command::new("kill").args([name, &pid]).status().expect("kill").success());
 }
 
+/// `kill -9` of a process that may have ended by now.
+pub fn kill(process: &str) {
+    let _ = Command::new("kill").args(["-KILL", process]).stderr(Stdio::null()).status();
+}
+
 /// The binary with this environment, and without the variables of the test that it would read. The rate limit is off
 /// unless `environment` sets it.
 pub fn binary(environment: &[(&str, &str)]) -> Command {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use serde_json::Value;
@@ -50,8 +51,12 @@ pub struct Tally {
     pub unknown: u64,
     pub refused: u64,
     pub lost: u64,
+    /// Answers that nobody waited for any more.
+    pub late: u64,
     pub duplicates: u64,
     pub unkeyed: BTreeMap<usize, Unkeyed>,
+    /// How long each keyed operation took with all its tries, by tenant.
+    pub times: BTreeMap<usize, Vec<Duration>>,
     /// The hash of the answer of each keyed operation.
     answers: HashMap<u64, u64>,
     /// Total and requests of each record, by tenant and agent.
@@ -65,8 +70,8 @@ impl fmt::Display for Tally {
             self.unkeyed.values().map(|own| format!("{} of {}", own.unknown, own.acknowledged + own.unknown)).collect();
         writeln!(
             formatter,
-            "retries {}: {} lost, {} refused, {} unknown; replays {}, duplicates {}",
-            self.retries, self.lost, self.refused, self.unknown, self.replays, self.duplicates
+            "retries {}: {} lost, {} late, {} refused, {} unknown; replays {}, duplicates {}",
+            self.retries, self.lost, self.late, self.refused, self.unknown, self.replays, self.duplicates
         )?;
         write!(formatter, "without a key, unknown: {}", unkeyed.join(", "))
     }
@@ -118,12 +123,16 @@ impl Tally {
         self.unknown += other.unknown;
         self.refused += other.refused;
         self.lost += other.lost;
+        self.late += other.late;
         self.duplicates += other.duplicates;
         self.answers.extend(other.answers);
         for (tenant, unkeyed) in other.unkeyed {
             let own = self.unkeyed.entry(tenant).or_default();
             own.acknowledged += unkeyed.acknowledged;
             own.unknown += unkeyed.unknown;
+        }
+        for (tenant, times) in other.times {
+            self.times.entry(tenant).or_default().extend(times);
         }
         for (pair, totals) in other.totals {
             self.totals.entry(pair).or_default().extend(totals);
@@ -136,6 +145,17 @@ impl Tally {
             own.settlements += sums.settlements;
             own.cleared += sums.cleared;
         }
+    }
+
+    /// How long the keyed operations of a tenant took, for people.
+    pub fn times_of(&self, tenant: usize) -> String {
+        let mut times = self.times.get(&tenant).cloned().unwrap_or_default();
+        times.sort_unstable();
+        let at = |part: usize| times.get((times.len() * part / 1000).min(times.len().saturating_sub(1)));
+        let [median, p99, p999, most] = [500, 990, 999, 1000].map(|part| at(part).copied().unwrap_or_default());
+        format!(
+            "operations of tenant {tenant}: median {median:.1?}, p99 {p99:.1?}, p99.9 {p999:.1?}, at most {most:.1?}"
+        )
     }
 
     /// How many keyed operations were acknowledged.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use rand::{RngExt, SeedableRng};
 use sqlx::Connection;
 use sqlx::postgres::PgConnection;
 
-use crate::support::{Client, DataDir, Forwarder, Load, Process, binary, free_port, url};
+use crate::support::{Client, DataDir, Forwarder, Load, Process, binary, free_port, kill, url};
 
 /// Operations between two incidents, in a long run and in a short one.
 const OPERATIONS_BETWEEN: u64 = 10_000;
@@ -185,9 +185,4 @@ fn start_replica(forwarder: &Forwarder, port: u16) -> Process {
     let mut command = binary(&[("DATABASE_URL", &url(&forwarder.options())), ("PORT", &port.to_string())]);
     command.envs(ENVIRONMENT.iter().copied()).stdout(Stdio::null());
     Process { child: command.spawn().expect("the binary"), address: SocketAddr::from(([127, 0, 0, 1], port)) }
-}
-
-fn kill(process: &str) {
-    // It may have ended by now.
-    let _ = Command::new("kill").args(["-KILL", process]).stderr(Stdio::null()).status();
 }
