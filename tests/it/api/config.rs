@@ -87,7 +87,7 @@ async fn a_patch_changes_all_or_nothing() {
         (service.runtime_config.limits().bulk_max_items, service.runtime_config.limits().event_log_cap),
         (2, 300)
     );
-    assert_eq!(service.number("SELECT bulk_max_items + event_log_cap FROM runtime_config").await, 302);
+    assert_eq!(service.number_at_home("SELECT bulk_max_items + event_log_cap FROM runtime_config").await, 302);
     assert_eq!(service.number("SELECT count(*) FROM events").await, 0);
 }
 

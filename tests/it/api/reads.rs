@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, Row};
 
 use crate::jobs::janitor_cost::statement;
-use crate::support::{BLOCKED, Client, Service, usage, wait_until};
+use crate::support::{BLOCKED, Client, Service, needs_one_cell, usage, wait_until};
 
 const CLIENTS: i64 = 24;
 
@@ -102,6 +102,9 @@ async fn a_caller_reads_its_own_writes() {
 /// While a table is locked, all reads of it are refused in time, and none still waits here or in the database.
 #[tokio::test]
 async fn a_read_that_is_kept_waiting_is_refused_to_all_callers_and_ends() {
+    if needs_one_cell("it locks a table of the only database") {
+        return;
+    }
     let service = Service::start(&[("REQUEST_TIMEOUT_MS", "1000"), ("DATABASE_POOL_MAX", "4")]).await;
     let client = tenant(&service, 3).await;
     let mut holder = service.pool.acquire().await.expect("a connection").detach();
@@ -127,6 +130,9 @@ async fn a_read_that_is_kept_waiting_is_refused_to_all_callers_and_ends() {
 /// The answer of one tenant cannot be given: the others get theirs.
 #[tokio::test]
 async fn an_error_in_one_answer_of_a_shared_read_does_not_affect_the_others() {
+    if needs_one_cell("tenants share a statement only in one cell") {
+        return;
+    }
     let service = Service::start(&[]).await;
     let (broken, sound) = (tenant(&service, 1).await, tenant(&service, 2).await);
     // More than any figure can be. Shards of it are summed for the answer.
@@ -151,6 +157,9 @@ async fn an_error_in_one_answer_of_a_shared_read_does_not_affect_the_others() {
 
 #[tokio::test]
 async fn one_statement_answers_different_keys_in_their_order() {
+    if needs_one_cell("tenants share a statement only in one cell") {
+        return;
+    }
     let service = Service::start(&[]).await;
     let mut tenants = Vec::new();
     for number in 1..=3 {

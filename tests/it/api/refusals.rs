@@ -187,7 +187,7 @@ async fn making_an_api_key_is_strict_and_checks_its_members_in_order() {
     assert_eq!(client.post(KEYS, &json!({ "label": "x", "tenantId": "tnt_none" })).await.status, 404);
     let full = client.post(KEYS, &json!({ "label": "x" })).await;
     assert_full(&full, "api key store capacity exceeded");
-    assert_eq!(service.number("SELECT count(*) FROM tenants").await, 2);
+    assert_eq!(service.number_at_home("SELECT count(*) FROM tenants").await, 2);
 }
 
 #[tokio::test]

@@ -221,12 +221,15 @@ async fn no_caller_sees_or_changes_the_data_of_another_tenant() {
         let key = if has_key { text(&keys[1], "key") } else { "unknown".to_owned() };
         let second = service.client().with("x-api-key", &key);
         // As while events wait for the dispatcher, which rests here.
-        let _turn = service.dispatcher.turn.lock().await;
+        let turns = service.jobs.iter().map(|jobs| jobs.dispatcher.turn.clone().lock_owned());
+        let _turns = futures_util::future::join_all(turns).await;
         let waiting = "INSERT INTO outbox (tenant_id, position, recorded_at, type, payload)
                 SELECT tenant_id, event_position, created_at, type, payload FROM webhook_deliveries;
             INSERT INTO webhook_queues (tenant_id, webhook_id, due_at)
                 SELECT tenant_id, webhook_id, created_at FROM webhook_deliveries";
-        sqlx::raw_sql(waiting).execute(&service.pool).await.expect("rows");
+        for pool in service.pools() {
+            sqlx::raw_sql(waiting).execute(pool).await.expect("rows");
+        }
         let before = rows_of(&service, &tenant).await;
 
         let find = |route: &Route| ROWS.iter().find(|row| (row.0, row.1) == (route.method, route.pattern));

@@ -3,7 +3,9 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Client, LossyFailover, Moment, Proxy, Service, new_database, pool, usage};
+use crate::support::{
+    Answer, Client, LossyFailover, Moment, Proxy, Service, needs_one_cell, new_database, pool, usage,
+};
 
 const USAGE: &str = "/api/v1/usage";
 
@@ -15,6 +17,9 @@ async fn record(client: &Client, requests: i64) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_counter_that_is_written_as_often_again_after_its_writes_were_lost_is_not_taken_for_the_old_one() {
+    if needs_one_cell("the only database loses its latest commits") {
+        return;
+    }
     let mut failover = LossyFailover::start().await;
     let lane = [("COMMIT_LANES", "1")];
     let replicas =
@@ -42,6 +47,9 @@ async fn a_counter_that_is_written_as_often_again_after_its_writes_were_lost_is_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn terms_and_keys_that_were_lost_are_not_in_the_cache() {
+    if needs_one_cell("the only database loses its latest commits") {
+        return;
+    }
     let mut failover = LossyFailover::start().await;
     let lane = [("COMMIT_LANES", "1")];
     let replicas =

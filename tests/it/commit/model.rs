@@ -164,8 +164,15 @@ impl Case {
             }
             Second::Elsewhere(offset) => {
                 let clock = foreign_clock(offset).unwrap_or_default();
-                let process = Process::start_on(&database, &[ENVIRONMENT, &clock].concat());
-                clients.push(process.client());
+                let environment = [ENVIRONMENT, &clock].concat();
+                let process = match replicas[0].cells_file() {
+                    Some(file) => Process::start_with(&[&environment[..], &[file]].concat(), 0),
+                    None => Process::start_on(&database, &environment),
+                };
+                let client = process.client();
+                let is_whole = async || !client.get("/api/v1/health/ready").await.text.contains("unavailableCells");
+                wait_until(is_whole).await;
+                clients.push(client);
                 elsewhere = Some(process);
             }
         }
@@ -189,10 +196,12 @@ impl Case {
     }
 
     async fn round(&mut self, number: usize, wishes: &[(usize, usize, Wish)], is_held_up: bool, prunes: Option<usize>) {
-        let mut table = self.replicas[0].pool.begin().await.expect("begin");
-        if is_held_up {
+        let mut tables = Vec::new();
+        for pool in self.replicas[0].pools().into_iter().filter(|_| is_held_up) {
+            let mut table = pool.begin().await.expect("begin");
             let lock = "LOCK TABLE usage_counters IN SHARE ROW EXCLUSIVE MODE";
             sqlx::query(lock).execute(&mut *table).await.expect("a lock");
+            tables.push(table);
         }
         let mut tasks = Vec::new();
         for (tenant, replica, wish) in wishes {
@@ -207,9 +216,11 @@ impl Case {
                 async || tasks.iter().all(|(_, task)| task.is_finished()) || self.replicas[0].number(BLOCKED).await > 0;
             wait_until(is_met).await;
         }
-        table.rollback().await.expect("rollback");
+        for table in tables {
+            table.rollback().await.expect("rollback");
+        }
         if let Some(replica) = prunes.and_then(|replica| self.replicas.get(replica)) {
-            replica.janitor.run_once().await.expect("janitor");
+            replica.run_janitors().await;
         }
         let mut answered: HashMap<usize, Vec<Sent>> = HashMap::new();
         for (tenant, task) in tasks {

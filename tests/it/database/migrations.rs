@@ -6,7 +6,8 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, SqlSafeStr};
 
 use crate::support::{
-    Logged, Process, Service, empty_database, free_port, new_database, pool, run, url, usage, wait_until,
+    Logged, Process, Service, empty_database, free_port, needs_one_cell, new_database, pool, run, url, usage,
+    wait_until,
 };
 
 async fn execute(database: &PgConnectOptions, sql: impl Into<String>) {
@@ -171,6 +172,9 @@ async fn a_migration_that_is_not_the_one_that_was_applied_is_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_services_live_in_two_schemas_of_one_database_and_none_is_called_public() {
+    if needs_one_cell("the cells of a test are databases") {
+        return;
+    }
     let database = empty_database().await;
     execute(&database, "DROP SCHEMA public").await;
     // The roles stay behind, as the databases do.

@@ -133,7 +133,7 @@ async fn an_event_is_listed_before_it_is_expanded() {
     // It waits, and counts as waiting.
     let report = client.get("/api/v1/health/deep").await.json();
     assert_eq!(report["checks"][4]["detail"]["pending"], 1, "{report}");
-    assert!(client.get("/api/v1/metrics").await.text.contains("agentpay_webhook_backlog 1\n"));
+    assert!(service.metrics().await.contains("agentpay_webhook_backlog 1\n"));
     dispatcher.run_once().await.expect("dispatcher");
     let delivered = deliveries(&client, &all).await;
     assert_eq!((delivered.len(), &delivered[0]["status"]), (1, &json!("delivered")));

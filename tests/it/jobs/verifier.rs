@@ -190,7 +190,7 @@ async fn a_step_that_takes_too_long_is_left_out_and_the_run_is_incomplete_until_
     let client = service.client();
     let detail = client.get("/api/v1/health/deep").await.json()["checks"][8]["detail"].clone();
     assert_eq!((&detail["state"], &detail["cancelledSteps"]["callers"]), (&json!("incomplete"), &json!(1)));
-    let metrics = client.get("/api/v1/metrics").await.text;
+    let metrics = service.metrics().await;
     assert!(metrics.contains("\nagentpay_verify_cancelled_steps{check=\"callers\"} 1\n"), "{metrics}");
     assert!(metrics.contains("\nagentpay_verify_cancelled_steps{check=\"pairs\"} 0\n"), "{metrics}");
     // The same step would fail again, so the next run begins after the interval and not before.

@@ -208,14 +208,14 @@ async fn the_audit_log_has_what_an_operator_requests() {
             (&made["tenantId"], &json!({ "missedSince": 7, "resent": 1 }))
         );
         receiver.reach(1).await;
-        service.dispatcher.run_once().await.expect("dispatcher");
+        service.run_dispatchers().await;
         let id = hook.deliveries(&owner).await[0]["id"].clone();
         assert_eq!(request(&acting, &hook, json!({ "deliveryIds": [id] })).await, (1, false));
         assert_eq!(entries().await[0]["after"], json!({ "deliveryIds": [id], "resent": 1 }));
         // What changes nothing leaves no entry, and neither do the tenant's own requests.
         assert_eq!(request(&acting, &hook, json!({ "missedSince": 7 })).await, (0, false));
         receiver.reach(2).await;
-        service.dispatcher.run_once().await.expect("dispatcher");
+        service.run_dispatchers().await;
         assert_eq!(request(&owner, &hook, json!({ "deliveryIds": [id] })).await, (1, false));
         assert_eq!(entries().await.len(), 2);
     }

@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 
 use super::{DAY_MS, Hook, PRIVATE, USAGE};
 use crate::jobs::outbox::copy_webhook;
-use crate::support::{Behaviour, Client, LIMIT, Received, Receiver, Service, new_database, pause, usage, wait_until};
+use crate::support::{
+    Behaviour, Client, LIMIT, Received, Receiver, Service, needs_one_cell, new_database, pause, usage, wait_until,
+};
 
 #[tokio::test]
 async fn a_slow_receiver_does_not_keep_the_others_waiting() {
@@ -78,6 +80,9 @@ async fn tenant(service: &Service) -> Client {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn receivers_that_never_answer_do_not_keep_another_tenants_delivery_waiting() {
+    if needs_one_cell("a dispatcher serves the tenants of one cell") {
+        return;
+    }
     let service = Service::start(PRIVATE).await;
     let (silent, quick) = (Receiver::start().await, Receiver::start().await);
     silent.usually(Behaviour::Silence);

@@ -68,7 +68,7 @@ async fn a_caller_with_nothing_but_young_records_gets_no_new_ones_and_keeps_all_
     let unkeyed = service.client().with("x-forwarded-for", "192.0.2.1").post(USAGE, &usage("a", "s", 1)).await;
     assert_eq!(unkeyed.status, 201);
     fill(&service, "192.0.2.2", 0, 5).await;
-    let metrics = service.client().get("/api/v1/metrics").await.text;
+    let metrics = service.metrics().await;
     assert!(metrics.contains("\nagentpay_idempotency_full_callers 1\n"), "{metrics}");
     // After an hour its oldest go, and what was refused is executed.
     service.age_records(OLD_MS).await;
