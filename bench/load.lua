@@ -5,6 +5,7 @@
 --   BENCH_API_KEYS  API keys, of which each request draws one; none: the requests have no key
 --   BENCH_ITEMS     items of a bulk request
 --   BENCH_PATH      what is read; {agent} is drawn
+--   BENCH_WAITS     1: a client that is refused waits for as long as Retry-After says
 local kind = os.getenv("BENCH_KIND")
 local run = os.getenv("BENCH_RUN")
 local pairs_of_tenant = tonumber(os.getenv("BENCH_PAIRS"))
@@ -71,6 +72,16 @@ local kinds = {
 }
 
 request = kinds[kind]
+
+if os.getenv("BENCH_WAITS") == "1" then
+  local wait_ms = 0
+  response = function(status, headers)
+    wait_ms = tonumber(headers["retry-after"] or 0) * 1000
+  end
+  delay = function()
+    return wait_ms
+  end
+end
 
 function done(summary, latency)
   local errors = summary.errors

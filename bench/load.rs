@@ -21,6 +21,8 @@ pub struct Load {
     pub pairs: u32,
     /// One of them is drawn for each request; requests have no key if there is none.
     pub api_keys: Vec<String>,
+    /// Whether a client that is refused waits for as long as Retry-After says.
+    pub waits: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +34,7 @@ pub enum Kind {
 
 impl Load {
     pub fn new(kind: Kind, connections: u32, pairs: u32) -> Self {
-        Self { kind, connections, pairs, api_keys: Vec::new() }
+        Self { kind, connections, pairs, api_keys: Vec::new(), waits: false }
     }
 
     pub fn with_keys(self, api_keys: &[String]) -> Self {
@@ -88,7 +90,7 @@ pub async fn wrk(bench: &Bench, service: &Service, load: &Load, seconds: u64) ->
     command.arg("-s").arg(file("load.lua")).arg(format!("http://127.0.0.1:{}/", service.port));
     command.env("BENCH_KIND", name).env("BENCH_RUN", bench.new_run()).env("BENCH_PATH", path);
     command.env("BENCH_PAIRS", load.pairs.to_string()).env("BENCH_ITEMS", BULK_ITEMS.to_string());
-    command.env("BENCH_API_KEYS", load.api_keys.join(","));
+    command.env("BENCH_API_KEYS", load.api_keys.join(",")).env("BENCH_WAITS", if load.waits { "1" } else { "0" });
     let output = command.kill_on_drop(true).output().await?;
     let text = String::from_utf8_lossy(&output.stdout);
     match text.lines().find_map(|line| line.strip_prefix("BENCH ")) {

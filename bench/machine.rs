@@ -12,10 +12,11 @@ use crate::error::Result;
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Processor time so far, in ticks, or processors used on average.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Cores {
     pub services: f64,
-    pub postgres: f64,
+    /// Of each server.
+    pub postgres: Vec<f64>,
     /// The load generator and whatever else ran.
     pub rest: f64,
     /// What the host gave to other virtual machines.
@@ -23,21 +24,22 @@ pub struct Cores {
 }
 
 impl Cores {
-    pub fn ticks(services: &[u32], postmaster: u32) -> Result<Self> {
+    pub fn ticks(services: &[u32], postmasters: &[u32]) -> Result<Self> {
         let text = fs::read_to_string("/proc/stat")?;
         let machine: Vec<&str> = text.lines().next().unwrap_or_default().split_whitespace().skip(1).collect();
         // user, nice, system, irq and softirq
         let busy: f64 = [0, 1, 2, 5, 6].iter().map(|place| number(&machine, *place)).sum();
         let services = services.iter().map(|pid| of_tree(*pid)).sum::<Result<f64>>()?;
-        let postgres = of_tree(postmaster)?;
-        Ok(Self { services, postgres, rest: busy - services - postgres, stolen: number(&machine, 7) })
+        let postgres = postmasters.iter().map(|pid| of_tree(*pid)).collect::<Result<Vec<f64>>>()?;
+        let rest = busy - services - postgres.iter().sum::<f64>();
+        Ok(Self { services, postgres, rest, stolen: number(&machine, 7) })
     }
 
-    pub fn since(self, earlier: Self, seconds: f64) -> Self {
+    pub fn since(&self, earlier: &Self, seconds: f64) -> Self {
         let cores = |later: f64, earlier: f64| (later - earlier).max(0.0) / TICKS_PER_SECOND / seconds;
         Self {
             services: cores(self.services, earlier.services),
-            postgres: cores(self.postgres, earlier.postgres),
+            postgres: self.postgres.iter().zip(&earlier.postgres).map(|(now, then)| cores(*now, *then)).collect(),
             rest: cores(self.rest, earlier.rest),
             stolen: cores(self.stolen, earlier.stolen),
         }

@@ -1,6 +1,8 @@
 //! `cargo bench`: how fast the service is on this machine, over a baseline of one transaction per request.
 //! It starts what it needs on 127.0.0.1 and in a temporary directory, and stops and removes it.
 
+mod cells;
+mod directory;
 mod error;
 mod fill;
 mod full;
@@ -12,6 +14,7 @@ mod postgres;
 mod report;
 mod scenario;
 mod service;
+mod simulate;
 
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -25,7 +28,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use error::Result;
 use postgres::Server;
 use report::Report;
-use scenario::{Bench, Growth, borrowed};
+use scenario::{Bench, Directory, Growth, borrowed};
 
 #[derive(Debug, Parser)]
 #[command(about = "Measures the service: cargo bench [-- MODE]")]
@@ -33,11 +36,11 @@ struct Arguments {
     #[command(subcommand)]
     mode: Option<Mode>,
     /// Seconds of one measurement.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: Option<u64>,
     /// How often everything is measured; the report shows medians.
-    #[arg(long, global = true)]
-    rounds: Option<usize>,
+    #[arg(long, global = true, value_parser = clap::value_parser!(u64).range(1..))]
+    rounds: Option<u64>,
     /// Where the database is kept meanwhile: it should be a real disk. The system's temporary directory otherwise.
     #[arg(long, global = true)]
     dir: Option<PathBuf>,
@@ -65,6 +68,10 @@ enum Mode {
     Grown(Growth),
     /// A database of two million keys, half of them expiring, with PostgreSQL as installed.
     AsInstalled(Growth),
+    /// One cell and two cells on two servers over one database, and the failure of a cell.
+    Cells(Directory),
+    /// The model of docs/scaling.md. Measures nothing.
+    Simulate,
 }
 
 #[tokio::main]
@@ -83,8 +90,19 @@ async fn main() -> ExitCode {
 
 /// True if every measurement was valid.
 async fn run(arguments: Arguments) -> Result<bool> {
+    if matches!(arguments.mode, Some(Mode::Simulate)) {
+        println!("{}", simulate::tables().join("\n"));
+        return Ok(true);
+    }
     if cfg!(debug_assertions) {
         return Err("this is no release build: run it by `cargo bench`".into());
+    }
+    if !arguments.service.is_file() {
+        return Err(format!("--service: there is no file {}", arguments.service.display()).into());
+    }
+    let own = ["DATABASE_URL", "CELLS_FILE", "PORT", "HOST"];
+    if let Some((name, _)) = arguments.settings.iter().find(|(name, _)| own.contains(&name.as_str())) {
+        return Err(format!("--set {name}: the benchmark sets {name} itself").into());
     }
     let mode = arguments.mode.unwrap_or(Mode::Full);
     // Each part has a PostgreSQL of its own.
@@ -93,6 +111,7 @@ async fn run(arguments: Arguments) -> Result<bool> {
         Mode::Smoke => ("smoke", vec![mode]),
         Mode::AsInstalled(_) => ("as-installed", vec![mode]),
         Mode::Grown(growth) => ("grown", vec![mode, Mode::AsInstalled(growth)]),
+        Mode::Cells(_) | Mode::Simulate => ("cells", vec![mode]),
     };
     let dir = arguments.dir.clone().unwrap_or_else(std::env::temp_dir);
     let dir = dir.join(format!("agentpay-bench-{}", std::process::id()));
@@ -114,14 +133,23 @@ async fn run_part(arguments: &Arguments, part: Mode, dir: &Path, report: &mut Re
     };
     let (wrk, pgbench) = (machine::find("wrk", "wrk")?, machine::find("pgbench", "postgresql-contrib")?);
     let settings: Vec<(&str, &str)> = borrowed(&tuned).chain(borrowed(&arguments.postgres)).collect();
+    let server = Server::start(&dir.join("data"), &settings).await?;
+    let member = match part {
+        Mode::Cells(_) => match Server::start(&dir.join("member"), &settings).await {
+            Ok(member) => Some(member),
+            Err(error) => return server.stop().await.and(Err(error)),
+        },
+        _ => None,
+    };
     let bench = Bench {
-        server: Server::start(&dir.join("data"), &settings).await?,
+        server,
+        member,
         wrk,
         pgbench,
         service: arguments.service.clone(),
         dir: dir.to_owned(),
         seconds: arguments.seconds.unwrap_or(if is_smoke { 1 } else { 8 }),
-        rounds: arguments.rounds.unwrap_or(if is_smoke { 1 } else { 3 }),
+        rounds: arguments.rounds.unwrap_or(if is_smoke { 1 } else { 3 }) as usize,
         settings: arguments.settings.clone(),
         runs: AtomicU32::new(1),
     };
@@ -131,10 +159,12 @@ async fn run_part(arguments: &Arguments, part: Mode, dir: &Path, report: &mut Re
             Mode::Full | Mode::Smoke => full::run(&bench, report).await,
             Mode::Grown(growth) => grown::ten_million(&bench, report, growth).await,
             Mode::AsInstalled(growth) => grown::as_installed(&bench, report, growth).await,
+            Mode::Cells(directory) => cells::run(&bench, report, directory).await,
+            Mode::Simulate => Ok(()),
         }
     };
     let mut terminate = signal(SignalKind::terminate())?;
-    // The server is stopped in any case: it would outlive the benchmark.
+    // The servers are stopped in any case: they would outlive the benchmark.
     let outcome = tokio::select! {
         outcome = AssertUnwindSafe(work).catch_unwind() => {
             outcome.unwrap_or_else(|_| Err("the benchmark panicked".into()))
@@ -143,6 +173,9 @@ async fn run_part(arguments: &Arguments, part: Mode, dir: &Path, report: &mut Re
         _ = terminate.recv() => Err("terminated".into()),
     };
     bench.server.stop().await?;
+    if let Some(member) = bench.member {
+        member.stop().await?;
+    }
     std::fs::remove_dir_all(dir)?;
     outcome
 }

@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 use crate::error::Result;
 use crate::load::{self, BULK_ITEMS, Load, Seen};
 use crate::machine::{self, Cores};
-use crate::postgres::{self, Progress};
+use crate::postgres::{self, Database, Progress};
 use crate::scenario::Bench;
 use crate::service::Service;
 
@@ -47,6 +47,20 @@ pub async fn service(
     continued(bench, name, database, services, load).await
 }
 
+/// The same in several databases, together.
+pub async fn cells(
+    bench: &Bench,
+    name: &str,
+    databases: &[Database<'_>],
+    services: &[&Service],
+    load: &Load,
+) -> Result<Measurement> {
+    for database in databases {
+        database.server.checkpoint().await?;
+    }
+    on_all(bench, name, databases, services, load).await
+}
+
 /// The same without a checkpoint first.
 pub async fn continued(
     bench: &Bench,
@@ -55,7 +69,17 @@ pub async fn continued(
     services: &[&Service],
     load: &Load,
 ) -> Result<Measurement> {
-    let probe = Probe::start(bench, database, services).await?;
+    on_all(bench, name, &[bench.database(database)], services, load).await
+}
+
+async fn on_all(
+    bench: &Bench,
+    name: &str,
+    databases: &[Database<'_>],
+    services: &[&Service],
+    load: &Load,
+) -> Result<Measurement> {
+    let probe = Probe::start(databases, services).await?;
     let runs = services.iter().map(|service| load::wrk(bench, service, load, bench.seconds));
     let all = futures_util::future::try_join_all(runs).await?;
     let loads: Vec<(&Seen, &Load)> = all.iter().map(|seen| (seen, load)).collect();
@@ -73,15 +97,41 @@ pub async fn beside_flood(
     flood: &Load,
 ) -> Result<(Measurement, Seen)> {
     bench.server.checkpoint().await?;
-    let services = [service];
-    let probe = Probe::start(bench, database, &services).await?;
+    let (databases, services) = ([bench.database(database)], [service]);
+    let probe = Probe::start(&databases, &services).await?;
+    let (seen, flooded) = side_by_side(bench, service, load, flood, async { Ok(()) }).await?;
+    Ok((probe.finish(name, &seen, &[(&seen, load), (&flooded, flood)]).await?, flooded))
+}
+
+/// The load of one cell beside that of another cell, which may be refused. `event` happens when the measurement begins.
+pub async fn beside_cell(
+    bench: &Bench,
+    name: &str,
+    database: Database<'_>,
+    service: &Service,
+    load: &Load,
+    other: &Load,
+    event: impl Future<Output = Result<()>>,
+) -> Result<(Measurement, Seen)> {
+    let (databases, services) = ([database], [service]);
+    let probe = Probe::start(&databases, &services).await?;
+    let (seen, others) = side_by_side(bench, service, load, other, event).await?;
+    Ok((probe.finish(name, &seen, &[(&seen, load)]).await?, others))
+}
+
+/// The other load begins a second before `load` and `event`, and ends a second after the load.
+async fn side_by_side(
+    bench: &Bench,
+    service: &Service,
+    load: &Load,
+    other: &Load,
+    event: impl Future<Output = Result<()>>,
+) -> Result<(Seen, Seen)> {
     let delayed = async {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        load::wrk(bench, service, load, bench.seconds).await
+        Ok(futures_util::future::try_join(load::wrk(bench, service, load, bench.seconds), event).await?.0)
     };
-    let (seen, flooded) =
-        futures_util::future::try_join(delayed, load::wrk(bench, service, flood, bench.seconds + 2)).await?;
-    Ok((probe.finish(name, &seen, &[(&seen, load), (&flooded, flood)]).await?, flooded))
+    futures_util::future::try_join(delayed, load::wrk(bench, service, other, bench.seconds + 2)).await
 }
 
 /// A script of pgbench; `items` requests for each transaction.
@@ -94,7 +144,8 @@ pub async fn pgbench(
     agents: u32,
 ) -> Result<Measurement> {
     bench.server.checkpoint().await?;
-    let probe = Probe::start(bench, database, &[]).await?;
+    let databases = [bench.database(database)];
+    let probe = Probe::start(&databases, &[]).await?;
     let seen = load::pgbench(bench, database, script, clients, agents).await?;
     let measured = probe.finish(name, &seen, &[]).await?;
     Ok(Measurement { items: if script == "batched.sql" { BULK_ITEMS } else { 1 }, ..measured })
@@ -102,8 +153,8 @@ pub async fn pgbench(
 
 /// What was there before a load.
 struct Probe<'a> {
-    bench: &'a Bench,
-    connection: PgConnection,
+    databases: &'a [Database<'a>],
+    connections: Vec<PgConnection>,
     services: &'a [&'a Service],
     batches: (f64, f64),
     progress: Progress,
@@ -112,18 +163,21 @@ struct Probe<'a> {
 }
 
 impl<'a> Probe<'a> {
-    async fn start(bench: &'a Bench, database: &str, services: &'a [&'a Service]) -> Result<Self> {
-        let mut connection = bench.server.connect(database).await?;
-        let progress = settled(&mut connection).await?;
+    async fn start(databases: &'a [Database<'a>], services: &'a [&'a Service]) -> Result<Self> {
+        let mut connections = Vec::new();
+        for database in databases {
+            connections.push(database.server.connect(database.name).await?);
+        }
+        let progress = settled(&mut connections).await?;
         let batches = batches(services).await?;
-        let (ticks, began) = (ticks(bench, services)?, Instant::now());
-        Ok(Self { bench, connection, services, batches, progress, ticks, began })
+        let (ticks, began) = (ticks(databases, services)?, Instant::now());
+        Ok(Self { databases, connections, services, batches, progress, ticks, began })
     }
 
     async fn finish(mut self, name: &str, seen: &Seen, loads: &[(&Seen, &Load)]) -> Result<Measurement> {
-        let cores = ticks(self.bench, self.services)?.since(self.ticks, self.began.elapsed().as_secs_f64());
+        let cores = ticks(self.databases, self.services)?.since(&self.ticks, self.began.elapsed().as_secs_f64());
         let memory_mib = self.services.first().map_or(Ok(0.0), |service| machine::memory_mib(service.pid))?;
-        let end = settled(&mut self.connection).await?;
+        let end = settled(&mut self.connections).await?;
         let (commands, commits) = batches(self.services).await?;
         let requests = seen.succeeded().max(1) as f64;
         let growth = end.sizes.iter().map(|(relation, bytes)| {
@@ -159,16 +213,24 @@ fn together(all: &[Seen]) -> Seen {
 }
 
 /// wrk hangs up in the middle of its last requests; those that were queued are committed a moment later.
-async fn settled(connection: &mut PgConnection) -> Result<Progress> {
-    let mut last = postgres::progress(connection).await?;
+async fn settled(connections: &mut [PgConnection]) -> Result<Progress> {
+    let mut last = progress(connections).await?;
     loop {
         tokio::time::sleep(Duration::from_millis(100)).await;
-        let now = postgres::progress(connection).await?;
+        let now = progress(connections).await?;
         if now.recorded == last.recorded {
             return Ok(now);
         }
         last = now;
     }
+}
+
+async fn progress(connections: &mut [PgConnection]) -> Result<Progress> {
+    let mut sum = Progress::default();
+    for connection in connections {
+        sum.add(postgres::progress(connection).await?);
+    }
+    Ok(sum)
 }
 
 /// What was acknowledged and what was recorded must be the same, but for the last request of each connection.
@@ -182,9 +244,10 @@ fn miscounted(recorded: i64, loads: &[(&Seen, &Load)]) -> Option<String> {
     (!is_right).then(|| format!("{acknowledged} records acknowledged, but {recorded} made"))
 }
 
-fn ticks(bench: &Bench, services: &[&Service]) -> Result<Cores> {
+fn ticks(databases: &[Database<'_>], services: &[&Service]) -> Result<Cores> {
     let pids: Vec<u32> = services.iter().map(|service| service.pid).collect();
-    Cores::ticks(&pids, bench.server.postmaster)
+    let postmasters: Vec<u32> = databases.iter().map(|database| database.server.postmaster).collect();
+    Cores::ticks(&pids, &postmasters)
 }
 
 async fn batches(services: &[&Service]) -> Result<(f64, f64)> {

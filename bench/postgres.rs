@@ -17,14 +17,31 @@ pub struct Server {
     pub facts: String,
 }
 
+/// A database that a load changes.
+#[derive(Clone, Copy)]
+pub struct Database<'a> {
+    pub server: &'a Server,
+    pub name: &'a str,
+}
+
 /// What a database has done so far.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Progress {
     pub wal_bytes: i64,
     /// Requests ever recorded in all counters of the service; 0 in the baseline's database.
     pub recorded: i64,
     /// Bytes of each table, with its TOAST, and of each index.
     pub sizes: BTreeMap<String, i64>,
+}
+
+impl Progress {
+    pub fn add(&mut self, other: Self) {
+        self.wal_bytes += other.wal_bytes;
+        self.recorded += other.recorded;
+        for (relation, bytes) in other.sizes {
+            *self.sizes.entry(relation).or_default() += bytes;
+        }
+    }
 }
 
 impl Server {
@@ -47,6 +64,16 @@ impl Server {
 
     pub async fn stop(self) -> Result<()> {
         Ok(self.local.stop().await?)
+    }
+
+    /// Kills the server, as a power failure would.
+    pub async fn kill(&self) -> Result<()> {
+        Ok(self.local.stop_immediately().await?)
+    }
+
+    /// Starts the server that was killed. Its processor time is not measured from then on.
+    pub async fn start_again(&self) -> Result<()> {
+        Ok(self.local.start_again().await?)
     }
 
     pub async fn connect(&self, database: &str) -> Result<PgConnection> {

@@ -130,7 +130,7 @@ impl Report {
             |measured| measured.p99_ms,
             |measured| measured.batch,
             |measured| measured.cores.services,
-            |measured| measured.cores.postgres,
+            |measured| measured.cores.postgres.iter().sum(),
             |measured| measured.cores.rest,
             |measured| measured.cores.stolen,
             |measured| measured.memory_mib,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::postgres::Server;
+use crate::postgres::{Database, Server};
 
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Growth {
@@ -15,9 +15,18 @@ pub struct Growth {
     pub churn_seconds: u64,
 }
 
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Directory {
+    /// Tenants in the directory of which the lookups are measured.
+    #[arg(long, default_value_t = 300_000, value_parser = clap::value_parser!(u32).range(1000..=1_000_000))]
+    pub tenants: u32,
+}
+
 /// What all scenarios work with.
 pub struct Bench {
     pub server: Server,
+    /// The second server of the mode `cells`.
+    pub member: Option<Server>,
     pub wrk: PathBuf,
     pub pgbench: PathBuf,
     pub service: PathBuf,
@@ -32,6 +41,11 @@ impl Bench {
     /// A text that no other run of a load has.
     pub fn new_run(&self) -> String {
         format!("b{}", self.runs.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A database of the first server.
+    pub fn database<'a>(&'a self, name: &'a str) -> Database<'a> {
+        Database { server: &self.server, name }
     }
 
     /// Settings of the service from the command line, overridden by those of the scenario.

@@ -23,9 +23,14 @@ pub struct Service {
 impl Service {
     /// Its log is written, at the default level unless `settings` say otherwise, and thrown away.
     pub async fn start(bench: &Bench, database: &str, settings: &[(&str, &str)]) -> Result<Self> {
+        Self::start_on(bench, "DATABASE_URL", &bench.server.url(database), settings).await
+    }
+
+    /// `source` is the variable that says where the data is.
+    pub async fn start_on(bench: &Bench, source: &str, value: &str, settings: &[(&str, &str)]) -> Result<Self> {
         let port = TcpListener::bind(("127.0.0.1", 0)).await?.local_addr()?.port();
         let mut command = Command::new(&bench.service);
-        command.arg("serve").env_clear().env("DATABASE_URL", bench.server.url(database)).env("PORT", port.to_string());
+        command.arg("serve").env_clear().env(source, value).env("PORT", port.to_string());
         command.envs([("RATE_LIMIT", "off"), ("HOST", "127.0.0.1"), ("LOG_LEVEL", "info"), ("LOG_FORMAT", "json")]);
         // One caller sends everything: within an hour more than it may have by default, and then it would be refused.
         command.envs([
@@ -55,11 +60,14 @@ impl Service {
 
     /// Has the service check what it finds in a database.
     pub async fn verify(bench: &Bench, database: &str) -> Result<()> {
-        let mut command = Command::new(&bench.service);
-        command.arg("verify").env_clear().env("DATABASE_URL", bench.server.url(database));
-        let output = command.output().await?;
+        Self::command(bench, "DATABASE_URL", &bench.server.url(database), &["verify"]).await
+    }
+
+    /// Runs a command of the service.
+    pub async fn command(bench: &Bench, source: &str, value: &str, arguments: &[&str]) -> Result<()> {
+        let output = Command::new(&bench.service).args(arguments).env_clear().env(source, value).output().await?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        if output.status.success() { Ok(()) } else { Err(format!("verify: {text}").into()) }
+        if output.status.success() { Ok(()) } else { Err(format!("{}: {text}", arguments.join(" ")).into()) }
     }
 
     pub async fn get(&self, path: &str) -> Result<String> {
@@ -102,9 +110,11 @@ impl Service {
     /// Commands and commits so far, from the service's metrics.
     pub async fn batches(&self) -> Result<(f64, f64)> {
         let text = self.get("/api/v1/metrics").await?;
+        // With several cells there is one line for each.
         let value = |name: &str| -> Result<f64> {
-            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-            Ok(line.ok_or_else(|| format!("the metrics lack {name}"))?.trim().parse()?)
+            let lines = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix([' ', '{']));
+            let values: Vec<f64> = lines.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
+            if values.is_empty() { Err(format!("the metrics lack {name}").into()) } else { Ok(values.iter().sum()) }
         };
         Ok((value("agentpay_commit_batch_size_sum")?, value("agentpay_commit_batch_size_count")?))
     }
