@@ -15,19 +15,19 @@ macro_rules! figures {
 }
 
 figures! {
-    COMMIT_POSTGRES = 330.0, "µs of a core", "measured", "A commit: PostgreSQL";
-    WRITE_POSTGRES = 60.0, "µs of a core", "measured", "A keyed write in a commit: PostgreSQL";
-    COMMIT_SERVICE = 150.0, "µs of a core", "measured", "A commit: the service";
-    WRITE_SERVICE = 50.0, "µs of a core", "measured", "A keyed write in a commit: the service";
-    COMMIT_WAIT = 200.0, "µs", "measured", "A commit: flush and round trips";
-    LOOKUP_QUERY = 60.0, "µs of a core of the home cell", "measured", "A query for API keys with their cells";
-    LOOKUP_KEY = 12.0, "µs of a core of the home cell", "measured", "A key in such a query";
-    USE_QUERY = 100.0, "µs of a core of the home cell", "measured", "A statement that records when keys were last used";
-    USE_KEY = 20.0, "µs of a core of the home cell", "measured", "A key in such a statement, once a minute for each key";
-    PLACEMENT = 0.2, "µs of a core of the home cell", "measured", "The choice of a cell for a new tenant, for each tenant there is";
-    CHECK = 60.0, "µs of a core of the cell", "measured", "A statement that monitors a cell";
-    TENANT_BYTES = 813.0, "bytes", "measured", "A tenant with one key in the directory";
-    USED_CONNECTIONS = 3.0, "connections", "measured", "Connections of a replica to a cell under keyed writes";
+    COMMIT_POSTGRES = 250.0, "µs of a core", "measured", "A commit: PostgreSQL";
+    WRITE_POSTGRES = 50.0, "µs of a core", "measured", "A keyed write in a commit: PostgreSQL";
+    COMMIT_SERVICE = 145.0, "µs of a core", "measured", "A commit: the service";
+    WRITE_SERVICE = 45.0, "µs of a core", "measured", "A keyed write in a commit: the service";
+    COMMIT_WAIT = 150.0, "µs", "measured", "A commit: flush and round trips";
+    LOOKUP_QUERY = 150.0, "µs of a core", "measured", "The home cell: a query for API keys with their cells";
+    LOOKUP_KEY = 10.0, "µs of a core", "measured", "The home cell: a key in such a query";
+    USE_QUERY = 360.0, "µs of a core", "measured", "The home cell: a statement that records when keys were last used";
+    USE_KEY = 23.0, "µs of a core", "measured", "The home cell: a key in such a statement, once a minute for each key";
+    PLACEMENT = 0.4, "µs of a core", "measured", "The home cell: the choice of a cell for a new tenant, for each existing tenant";
+    CHECK = 40.0, "µs of a core", "measured", "A cell: a statement with which a replica monitors it";
+    TENANT_BYTES = 813.0, "bytes", "measured", "The directory: a tenant with one key";
+    USED_CONNECTIONS = 4.5, "connections", "measured", "Connections of a replica to a cell under keyed writes";
     SERIES = 50.0, "series", "measured", "Series of the metrics for each cell and replica";
     CACHED_KEYS = 10_000.0, "keys", "service", "Keys that a replica caches";
     CACHED_FOR = 0.9, "s", "service", "How long a cached key is used, unless a key or the directory changes";
@@ -36,7 +36,7 @@ figures! {
     KEYS_MAX = 10_000.0, "keys at most", "service", "API keys of all tenants, `apiKeyStoreMaxKeys`";
     CONNECTIONS = 19.0, "connections", "service", "The same at most, with the default settings";
     CHECKS = 3.0, "per second", "service", "Statements with which a replica monitors a cell";
-    HOME_OUTAGE = 5.0 / 60.0, "hours", "service", "How long known keys are accepted without the home cell";
+    HOME_OUTAGE = 5.0, "minutes", "service", "How long known keys are accepted without the home cell";
     WRITES = 5000.0, "per second", "assumption", "Keyed writes of a cell";
     TENANTS = 1000.0, "tenants", "assumption", "Tenants of a cell, each with one key";
     KEYS_IN_USE = 300.0, "keys", "assumption", "Keys of a cell that are in use, all at the same rate";
@@ -46,7 +46,7 @@ figures! {
     SERVER_CORES = 8.0, "cores", "assumption", "What may be used of the 16 cores of a server";
     SERVER_CONNECTIONS = 300.0, "connections at most", "assumption", "Connections that a server should have";
     UPTIME = 1000.0, "hours", "assumption", "Mean time between the failures of a server";
-    DOWNTIME = 0.5, "hours", "assumption", "Mean time until it is repaired";
+    DOWNTIME = 30.0, "minutes", "assumption", "Mean time until it is repaired";
 }
 
 const CELLS: [u32; 3] = [10, 100, 1000];
@@ -165,16 +165,16 @@ struct Outages {
 fn outages(cells: u32) -> Outages {
     const FAILURES: f64 = 100_000.0;
     let mut random = Random(3);
-    let hours = FAILURES * (UPTIME + DOWNTIME) / f64::from(cells);
+    let hours = FAILURES * (UPTIME + DOWNTIME / 60.0) / f64::from(cells);
     // When something changes: how many cells are down, and whether the home cell is down for too long.
     let mut changes: Vec<(f64, i32, i32)> = Vec::new();
     for cell in 0..cells {
         let mut now = random.wait(UPTIME);
         while now < hours {
-            let end = now + random.wait(DOWNTIME);
+            let end = now + random.wait(DOWNTIME / 60.0);
             changes.extend([(now, 1, 0), (end, -1, 0)]);
-            if cell == 0 && end - now > HOME_OUTAGE {
-                changes.extend([(now + HOME_OUTAGE, 0, 1), (end, 0, -1)]);
+            if cell == 0 && end - now > HOME_OUTAGE / 60.0 {
+                changes.extend([(now + HOME_OUTAGE / 60.0, 0, 1), (end, 0, -1)]);
             }
             now = end + random.wait(UPTIME);
         }
@@ -198,6 +198,8 @@ struct Deployment {
     writes_of_commit: f64,
     changes_per_s: f64,
     lookups: Lookups,
+    /// If a load balancer sends the requests of a key to the same two replicas.
+    lookups_at_two: Lookups,
 }
 
 impl Deployment {
@@ -214,9 +216,10 @@ impl Deployment {
             replicas = needed;
         }
         let changes_per_s = cells * TENANTS * CHANGES / 86_400.0;
-        let keys = (cells * KEYS_IN_USE) as u32;
-        let lookups = lookups(cells * WRITES / replicas, keys, changes_per_s);
-        Self { cells, replicas, writes_of_commit: batch, changes_per_s, lookups }
+        let of_replica = |keys: f64| lookups(cells * WRITES / replicas, keys as u32, changes_per_s);
+        let keys = cells * KEYS_IN_USE;
+        let (lookups, lookups_at_two) = (of_replica(keys), of_replica(keys * 2.0 / replicas));
+        Self { cells, replicas, writes_of_commit: batch, changes_per_s, lookups, lookups_at_two }
     }
 
     fn tenants(&self) -> f64 {
@@ -234,8 +237,7 @@ impl Deployment {
     }
 
     /// The lookups of keys, and the recording of their use.
-    fn key_cores(&self) -> f64 {
-        let Lookups { keys, queries, .. } = self.lookups;
+    fn key_cores(&self, Lookups { keys, queries, .. }: Lookups) -> f64 {
         let uses = self.cells * KEYS_IN_USE / 60.0;
         // A replica records the uses that it finds due in one query.
         let statements = f64::min(uses, queries * self.replicas);
@@ -253,7 +255,7 @@ impl Deployment {
             ("API keys of all tenants", self.tenants() / KEYS_MAX),
             ("Connections to a cell, at most", self.replicas * CONNECTIONS / SERVER_CONNECTIONS),
             ("Connections to a cell, under writes", self.replicas * USED_CONNECTIONS / SERVER_CONNECTIONS),
-            ("Cores of the home cell, for keys", self.key_cores() / SERVER_CORES),
+            ("Cores of the home cell, for keys", self.key_cores(self.lookups) / SERVER_CORES),
             ("Cores of a member cell", self.cell_cores() / SERVER_CORES),
         ]
     }
@@ -272,7 +274,7 @@ pub fn tables() -> [String; 3] {
     let figures = format!("| quantity | figure | source |\n|---|--:|---|\n{rows}");
     let deployments = CELLS.map(|cells| (Deployment::of(cells), outages(cells)));
     type Row = (&'static str, fn(&Deployment, &Outages) -> String);
-    let rows: [Row; 18] = [
+    let rows: [Row; 19] = [
         ("keyed writes per second", |all, _| shown(all.cells * WRITES)),
         ("replicas", |all, _| shown(all.replicas)),
         ("writes per commit", |all, _| shown(all.writes_of_commit)),
@@ -286,7 +288,8 @@ pub fn tables() -> [String; 3] {
         ("keys in use", |all, _| shown(all.cells * KEYS_IN_USE)),
         ("requests whose key is cached", |all, _| percent(all.lookups.cached, 1)),
         ("lookups of keys per second, all replicas", |all, _| shown(all.lookups.keys * all.replicas)),
-        ("cores of the home cell for keys", |all, _| shown(all.key_cores())),
+        ("cores of the home cell for keys", |all, _| shown(all.key_cores(all.lookups))),
+        ("the same if the requests of a key go to two replicas", |all, _| shown(all.key_cores(all.lookups_at_two))),
         ("time of the home cell to place a new tenant", |all, _| {
             format!("{} ms", shown(all.placement_seconds() * 1e3))
         }),

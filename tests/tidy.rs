@@ -4,6 +4,8 @@
 mod configuration;
 #[path = "tidy/imports.rs"]
 mod imports;
+#[path = "../bench/simulate.rs"]
+mod simulate;
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -357,4 +359,12 @@ fn the_http_contract_has_every_error_and_every_metric() {
         }
     }
     assert!(codes > 20 && messages > 50 && metrics > 30, "{codes} {messages} {metrics}");
+}
+
+#[test]
+fn the_model_of_cells_shows_the_output_of_the_simulation() {
+    let page = fs::read_to_string(root().join("docs/scaling.md")).expect("a page");
+    for table in simulate::tables() {
+        assert!(page.contains(&table), "docs/scaling.md lacks a table that `cargo bench -- simulate` prints:\n{table}");
+    }
 }
