@@ -98,6 +98,14 @@ $_$;
 
 COMMENT ON FUNCTION public.idempotency_key_bytes(public.idempotency_keys) IS 'Bytes that a record counts towards its caller''s IDEMPOTENCY_MAX_BYTES_PER_CALLER: its texts, and 200 for the other columns and the indexes.';
 
+CREATE FUNCTION public.idempotency_record_bytes(caller text, key text, path text, request_id text, response text) RETURNS bigint
+    LANGUAGE sql IMMUTABLE
+    AS $_$
+    SELECT 200 + octet_length($1) + octet_length($2) + octet_length($3) + octet_length($4) + coalesce(octet_length($5), 0)
+$_$;
+
+COMMENT ON FUNCTION public.idempotency_record_bytes(caller text, key text, path text, request_id text, response text) IS 'Bytes that a record counts towards its caller''s cap; the same as idempotency_key_bytes.';
+
 CREATE FUNCTION public.refuse_changed_terms(tenant_ids text[], revisions bigint[]) RETURNS boolean
     LANGUAGE plpgsql
     AS $$
@@ -377,6 +385,24 @@ COMMENT ON COLUMN public.cells.number IS 'Number of the cell; 0 is the home cell
 COMMENT ON COLUMN public.cells.accepts_tenants IS 'Whether new tenants may be created in the cell.';
 
 COMMENT ON COLUMN public.cells.added_at IS 'When the cell was added.';
+
+CREATE TABLE public.citus_positions (
+    only_row boolean DEFAULT true NOT NULL,
+    cell_number smallint NOT NULL,
+    last_position bigint NOT NULL,
+    CONSTRAINT citus_positions_cell_number_range CHECK (((cell_number >= 0) AND (cell_number <= 1023))),
+    CONSTRAINT citus_positions_last_position_range CHECK (((last_position >= 0) AND (last_position <= '8796093022207'::bigint))),
+    CONSTRAINT citus_positions_only_row CHECK (only_row)
+)
+WITH (fillfactor='10', autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='2000');
+
+COMMENT ON TABLE public.citus_positions IS 'One row in a cell on Citus, whose schema is distributed: it takes the place of the sequences of events, agents, services and pairs. Empty in any other cell.';
+
+COMMENT ON COLUMN public.citus_positions.only_row IS 'Always true. The primary key allows no second row.';
+
+COMMENT ON COLUMN public.citus_positions.cell_number IS 'Number of the cell: cells.number in the home cell.';
+
+COMMENT ON COLUMN public.citus_positions.last_position IS 'The last number that was drawn. A list position is the number, the position of an event run is the number times 256, and a pair_id is the number times 1024 plus the number of the cell.';
 
 CREATE SEQUENCE public.event_positions
     START WITH 1
@@ -973,6 +999,9 @@ ALTER TABLE ONLY public.cells
 ALTER TABLE ONLY public.cells
     ADD CONSTRAINT cells_pkey PRIMARY KEY (cell_id);
 
+ALTER TABLE ONLY public.citus_positions
+    ADD CONSTRAINT citus_positions_pkey PRIMARY KEY (only_row);
+
 ALTER TABLE ONLY public.event_runs
     ADD CONSTRAINT event_runs_pkey PRIMARY KEY (tenant_id, "position") INCLUDE (events);
 
@@ -1057,6 +1086,8 @@ COMMENT ON INDEX public.cell_identity_pkey IS 'Allows one row.';
 COMMENT ON INDEX public.cells_number_key IS 'No two cells have the same number.';
 
 COMMENT ON INDEX public.cells_pkey IS 'Finds a cell by its id.';
+
+COMMENT ON INDEX public.citus_positions_pkey IS 'Allows one row.';
 
 COMMENT ON INDEX public.event_runs_pkey IS 'Reads the log of a tenant in order. Includes the number of events, so that they are counted without reading rows.';
 

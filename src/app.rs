@@ -22,7 +22,7 @@ use crate::cell::availability::Availability;
 use crate::cell::watcher::Watcher;
 use crate::cell::{Cell, CellDatabase, CellJobs};
 use crate::clock::Clock;
-use crate::domain::cell::CellId;
+use crate::domain::cell::{CellId, Dialect};
 use crate::history::History;
 use crate::jobs::sample_history::HistorySampler;
 use crate::jobs::watch_runtime_config::RuntimeConfigWatcher;
@@ -31,7 +31,8 @@ use crate::progress::Progress;
 use crate::query::coalescer::Coalescer;
 use crate::runtime_config::SharedRuntimeConfig;
 use crate::settings::Settings;
-use crate::start::{StartError, check_identity, look, prepare_schema, reach};
+use crate::start::{StartError, check_dialect, check_identity, look, prepare_schema, reach};
+use crate::store::address::Address;
 use crate::store::{runtime_config, server, webhook_secrets};
 use crate::telemetry::traces;
 
@@ -108,12 +109,14 @@ impl App {
     ) -> Result<Self, StartError> {
         let Entrance { address, router: current_router, admission, progress, stop_serving, serving } = entrance;
         let mut connection = progress.step("the database", reach(&options, &progress)).await?;
+        let home = settings.cells.first().map_or(CellId::from_stored("home".to_owned()), |home| home.id.clone());
         if let [home, others @ ..] = settings.cells.as_slice() {
             let checked = check_identity(&mut connection, &home.id, others.is_empty());
             progress.step("the home cell", checked).await?;
         }
         let migrated = prepare_schema(&mut connection, settings.migrate_on_start);
         progress.step("the migrations", migrated).await?;
+        check_dialect(&mut connection, &home, Dialect::PostgreSql).await?;
         let read = look(runtime_config::read(&mut connection));
         let config = SharedRuntimeConfig::new(progress.step("the limits", read).await?);
         // The clock must be set before any request is served.
@@ -241,11 +244,15 @@ impl App {
 fn databases(settings: &Settings, home: &PgConnectOptions, clock: Clock) -> Vec<CellDatabase> {
     let id = settings.cells.first().map_or(CellId::from_stored("home".to_owned()), |cell| cell.id.clone());
     let weight = settings.cells.first().map_or(1, |cell| cell.weight);
-    let home =
-        CellDatabase { weight, options: home.clone(), clock: clock.clone(), availability: Availability::available(id) };
+    let home = CellDatabase {
+        weight,
+        address: home.clone().into(),
+        clock: clock.clone(),
+        availability: Availability::available(id),
+    };
     let others = settings.cells.iter().skip(1).map(|cell| CellDatabase {
         weight: cell.weight,
-        options: cell.database.clone().application_name("agentpay-billing"),
+        address: Address::new(cell.database.clone().application_name("agentpay-billing"), cell.dialect()),
         clock: clock.of_another_database(),
         availability: Availability::starting(cell.id.clone()),
     });

@@ -9,13 +9,13 @@ use sqlx::{ConnectOptions, PgConnection};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::{error, warn};
 
-use crate::domain::cell::CellId;
+use crate::domain::cell::{CellId, Dialect};
 use crate::local_postgres::{LocalPostgres, LocalPostgresError};
 use crate::progress::Progress;
 use crate::settings::Settings;
 use crate::shutdown::Stop;
 use crate::store::cells::{self, State};
-use crate::store::{StoreError, migrations, server};
+use crate::store::{StoreError, citus, migrations, server};
 
 /// How long a start tries to connect to the database.
 const REACH_LIMIT: Duration = Duration::from_secs(30);
@@ -53,6 +53,14 @@ pub enum StartError {
     OtherCell { cell: CellId, found: CellId },
     #[error("the database of the cell {0} in CELLS_FILE is no cell: run `agentpay-billing cells add {0}`")]
     NoCell(CellId),
+    #[error(
+        "the database of the cell {0} in CELLS_FILE is not distributed by Citus: run `agentpay-billing cells add --citus {0}`"
+    )]
+    NotDistributed(CellId),
+    #[error(
+        "the schema of the cell {0} is distributed by Citus: a cell other than the first can be, with citus = true in CELLS_FILE"
+    )]
+    Distributed(CellId),
     #[error(transparent)]
     Migration(#[from] sqlx::migrate::MigrateError),
     #[error(transparent)]
@@ -240,6 +248,15 @@ pub async fn check_identity(connection: &mut PgConnection, cell: &CellId, is_onl
         State::Cell(found) => Err(StartError::OtherCell { cell: cell.clone(), found }),
         State::Empty | State::Unassigned if is_only => Ok(()),
         State::Empty | State::Unassigned => Err(StartError::NoCell(cell.clone())),
+    }
+}
+
+/// Fails if Citus distributes the schema and the cell does not expect it, or the other way round.
+pub async fn check_dialect(connection: &mut PgConnection, cell: &CellId, expected: Dialect) -> Result<(), StartError> {
+    match look(citus::dialect(connection)).await? {
+        found if found == expected => Ok(()),
+        Dialect::Citus => Err(StartError::Distributed(cell.clone())),
+        Dialect::PostgreSql => Err(StartError::NotDistributed(cell.clone())),
     }
 }
 

@@ -28,7 +28,7 @@ GRANT DELETE ON settlements, agents, usage_counters, tenants, totals, tenant_mov
 -- DBAs.
 GRANT SELECT ON _sqlx_migrations, tenants, services, agents, usage_counters, settlements, totals, event_runs, outbox,
     webhook_deliveries, webhook_queues, idempotency_keys, caller_totals, full_callers, runtime_config, verification, audit_log, cells,
-    cell_identity, tenant_cells, tenant_moves,
+    cell_identity, citus_positions, tenant_cells, tenant_moves,
     events, billing_overview, idempotency_overview, recent_responses, recent_changes
     TO agentpay_readonly;
 GRANT SELECT (tenant_id, prefix, label, created_at, scopes, rate_limit_per_window, expires_at, overlap_until, last_used_at)
@@ -40,7 +40,7 @@ GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO agentpay_readonly;
 
 -- Auditors: what `agentpay-billing verify` reads, and the audit log. Of API keys and webhooks it counts the rows.
 GRANT SELECT ON _sqlx_migrations, tenants, services, agents, usage_counters, settlements, totals, event_runs,
-    idempotency_keys, caller_totals, audit_log, events, billing_overview, recent_changes
+    idempotency_keys, caller_totals, audit_log, citus_positions, events, billing_overview, recent_changes
     TO agentpay_auditor;
 GRANT SELECT (tenant_id) ON api_keys, webhooks TO agentpay_auditor;
 GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO agentpay_auditor;

@@ -2,13 +2,13 @@
 //! cell, and a request uses only the cell of its tenant. Cells share nothing but the runtime configuration.
 
 pub mod availability;
+pub mod follower;
 pub mod gather;
 pub mod placement;
 pub mod watcher;
 
 use std::sync::Arc;
 
-use sqlx::postgres::PgConnectOptions;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +26,7 @@ use crate::query::exports::ExportTurns;
 use crate::query::{PolledReads, Reader};
 use crate::runtime_config::SharedRuntimeConfig;
 use crate::settings::Settings;
+use crate::store::address::Address;
 use crate::store::pool::Pool;
 use crate::store::retention::OldestExpiry;
 
@@ -62,7 +63,7 @@ pub struct CellJobs {
 /// The database of a cell.
 pub struct CellDatabase {
     pub weight: u32,
-    pub options: PgConnectOptions,
+    pub address: Address,
     pub clock: Clock,
     pub availability: Availability,
 }
@@ -76,15 +77,15 @@ impl<R> Cell<R> {
         sender: Sender,
         lanes: &mut JoinSet<()>,
     ) -> Self {
-        let CellDatabase { weight, options, clock, availability } = database;
+        let CellDatabase { weight, address, clock, availability } = database;
         let several = settings.cells.len() > 1;
         let counters = if several { CellCounters::of(availability.cell().as_str()) } else { CellCounters::default() };
         let health = JobHealth::of_cell(clock.clone(), counters);
-        let pool = Pool::new(options.clone(), settings.pool_max as usize, settings.api.request_timeout);
+        let pool = Pool::new(address.clone(), settings.pool_max as usize, settings.api.request_timeout);
         let full_callers = FullCallers::default();
         let committer = Committer::start(
             &settings.committer,
-            options,
+            address,
             clock.clone(),
             runtime_config.clone(),
             health.clone(),

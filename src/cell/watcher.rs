@@ -1,6 +1,7 @@
 //! Watches the database of one of several cells: opens the cell, measures its clock, and finds out whether it can be used.
 //! A cell that cannot be opened when the process starts is tried again, while the other cells serve their tenants.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::PgConnection;
@@ -10,12 +11,13 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::domain::cell::CellId;
+use crate::domain::cell::{CellId, Dialect};
 use crate::start::{self, StartError};
 use crate::store::pool::Pool;
 use crate::store::{FaultKind, StoreError, cells, server};
 
 use super::availability::Availability;
+use super::follower::Follower;
 use super::{CellDatabase, CellJobs};
 
 /// Pause between two checks. It bounds how long the time of the cell is wrong after the machine was suspended.
@@ -29,25 +31,33 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct Watcher {
     cell: CellId,
+    /// Of the coordinator, if the cell is on Citus.
     options: PgConnectOptions,
     /// A separate pool of one connection: reads that use up the other pool must not make the cell unavailable.
     pool: Pool,
     clock: Clock,
     availability: Availability,
+    dialect: Dialect,
+    /// Of a cell on Citus.
+    follower: Option<Arc<Follower>>,
     migrate_on_start: bool,
 }
 
 impl Watcher {
     pub fn of(database: &CellDatabase, migrate_on_start: bool) -> Self {
-        let CellDatabase { options, clock, availability, .. } = database;
-        let pool = Pool::new(options.clone(), 1, CHECK_LIMIT);
+        let CellDatabase { address, clock, availability, .. } = database;
+        let pool = Pool::new(address.clone(), 1, CHECK_LIMIT);
+        let cell = availability.cell().clone();
+        let follower = address.dialect.is_citus().then(|| Arc::new(Follower::new(cell, address.clone())));
         let (clock, availability) = (clock.clone(), availability.clone());
         Self {
             cell: availability.cell().clone(),
-            options: options.clone(),
+            options: address.target().options.clone(),
             pool,
             clock,
             availability,
+            dialect: address.dialect,
+            follower,
             migrate_on_start,
         }
     }
@@ -84,15 +94,22 @@ impl Watcher {
         let connecting = timeout(CHECK_LIMIT, start::connect(&self.options)).await;
         let mut connection = connecting.unwrap_or(Err(StoreError::TimedOut.into()))?;
         start::check_identity(&mut connection, &self.cell, false).await?;
+        start::check_dialect(&mut connection, &self.cell, self.dialect).await?;
         start::prepare_schema(&mut connection, self.migrate_on_start).await?;
         // The clock must be set before any request is served.
         start::look(server::measure_clock(&mut connection, &self.clock)).await?;
+        if let Some(follower) = &self.follower {
+            follower.follow().await;
+        }
         Ok(())
     }
 
     async fn watch(&self) {
         let mut failing_since = None;
         loop {
+            if let Some(follower) = &self.follower {
+                follower.follow().await;
+            }
             let began = Instant::now();
             let check = async |connection: &mut PgConnection| {
                 server::check_writer(connection).await?;

@@ -8,6 +8,7 @@ use sqlx::PgConnection;
 
 use crate::domain::audit_log::Change;
 use crate::domain::caller::Tenant;
+use crate::domain::cell::Dialect;
 use crate::domain::event::Event;
 use crate::domain::keyring::Keyring;
 use crate::domain::money::Stroops;
@@ -128,6 +129,7 @@ impl AgentsToSettle {
 /// Context of a command that runs in its own transaction.
 pub struct TransactionContext<'a> {
     pub connection: &'a mut PgConnection,
+    pub dialect: Dialect,
     pub now: Timestamp,
     pub limits: Limits,
     pub rng: &'a mut StdRng,

@@ -12,6 +12,7 @@ use crate::domain::identifiers;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::webhook::{self, Secret, Webhook, check_types};
+use crate::store::positions::{self, Numbered};
 use crate::store::{deliveries, webhooks};
 
 use super::context::{Stop, TransactionContext, WebhookTest};
@@ -48,7 +49,8 @@ pub async fn create(
     };
     let secret = Secret::draw(context.rng);
     let stored = context.keyring.seal(tenant, &webhook.id, &secret, context.rng);
-    webhooks::insert(context.connection, tenant, &webhook, &stored).await?;
+    let from_position = positions::draw(context.connection, context.dialect, Numbered::EventRuns, 1).await?[0];
+    webhooks::insert(context.connection, tenant, &webhook, &stored, from_position).await?;
     context.effects.counts_of(tenant).webhooks += 1;
     context.changed_terms.push(tenant.clone());
     let change = Change::of(Operation::WebhookCreated, tenant, &webhook.id);
@@ -80,8 +82,12 @@ pub async fn change(
     if let Some(events) = &change.events {
         webhook.events.clone_from(events);
     }
-    webhook.disabled_at = None;
-    webhooks::update(context.connection, tenant, &webhook).await?;
+    let was_disabled = webhook.disabled_at.take().is_some();
+    let mut from_position = None;
+    if was_disabled {
+        from_position = Some(positions::draw(context.connection, context.dialect, Numbered::EventRuns, 1).await?[0]);
+    }
+    webhooks::update(context.connection, tenant, &webhook, from_position).await?;
     if webhook != before {
         let change = Change::of(Operation::WebhookUpdated, tenant, id);
         context.changes.push(change.from(before.without_credentials()).to(webhook.without_credentials()));

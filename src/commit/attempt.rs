@@ -9,6 +9,7 @@ use rand::rngs::StdRng;
 
 use crate::command::Answer;
 use crate::domain::caller::Tenant;
+use crate::domain::cell::Dialect;
 use crate::domain::names::ServiceId;
 use crate::domain::runtime_config::Limits;
 use crate::domain::timestamp::Timestamp;
@@ -125,6 +126,7 @@ impl Locking {
 /// The parameters of an attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
+    pub dialect: Dialect,
     pub now: Timestamp,
     pub limits: Limits,
     pub ttl_ms: i64,

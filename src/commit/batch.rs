@@ -17,6 +17,7 @@ use crate::domain::settlement::Settlement;
 use crate::store::agents as store_agents;
 use crate::store::commit::{self, Changes, Known};
 use crate::store::idempotency::CallerKey;
+use crate::store::positions::{self, Numbered};
 use crate::store::server::CommitTransaction;
 use crate::store::usage::{self, CounterId};
 use crate::telemetry::traces::{self, RequestTrace};
@@ -64,7 +65,7 @@ impl BatchAttempt<'_> {
         // A pessimistic attempt locks the rows that it reads.
         let is_pessimistic = locking != Locking::Optimistic;
         if is_pessimistic {
-            transaction.begin(locking.lock_timeout(), None).await?;
+            transaction.begin(self.settings.dialect, locking.lock_timeout(), None).await?;
         }
 
         // 1. Plan: list what the batch must know.
@@ -105,21 +106,28 @@ impl BatchAttempt<'_> {
         // 5. Write: one transaction. Requests can be withdrawn until it commits.
         let attempt_id = draw_attempt_id(self.rng);
         let mut events = StoredEvents::of(&decided.effects.events, &decided.causes);
-        if events.is_of_any(&listening) {
-            events.draw_positions(transaction.connection()).await?;
+        // The statement that writes everything draws what is not drawn here. Citus cannot run it.
+        let dialect = self.settings.dialect;
+        if events.runs() > 0 && (dialect.is_citus() || events.is_of_any(&listening)) {
+            let (is_open, connection) = (transaction.is_open(), transaction.connection());
+            events.set_positions(&if is_open {
+                positions::draw(connection, dialect, Numbered::EventRuns, events.runs()).await?
+            } else {
+                positions::draw_ahead(connection, dialect, Numbered::EventRuns, events.runs()).await?
+            });
         }
         let changes = self.changes(jobs, &dedup, &decided, &events, &listening, attempt_id, terms);
         let executed =
             Executed { attempt_id, expires_at: changes.expires_at, jobs: dedup.iter().map(Dedup::executes).collect() };
-        if !transaction.is_open() && changes.is_one_statement() {
+        if !transaction.is_open() && !dialect.is_citus() && changes.is_one_statement() {
             self.state.claim(jobs, executed)?;
-            commit::write(transaction.connection(), &changes).await?;
+            commit::write(transaction.connection(), dialect, &changes).await?;
         } else {
             if !transaction.is_open() {
-                transaction.begin(locking.lock_timeout(), None).await?;
+                transaction.begin(self.settings.dialect, locking.lock_timeout(), None).await?;
             }
             self.state.set(Phase::Write);
-            commit::write(transaction.connection(), &changes).await?;
+            commit::write(transaction.connection(), dialect, &changes).await?;
             self.state.claim(jobs, executed)?;
             transaction.commit().await?;
         }

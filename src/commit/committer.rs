@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::fast::FixedState;
-use sqlx::postgres::PgConnectOptions;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -19,6 +18,7 @@ use crate::job_health::JobHealth;
 use crate::metrics;
 use crate::runtime_config::SharedRuntimeConfig;
 use crate::settings::committer::CommitterSettings;
+use crate::store::address::Address;
 use crate::store::totals::SHARDS;
 
 use super::group::AttemptNumber;
@@ -47,7 +47,7 @@ impl Committer {
     /// Starts the lanes, in `tasks`. They end only after the last clone of the committer was dropped.
     pub fn start(
         settings: &CommitterSettings,
-        connect_options: PgConnectOptions,
+        address: impl Into<Address>,
         clock: Clock,
         runtime_config: SharedRuntimeConfig,
         health: JobHealth,
@@ -56,7 +56,7 @@ impl Committer {
     ) -> Self {
         let deliveries = Arc::new(Notify::new());
         let shared = Arc::new(Shared {
-            connect_options,
+            address: address.into(),
             clock,
             runtime_config,
             batch_max: settings.batch_max,

@@ -2,16 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::PgConnection;
-
 use crate::command::context::{Effects, TenantCounts};
 use crate::command::counters::PairSums;
 use crate::domain::caller::Tenant;
 use crate::domain::event::Event;
-use crate::store::commit::{
-    CallerChange, EVENTS_PER_RUN_MAX, NewEventRun, NewIdempotencyKey, RareTotals, TotalsChange,
-};
-use crate::store::{StoreError, events, outbox};
+use crate::store::commit::{CallerChange, NewEventRun, NewIdempotencyKey, RareTotals, TotalsChange};
+use crate::store::outbox;
+use crate::store::positions::EVENTS_PER_RUN_MAX;
 use crate::telemetry::traces::RequestTrace;
 
 /// The events of a commit as they are stored.
@@ -52,13 +49,15 @@ impl<'a> StoredEvents<'a> {
         Self { runs: of_tenants.into_values().flatten().collect() }
     }
 
-    /// Draws the positions now, because outbox rows and webhook tests need them before the events are written.
-    pub async fn draw_positions(&mut self, connection: &mut PgConnection) -> Result<(), StoreError> {
-        let positions = events::draw_positions(connection, self.runs.len()).await?;
+    /// Sets positions that were drawn before the events are written, because outbox rows and webhook tests need them.
+    pub fn set_positions(&mut self, positions: &[i64]) {
         for (run, position) in self.runs.iter_mut().zip(positions) {
-            run.position = Some(position);
+            run.position = Some(*position);
         }
-        Ok(())
+    }
+
+    pub fn runs(&self) -> usize {
+        self.runs.len()
     }
 
     /// Position and payload of the first event.

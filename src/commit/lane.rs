@@ -118,7 +118,7 @@ impl Lane {
                 }
             };
             let phase = state.phase();
-            if phase == Phase::Commit && !fault.proves_rollback() {
+            if phase == Phase::Commit && !fault.proves_rollback(self.shared.address.dialect) {
                 self.number.span(&group.jobs).in_scope(|| {
                     warn!(error = %fault, "the outcome of a COMMIT is unknown");
                     self.note_failure(fault);

@@ -69,7 +69,7 @@ impl Session {
     ) -> Result<Done, AttemptError> {
         self.ensure_connected().await?;
         let shared = self.shared.clone();
-        let LaneConnection { connection, backend } = self.connection.as_mut().expect("it was just made");
+        let LaneConnection { connection, backend, .. } = self.connection.as_mut().expect("it was just made");
         let backend = *backend;
         let deadlines = || group.jobs.iter().map(|job| Instant::from_std(job.request.deadline));
         let earliest = deadlines().min().expect("a group is never empty");
@@ -79,6 +79,7 @@ impl Session {
             _ => latest.min(Instant::now() + shared.statement_limit + ATTEMPT_MARGIN),
         };
         let settings = Settings {
+            dialect: shared.address.dialect,
             now: shared.clock.now(),
             limits: shared.runtime_config.limits(),
             ttl_ms: shared.ttl_ms,
@@ -146,6 +147,9 @@ impl Session {
             self.disconnect_if_dead().await;
         }
         self.last_used = Instant::now();
+        if self.connection.as_ref().is_some_and(|live| !self.shared.address.is_current(live.generation)) {
+            self.disconnect();
+        }
         if self.connection.is_none() {
             // A new connection may lead to another server, for which the cached data may be wrong.
             self.cache = ReadCache::default();

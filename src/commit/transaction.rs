@@ -13,6 +13,7 @@ use crate::domain::keyring::Keyring;
 use crate::store::audit_log;
 use crate::store::commit::{self, Changes, Wanted};
 use crate::store::deliveries::{self, Test};
+use crate::store::positions::{self, Numbered};
 use crate::store::server::CommitTransaction;
 use crate::store::tenants;
 
@@ -41,10 +42,10 @@ impl TransactionAttempt<'_> {
         job: &Job,
         command: &TransactionalCommand,
     ) -> Result<Done, AttemptError> {
-        let Settings { now, limits, ttl_ms, shard, locking, .. } = self.settings;
+        let Settings { now, limits, ttl_ms, shard, locking, dialect, .. } = self.settings;
         let jobs = std::slice::from_ref(job);
         let tenant = &job.request.tenant;
-        transaction.begin(locking.lock_timeout(), self.exclusive).await?;
+        transaction.begin(dialect, locking.lock_timeout(), self.exclusive).await?;
         let connection = transaction.connection();
         // Locked, so that the tenant's terms and counts stay as they are read.
         if command.is_of_tenant() {
@@ -67,6 +68,7 @@ impl TransactionAttempt<'_> {
         }
         let mut context = TransactionContext {
             connection,
+            dialect,
             now,
             limits,
             rng: &mut *self.rng,
@@ -93,8 +95,8 @@ impl TransactionAttempt<'_> {
             if known.tenants[0].has_webhooks && webhook_test.is_none() { vec![tenant] } else { Vec::new() };
         let causes = vec![job.request.trace.as_deref(); effects.events.len()];
         let mut events = StoredEvents::of(&effects.events, &causes);
-        if webhook_test.is_some() || events.is_of_any(&listening) {
-            events.draw_positions(connection).await?;
+        if events.runs() > 0 && (dialect.is_citus() || webhook_test.is_some() || events.is_of_any(&listening)) {
+            events.set_positions(&positions::draw(connection, dialect, Numbered::EventRuns, events.runs()).await?);
         }
         if let (Some(test), Some((position, payload))) = (&webhook_test, events.first()) {
             let trace = job.request.trace.as_ref().map(|trace| trace.context());
@@ -125,7 +127,7 @@ impl TransactionAttempt<'_> {
             terms: Vec::new(),
         };
         self.state.set(Phase::Write);
-        commit::write(connection, &changes).await?;
+        commit::write(connection, dialect, &changes).await?;
         let has_outbox = !changes.outbox.is_empty();
         let expires_at = changes.expires_at;
         drop(changes);

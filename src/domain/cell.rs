@@ -68,6 +68,21 @@ impl Residence {
     }
 }
 
+/// The statements that the server of a cell runs. A few of them differ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dialect {
+    #[default]
+    PostgreSql,
+    /// Citus distributes the schema. Statements are sent to any of its nodes, and run on the one that has the data.
+    Citus,
+}
+
+impl Dialect {
+    pub fn is_citus(self) -> bool {
+        self == Self::Citus
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::clock::Clock;
+use crate::domain::cell::Dialect;
 use crate::domain::timestamp::{StoredMoment, Timestamp};
 use crate::full_callers::FullCallers;
 use crate::metrics::CellCounters;
@@ -181,7 +182,8 @@ impl Janitor {
     async fn expired(&self, now: Timestamp, report: &mut Report) -> Result<Option<bool>, StoreError> {
         for _ in 0..STEPS_MAX {
             let began = Instant::now();
-            let removed = self.pool.run(began + STEP_LIMIT, expired).await;
+            let step = async |connection: &mut PgConnection| expired(connection, self.pool.dialect()).await;
+            let removed = self.pool.run(began + STEP_LIMIT, step).await;
             match removed {
                 Ok(None) => Job::ALL.into_iter().filter(|job| job.is_of_janitor()).for_each(|job| {
                     self.health.note_left_to_others(job);
@@ -211,7 +213,8 @@ impl Janitor {
             let next = self.cursors().next(&surpluses, start, horizon);
             let Some(stretch) = next else {
                 let full = eviction::with_surplus(&surpluses);
-                let note = async |connection: &mut PgConnection| note_full(connection, &full).await;
+                let note =
+                    async |connection: &mut PgConnection| note_full(connection, self.pool.dialect(), &full).await;
                 self.pool.run(Instant::now() + STEP_LIMIT, note).await?;
                 return Ok(false);
             };
@@ -233,7 +236,7 @@ impl Janitor {
     /// By how much callers exceed their caps. `None` if another janitor is working.
     async fn surpluses(&self, connection: &mut PgConnection) -> Result<Option<BTreeMap<String, Surplus>>, StoreError> {
         let mut transaction = connection.begin().await?;
-        if !server::try_janitor_lock(&mut transaction).await? {
+        if !server::try_janitor_lock(&mut transaction, self.pool.dialect()).await? {
             return Ok(None);
         }
         let surpluses = self.read_surpluses(&mut transaction).await?;
@@ -268,7 +271,7 @@ impl Janitor {
     ) -> Result<bool, StoreError> {
         let age_ms = self.age_ms();
         let mut transaction = server::begin_walk(connection).await?;
-        if !server::try_janitor_lock(&mut transaction).await? {
+        if !server::try_janitor_lock(&mut transaction, self.pool.dialect()).await? {
             return Ok(false);
         }
         let Stretch { from, until, callers } = stretch;
@@ -315,7 +318,7 @@ impl Janitor {
     /// Prunes events of some tenants over the cap. False if there are none.
     async fn old_events(&self, connection: &mut PgConnection, report: &mut Report) -> Result<bool, StoreError> {
         let mut transaction = connection.begin().await?;
-        if !server::try_janitor_lock(&mut transaction).await? {
+        if !server::try_janitor_lock(&mut transaction, self.pool.dialect()).await? {
             return Ok(false);
         }
         let cap = self.runtime_config.limits().event_log_cap;
@@ -336,9 +339,9 @@ impl Janitor {
 }
 
 /// Deletes some expired records, and returns their number. `None` if another janitor is working.
-async fn expired(connection: &mut PgConnection) -> Result<Option<i64>, StoreError> {
+async fn expired(connection: &mut PgConnection, dialect: Dialect) -> Result<Option<i64>, StoreError> {
     let mut transaction = server::begin_walk(connection).await?;
-    if !server::try_janitor_lock(&mut transaction).await? {
+    if !server::try_janitor_lock(&mut transaction, dialect).await? {
         return Ok(None);
     }
     let removed = retention::prune_expired(&mut transaction, ROWS_MAX).await?;
@@ -362,20 +365,17 @@ async fn note(connection: &mut PgConnection, removed: &[Removed]) -> Result<i64,
 
 /// Replaces the list of full callers, unless another janitor is working, and deletes the totals of callers without
 /// records.
-async fn note_full(connection: &mut PgConnection, full: &[&str]) -> Result<(), StoreError> {
+async fn note_full(connection: &mut PgConnection, dialect: Dialect, full: &[&str]) -> Result<(), StoreError> {
     let mut transaction = connection.begin().await?;
-    if !server::try_janitor_lock(&mut transaction).await? {
+    if !server::try_janitor_lock(&mut transaction, dialect).await? {
         return Ok(());
     }
     let (added, gone) = full_callers::replace(&mut transaction, full).await?;
     caller_totals::forget_empty(&mut transaction, ROWS_MAX).await?;
     transaction.commit().await?;
     if added > 0 {
-        warn!(
-            added,
-            count = full.len(),
-            "callers over a cap have no records that may be evicted: they get no new ones"
-        );
+        let count = full.len();
+        warn!(added, count, "callers over a cap have no records that may be evicted: they get no new ones");
     } else if gone > 0 {
         info!(gone, count = full.len(), "callers that were full get new records again");
     }

@@ -12,7 +12,7 @@ use sqlx::{Connection, PgConnection};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::domain::caller::Tenant;
-use crate::domain::cell::{CellId, Residence};
+use crate::domain::cell::{CellId, Dialect, Residence};
 use crate::settings::cells::CellSettings;
 use crate::store::tenant_copy::Note;
 use crate::store::{StoreError, cells, server, tenant_copy, tenant_moves};
@@ -118,7 +118,12 @@ impl<'a> TenantMove<'a> {
         }
         let setting = |id: &CellId| {
             let cell = cells.iter().find(|cell| cell.id == *id);
-            cell.ok_or_else(|| MoveError::Refused(format!("CELLS_FILE has no cell {id}")))
+            let cell = cell.ok_or_else(|| MoveError::Refused(format!("CELLS_FILE has no cell {id}")))?;
+            match cell.dialect() {
+                Dialect::PostgreSql => Ok(cell),
+                // Their numbers come from other sources, and Citus moves the whole cell.
+                Dialect::Citus => refused(format!("{id} is on Citus: tenants are not moved to or from it")),
+            }
         };
         let mut connection = connect(&home.database).await?;
         let unfinished = tenant_moves::find(&mut connection, tenant).await?;
@@ -208,7 +213,7 @@ impl<'a> TenantMove<'a> {
         let mut reader = connect(&self.from.database).await?;
         let mut guard = connect(&self.from.database).await?;
         let mut guard = guard.begin().await.map_err(StoreError::from)?;
-        server::lock_out_janitors(&mut guard).await?;
+        server::lock_out_janitors(&mut guard, self.from.dialect()).await?;
         // An earlier run may have fenced it. It is written again during the long first copy.
         self.open_source(source).await?;
         tenant_moves::note_step(home, tenant, "copying").await?;

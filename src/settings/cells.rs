@@ -7,7 +7,7 @@ use std::fs;
 use serde::Deserialize;
 use sqlx::postgres::PgConnectOptions;
 
-use crate::domain::cell::CellId;
+use crate::domain::cell::{CellId, Dialect};
 
 use super::database_url;
 use super::error::SettingsError;
@@ -22,6 +22,14 @@ pub struct CellSettings {
     pub database: PgConnectOptions,
     /// Share of the new tenants that the cell gets.
     pub weight: u32,
+    /// The schema of a cell on Citus, which distributes it. The database is then that of the coordinator.
+    pub citus_schema: Option<String>,
+}
+
+impl CellSettings {
+    pub fn dialect(&self) -> Dialect {
+        if self.citus_schema.is_some() { Dialect::Citus } else { Dialect::PostgreSql }
+    }
 }
 
 #[derive(Deserialize)]
@@ -37,6 +45,8 @@ struct Cell {
     url: String,
     schema: Option<String>,
     weight: Option<u32>,
+    #[serde(default)]
+    citus: bool,
 }
 
 /// The cells that the file at `path` lists. The first one is the home cell.
@@ -77,7 +87,15 @@ fn parse(text: &str) -> Result<Vec<CellSettings>, String> {
         if !(1..=1_000_000).contains(&weight) {
             return Err(format!("weight of the cell {id} must be between 1 and 1000000"));
         }
-        cells.push(CellSettings { id, database, weight });
+        if cell.citus && cell.schema.is_none() {
+            return Err(format!("the cell {id} has citus = true, and needs a schema, which Citus distributes"));
+        }
+        // The home cell has the notifications, the locks and the keys that all cells rely on.
+        if cell.citus && cells.is_empty() {
+            return Err(format!("the cell {id} is the home cell, which cannot be on Citus"));
+        }
+        let citus_schema = cell.schema.filter(|_| cell.citus);
+        cells.push(CellSettings { id, database, weight, citus_schema });
     }
     Ok(cells)
 }
@@ -89,10 +107,11 @@ mod tests {
     #[test]
     fn a_file_lists_the_home_cell_first() {
         let text = "[[cell]]\nid = \"home\"\nurl = \"postgres://h/a\"\n\n\
-                    [[cell]]\nid = \"eu-1\"\nurl = \"postgres://i/b\"\nschema = \"cell_1\"\nweight = 3\n";
+                    [[cell]]\nid = \"eu-1\"\nurl = \"postgres://i/b\"\nschema = \"cell_1\"\nweight = 3\ncitus = true\n";
         let cells = parse(text).expect("cells");
-        let shown: Vec<_> = cells.iter().map(|cell| (cell.id.as_str(), cell.weight)).collect();
-        assert_eq!(shown, [("home", 1), ("eu-1", 3)]);
+        let shown: Vec<_> =
+            cells.iter().map(|cell| (cell.id.as_str(), cell.weight, cell.citus_schema.as_deref())).collect();
+        assert_eq!(shown, [("home", 1, None), ("eu-1", 3, Some("cell_1"))]);
         assert_eq!((cells[1].database.get_host(), cells[1].database.get_database()), ("i", Some("b")));
         assert_eq!(cells[1].database.get_options(), Some("-c search_path=cell_1"));
     }
@@ -109,6 +128,8 @@ mod tests {
             (cell("schema = \"a b\""), schema),
             (cell(&cell("")), "two cells have the id home"),
             (cell("").replace("home", "Home"), id),
+            (cell("citus = true"), "the cell home has citus = true, and needs a schema"),
+            (cell("citus = true\nschema = \"c\""), "the cell home is the home cell, which cannot be on Citus"),
             (cell("").replace("postgres:", "mysql:"), "url of the cell home must be a postgres://"),
             ("[[cell]]\nid = \"a\"\nurl = \"postgres://u:hunter2@h/a".to_owned(), "line 3: "),
         ] {

@@ -5,7 +5,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use crate::domain::caller::Tenant;
 use crate::domain::cell::CellId;
 
-use super::{StoreError, runtime_config};
+use super::{StoreError, citus, runtime_config};
 
 /// Each cell draws the numbers of pairs with one remainder of this, the number of the cell, so that a tenant keeps its
 /// numbers when it moves.
@@ -85,8 +85,14 @@ pub async fn found(home: &mut PgConnection, id: &CellId) -> Result<(), StoreErro
     Ok(transaction.commit().await?)
 }
 
-/// Adds an empty database as a cell. Can be repeated after an interruption. The cell accepts tenants once it is complete.
-pub async fn add(home: &mut PgConnection, member: &mut PgConnection, id: &CellId) -> Result<Cell, StoreError> {
+/// Adds an empty database as a cell, and distributes its schema if that is to be on Citus. Can be repeated after an
+/// interruption. The cell accepts tenants once it is complete.
+pub async fn add(
+    home: &mut PgConnection,
+    member: &mut PgConnection,
+    id: &CellId,
+    citus_schema: Option<&str>,
+) -> Result<Cell, StoreError> {
     let mut transaction = home.begin().await?;
     runtime_config::lock(&mut transaction).await?;
     let cells = list(&mut transaction).await?;
@@ -113,6 +119,9 @@ pub async fn add(home: &mut PgConnection, member: &mut PgConnection, id: &CellId
         .await?;
     }
     transaction.commit().await?;
+    if let Some(schema) = citus_schema {
+        citus::distribute(member, schema, number).await?;
+    }
     set_accepts(home, id, true).await?;
     Ok(Cell { id: id.clone(), number, accepts_tenants: true })
 }

@@ -3,6 +3,7 @@
 use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
+use crate::domain::cell::Dialect;
 use crate::domain::keyring::Unreadable;
 
 /// An error of the store. It is logged, and never shown to a client.
@@ -82,8 +83,12 @@ impl StoreError {
 
     /// Whether an error of the committing statement proves that nothing was committed. PostgreSQL raises an ERROR only
     /// after it has decided to abort the transaction. A FATAL error ends the connection and may come from a pooler,
-    /// which does not know the outcome. The same applies to the codes about connections and unknown completion.
-    pub fn proves_rollback(&self) -> bool {
+    /// which does not know the outcome. The same applies to the codes about connections and unknown completion, and to
+    /// every error of a node of Citus that forwards a COMMIT: the other node may have committed before the error.
+    pub fn proves_rollback(&self, dialect: Dialect) -> bool {
+        if dialect.is_citus() {
+            return false;
+        }
         let Self::Database(sqlx::Error::Database(error)) = self else { return false };
         let is_error = error
             .try_downcast_ref::<PgDatabaseError>()

@@ -11,19 +11,6 @@ use crate::domain::timestamp::Timestamp;
 
 use super::{StoreError, corrupt};
 
-/// Draws positions for `runs` runs of events that are about to be inserted, in ascending order.
-pub async fn draw_positions(connection: &mut PgConnection, runs: usize) -> Result<Vec<i64>, StoreError> {
-    let mut positions = sqlx::query_scalar!(
-        r#"-- events::draw_positions
-        SELECT nextval('event_positions') AS "position!" FROM generate_series(1, $1::bigint)"#,
-        runs as i64,
-    )
-    .fetch_all(connection)
-    .await?;
-    positions.sort_unstable();
-    Ok(positions)
-}
-
 /// Deletes a tenant's oldest runs: at most `runs_max`, with at most `events_max` events in all. Returns the number of
 /// events.
 pub async fn delete_oldest(

@@ -2,14 +2,14 @@
 //! migration waits for a table, later queries queue behind it. A migration therefore waits only briefly, lets the
 //! others continue, and tries again.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::RngExt;
-use sqlx::PgConnection;
 use sqlx::migrate::{MigrateError, Migration, Migrator};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tracing::{info, warn};
 
-use super::{MIGRATOR, StoreError, reset, server};
+use super::{MIGRATOR, StoreError, citus, reset, server};
 
 /// How long a migration waits for a lock, and so how long other queries queue behind it.
 const LOCK_TIMEOUT: &str = "2s";
@@ -18,6 +18,9 @@ const LOCK_TIMEOUT: &str = "2s";
 /// have at least as long as they had to wait.
 const PAUSE_MIN: Duration = Duration::from_secs(2);
 const PAUSE_MAX: Duration = Duration::from_secs(20);
+
+/// Held by a process that migrates a distributed schema. The number is arbitrary.
+const DISTRIBUTED_LOCK: i64 = 0x6167_656e_7470_617c;
 
 /// The description of a migration that the program before it works with begins with this word.
 const EXPANDS: &str = "expand ";
@@ -110,7 +113,12 @@ pub async fn apply_from(migrator: &Migrator, connection: &mut PgConnection) -> R
         let lock_timeout = if migration.no_tx { "0" } else { LOCK_TIMEOUT };
         server::bound_locks(connection, lock_timeout).await.map_err(as_migrate_error)?;
         // `run_to` calls this, but its future is not `Send`.
-        let Err(error) = migrator.run_direct(Some(migration.version), &mut *connection, false).await else {
+        let applied = if citus::dialect(connection).await.map_err(as_migrate_error)?.is_citus() {
+            apply_to_distributed(migration, connection).await
+        } else {
+            migrator.run_direct(Some(migration.version), &mut *connection, false).await
+        };
+        let Err(error) = applied else {
             info!(migration = name(migration), "migrated");
             pause = PAUSE_MIN;
             continue;
@@ -126,6 +134,42 @@ pub async fn apply_from(migrator: &Migrator, connection: &mut PgConnection) -> R
         tokio::time::sleep(Duration::from_millis(pause_ms)).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
+    Ok(())
+}
+
+/// Applies a migration to a schema that Citus distributes, command by command: sqlx sends all in one message, which Citus
+/// runs only if none of them changes a distributed table.
+async fn apply_to_distributed(migration: &Migration, connection: &mut PgConnection) -> Result<(), MigrateError> {
+    let mut transaction = connection.begin().await?;
+    // Only one process migrates at a time, on the coordinator.
+    sqlx::query!("-- migrations::apply_to_distributed\nSELECT pg_advisory_xact_lock($1)", DISTRIBUTED_LOCK)
+        .execute(&mut *transaction)
+        .await?;
+    let is_applied = sqlx::query_scalar!(
+        r#"-- migrations::apply_to_distributed
+        SELECT EXISTS (SELECT FROM _sqlx_migrations WHERE version = $1) AS "is_applied!""#,
+        migration.version,
+    );
+    if is_applied.fetch_one(&mut *transaction).await? {
+        return Ok(());
+    }
+    let began = Instant::now();
+    let failed = |error| MigrateError::ExecuteMigration(error, migration.version);
+    for command in citus::commands(migration.sql.as_str()) {
+        sqlx::raw_sql(AssertSqlSafe(command)).execute(&mut *transaction).await.map_err(failed)?;
+    }
+    sqlx::query!(
+        "-- migrations::apply_to_distributed
+        INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+        VALUES ($1, $2, true, $3, $4)",
+        migration.version,
+        &*migration.description,
+        &*migration.checksum,
+        began.elapsed().as_nanos() as i64,
+    )
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
     Ok(())
 }
 

@@ -2,12 +2,14 @@
 //! transaction. Lookups by list use `CROSS JOIN LATERAL (… LIMIT 1)` and writes by list use `ON CONFLICT`, so that the
 //! planner has no choice that could be wrong while a table is still empty.
 
+pub mod address;
 pub mod agents;
 pub mod api_keys;
 pub mod audit;
 pub mod audit_log;
 pub mod caller_totals;
 pub mod cells;
+pub mod citus;
 pub mod commit;
 pub mod deliveries;
 pub mod directory;
@@ -21,6 +23,7 @@ pub mod migrations;
 pub mod missed_events;
 pub mod outbox;
 pub mod pool;
+pub mod positions;
 pub mod redeliveries;
 pub mod remembered;
 pub mod reset;

@@ -6,11 +6,13 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::domain::cell::Dialect;
+
+use super::address::Address;
 use super::{StoreError, server};
 
 /// How long a caller waits for a connection, including a new one.
@@ -31,7 +33,7 @@ pub struct Pool(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    options: PgConnectOptions,
+    address: Address,
     connections_max: usize,
     statement_timeout: Duration,
     permits: Arc<Semaphore>,
@@ -48,15 +50,17 @@ struct Idle {
 #[derive(Debug)]
 struct Live {
     connection: PgConnection,
+    /// That of the [`Address`] that it was made for.
+    generation: u64,
     made_at: Instant,
     checked_at: Instant,
 }
 
 impl Pool {
     /// Connects when a connection is first needed. The server cancels statements after `statement_timeout`.
-    pub fn new(options: PgConnectOptions, connections_max: usize, statement_timeout: Duration) -> Self {
+    pub fn new(address: impl Into<Address>, connections_max: usize, statement_timeout: Duration) -> Self {
         Self(Arc::new(Inner {
-            options,
+            address: address.into(),
             connections_max,
             statement_timeout,
             permits: Arc::new(Semaphore::new(connections_max)),
@@ -105,6 +109,10 @@ impl Pool {
         let _ = tokio::time::timeout(limit, close_all).await;
     }
 
+    pub fn dialect(&self) -> Dialect {
+        self.0.address.dialect
+    }
+
     pub fn connections_max(&self) -> usize {
         self.0.connections_max
     }
@@ -121,6 +129,10 @@ impl Pool {
     /// they lead to the same server, and checking each in turn would take too long.
     async fn take_idle(&self, deadline: Instant) -> Option<Live> {
         let Idle { mut live, .. } = self.idle().pop_back()?;
+        if !self.0.address.is_current(live.generation) {
+            self.forget_idle();
+            return None;
+        }
         if live.checked_at.elapsed() < CHECK_INTERVAL {
             return Some(live);
         }
@@ -139,9 +151,10 @@ impl Pool {
     async fn connect(&self, deadline: Instant) -> Result<Live, StoreError> {
         let mut failure = StoreError::TimedOut;
         loop {
-            let made_at = Instant::now();
-            match timeout_at(deadline, server::connect(&self.0.options, self.0.statement_timeout)).await {
-                Ok(Ok(connection)) => return Ok(Live { connection, made_at, checked_at: made_at }),
+            let (made_at, target) = (Instant::now(), self.0.address.target());
+            let generation = target.generation;
+            match timeout_at(deadline, server::connect(&target.options, self.0.statement_timeout)).await {
+                Ok(Ok(connection)) => return Ok(Live { connection, generation, made_at, checked_at: made_at }),
                 Ok(Err(error)) => failure = error,
                 Err(_) => return Err(failure),
             }
@@ -157,7 +170,8 @@ impl Pool {
         while idle.front().is_some_and(|oldest| oldest.since.elapsed() > IDLE_MAX) {
             idle.pop_front();
         }
-        if live.made_at.elapsed() < AGE_MAX && !self.0.permits.is_closed() {
+        if live.made_at.elapsed() < AGE_MAX && self.0.address.is_current(live.generation) && !self.0.permits.is_closed()
+        {
             idle.push_back(Idle { live, since: Instant::now() });
         }
     }

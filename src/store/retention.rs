@@ -21,11 +21,11 @@ pub async fn prune_expired(connection: &mut PgConnection, records_max: i64) -> R
         Removed,
         r#"-- retention::prune_expired
         WITH removed AS (
-            DELETE FROM idempotency_keys AS record
+            DELETE FROM idempotency_keys
             WHERE ctid = ANY (ARRAY(
                 SELECT ctid FROM idempotency_keys WHERE expires_at <= now()
                 ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED))
-            RETURNING caller, idempotency_key_bytes(record) AS bytes
+            RETURNING caller, idempotency_record_bytes(caller, key, path, request_id, response) AS bytes
         )
         SELECT caller, count(*) AS "records!", sum(bytes)::bigint AS "bytes!" FROM removed GROUP BY caller"#,
         records_max,
@@ -66,7 +66,7 @@ pub async fn walk(
     let walked = sqlx::query!(
         r#"-- retention::walk
         WITH walked AS MATERIALIZED (
-            SELECT caller, ctid::text AS place, created_at, expires_at, idempotency_key_bytes(record) AS bytes
+            SELECT caller, ctid::text AS place, created_at, expires_at, idempotency_record_bytes(caller, key, path, request_id, response) AS bytes
             FROM idempotency_keys AS record WHERE expires_at > $1 AND expires_at <= $2
             ORDER BY expires_at FETCH FIRST $3 ROWS WITH TIES
         ), found AS (
@@ -105,12 +105,12 @@ pub async fn evict(connection: &mut PgConnection, places: &[String], age_ms: i64
         Removed,
         r#"-- retention::evict
         WITH removed AS (
-            DELETE FROM idempotency_keys AS record
+            DELETE FROM idempotency_keys
             WHERE ctid = ANY (ARRAY(
                 SELECT ctid FROM idempotency_keys
                 WHERE ctid = ANY ($1::text[]::tid[]) AND (created_at <= now() - $2 * interval '1 ms') IS TRUE
                 FOR UPDATE SKIP LOCKED))
-            RETURNING caller, idempotency_key_bytes(record) AS bytes
+            RETURNING caller, idempotency_record_bytes(caller, key, path, request_id, response) AS bytes
         )
         SELECT caller, count(*) AS "records!", sum(bytes)::bigint AS "bytes!" FROM removed GROUP BY caller"#,
         places,

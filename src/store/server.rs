@@ -7,6 +7,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, Po
 use time::OffsetDateTime;
 
 use crate::clock::Clock;
+use crate::domain::cell::Dialect;
 use crate::domain::timestamp::Timestamp;
 
 use super::StoreError;
@@ -21,6 +22,10 @@ const JANITOR_LOCK: i64 = 0x6167_656e_7470_6179;
 /// Every commit shares this advisory lock, and a reset holds it exclusively. Each commit is therefore entirely before
 /// or entirely after a reset, and a reset needs no order of locks among the tables.
 pub(super) const RESET_LOCK: i64 = JANITOR_LOCK + 1;
+
+/// Keeps Citus from moving the schema to another node until the transaction ends, and changes nothing. Only a modification
+/// does so. Without it, locked rows could be left behind, and would be free on the new node.
+const HOLD_SCHEMA: &str = "UPDATE cell_identity SET cell_id = cell_id WHERE NOT only_row";
 
 /// Facts about the server that a start checks.
 #[derive(Clone, Debug)]
@@ -170,6 +175,7 @@ pub struct Backend {
 /// only, whatever the tables contain at that time. `lock_timeout` is in PostgreSQL's notation of times.
 pub async fn set_up_for_commits(
     connection: &mut PgConnection,
+    dialect: Dialect,
     lock_timeout: &str,
     statement_limit: Duration,
 ) -> Result<Backend, StoreError> {
@@ -181,6 +187,10 @@ pub async fn set_up_for_commits(
          SET enable_seqscan = off; SET jit = off"
     ));
     sqlx::raw_sql(set).execute(&mut *connection).await?;
+    if dialect.is_citus() {
+        // Citus has no general plan for INSERT … SELECT.
+        sqlx::raw_sql("SET plan_cache_mode = auto").execute(&mut *connection).await?;
+    }
     let backend = sqlx::query_as!(
         Backend,
         r#"-- server::set_up_for_commits
@@ -242,8 +252,16 @@ impl<'c> CommitTransaction<'c> {
     /// Begins the transaction in one round trip. `lock_timeout` is how long it waits for a lock before it fails with
     /// [`LockTimeout`](super::FaultKind::LockTimeout). With `exclusive` it waits until all running commits have ended,
     /// and no other commit begins until it ends; its statements may take that long.
-    pub async fn begin(&mut self, lock_timeout: &str, exclusive: Option<Duration>) -> Result<(), StoreError> {
+    ///
+    /// A reset is refused where there are several cells, so Citus has none, and its commits need no lock against it.
+    pub async fn begin(
+        &mut self,
+        dialect: Dialect,
+        lock_timeout: &str,
+        exclusive: Option<Duration>,
+    ) -> Result<(), StoreError> {
         let begin = match exclusive {
+            _ if dialect.is_citus() => format!("BEGIN; SET LOCAL lock_timeout = '{lock_timeout}'; {HOLD_SCHEMA}"),
             None => format!(
                 "BEGIN; SELECT set_config('lock_timeout', '{lock_timeout}', true), \
                                pg_advisory_xact_lock_shared({RESET_LOCK})"
@@ -326,7 +344,16 @@ pub async fn end_snapshot(connection: &mut PgConnection) -> Result<(), StoreErro
 }
 
 /// Tries to become the only janitor until the transaction ends. Does not wait.
-pub async fn try_janitor_lock(connection: &mut PgConnection) -> Result<bool, StoreError> {
+pub async fn try_janitor_lock(connection: &mut PgConnection, dialect: Dialect) -> Result<bool, StoreError> {
+    if dialect.is_citus() {
+        sqlx::raw_sql(HOLD_SCHEMA).execute(&mut *connection).await?;
+        // An advisory lock would be on the node that the connection leads to.
+        let locked =
+            sqlx::query!("-- server::try_janitor_lock\nSELECT cell_id FROM cell_identity FOR UPDATE SKIP LOCKED")
+                .fetch_optional(connection)
+                .await?;
+        return Ok(locked.is_some());
+    }
     let locked = sqlx::query_scalar!(
         r#"-- server::try_janitor_lock
         SELECT pg_try_advisory_xact_lock($1) AS "locked!""#,
@@ -338,7 +365,13 @@ pub async fn try_janitor_lock(connection: &mut PgConnection) -> Result<bool, Sto
 }
 
 /// Waits until no janitor works, and excludes them until this transaction ends.
-pub async fn lock_out_janitors(connection: &mut PgConnection) -> Result<(), StoreError> {
+pub async fn lock_out_janitors(connection: &mut PgConnection, dialect: Dialect) -> Result<(), StoreError> {
+    if dialect.is_citus() {
+        sqlx::query!("-- server::lock_out_janitors\nSELECT cell_id FROM cell_identity FOR UPDATE")
+            .fetch_optional(connection)
+            .await?;
+        return Ok(());
+    }
     sqlx::query!("-- server::lock_out_janitors\nSELECT pg_advisory_xact_lock($1)", JANITOR_LOCK)
         .execute(connection)
         .await?;

@@ -80,18 +80,20 @@ pub async fn lock(
     Ok(row.map(Service::from))
 }
 
-/// Registers a new service.
+/// Registers a new service. Lists show it at `list_position`.
 pub async fn insert(
     connection: &mut PgConnection,
     tenant: &Tenant,
     service: &Service,
+    list_position: i64,
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let metadata = service.metadata.as_ref();
     sqlx::query!(
         "-- services::insert
-        INSERT INTO services (tenant_id, service_id, price_stroops, disabled, description, owner, created_at)
-        VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        INSERT INTO services (tenant_id, service_id, price_stroops, disabled, description, owner, created_at, list_position)
+        OVERRIDING SYSTEM VALUE
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         tenant.as_str(),
         service.service_id.as_str(),
         service.price_stroops.stroops(),
@@ -99,6 +101,7 @@ pub async fn insert(
         metadata.map(|metadata| metadata.description.as_str()),
         metadata.map(|metadata| metadata.owner.as_str()),
         now.to_date_time(),
+        list_position,
     )
     .execute(connection)
     .await?;
@@ -150,24 +153,27 @@ pub async fn find_all(
     Ok(rows.into_iter().map(Service::from).collect())
 }
 
-/// Registers new, distinct services. Lists show them in this order.
+/// Registers new, distinct services. Lists show them at `list_positions`.
 pub async fn insert_all(
     connection: &mut PgConnection,
     tenant: &Tenant,
     services: &[&PricedService],
+    list_positions: &[i64],
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let ids: Vec<&str> = services.iter().map(|service| service.service_id.as_str()).collect();
     let prices: Vec<i64> = services.iter().map(|service| service.price_stroops.stroops()).collect();
     sqlx::query!(
         "-- services::insert_all
-        INSERT INTO services (tenant_id, service_id, price_stroops, created_at)
-        SELECT $1, service_id, price_stroops, $2
-        FROM unnest($3::text[], $4::bigint[]) AS service (service_id, price_stroops)",
+        INSERT INTO services (tenant_id, service_id, price_stroops, created_at, list_position)
+        OVERRIDING SYSTEM VALUE
+        SELECT $1, service_id, price_stroops, $2, list_position
+        FROM unnest($3::text[], $4::bigint[], $5::bigint[]) AS service (service_id, price_stroops, list_position)",
         tenant.as_str(),
         now.to_date_time() as OffsetDateTime,
         ids as _,
         &prices,
+        list_positions,
     )
     .execute(connection)
     .await?;

@@ -70,11 +70,11 @@ pub async fn claim(connection: &mut PgConnection, interval: Duration, lease: Dur
         r#"-- verification::claim
         WITH claimed AS (
             UPDATE verification SET not_before = now() + $2 * interval '1 s'
-            WHERE coalesce(finished_at <= now() - $1 * interval '1 s', true) AND coalesce(not_before <= now(), true)
+            WHERE (finished_at > now() - $1 * interval '1 s') IS NOT TRUE AND (not_before > now()) IS NOT TRUE
             RETURNING not_before
         )
         SELECT (SELECT not_before FROM claimed) AS lease,
-               coalesce(finished_at > now() - $1 * interval '1 s', false) AS "is_recent!"
+               (finished_at > now() - $1 * interval '1 s') IS TRUE AS "is_recent!"
         FROM verification"#,
         interval.as_secs_f64(),
         lease.as_secs_f64(),

@@ -71,17 +71,19 @@ pub async fn count(connection: &mut PgConnection, tenant: &Tenant) -> Result<i64
     Ok(count)
 }
 
+/// Inserts a webhook, which receives the events from `from_position` on.
 pub async fn insert(
     connection: &mut PgConnection,
     tenant: &Tenant,
     webhook: &Webhook,
     secret: &StoredSecret,
+    from_position: i64,
 ) -> Result<(), StoreError> {
     sqlx::query!(
         "-- webhooks::insert
         INSERT INTO webhooks
             (tenant_id, webhook_id, url, events, secret, secret_key_id, created_at, from_position)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, nextval('event_positions'))",
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         tenant.as_str(),
         webhook.id,
         webhook.url,
@@ -89,6 +91,7 @@ pub async fn insert(
         secret.bytes,
         secret.key_id,
         webhook.created_at.to_date_time(),
+        from_position,
     )
     .execute(connection)
     .await?;
@@ -123,21 +126,25 @@ pub async fn lock(connection: &mut PgConnection, tenant: &Tenant, id: &str) -> R
     Ok(row.map(Webhook::from))
 }
 
-/// Updates a webhook: its URL, its events, and whether it is disabled. A webhook that is enabled again receives new
-/// events only.
-pub async fn update(connection: &mut PgConnection, tenant: &Tenant, webhook: &Webhook) -> Result<(), StoreError> {
+/// Updates a webhook: its URL, its events, and whether it is disabled. A webhook that is enabled again receives the events
+/// from `from_position` on.
+pub async fn update(
+    connection: &mut PgConnection,
+    tenant: &Tenant,
+    webhook: &Webhook,
+    from_position: Option<i64>,
+) -> Result<(), StoreError> {
     sqlx::query!(
         "-- webhooks::update
         UPDATE webhooks
-        SET url = $3, events = $4, disabled_at = $5,
-            from_position = CASE WHEN disabled_at IS NOT NULL AND $5::timestamptz IS NULL THEN nextval('event_positions')
-                                 ELSE from_position END
+        SET url = $3, events = $4, disabled_at = $5, from_position = coalesce($6, from_position)
         WHERE tenant_id = $1 AND webhook_id = $2",
         tenant.as_str(),
         webhook.id,
         webhook.url,
         &webhook.events,
         webhook.disabled_at.map(Timestamp::to_date_time) as Option<OffsetDateTime>,
+        from_position,
     )
     .execute(connection)
     .await?;

@@ -9,7 +9,7 @@ use crate::cli::error::CliError;
 use crate::cli::scope;
 use crate::cli::session::{READ_LIMIT, Session};
 use crate::settings::cells::CellSettings;
-use crate::store::{StoreError, server};
+use crate::store::{StoreError, citus, server};
 
 /// How long a command waits for a cell that may be down.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -25,5 +25,18 @@ pub fn cell<'a>(session: &Session<'a>, id: &str) -> Result<&'a CellSettings, Cli
 }
 
 pub async fn connect(cell: &CellSettings) -> Result<PgConnection, StoreError> {
-    timeout(CONNECT_LIMIT, server::connect(&cell.database, READ_LIMIT)).await.unwrap_or(Err(StoreError::TimedOut))
+    let connect = async |options| {
+        timeout(CONNECT_LIMIT, server::connect(options, READ_LIMIT)).await.unwrap_or(Err(StoreError::TimedOut))
+    };
+    let mut connection = connect(&cell.database).await?;
+    if cell.dialect().is_citus()
+        && let Some(owner) = citus::owner(&mut connection).await?
+    {
+        // Only on the node itself a snapshot is one.
+        let mut direct = connect(&owner.options(&cell.database)).await?;
+        if citus::is_node(&mut direct, &owner).await? {
+            return Ok(direct);
+        }
+    }
+    Ok(connection)
 }

@@ -11,8 +11,8 @@ use crate::domain::cell::CellId;
 use crate::progress::Progress;
 use crate::settings::cells::CellSettings;
 use crate::start;
-use crate::store::StoreError;
 use crate::store::cells::{self, State};
+use crate::store::{StoreError, citus};
 
 use super::error::CliError;
 use super::migrate::Migrate;
@@ -29,7 +29,12 @@ pub enum Cells {
         format: FormatOption,
     },
     /// Make an empty database of CELLS_FILE a cell, and apply all migrations to it. Can be run again after an interruption.
-    Add { cell: String },
+    Add {
+        cell: String,
+        /// Create the schema of the cell on the coordinator of Citus, and distribute it. CELLS_FILE says `citus = true`.
+        #[arg(long)]
+        citus: bool,
+    },
     /// Apply all pending migrations, in one cell after the other.
     Migrate(Migrate),
     /// Check the sums of all cells, and that each tenant lives in one cell. Exit code 1 if anything is wrong.
@@ -49,7 +54,7 @@ impl Cells {
         let stop = session.stop;
         let done = match self {
             Self::List { format } => stop.race(list::run(session, *format)).await,
-            Self::Add { cell } => stop.race(add(session, cell)).await,
+            Self::Add { cell, citus } => stop.race(add(session, cell, *citus)).await,
             Self::Migrate(options) => stop.race(migrate(session, options)).await,
             Self::Verify => return stop.race(verify::run(session)).await.transpose(),
             // These undo what they have begun.
@@ -65,7 +70,7 @@ impl Cells {
     }
 }
 
-async fn add(session: &Session<'_>, id: &str) -> Result<(), CliError> {
+async fn add(session: &Session<'_>, id: &str, citus: bool) -> Result<(), CliError> {
     let (home, added) = (home(session), cell(session, id)?);
     let progress = Progress::default();
     let mut home_connection = start::reach(&home.database, &progress).await?;
@@ -86,6 +91,11 @@ async fn add(session: &Session<'_>, id: &str) -> Result<(), CliError> {
     if added.id == home.id {
         return session.print(format!("{id} is the home cell")).await;
     }
+    let schema = added.citus_schema.as_deref();
+    if citus != schema.is_some() {
+        let text = "the option --citus and `citus = true` in CELLS_FILE belong together";
+        return Err(CliError::Refused(text.to_owned()));
+    }
     let mut connection = start::reach(&added.database, &progress).await?;
     match cells::state(&mut connection).await? {
         State::Unassigned if !cells::is_empty(&mut connection).await? => {
@@ -94,9 +104,25 @@ async fn add(session: &Session<'_>, id: &str) -> Result<(), CliError> {
         State::Cell(_) => start::check_identity(&mut connection, &added.id, false).await?,
         State::Empty | State::Unassigned => {}
     }
+    if let Some(schema) = schema {
+        check_citus(&mut connection).await?;
+        citus::create_schema(&mut connection, schema).await?;
+    }
     progress.step("the migrations", start::prepare_schema(&mut connection, true)).await?;
-    let cell = cells::add(&mut home_connection, &mut connection, &added.id).await?;
+    let cell = cells::add(&mut home_connection, &mut connection, &added.id, schema).await?;
     session.print(format!("{id} is the cell number {}", cell.number)).await
+}
+
+/// Fails unless the database is that of a coordinator of Citus which distributes schemas.
+async fn check_citus(connection: &mut PgConnection) -> Result<(), CliError> {
+    let oldest = citus::VERSION_MIN;
+    match citus::major_version(connection).await? {
+        Some(version) if version >= oldest => Ok(()),
+        Some(version) => {
+            Err(CliError::Refused(format!("the database has Citus {version}; {oldest} or newer is needed")))
+        }
+        None => Err(CliError::Refused("the database has no extension citus".to_owned())),
+    }
 }
 
 /// Fails if a database other than the first of CELLS_FILE is a cell or has data. With another order of the file, an empty
@@ -128,6 +154,7 @@ async fn migrate(session: &Session<'_>, options: &Migrate) -> Result<(), CliErro
         let progress = Progress::default();
         let mut connection = start::reach(&cell.database, &progress).await?;
         start::check_identity(&mut connection, &cell.id, is_only).await?;
+        start::check_dialect(&mut connection, &cell.id, cell.dialect()).await?;
         progress.step("the migrations", start::prepare_schema(&mut connection, true)).await?;
         options.grant(&mut connection).await?;
         session.print(format!("{}: the schema is up to date", cell.id)).await?;

@@ -129,12 +129,15 @@ struct Load {
     weight: i64,
 }
 
-/// Of all cells that accept tenants, but one.
+/// Of all cells that accept tenants, but one, and those on Citus.
 async fn loads(session: &Session<'_>, without: &CellId) -> Result<Vec<Load>, CliError> {
     let added = cells::list(&mut listed::connect(listed::home(session)).await?).await?;
     let mut loads = Vec::new();
     for cell in &session.settings.cells {
-        if cell.id != *without && added.iter().any(|added| added.id == cell.id && added.accepts_tenants) {
+        if cell.id != *without
+            && !cell.dialect().is_citus()
+            && added.iter().any(|added| added.id == cell.id && added.accepts_tenants)
+        {
             let tenants = cells::contents(&mut listed::connect(cell).await?).await?.tenants;
             loads.push(Load { id: cell.id.clone(), tenants, weight: i64::from(cell.weight) });
         }

@@ -60,7 +60,7 @@ struct Payload {
 
 /// Runs in its own transaction, while no other commit and no janitor runs.
 pub async fn apply(context: &mut TransactionContext<'_>, rate_buckets: u64) -> Result<Reply, Stop> {
-    server::lock_out_janitors(context.connection).await?;
+    server::lock_out_janitors(context.connection, context.dialect).await?;
     runtime_config::lock(context.connection).await?;
     let before = runtime_config::read(context.connection).await?;
     let inventory = reset::inventory(context.connection, before.limits.event_log_cap).await?;

@@ -11,6 +11,7 @@ use crate::domain::money::Price;
 use crate::domain::names::ServiceId;
 use crate::domain::refusal::Refusal;
 use crate::domain::service::{Metadata, Registration, Service};
+use crate::store::positions::{self, Numbered};
 use crate::store::{services, totals};
 
 #[derive(JsonSchema, Serialize)]
@@ -49,7 +50,8 @@ pub async fn apply(
                 disabled: false,
                 metadata: metadata.clone(),
             };
-            services::insert(context.connection, tenant, &service, context.now).await?;
+            let position = positions::draw(context.connection, context.dialect, Numbered::Services, 1).await?[0];
+            services::insert(context.connection, tenant, &service, position, context.now).await?;
             context.effects.counts_of(tenant).services += 1;
             context.changed_terms.push(tenant.clone());
             let change = Change::of(Operation::ServiceCreated, tenant, service_id.as_str());

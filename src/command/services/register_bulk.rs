@@ -1,4 +1,4 @@
-//! Registers many services, or sets their prices, in five statements for any number of items.
+//! Registers many services, or sets their prices, in six statements for any number of items.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,6 +12,7 @@ use crate::domain::caller::Tenant;
 use crate::domain::money::Price;
 use crate::domain::names::ServiceId;
 use crate::domain::service::{PricedService, Service};
+use crate::store::positions::{self, Numbered};
 use crate::store::{services, totals};
 
 #[derive(JsonSchema, Serialize)]
@@ -82,7 +83,8 @@ pub async fn apply(
         services::set_prices(context.connection, tenant, &updated).await?;
     }
     if !created.is_empty() {
-        services::insert_all(context.connection, tenant, &created, context.now).await?;
+        let positions = positions::draw(context.connection, context.dialect, Numbered::Services, created.len()).await?;
+        services::insert_all(context.connection, tenant, &created, &positions, context.now).await?;
         context.effects.counts_of(tenant).services += created.len() as i64;
     }
     context.changed_terms.push(tenant.clone());

@@ -175,7 +175,7 @@ async fn give_up(connection: &mut PgConnection, conclusion: &Conclusion<'_>) -> 
         if webhook.disabled_at.is_none() {
             let before = webhook.without_credentials();
             webhook.disabled_at = Some(ended.ended_at);
-            webhooks::update(&mut transaction, &ended.queue.tenant, &webhook).await?;
+            webhooks::update(&mut transaction, &ended.queue.tenant, &webhook, None).await?;
             let change = Change::of(Operation::WebhookDisabled, &ended.queue.tenant, &webhook.id);
             let change = change.from(before).to(webhook.without_credentials());
             audit_log::append(&mut transaction, &Origin::SERVICE, None, ended.ended_at, &[change]).await?;

@@ -75,6 +75,10 @@ pub(super) async fn records(
 
 /// Reports sequences that are behind their table, for example after a logical copy: their next value already exists.
 pub(super) async fn sequences(connection: &mut PgConnection, findings: &Sender<Finding>) -> Result<(), Ended> {
+    let last = sqlx::query_scalar!("-- audit::sequences\nSELECT last_position FROM citus_positions");
+    if let Some(last) = last.fetch_optional(&mut *connection).await? {
+        return citus_positions(connection, last, findings).await;
+    }
     let rows = sqlx::query!(
         r#"-- audit::sequences
         SELECT name AS "name!", coalesce(pg_sequence_last_value(to_regclass(sequence)), 0) AS "last!", highest AS "highest!"
@@ -98,6 +102,30 @@ pub(super) async fn sequences(connection: &mut PgConnection, findings: &Sender<F
     .await?;
     for row in rows {
         let finding = format!("{}: the sequence is at {} but the table holds {}", row.name, row.last, row.highest);
+        tell(findings, finding).await?;
+    }
+    Ok(())
+}
+
+/// Reports tables whose numbers are beyond the last one that was drawn. The other numbers come from sequences of each node,
+/// with ranges of their own.
+async fn citus_positions(connection: &mut PgConnection, last: i64, findings: &Sender<Finding>) -> Result<(), Ended> {
+    let rows = sqlx::query!(
+        r#"-- audit::citus_positions
+        SELECT name AS "name!", highest AS "highest!"
+        FROM (
+            SELECT 'agents.list_position', (SELECT max(list_position) FROM agents)
+            UNION ALL SELECT 'event_runs.position', (SELECT max(position) / 256 FROM event_runs)
+            UNION ALL SELECT 'services.list_position', (SELECT max(list_position) FROM services)
+            UNION ALL SELECT 'usage_counters.pair_id', (SELECT max(pair_id) / 1024 FROM usage_counters)
+        ) AS numbered (name, highest)
+        WHERE highest > $1 ORDER BY name"#,
+        last,
+    )
+    .fetch_all(connection)
+    .await?;
+    for row in rows {
+        let finding = format!("{}: citus_positions is at {last} but the table holds {}", row.name, row.highest);
         tell(findings, finding).await?;
     }
     Ok(())

@@ -130,7 +130,7 @@ pub(super) async fn callers(connection: &mut PgConnection, findings: &Sender<Fin
         SELECT caller AS "caller!", name AS "name!", figure.maintained::text AS "maintained!", must_be::text AS "must_be!"
         FROM (SELECT caller, sum(records) AS records, sum(bytes) AS bytes FROM caller_totals GROUP BY caller) AS maintained
         FULL JOIN (
-            SELECT caller, count(*) AS records, sum(idempotency_key_bytes(idempotency_keys)) AS bytes
+            SELECT caller, count(*) AS records, sum(idempotency_record_bytes(caller, key, path, request_id, response)) AS bytes
             FROM idempotency_keys GROUP BY caller
         ) AS counted USING (caller)
         CROSS JOIN LATERAL (VALUES

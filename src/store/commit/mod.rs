@@ -2,6 +2,7 @@
 //! The write compares it, and writes nothing if it differs.
 
 mod changes;
+mod citus;
 mod lookup;
 mod rare;
 mod rows;
@@ -9,5 +10,5 @@ mod write;
 
 pub use changes::{Changes, NewPair, RareTotals};
 pub use lookup::{Known, TenantTerms, Wanted, lookup};
-pub use rows::{CallerChange, CounterChange, EVENTS_PER_RUN_MAX, NewEventRun, NewIdempotencyKey, TotalsChange};
+pub use rows::{CallerChange, CounterChange, NewEventRun, NewIdempotencyKey, TotalsChange};
 pub use write::write;

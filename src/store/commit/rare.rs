@@ -3,22 +3,25 @@
 
 use sqlx::PgConnection;
 
+use crate::domain::cell::Dialect;
 use crate::domain::settlement::Settlement;
 use crate::store::error::Conflict;
 use crate::store::usage::Columns;
 use crate::store::{StoreError, outbox};
 
 use super::changes::{Changes, RareTotals};
+use super::citus;
 
 /// Runs before the common statement, which needs the new rows, and needs expired records to be gone.
 pub async fn write_before<'a>(
     connection: &mut PgConnection,
+    dialect: Dialect,
     changes: &Changes<'a>,
 ) -> Result<Vec<(&'a str, i64)>, StoreError> {
     let removed = remove_expired(connection, changes).await?;
     if !changes.new_pairs.is_empty() {
-        insert_agents(connection, changes).await?;
-        insert_pairs(connection, changes).await?;
+        insert_agents(connection, dialect, changes).await?;
+        insert_pairs(connection, dialect, changes).await?;
     }
     Ok(removed)
 }
@@ -56,9 +59,9 @@ async fn remove_expired<'a>(
     for id in &changes.expired {
         let bytes = sqlx::query_scalar!(
             r#"-- commit::remove_expired
-            DELETE FROM idempotency_keys AS expired
+            DELETE FROM idempotency_keys
             WHERE key = $1 AND caller = $2 AND (expires_at <= $3) IS TRUE
-            RETURNING idempotency_key_bytes(expired) AS "bytes!""#,
+            RETURNING idempotency_record_bytes(caller, key, path, request_id, response) AS "bytes!""#,
             id.key,
             id.caller,
             changes.now.to_date_time(),
@@ -93,7 +96,11 @@ async fn subtract_expired(
 }
 
 /// Inserts the agents of new pairs. Fails with a conflict if another commit has inserted one.
-async fn insert_agents(connection: &mut PgConnection, changes: &Changes<'_>) -> Result<(), StoreError> {
+async fn insert_agents(
+    connection: &mut PgConnection,
+    dialect: Dialect,
+    changes: &Changes<'_>,
+) -> Result<(), StoreError> {
     let new = changes.new_pairs.iter().filter_map(|pair| Some((pair.id, pair.agent_arrival?)));
     let mut agents: Vec<(&str, &str, i64)> =
         new.map(|(id, arrival)| (id.tenant.as_str(), id.pair.agent.as_str(), arrival)).collect();
@@ -101,6 +108,9 @@ async fn insert_agents(connection: &mut PgConnection, changes: &Changes<'_>) -> 
     agents.dedup();
     if agents.is_empty() {
         return Ok(());
+    }
+    if dialect.is_citus() {
+        return all_or_conflict(citus::insert_numbered_agents(connection, &agents).await?, agents.len());
     }
     let inserted = sqlx::query!(
         "-- commit::insert_agents
@@ -122,8 +132,15 @@ async fn insert_agents(connection: &mut PgConnection, changes: &Changes<'_>) -> 
     all_or_conflict(inserted.rows_affected(), agents.len())
 }
 
-async fn insert_pairs(connection: &mut PgConnection, changes: &Changes<'_>) -> Result<(), StoreError> {
+async fn insert_pairs(
+    connection: &mut PgConnection,
+    dialect: Dialect,
+    changes: &Changes<'_>,
+) -> Result<(), StoreError> {
     let pairs = &changes.new_pairs;
+    if dialect.is_citus() {
+        return all_or_conflict(citus::insert_numbered_pairs(connection, changes).await?, pairs.len());
+    }
     let columns = Columns::of(pairs.iter().map(|pair| pair.id));
     let inserted = sqlx::query!(
         "-- commit::insert_pairs

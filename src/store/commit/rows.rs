@@ -92,9 +92,6 @@ pub struct NewEventRun<'a> {
     pub payloads: String,
 }
 
-/// Maximum number of events in one run: the increment of the sequence `event_positions`.
-pub const EVENTS_PER_RUN_MAX: usize = 256;
-
 /// An idempotency record, without the columns that are equal for the whole commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NewIdempotencyKey<'a> {
@@ -109,7 +106,7 @@ pub struct NewIdempotencyKey<'a> {
 }
 
 impl NewIdempotencyKey<'_> {
-    /// The size that counts towards the caller's cap, as the SQL function `idempotency_key_bytes` computes it.
+    /// The size that counts towards the caller's cap, as the SQL function `idempotency_record_bytes` computes it.
     pub fn bytes(&self) -> i64 {
         let texts = [self.caller, self.key, self.path, self.request_id, self.response.unwrap_or_default()];
         200 + texts.iter().map(|text| text.len() as i64).sum::<i64>()

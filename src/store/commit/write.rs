@@ -3,17 +3,29 @@
 
 use sqlx::PgConnection;
 
+use crate::domain::cell::Dialect;
 use crate::store::StoreError;
 use crate::store::server::RESET_LOCK;
 
 use super::changes::Changes;
-use super::rare;
+use super::{citus, rare};
 
 /// Writes everything or nothing. Fails with [`Conflict`](crate::store::FaultKind) if a counter has another version, a
 /// key is already stored, or the terms of a tenant have changed (SQLSTATE `OC001` to `OC003`). Needs a transaction,
-/// unless the changes are [one statement](Changes::is_one_statement).
-pub async fn write(connection: &mut PgConnection, changes: &Changes<'_>) -> Result<(), StoreError> {
-    let removed = rare::write_before(connection, changes).await?;
+/// unless the changes are [one statement](Changes::is_one_statement), and always on Citus.
+pub async fn write(connection: &mut PgConnection, dialect: Dialect, changes: &Changes<'_>) -> Result<(), StoreError> {
+    if dialect.is_citus() {
+        citus::lock_terms(connection, changes).await?;
+    }
+    let removed = rare::write_before(connection, dialect, changes).await?;
+    match dialect {
+        Dialect::PostgreSql => write_common(connection, changes).await?,
+        Dialect::Citus => citus::write_common(connection, changes).await?,
+    }
+    rare::write_after(connection, changes, &removed).await
+}
+
+async fn write_common(connection: &mut PgConnection, changes: &Changes<'_>) -> Result<(), StoreError> {
     // The parts run in this order: counters and keys, whose rows other commits may have locked, then the checks, then
     // the rest. The totals are last, because every commit of a lane writes the same rows of them.
     sqlx::query!(
@@ -70,7 +82,7 @@ pub async fn write(connection: &mut PgConnection, changes: &Changes<'_>) -> Resu
         changes.terms.iter().map(|(tenant, _)| tenant.as_str()).collect::<Vec<_>>() as _,
         &changes.terms.iter().map(|(_, revision)| *revision).collect::<Vec<_>>(),
     )
-    .fetch_one(&mut *connection)
+    .fetch_one(connection)
     .await?;
-    rare::write_after(connection, changes, &removed).await
+    Ok(())
 }

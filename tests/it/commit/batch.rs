@@ -1,6 +1,7 @@
 //! What a batch wrote on stale knowledge is taken back as a whole, with an SQLSTATE that says why.
 
 use agentpay_billing::domain::caller::Tenant;
+use agentpay_billing::domain::cell::Dialect;
 use agentpay_billing::domain::names::{AgentId, ServiceId};
 use agentpay_billing::domain::timestamp::Timestamp;
 use agentpay_billing::domain::usage::Pair;
@@ -44,7 +45,7 @@ fn changes<'a>() -> Changes<'a> {
 /// Writes in a transaction that is rolled back after an error. Returns the SQLSTATE, where PostgreSQL raised it.
 async fn write(service: &Service, changes: &Changes<'_>) -> Result<(), (FaultKind, Option<String>)> {
     let mut transaction = service.pool.begin().await.expect("a transaction");
-    match commit::write(&mut transaction, changes).await {
+    match commit::write(&mut transaction, Dialect::PostgreSql, changes).await {
         Ok(()) => {
             transaction.commit().await.expect("COMMIT");
             Ok(())

@@ -37,6 +37,7 @@ const GOOD: &str = "
     INSERT INTO full_callers VALUES ('ip:192.0.2.1');
     INSERT INTO cells (cell_id, number) VALUES ('home', 0), ('eu', 1);
     INSERT INTO cell_identity (cell_id) VALUES ('home');
+    INSERT INTO citus_positions (cell_number, last_position) VALUES (1, 0);
     INSERT INTO tenant_cells VALUES ('tnt_1', 'eu');
     INSERT INTO tenant_moves VALUES ('tnt_1', 'eu', 'home', 'copying');
 ";
@@ -58,6 +59,10 @@ const CASES: &[(&str, &[&str])] = &[
     ),
     ("cell_identity_pkey", &["INSERT INTO cell_identity (cell_id) VALUES ('eu')"]),
     ("cell_identity_only_row", &["UPDATE cell_identity SET only_row = false"]),
+    ("citus_positions_pkey", &["INSERT INTO citus_positions (cell_number, last_position) VALUES (2, 0)"]),
+    ("citus_positions_only_row", &["UPDATE citus_positions SET only_row = false"]),
+    ("citus_positions_cell_number_range", &["UPDATE citus_positions SET cell_number = 1024"]),
+    ("citus_positions_last_position_range", &["UPDATE citus_positions SET last_position = -1"]),
     ("tenant_cells_pkey", &["INSERT INTO tenant_cells VALUES ('tnt_1', 'home')"]),
     ("tenant_cells_cell_id_fkey", &["UPDATE tenant_cells SET cell_id = 'none'"]),
     ("tenant_moves_pkey", &["INSERT INTO tenant_moves VALUES ('tnt_1', 'home', 'eu', 'copying')"]),

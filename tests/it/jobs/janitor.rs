@@ -5,6 +5,7 @@ mod event_log;
 
 use std::time::Duration;
 
+use agentpay_billing::domain::cell::Dialect;
 use agentpay_billing::domain::timestamp::Timestamp;
 use agentpay_billing::store::retention::OldestExpiry;
 use tokio_util::sync::CancellationToken;
@@ -79,7 +80,7 @@ async fn callers_without_records_are_deleted() {
 async fn a_second_janitor_leaves_the_work_to_the_first() {
     let service = Service::start(CAPS).await;
     let mut other = service.pool.begin().await.expect("transaction");
-    assert!(agentpay_billing::store::server::try_janitor_lock(&mut other).await.expect("lock"));
+    assert!(agentpay_billing::store::server::try_janitor_lock(&mut other, Dialect::PostgreSql).await.expect("lock"));
     assert!(!service.janitor.run_once().await.expect("janitor").was_alone);
     other.rollback().await.expect("rollback");
     assert!(service.janitor.run_once().await.expect("janitor").was_alone);
@@ -114,7 +115,7 @@ async fn a_reset_that_waits_for_the_janitor_runs_between_two_of_its_steps() {
     service.blocked(1).await;
     let mut reset = service.pool.begin().await.expect("transaction");
     let wait = tokio::spawn(async move {
-        agentpay_billing::store::server::lock_out_janitors(&mut reset).await.expect("lock");
+        agentpay_billing::store::server::lock_out_janitors(&mut reset, Dialect::PostgreSql).await.expect("lock");
         reset
     });
     service.blocked(2).await;

@@ -43,7 +43,7 @@ impl Cells {
         let mut settings = Vec::new();
         for id in ["home", "eu"] {
             let id = CellId::parse(id).expect("an id");
-            settings.push(CellSettings { id, database: new_database().await, weight: 1 });
+            settings.push(CellSettings { id, database: new_database().await, weight: 1, citus_schema: None });
         }
         for cell in &settings {
             // Parallel workers return rows in any order, also of small tables.
@@ -56,7 +56,7 @@ impl Cells {
         let mut home = PgConnection::connect_with(&settings[0].database).await.expect("home");
         let mut member = PgConnection::connect_with(&settings[1].database).await.expect("eu");
         cells::found(&mut home, &settings[0].id).await.expect("the home cell");
-        cells::add(&mut home, &mut member, &settings[1].id).await.expect("a cell");
+        cells::add(&mut home, &mut member, &settings[1].id, None).await.expect("a cell");
         let mut services = Vec::new();
         for cell in &settings {
             services.push(Service::start_on(cell.database.clone(), SETTINGS).await);

@@ -1,5 +1,7 @@
 //! HTTP contract, section 6.5: the caps of idempotency records: whose oldest are evicted, and who is full.
 
+use agentpay_billing::domain::cell::Dialect;
+
 use super::{CAP_OF_CALLER, CAPS, OLD_MS, USAGE, fill, keyed, records_of};
 use crate::support::{Answer, Service, new_database, store_records, usage, wait_until};
 
@@ -103,7 +105,7 @@ async fn a_replica_that_does_not_prune_learns_who_is_full() {
     fill(&service, "192.0.2.1", 0, 6).await;
     service.janitor.run_once().await.expect("janitor");
     let mut janitor = service.pool.begin().await.expect("transaction");
-    assert!(agentpay_billing::store::server::try_janitor_lock(&mut janitor).await.expect("lock"));
+    assert!(agentpay_billing::store::server::try_janitor_lock(&mut janitor, Dialect::PostgreSql).await.expect("lock"));
     assert_eq!(keyed(&other, "192.0.2.1", "not-yet").await.status, 201);
     assert!(!other.janitor.run_once().await.expect("janitor").was_alone);
     assert_full(&keyed(&other, "192.0.2.1", "new").await);

@@ -1,0 +1,2 @@
+DROP FUNCTION idempotency_record_bytes;
+DROP TABLE citus_positions;
