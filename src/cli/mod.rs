@@ -40,7 +40,8 @@ use crate::progress::Progress;
 use crate::settings::Settings;
 use crate::shutdown::Stop;
 use crate::start::{self, Database};
-use crate::store::server;
+use crate::store::address::Address;
+use crate::store::{citus, server};
 use crate::telemetry;
 
 use audit_log::Audit;
@@ -280,8 +281,8 @@ async fn execute(
     let output = Output::standard()?;
     let clock = Clock::default();
     let Some(prepared) = stop.race(prepare(action, settings, cell, database, &clock)).await else { return Ok(None) };
-    let mut connection = prepared?;
-    let session = Session::new(settings, &database.options, clock, output, stop);
+    let (mut connection, address) = prepared?;
+    let session = Session::new(settings, address, clock, output, stop);
     let done = match action {
         Action::Serve | Action::Health | Action::Completions(_) | Action::Man(_) => Some(Ok(())),
         Action::Config(config) => stop.race(config.run(&session)).await,
@@ -305,21 +306,21 @@ fn coded(done: Option<Result<bool, CliError>>) -> Result<Option<Code>, CliError>
     Ok(done.transpose()?.map(|is_well| if is_well { SUCCESS } else { FAILURE }))
 }
 
-/// Returns a connection to a database whose schema is up to date, and sets `clock` by the database's clock. Changes nothing if
-/// the database is not that of `cell`.
+/// Returns a connection to a database whose schema is up to date, and its address. Sets `clock` by the database's clock. Changes
+/// nothing if the database is not that of `cell`.
 async fn prepare(
     action: &Action,
     settings: &Settings,
     cell: Option<&CellId>,
     database: &Database,
     clock: &Clock,
-) -> Result<PgConnection, CliError> {
+) -> Result<(PgConnection, Address), CliError> {
     let progress = Progress::default();
     progress.step("the private PostgreSQL", database.run()).await?;
     let mut connection = progress.step("the database", start::reach(&database.options, &progress)).await?;
     if matches!(action, Action::Cells(cells) if cells.prepares_databases()) {
         start::look(server::measure_clock(&mut connection, clock)).await?;
-        return Ok(connection);
+        return Ok((connection, database.options.clone().into()));
     }
     let lists_cells = matches!(action, Action::Cells(Cells::List { .. }));
     if let Some(cell) = cell.filter(|_| !lists_cells) {
@@ -333,6 +334,8 @@ async fn prepare(
         _ => false,
     };
     progress.step("the migrations", start::prepare_schema(&mut connection, migrates)).await?;
+    let (mut connection, address) =
+        start::look(citus::locate(connection, &database.options, session::READ_LIMIT)).await?;
     start::look(server::measure_clock(&mut connection, clock)).await?;
-    Ok(connection)
+    Ok((connection, address))
 }

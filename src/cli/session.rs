@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use sqlx::PgConnection;
-use sqlx::postgres::PgConnectOptions;
 use tokio::time::Instant;
 
 use crate::clock::Clock;
@@ -15,8 +14,9 @@ use crate::settings::Settings;
 use crate::settings::cells::CellSettings;
 use crate::shutdown::Stop;
 use crate::start;
+use crate::store::address::Address;
 use crate::store::pool::Pool;
-use crate::store::{StoreError, runtime_config, server};
+use crate::store::{StoreError, citus, runtime_config, server};
 
 use super::error::CliError;
 use super::output::Output;
@@ -27,7 +27,8 @@ pub const READ_LIMIT: Duration = Duration::from_secs(30);
 
 pub struct Session<'a> {
     pub settings: &'a Settings,
-    pub options: &'a PgConnectOptions,
+    /// Where the database is.
+    pub address: Address,
     pub pool: Pool,
     /// Set by the database's.
     pub clock: Clock,
@@ -36,15 +37,9 @@ pub struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    pub fn new(
-        settings: &'a Settings,
-        options: &'a PgConnectOptions,
-        clock: Clock,
-        output: Output,
-        stop: &'a Stop,
-    ) -> Self {
-        let pool = Pool::new(options.clone(), 1, READ_LIMIT);
-        Self { settings, options, pool, clock, output, stop }
+    pub fn new(settings: &'a Settings, address: Address, clock: Clock, output: Output, stop: &'a Stop) -> Self {
+        let pool = Pool::new(address.clone(), 1, READ_LIMIT);
+        Self { settings, address, pool, clock, output, stop }
     }
 
     pub async fn read<T>(
@@ -66,7 +61,7 @@ impl<'a> Session<'a> {
     /// The session of the cell where a tenant lives.
     pub async fn of_tenant(&self, tenant: &Tenant) -> Result<Self, CliError> {
         if self.settings.cells.len() < 2 {
-            return Ok(Self::new(self.settings, self.options, self.clock.clone(), self.output.clone(), self.stop));
+            return Ok(Self::new(self.settings, self.address.clone(), self.clock.clone(), self.output.clone(), self.stop));
         }
         self.of_cell(scope::cell_of(tenant, &self.settings.cells).await?).await
     }
@@ -76,9 +71,10 @@ impl<'a> Session<'a> {
         let mut connection = start::reach(&cell.database, &Progress::default()).await?;
         start::check_identity(&mut connection, &cell.id, false).await?;
         start::prepare_schema(&mut connection, false).await?;
+        let (mut connection, address) = start::look(citus::locate(connection, &cell.database, READ_LIMIT)).await?;
         let clock = Clock::default();
         start::look(server::measure_clock(&mut connection, &clock)).await?;
-        Ok(Self::new(self.settings, &cell.database, clock, self.output.clone(), self.stop))
+        Ok(Self::new(self.settings, address, clock, self.output.clone(), self.stop))
     }
 
     /// Writes one line to standard output.

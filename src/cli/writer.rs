@@ -42,8 +42,8 @@ impl Writer {
         let config = SharedRuntimeConfig::new(session.runtime_config().await?);
         let clock = session.clock.clone();
         let health = JobHealth::new(clock.clone());
-        let (options, full, mut lanes) = (session.options.clone(), FullCallers::default(), JoinSet::new());
-        let committer = Committer::start(settings, options, clock, config, health, full, &mut lanes);
+        let (address, full, mut lanes) = (session.address.clone(), FullCallers::default(), JoinSet::new());
+        let committer = Committer::start(settings, address, clock, config, health, full, &mut lanes);
         Ok(Self { committer, lanes })
     }
 

@@ -1,12 +1,15 @@
 //! Citus, the distributed PostgreSQL. It keeps a distributed schema on one node, which any node finds in its catalog. The
 //! catalog is no part of our schema, so these statements are not checked when the program is compiled.
 
+use std::time::Duration;
+
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
 use crate::domain::cell::Dialect;
 
-use super::StoreError;
+use super::address::Address;
+use super::{StoreError, corrupt, server};
 
 /// The oldest supported version of Citus: the first that distributes schemas.
 pub const VERSION_MIN: i32 = 12;
@@ -67,6 +70,25 @@ pub async fn is_node(connection: &mut PgConnection, node: &Node) -> Result<bool,
     let own = sqlx::query("-- citus::is_node\nSELECT groupid FROM pg_dist_local_group");
     let group: i32 = own.fetch_one(&mut *connection).await?.try_get(0)?;
     Ok(group == node.group && owner(connection).await?.as_ref() == Some(node))
+}
+
+/// The address of the database that `connection` leads to, and a connection to it. On Citus it is the node that has the
+/// schema: only there one snapshot serves several statements.
+pub async fn locate(
+    mut connection: PgConnection,
+    options: &PgConnectOptions,
+    statement_timeout: Duration,
+) -> Result<(PgConnection, Address), StoreError> {
+    if !dialect(&mut connection).await?.is_citus() {
+        return Ok((connection, options.clone().into()));
+    }
+    let node = owner(&mut connection).await?.ok_or_else(|| corrupt("the schema is on no node of Citus"))?;
+    let options = node.options(options);
+    let mut connection = server::connect(&options, statement_timeout).await?;
+    if !is_node(&mut connection, &node).await? {
+        return Err(corrupt("another node of Citus answers at the address of the one that has the schema"));
+    }
+    Ok((connection, Address::new(options, Dialect::Citus)))
 }
 
 /// Creates a schema, unless it exists. Its name is as in CELLS_FILE.

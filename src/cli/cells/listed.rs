@@ -24,19 +24,11 @@ pub fn cell<'a>(session: &Session<'a>, id: &str) -> Result<&'a CellSettings, Cli
     scope::find(&session.settings.cells, id)
 }
 
+/// Connects to the database of a cell. On Citus that is the node that has the schema, once it is distributed.
 pub async fn connect(cell: &CellSettings) -> Result<PgConnection, StoreError> {
-    let connect = async |options| {
-        timeout(CONNECT_LIMIT, server::connect(options, READ_LIMIT)).await.unwrap_or(Err(StoreError::TimedOut))
+    let connect = async {
+        let connection = server::connect(&cell.database, READ_LIMIT).await?;
+        Ok(citus::locate(connection, &cell.database, READ_LIMIT).await?.0)
     };
-    let mut connection = connect(&cell.database).await?;
-    if cell.dialect().is_citus()
-        && let Some(owner) = citus::owner(&mut connection).await?
-    {
-        // Only on the node itself a snapshot is one.
-        let mut direct = connect(&owner.options(&cell.database)).await?;
-        if citus::is_node(&mut direct, &owner).await? {
-            return Ok(direct);
-        }
-    }
-    Ok(connection)
+    timeout(CONNECT_LIMIT, connect).await.unwrap_or(Err(StoreError::TimedOut))
 }

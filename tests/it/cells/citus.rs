@@ -1,6 +1,9 @@
 //! A cell on Citus. Runs where `TEST_CITUS_URL` leads to a database of a coordinator with at least two workers, as a role that
 //! may create schemas and move them, for example `postgres://postgres@localhost:5432/app?sslmode=disable`.
 
+mod commands;
+mod commits;
+
 use std::path::Path;
 use std::str::FromStr;
 
@@ -20,6 +23,7 @@ use crate::support::{
 struct Deployment {
     dir: DataDir,
     schema: String,
+    home_url: String,
     home: PgPool,
     /// Of the coordinator.
     cell: PgPool,
@@ -34,16 +38,13 @@ async fn deployment() -> Option<Deployment> {
     };
     let schema = format!("cell_{}", uuid::Uuid::new_v4().simple());
     let (dir, home) = (DataDir::new(), new_database().await);
-    let file = format!(
-        "[[cell]]\nid = \"home\"\nurl = \"{}\"\n\n[[cell]]\nid = \"eu\"\nurl = \"{coordinator}\"\nschema = \"{schema}\"\n\
-         citus = true\nweight = 1000\n",
-        url(&home)
-    );
     std::fs::create_dir_all(dir.as_str()).expect("a directory");
-    std::fs::write(Path::new(dir.as_str()).join("cells.toml"), file).expect("a file");
     let options = PgConnectOptions::from_str(&coordinator).expect("TEST_CITUS_URL");
     let options = options.options([("search_path", schema.as_str())]);
-    Some(Deployment { dir, schema, home: pool(&home), cell: pool(&options), options })
+    let (home_url, home, cell) = (url(&home), pool(&home), pool(&options));
+    let deployment = Deployment { dir, schema, home_url, home, cell, options };
+    deployment.write_file("citus = true");
+    Some(deployment)
 }
 
 impl Deployment {
@@ -51,8 +52,24 @@ impl Deployment {
         Path::new(self.dir.as_str()).join("cells.toml").to_str().expect("UTF-8").to_owned()
     }
 
+    /// Writes CELLS_FILE, with a line of the cell on Citus.
+    fn write_file(&self, line: &str) {
+        let (home, coordinator) = (&self.home_url, std::env::var("TEST_CITUS_URL").expect("TEST_CITUS_URL"));
+        let file = format!(
+            "[[cell]]\nid = \"home\"\nurl = \"{home}\"\n\n[[cell]]\nid = \"eu\"\nurl = \"{coordinator}\"\n\
+             schema = \"{}\"\n{line}\nweight = 1000\n",
+            self.schema
+        );
+        std::fs::write(self.file(), file).expect("a file");
+    }
+
     async fn command(&self, arguments: &[&str]) -> (i32, String) {
-        let output = run(arguments, &[("CELLS_FILE", &self.file())]).await;
+        self.command_with(arguments, &[]).await
+    }
+
+    async fn command_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> (i32, String) {
+        let file = self.file();
+        let output = run(arguments, &[&[("CELLS_FILE", file.as_str())], environment].concat()).await;
         let text = String::from_utf8([output.stdout, output.stderr].concat()).expect("UTF-8");
         (output.status.code().expect("no signal"), text)
     }
@@ -84,6 +101,11 @@ impl Deployment {
     async fn owner(&self) -> i32 {
         let owner = "SELECT DISTINCT nodeport FROM citus_shards WHERE table_name = 'tenants'::regclass";
         sqlx::query_scalar(owner).fetch_one(&self.cell).await.expect("an owner")
+    }
+
+    /// The node that has the schema.
+    async fn node(&self) -> PgPool {
+        pool(&self.options.clone().port(self.owner().await as u16))
     }
 
     /// Moves the schema to another worker, as the rebalancer of Citus does.
@@ -238,8 +260,8 @@ async fn a_schema_that_moves_under_load_loses_nothing_and_does_nothing_twice() {
         tenants.push(deployment.tenant(&replica.client()).await);
     }
     Load::register_services(&replicas[1].client(), &tenants).await;
-    let (operations, seed) = (setting("CITUS_OPERATIONS", 6000), 11);
-    let load = Load::start(0..operations, 16, seed, addresses, tenants.clone());
+    let (operations, clients, seed) = (setting("CITUS_OPERATIONS", 6000), setting("CITUS_CLIENTS", 16), 11);
+    let load = Load::start(0..operations, clients, seed, addresses, tenants.clone());
     let mut marks = Vec::new();
     for part in 1..=2 {
         load.reach(part * operations / 6, || {}).await;
@@ -258,7 +280,7 @@ async fn a_schema_that_moves_under_load_loses_nothing_and_does_nothing_twice() {
         let (behind, after): (i64, i64) = behind.fetch_one(&deployment.cell).await.expect("counts");
         assert!(behind == 0 && after > 0, "{behind} of {after}");
     }
-    let repeated = Load::send_again(0..operations, 16, seed, addresses, tenants).end().await;
+    let repeated = Load::send_again(0..operations, clients, seed, addresses, tenants).end().await;
     assert_eq!(repeated.answered_like(&tally), tally.keyed());
     assert_eq!(repeated.replays - repeated.duplicates, tally.keyed());
     deployment.is_followed().await;
