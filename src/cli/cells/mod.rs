@@ -6,6 +6,7 @@ mod move_tenant;
 mod verify;
 
 use clap::Subcommand;
+use sqlx::PgConnection;
 
 use crate::domain::cell::CellId;
 use crate::progress::Progress;
