@@ -150,7 +150,7 @@ async fn without_the_home_cell_known_keys_of_other_cells_go_on() {
     // Here a key may be revoked at any moment.
     let settings = [("CELLS_FILE", cells.file()), ("HOME_OUTAGE_MAX_MS", "0"), ("REQUEST_TIMEOUT_MS", "5000")];
     let strict = Service::start_on(forwarder.options(), &settings).await;
-    let its_client = strict.client().with("x-api-key", &clients[1].header("x-api-key"));
+    let its_client = strict.client().with("x-api-key", &clients[1].header("x-api-key").expect("a key"));
     assert_eq!(its_client.post("/api/v1/usage", &usage("a", "s", 1)).await.status, 201);
 
     forwarder.freeze_for_ever();
