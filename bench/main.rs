@@ -36,10 +36,10 @@ struct Arguments {
     #[command(subcommand)]
     mode: Option<Mode>,
     /// Seconds of one measurement.
-    #[arg(long, global = true, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, global = true, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: Option<u64>,
     /// How often everything is measured; the report shows medians.
-    #[arg(long, global = true, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, global = true, value_parser = clap::value_parser!(u64).range(1..=1000))]
     rounds: Option<u64>,
     /// Where the database is kept meanwhile: it should be a real disk. The system's temporary directory otherwise.
     #[arg(long, global = true)]
