@@ -34,7 +34,7 @@ figures! {
     QUERY_KEYS = 256.0, "keys at most", "service", "Keys in one query";
     COMMIT_WRITES = 512.0, "writes at most", "service", "Writes in one commit";
     KEYS_MAX = 10_000.0, "keys at most", "service", "API keys of all tenants, `apiKeyStoreMaxKeys`";
-    CONNECTIONS = 19.0, "connections", "service", "The same at most, with the default settings";
+    CONNECTIONS = 19.0, "connections at most", "service", "Connections of a replica to a cell, with the default settings";
     CHECKS = 3.0, "per second", "service", "Statements with which a replica monitors a cell";
     HOME_OUTAGE = 5.0, "minutes", "service", "How long known keys are accepted without the home cell";
     WRITES = 5000.0, "per second", "assumption", "Keyed writes of a cell";
