@@ -12,7 +12,7 @@ use crate::job_health::JobHealth;
 use crate::jobs::janitor::{Janitor, LastRun, Report};
 use crate::jobs::prune_preview::{Preview, preview};
 use crate::runtime_config::SharedRuntimeConfig;
-use crate::store::deliveries;
+use crate::store::delivery_queue;
 
 use super::error::CliError;
 use super::progress_bar::ProgressBar;
@@ -83,7 +83,7 @@ async fn prune(session: &Session<'_>, janitor: &Janitor, planned: &Preview) -> R
     }
     let kept_since = janitor.clock.now().plus_ms(-KEPT_MS);
     loop {
-        let step = async |connection: &mut PgConnection| deliveries::prune(connection, kept_since, ROWS_MAX).await;
+        let step = async |connection: &mut PgConnection| delivery_queue::prune(connection, kept_since, ROWS_MAX).await;
         let deleted = session.read(step).await?;
         pruned.deliveries += deleted;
         progress.add(deleted as usize);

@@ -13,7 +13,7 @@ use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::webhook::{self, Secret, Webhook, check_types};
 use crate::store::positions::{self, Numbered};
-use crate::store::{deliveries, webhooks};
+use crate::store::{delivery_queue, webhooks};
 
 use super::context::{Stop, TransactionContext, WebhookTest};
 use super::reply::Reply;
@@ -134,7 +134,7 @@ pub async fn delete(context: &mut TransactionContext<'_>, tenant: &Tenant, id: &
     context.changes.push(change.from(webhook.without_credentials()));
     context.effects.counts_of(tenant).webhooks -= 1;
     context.changed_terms.push(tenant.clone());
-    deliveries::drop_of_webhook(context.connection, tenant, id, DROPPED_MAX).await?;
+    delivery_queue::drop_of_webhook(context.connection, tenant, id, DROPPED_MAX).await?;
     Ok(Reply::no_content())
 }
 

@@ -12,7 +12,7 @@ use crate::domain::caller::Tenant;
 use crate::domain::keyring::Keyring;
 use crate::store::audit_log;
 use crate::store::commit::{self, Changes, Wanted};
-use crate::store::deliveries::{self, Test};
+use crate::store::delivery_queue::{self, Test};
 use crate::store::positions::{self, Numbered};
 use crate::store::server::CommitTransaction;
 use crate::store::tenants;
@@ -101,7 +101,7 @@ impl TransactionAttempt<'_> {
         if let (Some(test), Some((position, payload))) = (&webhook_test, events.first()) {
             let trace = job.request.trace.as_ref().map(|trace| trace.context());
             let test = Test { tenant, webhook: &test.webhook, id: &test.delivery, position, payload, trace };
-            deliveries::insert_test(connection, &test, now).await?;
+            delivery_queue::insert_test(connection, &test, now).await?;
         }
         for tenant in &changed_terms {
             tenants::renew_terms(connection, tenant, self.rng.random()).await?;

@@ -12,6 +12,7 @@ pub mod cells;
 pub mod citus;
 pub mod commit;
 pub mod deliveries;
+pub mod delivery_queue;
 pub mod directory;
 pub mod error;
 pub mod events;

@@ -19,7 +19,7 @@ use crate::domain::keyring::Keyring;
 use crate::domain::timestamp::Timestamp;
 use crate::job_health::{Job, JobHealth};
 use crate::jobs::{self, STEP_LIMIT};
-use crate::store::deliveries::{self, Outgoing};
+use crate::store::delivery_queue::{self, Outgoing};
 use crate::store::pool::Pool;
 use crate::store::webhook_queues::{self, QueueId};
 use crate::store::{StoreError, outbox, server};
@@ -375,7 +375,7 @@ impl<'a> Run<'a> {
         }
         self.check_clock(Job::WebhookPrune)?;
         let before = clock.now().plus_ms(-KEPT_MS);
-        let prune = async |connection: &mut PgConnection| deliveries::prune(connection, before, PRUNED_MAX).await;
+        let prune = async |connection: &mut PgConnection| delivery_queue::prune(connection, before, PRUNED_MAX).await;
         let pruned = pool.run(Instant::now() + STEP_LIMIT, prune).await;
         health.note(Job::WebhookPrune, &pruned);
         let pruned = pruned?;

@@ -9,7 +9,7 @@ use crate::domain::caller::Tenant;
 use crate::domain::delivery;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::webhook::EVERY_TYPE;
-use crate::store::deliveries::{self, NewDelivery};
+use crate::store::delivery_queue::{self, NewDelivery};
 use crate::store::outbox::{self, Unexpanded};
 use crate::store::webhooks::{self, Subscriber};
 use crate::store::{StoreError, server, webhook_queues};
@@ -28,7 +28,7 @@ pub async fn expand(connection: &mut PgConnection, tenant: &Tenant, now: Timesta
         webhooks::subscribers(&mut transaction, tenant, &first.last_webhook_id, DELIVERIES_MAX as i64).await?;
     let Expansion { deliveries, done, partial } = plan(tenant, &events, &subscribers, DELIVERIES_MAX);
     if !deliveries.is_empty() {
-        let added = deliveries::insert(&mut transaction, tenant, &deliveries, now).await?;
+        let added = delivery_queue::insert(&mut transaction, tenant, &deliveries, now).await?;
         if added < deliveries.len() as u64 {
             // Happens only if a sequence is behind its table, for example after a copy without sequences.
             let count = deliveries.len() as u64 - added;

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::domain::caller::Tenant;
 use crate::domain::timestamp::Timestamp;
 use crate::jobs::STEP_LIMIT;
-use crate::store::deliveries::{self, Outgoing};
+use crate::store::delivery_queue::{self, Outgoing};
 use crate::store::pool::Pool;
 use crate::store::webhook_queues::{self, QueueId};
 use crate::store::webhooks::{self, Target};
@@ -59,7 +59,7 @@ pub async fn lease(
         let queues = webhook_queues::lease(&mut transaction, turns, now, until).await?;
         let targets = webhooks::targets(&mut transaction, &queues).await?;
         let mut due: BTreeMap<QueueId, Vec<Outgoing>> = BTreeMap::new();
-        for outgoing in deliveries::due(&mut transaction, &queues, now, OF_WEBHOOK_MAX).await? {
+        for outgoing in delivery_queue::due(&mut transaction, &queues, now, OF_WEBHOOK_MAX).await? {
             due.entry(outgoing.queue.clone()).or_default().push(outgoing);
         }
         transaction.commit().await?;
@@ -89,9 +89,9 @@ pub async fn retire(pool: &Pool, webhook: &LeasedWebhook, now: Timestamp) -> Res
     let retire = async |connection: &mut PgConnection| {
         let mut transaction = server::begin_dispatch(connection).await?;
         match from_position(target.as_ref()) {
-            Some(from) => deliveries::cancel_before(&mut transaction, queue, from, now, RETIRED_MAX).await?,
+            Some(from) => delivery_queue::cancel_before(&mut transaction, queue, from, now, RETIRED_MAX).await?,
             None => {
-                deliveries::drop_of_webhook(&mut transaction, &queue.tenant, &queue.webhook, RETIRED_MAX).await?;
+                delivery_queue::drop_of_webhook(&mut transaction, &queue.tenant, &queue.webhook, RETIRED_MAX).await?;
             }
         }
         transaction.commit().await?;

@@ -10,7 +10,7 @@ use crate::domain::delivery::next_attempt_at;
 use crate::domain::timestamp::Timestamp;
 use crate::jobs::STEP_LIMIT;
 use crate::metrics::CellCounters;
-use crate::store::deliveries::{self, Ended, Outgoing};
+use crate::store::delivery_queue::{self, Ended, Outgoing};
 use crate::store::pool::Pool;
 use crate::store::webhook_queues::{self, QueueId};
 use crate::store::{StoreError, audit_log, server, webhooks};
@@ -147,7 +147,7 @@ async fn record_others(
         .filter(|conclusion| conclusion.leased_until.is_none_or(|until| is_held(conclusion.ended.queue, until)));
     let ended: Vec<&Ended<'_>> = ours.map(|conclusion| &conclusion.ended).collect();
     if !ended.is_empty() {
-        deliveries::record(&mut transaction, &ended).await?;
+        delivery_queue::record(&mut transaction, &ended).await?;
     }
     let released: Vec<&QueueId> =
         done.iter().filter(|(queue, until)| is_held(queue, *until)).map(|(queue, _)| queue).collect();
@@ -170,7 +170,7 @@ async fn give_up(connection: &mut PgConnection, conclusion: &Conclusion<'_>) -> 
             return Ok(());
         }
     }
-    deliveries::record(&mut transaction, &[ended]).await?;
+    delivery_queue::record(&mut transaction, &[ended]).await?;
     if let Some(mut webhook) = webhook {
         if webhook.disabled_at.is_none() {
             let before = webhook.without_credentials();
@@ -181,7 +181,7 @@ async fn give_up(connection: &mut PgConnection, conclusion: &Conclusion<'_>) -> 
             audit_log::append(&mut transaction, &Origin::SERVICE, None, ended.ended_at, &[change]).await?;
             info!(webhook = webhook.id, "a webhook was disabled: its receiver does not take deliveries");
         }
-        deliveries::cancel_before(&mut transaction, ended.queue, i64::MAX, ended.ended_at, CANCELLED_MAX).await?;
+        delivery_queue::cancel_before(&mut transaction, ended.queue, i64::MAX, ended.ended_at, CANCELLED_MAX).await?;
     }
     transaction.commit().await?;
     Ok(())

@@ -21,7 +21,7 @@ use crate::domain::timestamp::Timestamp;
 use crate::domain::trace_context::TraceContext;
 use crate::domain::webhook::{Secret, signatures};
 use crate::settings::egress_proxy::EgressProxy;
-use crate::store::deliveries::Outgoing;
+use crate::store::delivery_queue::Outgoing;
 use crate::telemetry::traces::{Delivery, DeliveryTrace};
 use crate::tls;
 

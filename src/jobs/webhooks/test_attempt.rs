@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::domain::caller::Tenant;
 use crate::jobs::STEP_LIMIT;
 use crate::store::StoreError;
-use crate::store::deliveries::{self, Outgoing};
+use crate::store::delivery_queue::{self, Outgoing};
 use crate::store::webhooks::{self, Target};
 
 use super::dispatcher::Dispatcher;
@@ -49,7 +49,9 @@ async fn find_test(
     webhook: &str,
     delivery: &str,
 ) -> Result<Option<(Outgoing, Target)>, StoreError> {
-    let Some(outgoing) = deliveries::find_test(connection, tenant, webhook, delivery).await? else { return Ok(None) };
+    let Some(outgoing) = delivery_queue::find_test(connection, tenant, webhook, delivery).await? else {
+        return Ok(None);
+    };
     let target = webhooks::targets(connection, std::slice::from_ref(&outgoing.queue)).await?.pop().flatten();
     Ok(target.map(|target| (outgoing, target)))
 }

@@ -8,7 +8,7 @@ use agentpay_billing::domain::timestamp::Timestamp;
 use agentpay_billing::domain::webhook::Secret;
 use agentpay_billing::jobs::webhooks::sender::{Egress, Endpoint, Failure, Names, Sender};
 use agentpay_billing::settings::egress_proxy::EgressProxy;
-use agentpay_billing::store::deliveries::Outgoing;
+use agentpay_billing::store::delivery_queue::Outgoing;
 use agentpay_billing::store::webhook_queues::QueueId;
 use serde_json::json;
 
