@@ -42,9 +42,7 @@ pub struct Difference {
 
 /// The tables that the service needs and the database does not have.
 pub async fn missing_tables(connection: &mut PgConnection) -> Result<Vec<String>, StoreError> {
-    let needed: Vec<&str> = reset::TABLES
-        .iter()
-        .copied()
+    let needed: Vec<&str> = reset::tables()
         .chain(["tenants", "runtime_config", "audit_log", "verification", "cells", "cell_identity", "_sqlx_migrations"])
         .collect();
     let missing = sqlx::query_scalar!(

@@ -1,5 +1,5 @@
-//! Deletes all data. Contains the list of all tables with data of clients and tenants. Add a new table above the tables
-//! that it references.
+//! Deletes all data. Contains the lists of all tables with data of clients and tenants, in the order of deletion. Add a
+//! new table above the tables that it references.
 
 use std::collections::HashMap;
 
@@ -7,8 +7,8 @@ use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{StoreError, verification};
 
-/// In the order of deletion. The rows of `runtime_config`, `verification` and `cells` and the tenant `public` stay.
-pub const TABLES: &[&str] = &[
+/// Tables whose rows have a `tenant_id` and are in the cell of their tenant.
+pub const TABLES_OF_TENANTS: [&str; 9] = [
     "settlements",
     "usage_counters",
     "agents",
@@ -19,14 +19,16 @@ pub const TABLES: &[&str] = &[
     "webhook_deliveries",
     "services",
     "event_runs",
-    "api_keys",
-    "tenant_cells",
-    "tenant_moves",
-    "idempotency_keys",
-    "totals",
-    "caller_totals",
-    "full_callers",
 ];
+
+/// Tables of the home cell, tables of callers, and the totals, of which a part stays in the home cell.
+const OTHER_TABLES: [&str; 7] =
+    ["api_keys", "tenant_cells", "tenant_moves", "idempotency_keys", "totals", "caller_totals", "full_callers"];
+
+/// All tables that are emptied. The rows of `runtime_config`, `verification` and `cells` and the tenant `public` stay.
+pub fn tables() -> impl Iterator<Item = &'static str> {
+    TABLES_OF_TENANTS.into_iter().chain(OTHER_TABLES)
+}
 
 /// The number of deleted rows for each table.
 #[derive(Clone, Debug, Default)]
@@ -43,7 +45,7 @@ impl Deleted {
 /// tables.
 pub async fn delete_all(connection: &mut PgConnection) -> Result<Deleted, StoreError> {
     let mut deleted = Deleted::default();
-    for table in TABLES {
+    for table in tables() {
         let statement = format!("-- reset::delete_all\nDELETE FROM {table}");
         let result = sqlx::query(AssertSqlSafe(statement)).execute(&mut *connection).await?;
         deleted.0.insert(table, result.rows_affected());

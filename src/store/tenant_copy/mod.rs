@@ -9,6 +9,7 @@ use sqlx::PgConnection;
 use crate::domain::caller::{Caller, Tenant};
 
 use super::StoreError;
+use super::reset::TABLES_OF_TENANTS;
 use statements::{KeySums, copy, key_sums, merge, run, stage, sums, text};
 
 pub use statements::Note;
@@ -298,30 +299,18 @@ async fn advance_sequences(source: &mut PgConnection, target: &mut PgConnection)
 /// The number of rows of each table that a move copies.
 pub async fn count(source: &mut PgConnection, tenant: &Tenant) -> Result<Vec<(String, i64)>, StoreError> {
     let Names { id, caller } = &Names::of(tenant);
-    let tables = TABLES.map(|table| format!("SELECT '{table}', count(*)::text FROM {table} WHERE tenant_id = {id}"));
+    let tables =
+        TABLES_OF_TENANTS.map(|table| format!("SELECT '{table}', count(*)::text FROM {table} WHERE tenant_id = {id}"));
     let keys = format!("SELECT 'idempotency_keys', count(*)::text FROM idempotency_keys WHERE caller = {caller}");
     let counts = sums(source, &tables.into_iter().chain([keys]).collect::<Vec<_>>().join(" UNION ALL ")).await?;
     Ok(counts.into_iter().map(|(table, count)| (table, count.parse().unwrap_or_default())).collect())
 }
 
-/// The tables with rows of tenants, in the order of deletion.
-const TABLES: [&str; 9] = [
-    "settlements",
-    "usage_counters",
-    "agents",
-    "outbox",
-    "webhooks",
-    "webhook_queues",
-    "webhook_deliveries",
-    "services",
-    "event_runs",
-];
-
 /// Deletes all rows of the tenant except those that belong to the home cell: the tenant itself, its API keys and their
 /// number. Needs a transaction, so that all sums add up at any time.
 pub async fn delete(cell: &mut PgConnection, tenant: &Tenant) -> Result<(), StoreError> {
     let Names { id, caller } = &Names::of(tenant);
-    for table in TABLES {
+    for table in TABLES_OF_TENANTS {
         run(cell, &format!("DELETE FROM {table} WHERE tenant_id = {id}")).await?;
     }
     for table in ["idempotency_keys", "caller_totals", "full_callers"] {

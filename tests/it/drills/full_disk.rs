@@ -12,7 +12,7 @@ use sqlx::Executor;
 
 use super::cluster::{Server, run_to_success};
 use super::{Drill, addresses, start_replicas};
-use crate::support::{DataDir, is_alive, usage, wait_until};
+use crate::support::{DataDir, Load, Process, is_alive, usage, wait_until};
 
 /// A file system of `megabytes`, unmounted when dropped.
 struct SmallDisk(String);
@@ -61,19 +61,7 @@ async fn a_full_disk_refuses_writes_and_loses_nothing() {
     wait_until(refuses).await;
     drill.report("a write on a full disk", "503 after some writes that still had space");
     fs::remove_file(&ballast).expect("the file");
-    // Out of space for its log, the server ends, and has to be started again.
-    server.postgres.start_again().await.expect("start");
-    let before = load.acknowledged();
-    load.reach(before + 1, || {}).await;
-    drill.report("writes stopped for at most", format!("{:.1} s", filled_at.elapsed().as_secs_f64()));
-    let told = load.end().await;
-    drill.report(
-        "answers while the disk was full",
-        format!("{} refused, {} unknown, {} lost", told.refused, told.unknown, told.lost),
-    );
-    drill.retry_all_and_check(&told, &server.database(), addresses(&replicas)).await;
-    drop(replicas);
-    server.stop().await;
+    recover_and_check(&drill, load, server, replicas, filled_at).await;
     drop(disk);
 }
 
@@ -106,6 +94,12 @@ async fn a_full_disk_of_the_wal_ends_the_server_and_loses_nothing() {
     wait_until(async || (write().await, read().await) == (503, 503)).await;
     drill.report("writes and reads meanwhile", "503");
     fs::remove_file(&ballast).expect("the file");
+    recover_and_check(&drill, load, server, replicas, filled_at).await;
+    drop(disk);
+}
+
+/// Starts the server again, which ends without space for its log, and checks that nothing was lost.
+async fn recover_and_check(drill: &Drill, load: Load, server: Server, replicas: [Process; 2], filled_at: Instant) {
     server.postgres.start_again().await.expect("start");
     let before = load.acknowledged();
     load.reach(before + 1, || {}).await;
@@ -118,7 +112,6 @@ async fn a_full_disk_of_the_wal_ends_the_server_and_loses_nothing() {
     drill.retry_all_and_check(&told, &server.database(), addresses(&replicas)).await;
     drop(replicas);
     server.stop().await;
-    drop(disk);
 }
 
 /// A server whose `pg_wal` is a link to a directory there.
