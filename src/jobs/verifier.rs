@@ -82,8 +82,12 @@ impl Verifier {
             Err(error) => return self.fail(error),
         };
         match self.verify(&mut lease).await {
-            Ok(outcome) => {
+            Ok(Outcome::Verified(checks)) => {
                 self.health.note(Job::Verify, &Ok(()));
+                Ok(Outcome::Verified(checks))
+            }
+            Ok(outcome) => {
+                self.health.note_left_to_others(Job::Verify);
                 Ok(outcome)
             }
             Err(error) => {

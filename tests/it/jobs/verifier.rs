@@ -144,6 +144,20 @@ async fn one_replica_verifies_at_a_time_and_another_takes_over_when_its_lease_ha
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_another_replica_takes_over_counts_as_no_success() {
+    let service = Service::start(A_DAY).await;
+    let take_over = "CREATE FUNCTION take_over() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN UPDATE verification SET not_before = NEW.not_before + interval '1 hour'; RETURN NULL; END $$;
+        CREATE TRIGGER take_over AFTER UPDATE ON verification
+        FOR EACH ROW WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION take_over()";
+    execute(&service.pool, take_over).await;
+    assert_eq!(service.verifier.run_once().await.expect("a run"), Outcome::LeftToOthers);
+    let deep = service.client().get("/api/v1/health/deep").await.json();
+    assert!(deep["checks"][6]["detail"]["verify"]["lastSuccessAt"].is_null(), "{deep}");
+    assert_eq!(service.number("SELECT count(*) FROM verification WHERE finished_at IS NULL").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_fails_is_seen_and_is_not_tried_again_at_once() {
     let service = Service::start(A_DAY).await;
     execute(&service.pool, "ALTER TABLE settlements RENAME COLUMN requests TO renamed").await;
