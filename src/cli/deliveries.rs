@@ -81,7 +81,7 @@ impl Status {
 
 #[derive(Args, Debug)]
 pub struct Retry {
-    /// The ids of deliveries, whatever became of them: dlv_ and 32 hexadecimal digits.
+    /// The ids of deliveries, in any state: dlv_ and 32 hexadecimal digits.
     #[arg(required_unless_present = "failed_since", num_args = 1..=500)]
     ids: Vec<String>,
     #[arg(long, value_parser = Moment::parse, conflicts_with = "ids",

@@ -1,4 +1,4 @@
-//! `idempotency`: what became of a key, and how many records there are.
+//! `idempotency`: the outcome of a key, and how many records there are.
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -20,7 +20,7 @@ const FULL_MAX: i64 = 10_000;
 
 #[derive(Debug, Subcommand)]
 pub enum Idempotency {
-    /// Show what became of a key: the request, the stored response, until when it is kept, and what it recorded or billed.
+    /// Show the outcome of a key: the request, the stored response, until when it is kept, and what it recorded or billed.
     ///
     /// Exit code 1 if nothing is known of the key: no request with it was executed, or its record has expired and was
     /// deleted. Settlements are found by their key after that, too.

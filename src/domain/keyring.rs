@@ -47,7 +47,7 @@ pub enum Unreadable {
     UnknownKey(String),
     #[error("the key {0} of ENCRYPTION_KEYS does not decrypt it")]
     WrongKey(String),
-    #[error("it has not the form of a secret")]
+    #[error("it is malformed")]
     Malformed,
 }
 
@@ -61,7 +61,7 @@ impl Keyring {
         let decrypts_only = entries.next_if_eq(&PLAIN).is_some();
         for pair in entries {
             let key = Key::parse(pair).ok_or(
-                "a list of <id>:<key>, perhaps after the entry plain: ids of 1 to 32 letters, digits, '.', '_' or '-', \
+                "a list of <id>:<key>, optionally preceded by the entry plain: ids of 1 to 32 letters, digits, '.', '_' or '-', \
                  and keys that are the base64 of 32 bytes",
             )?;
             if keys.iter().any(|own| own.id == key.id) {

@@ -141,7 +141,7 @@ impl Families {
             trace_spans: counters(
                 &registry,
                 "agentpay_trace_spans_total",
-                "Recorded spans of traces, by what became of them.",
+                "Recorded spans of traces, by outcome.",
                 &["outcome"],
                 &["exported", "failed", "dropped"],
             ),

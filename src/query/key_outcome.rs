@@ -1,4 +1,4 @@
-//! What became of an idempotency key, for operators: its record with the stored response, and what its request recorded or
+//! The outcome of an idempotency key, for operators: its record with the stored response, and what its request recorded or
 //! billed.
 
 use std::time::Instant;

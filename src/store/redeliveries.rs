@@ -13,7 +13,7 @@ use super::webhook_queues::QueueId;
 /// Selects finished deliveries that are sent again. Tests are never selected: the request of a test attempts it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resend {
-    /// These, whatever became of them.
+    /// These, in any state.
     Deliveries(Vec<String>),
     /// Those that failed or were cancelled at this moment or later. A failure disables the webhook, which cancels the others:
     /// the first ones at once, the rest when they are due. Those count as well.

@@ -146,7 +146,7 @@ fn section(document: &Value, operation: &Operation<'_>) -> Markup {
                 }
                 @if body["example"].is_object() { pre { (body["example"]) } }
             }
-            h4 { "Answers" }
+            h4 { "Responses" }
             table {
                 @for (status, response) in answers { (answer_row(status, response)) }
             }

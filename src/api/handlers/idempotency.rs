@@ -64,7 +64,7 @@ pub async fn find(State(state): State<ApiState>, request: ReadRequest) -> Result
 pub const FIND_OUTCOME: Description = Description::of(
     "getIdempotencyOutcome",
     "Get the outcome of an idempotency key",
-    "Returns what became of a key of `tenantId`, which the operator may have used for it, or of a client without an API key at \
+    "Returns the outcome of a key of `tenantId`, which the operator may have used for it, or of a client without an API key at \
          `address`: the request, the stored response, until when it is kept, and what it recorded or billed. Without `method` and \
          the other members of a record, the record was deleted after it had expired, and only settlements are left. After POST \
          usage/bulk, `usage` may include events of other bulk requests of the same commit with the same totals.",

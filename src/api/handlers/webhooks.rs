@@ -82,7 +82,7 @@ pub async fn change(State(state): State<ApiState>, write: WriteRequest) -> Resul
 pub const ROTATE_SECRET: Description = Description::of(
     "rotateWebhookSecret",
     "Rotate the secret of a webhook",
-    "Returns a new signing secret, which is shown only in this answer. Until the overlap ends, each delivery has a \
+    "Returns a new signing secret, which is shown only in this response. Until the overlap ends, each delivery has a \
          signature of the new and one of the previous secret.",
 )
 .optional_body(bodies::SECRET_ROTATION, r#"{"overlapSeconds":3600}"#)

@@ -190,7 +190,7 @@ async fn make(session: &Session<'_>, found: &TenantMove<'_>, dry_run: bool) -> R
     }
 }
 
-/// Undoes a move, and says what became of it.
+/// Undoes a move, and reports the outcome.
 async fn undo(found: &TenantMove<'_>) -> String {
     match timeout(UNDO_LIMIT, found.undo()).await {
         Ok(Ok(())) => format!("{} stays in {}", found.tenant, found.from.id),

@@ -150,7 +150,7 @@ impl Steps<'_> {
         Ok(())
     }
 
-    /// Executes a call, or finds what became of it in an earlier run, which it says.
+    /// Executes a call, or finds its outcome in an earlier run, and reports which.
     async fn submit(&self, key: &str, call: Call<'_>) -> Result<Result<(Reply, bool), Refusal>, CliError> {
         let key = format!("import-{}-{key}", self.name);
         let caller = Caller::Tenant(self.tenant.clone()).to_string();

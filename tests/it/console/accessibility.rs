@@ -44,7 +44,7 @@ async fn every_section_is_accessible_in_both_schemes_and_fits_on_a_phone() {
     let ready = [
         ("overview", "#totals", "Settlements"),
         ("tenants", "#tenant-list", tenant_id.as_str()),
-        ("lookup", "#lookup-result", "Usage that it recorded"),
+        ("lookup", "#lookup-result", "Usage recorded"),
         ("settlements", "#settlement-list", "agent-2"),
         ("webhooks", "#delivery-list", "failed"),
         ("keys", "#key-list", "nearly the greatest length"),

@@ -106,7 +106,9 @@ async fn a_key_whose_answer_was_lost_is_not_made_twice() {
 
     browser.fill("key-label", "meter of acme").await;
     browser.click("button", "Create…").await;
-    browser.until_shown("#confirm", "If the answer is lost, revoke the new key in the list, and create another.").await;
+    browser
+        .until_shown("#confirm", "If the response is lost, revoke the new key in the list, and create another.")
+        .await;
     browser.click("dialog button", "Create").await;
     browser.until_shown("#confirm-error", "If the list has a new key, revoke it, and create another.").await;
     browser.until(is_over).await;

@@ -57,10 +57,10 @@ async fn a_late_look_up_does_not_replace_a_newer_one() {
         browser.fill("lookup-key", key).await;
         browser.click("button", "Look up").await;
     }
-    browser.until_shown("#lookup-result", "Nothing is known of the key second").await;
+    browser.until_shown("#lookup-result", "There is no record of the key second").await;
     browser.until("held === 1").await;
     release(&browser).await;
-    browser.until_shown("#lookup-result", "Nothing is known of the key second").await;
+    browser.until_shown("#lookup-result", "There is no record of the key second").await;
     assert_eq!(browser.problems().await, Vec::<String>::new());
 }
 

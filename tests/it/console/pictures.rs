@@ -57,7 +57,7 @@ async fn the_documents_have_pictures_of_the_console() {
                     browser.fill("lookup-key", "order-1").await;
                     browser.fill("lookup-tenant", &cirrus).await;
                     browser.click("button", "Look up").await;
-                    browser.until_shown("#lookup-result", "Usage that it recorded").await;
+                    browser.until_shown("#lookup-result", "Usage recorded").await;
                 }
             }
             browser.value("scrollTo(0, 0)").await;

@@ -22,21 +22,21 @@ async fn an_operator_finds_out_what_became_of_a_key() {
     browser.fill("lookup-tenant", &tenant_id).await;
     browser.click("button", "Look up").await;
     for text in [
-        "A repetition gets the stored response.",
+        "A repeated request gets the stored response.",
         "POST /api/v1/usage",
         "201",
         "\"total\": 3",
-        "Usage that it recorded or reset",
+        "Usage recorded or reset",
     ] {
         browser.until_shown("#lookup-result", text).await;
     }
     browser.fill("lookup-key", "bill-1").await;
     browser.click("button", "Look up").await;
-    browser.until_shown("#lookup-result", "Settlements that it made").await;
+    browser.until_shown("#lookup-result", "Settlements created").await;
     browser.until_shown("#lookup-result", "750").await;
     browser.fill("lookup-key", "order-9").await;
     browser.click("button", "Look up").await;
-    browser.until_shown("#lookup-result", "Nothing is known of the key order-9").await;
+    browser.until_shown("#lookup-result", "There is no record of the key order-9").await;
     browser.fill("lookup-address", "127.0.0.1").await;
     browser.click("button", "Look up").await;
     browser.until_shown("#lookup-result", "exactly one of tenantId and address is required").await;

@@ -53,7 +53,7 @@ impl Drill {
         Load::start(operations, self.clients, self.seed, addresses, self.tenants.clone())
     }
 
-    /// Sends all keyed operations of the first parts a second time, as clients that do not know what became of them.
+    /// Sends all keyed operations of the first parts a second time, as clients that do not know the outcome.
     async fn send_again(&self, parts: u64, addresses: [SocketAddr; 2]) -> Tally {
         let operations = 0..parts * self.operations;
         Load::send_again(operations, self.clients, self.seed, addresses, self.tenants.clone()).end().await

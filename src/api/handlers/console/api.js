@@ -57,14 +57,14 @@ export async function send(method, path, { body, tenant } = {}) {
     text = await response.text();
   } catch {
     if (signal?.aborted) return new Promise(() => {});
-    throw new RequestError(0, "unreachable", "The service did not answer. It is unknown whether the request was executed.");
+    throw new RequestError(0, "unreachable", "The service did not respond. It is unknown whether the request was executed.");
   }
   let answer = null;
   try {
     answer = text ? JSON.parse(text) : null;
   } catch {
     // A proxy may return something other than JSON.
-    if (response.ok) throw new RequestError(response.status, "unreadable", "The answer is not JSON.");
+    if (response.ok) throw new RequestError(response.status, "unreadable", "The response is not JSON.");
   }
   if (response.ok) return answer;
   const { error = "error", message = response.statusText, requestId } = answer ?? {};

@@ -74,7 +74,7 @@ async function lookUp() {
     if (!isNewest()) return;
     if (!(error instanceof RequestError) || ![400, 404].includes(error.status)) throw error;
     const text = error.status === 404
-      ? `Nothing is known of the key ${key}: no request with it was executed, its response was not stored, or the record has expired.`
+      ? `There is no record of the key ${key}: no request with it was executed, its response was not stored, or the record has expired.`
       : describe(error);
     place.replaceChildren(element("p", { class: "error" }, text));
     announce(text);
@@ -86,8 +86,8 @@ function showOutcome(place, outcome) {
   const state = !isStored
     ? "Executed. The record was deleted after it had expired; its settlements remain."
     : outcome.isLive
-      ? "Executed. A repetition gets the stored response."
-      : "Executed. The record has expired: a repetition is executed as a new request.";
+      ? "Executed. A repeated request gets the stored response."
+      : "Executed. The record has expired: a repeated request is executed as a new one.";
   const parts = [
     element("h3", { tabindex: "-1" }, `Key ${outcome.key}`),
     facts([
@@ -102,7 +102,7 @@ function showOutcome(place, outcome) {
     ]),
   ];
   if (outcome.usage.length) {
-    parts.push(table("Usage that it recorded or reset", [
+    parts.push(table("Usage recorded or reset", [
       ["Agent", ({ agent }) => agent],
       ["Service", ({ serviceId }) => serviceId],
       ["Requests", ({ requests, clearedTotal }) => number(requests ?? -clearedTotal), "number"],
@@ -112,7 +112,7 @@ function showOutcome(place, outcome) {
       parts.push(element("p", { class: "note" }, "It may include usage of other bulk requests of the same commit with the same totals."));
     }
   }
-  if (outcome.settlements.length) parts.push(table("Settlements that it made", settlementColumns, outcome.settlements));
+  if (outcome.settlements.length) parts.push(table("Settlements created", settlementColumns, outcome.settlements));
   place.replaceChildren(...parts);
   parts[0].focus();
   announce(`Key ${outcome.key}: ${state}`);

@@ -46,7 +46,7 @@ find("key-form").addEventListener("submit", (event) => {
     effects: [
       `A new key with the label "${label}" is created ${tenantId ? `for the tenant ${tenantId}` : "for a new tenant"}.`,
       scopes.length ? `It has only these scopes: ${scopes.join(", ")}.` : "It may do everything that its tenant may do.",
-      "The key is shown once. If the answer is lost, revoke the new key in the list, and create another.",
+      "The key is shown once. If the response is lost, revoke the new key in the list, and create another.",
     ],
     method: "POST",
     path: "/api/v1/api-keys",
@@ -89,7 +89,7 @@ function confirmRotation(key, overlapSeconds, overlap) {
     effects: [
       `A new key with the label "${key.label}", the tenant ${key.tenantId}, and the same scopes and limit is created. It is shown once.`,
       overlapSeconds ? `${key.prefix} remains valid for ${overlap}, and is then refused.` : `${key.prefix} is refused at once.`,
-      "A key can be rotated once. If the answer is lost, revoke the new key in the list, and create another for the same tenant.",
+      "A key can be rotated once. If the response is lost, revoke the new key in the list, and create another for the same tenant.",
     ],
     method: "POST",
     path: `/api/v1/api-keys/${key.prefix}/rotate`,
@@ -111,7 +111,7 @@ function revoke(key) {
     verb: "Revoke",
     effects: [
       `The key ${key.prefix} ("${key.label}") of the tenant ${key.tenantId} is deleted. Requests with it are refused at once, on other replicas within a second.`,
-      "This cannot be undone. The data of the tenant remain.",
+      "This cannot be undone. The tenant's data remains.",
     ],
     method: "DELETE",
     path: `/api/v1/api-keys/${key.prefix}`,

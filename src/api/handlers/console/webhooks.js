@@ -47,7 +47,7 @@ async function showDeliveries(tenant, webhook, moveFocus = false) {
     ["Attempts", ({ attempts }) => String(attempts), "number"],
     ["Last attempt", ({ lastAttemptAt }) => time(lastAttemptAt)],
     ["Next attempt", ({ nextAttemptAt }) => time(nextAttemptAt)],
-    ["Answer", ({ responseStatus, error }) => [responseStatus, error].filter((part) => part !== null).join(" ")],
+    ["Response", ({ responseStatus, error }) => [responseStatus, error].filter((part) => part !== null).join(" ")],
     ["Delivery", ({ id }) => id, "code"],
     ["Actions", (delivery) => (isRepeatable(delivery)
       ? button("Redeliver…", () => redeliver(tenant, webhook, delivery), `Redeliver ${delivery.id}`)
