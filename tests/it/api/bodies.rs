@@ -229,7 +229,8 @@ async fn a_body_that_does_not_arrive_in_time_is_408_and_ends_the_connection() {
         assert_eq!((head.status, text.as_str(), head.header("connection")), (408, expected, "close"));
         assert_eq!(socket.rest().await, "");
     }
-    assert_eq!(service.client().get("/api/v1/idempotency/k").await.status, 404);
+    let record = service.beside().await.client().get("/api/v1/idempotency/k").await;
+    assert_eq!(record.status, 404, "{record:?}");
 }
 
 #[tokio::test]

@@ -51,7 +51,7 @@ impl Page {
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output();
-        let output = tokio::time::timeout(Duration::from_secs(90), run).await.expect("Chromium ends").expect("a run");
+        let output = tokio::time::timeout(Duration::from_secs(180), run).await.expect("Chromium ends").expect("a run");
         remove_profile(&profile);
         let found = self.found.borrow().clone();
         found.unwrap_or_else(|| panic!("no findings: {}", String::from_utf8_lossy(&output.stderr)))

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use agentpay_billing::settings::http_limits::HttpLimits;
+use agentpay_billing::settings::Settings;
 
 use super::export_streams::{AT_REST, CSV, JSON, fill, get};
 use super::request_heads::assert_envelope;
@@ -19,17 +19,9 @@ async fn fill_one_agent(service: &Service) {
     sqlx::query(sql).execute(&service.pool).await.expect("pairs");
 }
 
-/// A gauge, read over one connection that is kept.
-pub async fn metric(service: &Service, name: &str) -> i64 {
-    let mut socket = Socket::connect(service.address).await;
-    socket.send(get("/api/v1/metrics", "1.1", "")).await;
-    let (_, text) = socket.answer().await;
-    let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} "))).expect("the metric");
-    line.parse().expect("a number")
-}
-
 /// An answer that is not read is given up after a second instead of a minute.
-fn short_answers(limits: &mut HttpLimits) {
+fn short_answers(settings: &mut Settings) {
+    let limits = &mut settings.http_limits;
     (limits.answer_grace, limits.answer_bytes_per_second_min) = (Duration::from_secs(1), 1 << 30);
 }
 
@@ -44,9 +36,9 @@ async fn an_answer_that_is_read_too_slowly_ends_by_a_reset_and_frees_its_bytes()
         let head = socket.head().await;
         assert_eq!(head.status, 200);
         // Held until the connection is gone, which is seen here without a byte being read.
-        let connections = async || metric(&service, "agentpay_http_connections").await;
+        let connections = async || service.metric("agentpay_http_connections").await;
         wait_until(async || connections().await == 1).await;
-        assert_eq!(metric(&service, "agentpay_http_held_bytes").await, 0);
+        wait_until(async || service.metric("agentpay_http_held_bytes").await == 0).await;
         let (body, end) = socket.end().await;
         assert_eq!(end, End::Reset, "{path}: {} bytes", body.len());
         wait_until(async || service.number(AT_REST).await == 0).await;
@@ -55,13 +47,14 @@ async fn an_answer_that_is_read_too_slowly_ends_by_a_reset_and_frees_its_bytes()
 
 #[tokio::test]
 async fn bytes_held_for_slow_readers_are_limited() {
-    let service = Service::start_limited(&[], |limits| limits.held_bytes_per_address_max = 6 << 20).await;
+    let service =
+        Service::start_limited(&[], |settings| settings.http_limits.held_bytes_per_address_max = 6 << 20).await;
     fill_one_agent(&service).await;
     let request = get("/api/v1/agents/a/usage", "1.1", "");
     let mut slow = Socket::connect_slow(service.address).await;
     slow.send(&request).await;
     assert_eq!(slow.head().await.status, 200);
-    let held = metric(&service, "agentpay_http_held_bytes").await;
+    let held = service.metric("agentpay_http_held_bytes").await;
     assert!(held > 3_000_000, "{held}");
     let refused = service.client().get("/api/v1/agents/a/usage").await;
     let message = "too many bytes wait for slow clients; nothing was changed".to_owned();
@@ -71,12 +64,13 @@ async fn bytes_held_for_slow_readers_are_limited() {
     assert_eq!(service.client().post(USAGE, &usage("b", "s", 1)).await.status, 201);
     drop(slow);
     wait_until(async || service.client().get("/api/v1/agents/a/usage").await.status == 200).await;
-    wait_until(async || metric(&service, "agentpay_http_held_bytes").await == 0).await;
+    wait_until(async || service.metric("agentpay_http_held_bytes").await == 0).await;
 }
 
 #[tokio::test]
 async fn bodies_that_do_not_arrive_count_against_the_same_limit() {
-    let service = Service::start_limited(&[], |limits| limits.held_bytes_per_address_max = 150_000).await;
+    let service =
+        Service::start_limited(&[], |settings| settings.http_limits.held_bytes_per_address_max = 150_000).await;
     let head = |length| {
         format!(
             "POST {USAGE} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
@@ -84,7 +78,7 @@ async fn bodies_that_do_not_arrive_count_against_the_same_limit() {
     };
     let mut slow = Socket::connect(service.address).await;
     slow.send(head(100_000)).await;
-    wait_until(async || metric(&service, "agentpay_http_held_bytes").await == 100_000).await;
+    wait_until(async || service.metric("agentpay_http_held_bytes").await == 100_000).await;
     let mut other = Socket::connect(service.address).await;
     other.send(head(60_000)).await;
     let (head, text) = other.answer().await;
@@ -96,7 +90,7 @@ async fn bodies_that_do_not_arrive_count_against_the_same_limit() {
 
 #[tokio::test]
 async fn connections_of_an_address_are_limited_and_the_next_one_is_refused() {
-    let service = Service::start_limited(&[], |limits| limits.connections_per_address_max = 3).await;
+    let service = Service::start_limited(&[], |settings| settings.http_limits.connections_per_address_max = 3).await;
     let mut open = Vec::new();
     for _ in 0..3 {
         let mut socket = Socket::connect(service.address).await;

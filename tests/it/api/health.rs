@@ -3,7 +3,7 @@
 use agentpay_billing::local_postgres::LocalPostgres;
 use serde_json::{Value, json};
 
-use crate::support::{Service, needs_one_cell};
+use crate::support::{LIMIT, Service, needs_one_cell};
 
 const PATH: &str = "/api/v1/health/deep";
 const NAMES: [&str; 9] =
@@ -86,7 +86,9 @@ async fn a_janitor_that_lags_is_a_warning() {
     service.client().key("k").post("/api/v1/usage", &crate::support::usage("a", "s", 1)).await;
     service.clock.advance_ms(700_000);
     let check = service.client().get(PATH).await.json()["checks"][3].clone();
-    assert_eq!((&check["status"], check["detail"]["lagSeconds"].as_i64()), (&json!("warn"), Some(699)));
+    // Time goes on meanwhile.
+    let lag_seconds = check["detail"]["lagSeconds"].as_i64().expect("a number");
+    assert!(check["status"] == "warn" && (699..700 + LIMIT.as_secs() as i64).contains(&lag_seconds), "{check}");
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! What presented API keys cost: made-up ones cost no query once their address has no quota left, and those that arrive
 //! together share one. While the table of keys is locked, a request that looks one up does not get an answer.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 use sqlx::{Postgres, Transaction};
 
@@ -116,6 +118,7 @@ async fn configuration_and_status_cost_no_query() {
 async fn keys_that_arrive_together_share_a_query() {
     let service = Service::start(&[("DATABASE_POOL_MAX", "8")]).await;
     let keys = lock_keys(&service).await;
+    let began = Instant::now();
     let requests: Vec<_> = (0..200)
         .map(|number| {
             let client = with_made_up_key(&service.client(), number % 100);
@@ -132,7 +135,10 @@ async fn keys_that_arrive_together_share_a_query() {
     // Other callers are served.
     assert_eq!(service.client().get(SERVICES).await.status, 200);
     keys.rollback().await.expect("rollback");
+    // A read waits two seconds for a lock, which a busy machine may need to come here.
+    let is_late = began.elapsed() > Duration::from_millis(1900);
     for request in requests {
-        assert_eq!(request.await.expect("a client").status, 200);
+        let status = request.await.expect("a client").status;
+        assert!(status == 200 || (status == 503 && is_late), "{status}");
     }
 }

@@ -46,3 +46,8 @@ mod settlements;
 mod stats;
 mod tenancy;
 mod webhooks;
+
+/// The error of an invalid request: status, code and message.
+fn invalid(message: &str) -> (u16, String, String) {
+    (400, "invalid_request".to_owned(), message.to_owned())
+}

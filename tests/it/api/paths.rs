@@ -1,15 +1,7 @@
 //! HTTP contract, section 2.1: paths are matched as they are sent, and their parameters are decoded once.
 
-use crate::support::{Client, Service, Socket};
-
-fn invalid(message: &str) -> (u16, String, String) {
-    (400, "invalid_request".to_owned(), message.to_owned())
-}
-
-/// Status, code and message of a GET that is refused.
-async fn refused(client: &Client, path: &str) -> (u16, String, String) {
-    client.get(path).await.error()
-}
+use super::invalid;
+use crate::support::{Service, Socket};
 
 #[tokio::test]
 async fn another_spelling_of_a_path_is_another_path() {
@@ -54,7 +46,7 @@ async fn an_invalid_escape_is_400_on_every_path() {
         "/api/v1/usage/%ff/s",
     ] {
         let message = "request path has an invalid percent-escape";
-        assert_eq!(refused(&service.client(), path).await, invalid(message), "{path}");
+        assert_eq!(service.client().get(path).await.error(), invalid(message), "{path}");
     }
 }
 
@@ -80,11 +72,11 @@ async fn a_parameter_is_decoded_once_and_keeps_slashes_and_dots() {
         "/api/v1/usage/%C3%A9/s",
         "/api/v1/billing/a/s%20",
     ] {
-        assert_eq!(refused(&client, path).await, invalid("agent and serviceId must be safe identifiers"), "{path}");
+        assert_eq!(client.get(path).await.error(), invalid("agent and serviceId must be safe identifiers"), "{path}");
     }
     let nul = invalid("text must not contain U+0000");
     for path in ["/api/v1/usage/%00/s", "/api/v1/services/a%00b"] {
-        assert_eq!(refused(&client, path).await, nul, "{path}");
+        assert_eq!(client.get(path).await.error(), nul, "{path}");
     }
     assert_eq!(client.send("DELETE", "/api/v1/usage/a%00/s", None).await.error(), nul);
 }

@@ -1,17 +1,9 @@
 //! HTTP contract, section 2.8: unknown query parameters, escapes that are none, and U+0000.
 
-use crate::support::{Client, Service, usage};
+use super::invalid;
+use crate::support::{Service, usage};
 
 const USAGE: &str = "/api/v1/usage";
-
-fn invalid(message: &str) -> (u16, String, String) {
-    (400, "invalid_request".to_owned(), message.to_owned())
-}
-
-/// Status, code and message of a GET that is refused.
-async fn refused(client: &Client, path: &str) -> (u16, String, String) {
-    client.get(path).await.error()
-}
 
 #[tokio::test]
 async fn unknown_query_parameters_are_refused_where_the_route_is_strict() {
@@ -25,13 +17,13 @@ async fn unknown_query_parameters_are_refused_where_the_route_is_strict() {
         "/api/v1/settlements/x",
         "/api/v1/idempotency/k",
     ] {
-        let answer = refused(&client, &format!("{path}?limit&b%20c=1&d")).await;
+        let answer = client.get(&format!("{path}?limit&b%20c=1&d")).await.error();
         let known = ["/api/v1/api-keys", "/api/v1/settlements"].contains(&path);
         let name = if known { "b c" } else { "limit" };
         assert_eq!(answer, invalid(&format!("unexpected query parameter: {name}")), "{path}");
     }
     // An escape that is none is part of the name.
-    assert_eq!(refused(&client, "/health?%zz=1").await, invalid("unexpected query parameter: %zz"));
+    assert_eq!(client.get("/health?%zz=1").await.error(), invalid("unexpected query parameter: %zz"));
 }
 
 #[tokio::test]
@@ -55,7 +47,7 @@ async fn u_0000_is_refused_in_every_value() {
         "/api/v1/usage/a/s?x=%00",
         "/api/v1/events?type=%00",
     ] {
-        assert_eq!(refused(&client, path).await, nul, "{path}");
+        assert_eq!(client.get(path).await.error(), nul, "{path}");
     }
     assert_eq!(client.post(&format!("{USAGE}?x=%00"), &usage("a", "s", 1)).await.error(), nul);
     // A name is not a value.

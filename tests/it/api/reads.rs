@@ -21,8 +21,7 @@ const CLIENTS: i64 = 24;
 
 /// A tenant of its own, told apart by its price and by what it used.
 async fn tenant(service: &Service, number: i64) -> Client {
-    let key = service.client().post("/api/v1/api-keys", &json!({ "label": "l" })).await.json();
-    let client = service.client().with("x-api-key", key["key"].as_str().expect("a key"));
+    let client = service.tenant().await;
     let body = json!({ "serviceId": "s", "priceStroops": number });
     assert_eq!(client.post("/api/v1/services", &body).await.status, 201);
     assert_eq!(client.post("/api/v1/usage", &usage("a", "s", number)).await.status, 201);
@@ -105,7 +104,7 @@ async fn a_read_that_is_kept_waiting_is_refused_to_all_callers_and_ends() {
     if needs_one_cell("it locks a table of the only database") {
         return;
     }
-    let service = Service::start(&[("REQUEST_TIMEOUT_MS", "1000"), ("DATABASE_POOL_MAX", "4")]).await;
+    let service = Service::start(&[("REQUEST_TIMEOUT_MS", "4000"), ("DATABASE_POOL_MAX", "4")]).await;
     let client = tenant(&service, 3).await;
     let mut holder = service.pool.acquire().await.expect("a connection").detach();
     let mut lock = holder.begin().await.expect("a transaction");

@@ -6,6 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
+use super::invalid;
 use crate::support::{Answer, Client, Service, usage, wait_until};
 
 const USAGE: &str = "/api/v1/usage";
@@ -22,10 +23,6 @@ const DESCRIPTION: &str = "description must be a string up to 256 chars";
 const OWNER: &str = "owner must be a non-empty string up to 256 chars";
 const LABEL: &str = "label must be a non-empty string up to 64 chars";
 const TENANT: &str = "tenantId must be a string of 1-64 chars";
-
-fn invalid(message: &str) -> (u16, String, String) {
-    (400, "invalid_request".to_owned(), message.to_owned())
-}
 
 /// Every value that is no id of at most `length_max` characters.
 fn bad_ids(length_max: usize) -> Vec<Value> {
@@ -297,7 +294,7 @@ fn send_usage(client: Client) -> tokio::task::JoinHandle<Answer> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_is_in_flight_until_the_deadline_is_409_with_retry_after() {
-    let service = Service::start(&[("REQUEST_TIMEOUT_MS", "1000")]).await;
+    let service = Service::start(&[("REQUEST_TIMEOUT_MS", "3000")]).await;
     service.client().post(USAGE, &usage("a", "s", 1)).await;
     let mut holder = service.pool.begin().await.expect("transaction");
     sqlx::query("SELECT 1 FROM usage_counters FOR UPDATE").execute(&mut *holder).await.expect("lock");
@@ -345,7 +342,7 @@ async fn set_limit(service: &Service, name: &'static str, value: i64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_without_a_key_that_waits_for_a_lock_until_its_deadline_changed_nothing() {
-    let service = Service::start(&[("REQUEST_TIMEOUT_MS", "1500")]).await;
+    let service = Service::start(&[("REQUEST_TIMEOUT_MS", "3000")]).await;
     let mut holder = service.pool.begin().await.expect("transaction");
     let insert = "INSERT INTO agents (tenant_id, agent_id) VALUES ('public', 'a')";
     sqlx::query(insert).execute(&mut *holder).await.expect("an agent that is not committed");

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use agentpay_billing::settings::http_limits::HttpLimits;
+use agentpay_billing::settings::Settings;
 use serde_json::json;
 
-use super::client_limits::metric;
 use crate::support::{End, Service, Socket, usage, wait_until};
 
 const USAGE: &str = "/api/v1/usage";
@@ -49,7 +48,7 @@ async fn refused(service: &Service, path: &str, fields: &str, framing: &str, byt
 
 #[tokio::test]
 async fn a_client_that_is_refused_and_sends_on_is_read_up_to_a_limit() {
-    let service = Service::start_limited(&[], |limits| limits.linger_bytes_max = 1 << 20).await;
+    let service = Service::start_limited(&[], |settings| settings.http_limits.linger_bytes_max = 1 << 20).await;
     let mut socket = Socket::connect(service.address).await;
     socket
         .send(format!(
@@ -66,13 +65,13 @@ async fn a_client_that_is_refused_and_sends_on_is_read_up_to_a_limit() {
 
 #[tokio::test]
 async fn a_client_that_is_refused_and_sends_nothing_more_is_closed_after_a_while() {
-    let limit = |limits: &mut HttpLimits| limits.linger_silence = Duration::from_millis(50);
+    let limit = |settings: &mut Settings| settings.http_limits.linger_silence = Duration::from_millis(50);
     let service = Service::start_limited(&[], limit).await;
     let mut silent = Socket::connect(service.address).await;
     silent.send(format!("POST {USAGE} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n{{")).await;
     assert_eq!(silent.answer().await.0.status, 415);
     // The silent one is gone, and this is the only connection.
-    wait_until(async || metric(&service, "agentpay_http_connections").await == 1).await;
+    wait_until(async || service.metric("agentpay_http_connections").await == 1).await;
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ mod registration;
 
 use serde_json::json;
 
+use super::invalid;
 use crate::support::{Answer, Client, Service, usage};
 
 const SERVICES: &str = "/api/v1/services";
@@ -21,10 +22,6 @@ async fn ids(client: &Client, query: &str) -> Vec<String> {
     let list = client.get(&format!("{SERVICES}{query}")).await.json();
     let ids = list["services"].as_array().expect("services").iter();
     ids.map(|service| service["serviceId"].as_str().expect("an id").to_owned()).collect()
-}
-
-fn invalid(message: &str) -> (u16, String, String) {
-    (400, "invalid_request".to_owned(), message.to_owned())
 }
 
 fn missing(id: &str) -> (u16, String, String) {

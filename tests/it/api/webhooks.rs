@@ -22,12 +22,6 @@ fn refusal(answer: &Answer) -> (u16, String) {
     (status, message)
 }
 
-/// A client of a new tenant.
-async fn tenant(service: &Service) -> Client {
-    let key = service.client().post("/api/v1/api-keys", &json!({ "label": "l" })).await.json();
-    service.client().with("x-api-key", key["key"].as_str().expect("a key"))
-}
-
 #[tokio::test]
 async fn a_webhook_is_made_with_a_secret_that_is_shown_once() {
     let service = Service::start(PRIVATE).await;
@@ -108,7 +102,7 @@ async fn a_tenants_webhooks_are_capped_exactly() {
     let service = Service::start(&[]).await;
     sqlx::query("UPDATE runtime_config SET webhook_store_max_keys = 3").execute(&service.pool).await.expect("limits");
     service.config_watcher.run_once().await.expect("limits");
-    let client = tenant(&service).await;
+    let client = service.tenant().await;
     let tasks: Vec<_> = (0..8)
         .map(|_| {
             let client = client.clone();
@@ -174,7 +168,7 @@ async fn a_change_checks_in_order_and_is_all_or_nothing() {
 #[tokio::test]
 async fn webhooks_are_listed_by_creation_with_cursors_that_are_positions() {
     let service = Service::start(&[]).await;
-    let client = tenant(&service).await;
+    let client = service.tenant().await;
     assert_eq!(client.get(WEBHOOKS).await.text, r#"{"items":[],"total":0,"nextCursor":null}"#);
     let mut ids = Vec::new();
     for _ in 0..5 {
@@ -210,7 +204,7 @@ async fn webhooks_are_listed_by_creation_with_cursors_that_are_positions() {
 #[tokio::test]
 async fn a_webhook_of_another_tenant_does_not_exist() {
     let service = Service::start(&[]).await;
-    let (owner, other) = (tenant(&service).await, tenant(&service).await);
+    let (owner, other) = (service.tenant().await, service.tenant().await);
     let made = make(&owner, "https://example.com", &["*"]).await;
     let id = made["id"].as_str().expect("an id");
     let one = format!("{WEBHOOKS}/{id}");
@@ -274,7 +268,7 @@ async fn a_test_is_one_real_attempt_to_this_webhook_only() {
 
 #[tokio::test]
 async fn a_test_says_why_it_failed() {
-    let service = Service::start(&[("REQUEST_TIMEOUT_MS", "1500"), ("WEBHOOK_ALLOW_PRIVATE", "true")]).await;
+    let service = Service::start(&[("REQUEST_TIMEOUT_MS", "4000"), ("WEBHOOK_ALLOW_PRIVATE", "true")]).await;
     let client = service.client();
     let receiver = Receiver::start().await;
     let reason = |answer: Answer| {
@@ -293,7 +287,7 @@ async fn a_test_says_why_it_failed() {
     let closed = make(&client, &closed, &["*"]).await;
     assert_eq!(reason(client.send("POST", &test_of(&closed), None).await), "connection failed");
     // The same webhook, in a service that does not allow it.
-    let strict = Service::start_on((*service.pool.connect_options()).clone(), &[]).await;
+    let strict = service.beside().await;
     assert_eq!(reason(strict.client().send("POST", &test_of(&silent), None).await), "private address");
     assert_eq!(receiver.received().len(), 1);
 }

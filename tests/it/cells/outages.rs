@@ -1,6 +1,6 @@
 //! A cell that is down hurts only its own tenants.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use agentpay_billing::local_postgres::LocalPostgres;
 use agentpay_billing::store::MIGRATOR;
@@ -9,8 +9,8 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, PgConnection};
 
 use crate::support::{
-    Cells, Client, DataDir, Forwarder, Load, Process, SERVER_SETTINGS, Service, Tenant, new_database, run, setting,
-    usage, wait_until,
+    Cells, Client, DataDir, Forwarder, LIMIT, Load, Process, SERVER_SETTINGS, Service, Tenant, new_database, run,
+    setting, usage, wait_until,
 };
 
 const TWO: [(&str, u32); 2] = [("home", 1), ("eu", 1)];
@@ -57,15 +57,16 @@ async fn a_frozen_cell_is_named_and_the_tenants_of_others_are_served_at_once() {
             tokio::spawn(async move { tenant.post("/api/v1/usage", &usage("a", "s", 1)).await })
         })
         .collect();
+    // If each of them waited for that database, they would take longer than two minutes.
     let began = Instant::now();
-    for number in 0..50 {
+    for number in 0..20 {
         for tenant in [&clients[0], &clients[2]] {
             let answer = tenant.key(&format!("k-{number}")).post("/api/v1/usage", &usage("a", "s", 1)).await;
             assert_eq!(answer.status, 201, "{}", answer.text);
             assert_eq!(tenant.get("/api/v1/usage/a/s").await.status, 200);
         }
     }
-    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    assert!(began.elapsed() < 2 * LIMIT, "{:?}", began.elapsed());
     for waiting in waiting {
         let answer = waiting.await.expect("a task");
         assert!(answer.status == 503 && answer.header("retry-after") == "1", "{}", answer.text);
@@ -73,13 +74,13 @@ async fn a_frozen_cell_is_named_and_the_tenants_of_others_are_served_at_once() {
     wait_until(async || unavailable(&client).await[0]["cell"] == "eu").await;
     let ready = client.get("/api/v1/health/ready").await;
     assert_eq!((ready.status, &ready.json()["ready"]), (200, &json!(true)), "{}", ready.text);
-    // If each of them waited for the database, they would take minutes.
+    // The same holds for these.
     let began = Instant::now();
     for _ in 0..40 {
         assert_eq!(clients[1].post("/api/v1/usage", &usage("a", "s", 1)).await.status, 503);
         assert_eq!(clients[1].get("/api/v1/usage/a/s").await.error().0, 503);
     }
-    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    assert!(began.elapsed() < 2 * LIMIT, "{:?}", began.elapsed());
     let metrics = client.get("/api/v1/metrics").await.text;
     for (cell, is_up) in [("home", 1), ("eu", 0), ("us", 1)] {
         assert!(metrics.contains(&format!("agentpay_cell_up{{cell=\"{cell}\"}} {is_up}\n")), "{metrics}");
@@ -88,7 +89,7 @@ async fn a_frozen_cell_is_named_and_the_tenants_of_others_are_served_at_once() {
     let check = deep["checks"].as_array().expect("checks").last().expect("a check");
     assert_eq!((&check["name"], &check["status"]), (&json!("cells"), &json!("error")), "{check}");
     let stats = client.get("/api/v1/stats").await.json();
-    assert_eq!((&stats["missingCells"], &stats["lifetimeRequests"]), (&json!(["eu"]), &json!(102)), "{stats}");
+    assert_eq!((&stats["missingCells"], &stats["lifetimeRequests"]), (&json!(["eu"]), &json!(42)), "{stats}");
     assert_eq!(client.get("/api/v1/audit").await.json()["missingCells"], json!(["eu"]));
 
     // New tenants go to the other cells, and changes by the operator take effect everywhere.

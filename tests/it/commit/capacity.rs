@@ -7,7 +7,7 @@ use sqlx::Connection;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{Client, SLEEPING, Service, usage, wait_until};
+use crate::support::{Client, Hold, Service, of_agent, usage, wait_until};
 
 const USAGE: &str = "/api/v1/usage";
 
@@ -36,8 +36,7 @@ async fn only_pairs_above_zero_take_capacity() {
     let disabled = client.post(USAGE, &usage("c", "off", 1)).await.error();
     assert_eq!(disabled, (409, "service_disabled".to_owned(), "service off is currently disabled".to_owned()));
     // Another tenant has its own capacity.
-    let key = client.post("/api/v1/api-keys", &json!({ "label": "l" })).await.json();
-    let other = client.with("x-api-key", key["key"].as_str().expect("a key"));
+    let other = service.tenant().await;
     assert_eq!(other.post(USAGE, &usage("c", "s", 1)).await.status, 201);
     // Settling and resetting free capacity, and the same key now succeeds.
     client.post("/api/v1/settle", &json!({ "agent": "a", "serviceId": "s" })).await;
@@ -72,7 +71,7 @@ async fn the_bulk_limit_is_the_live_one() {
 /// The transaction stands for another replica that holds the key.
 #[tokio::test]
 async fn a_key_that_another_replica_holds_until_the_deadline_is_409() {
-    let service = Service::start(&[("REQUEST_TIMEOUT_MS", "900")]).await;
+    let service = Service::start(&[("REQUEST_TIMEOUT_MS", "10000")]).await;
     let client = service.client();
     let mut other = service.pool.acquire().await.expect("connection");
     let mut transaction = other.begin().await.expect("begin");
@@ -91,17 +90,16 @@ async fn a_key_that_another_replica_holds_until_the_deadline_is_409() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_refuses_what_it_cannot_take() {
-    let environment = [("COMMIT_LANES", "1"), ("COMMIT_QUEUE_MAX", "2"), ("REQUEST_TIMEOUT_MS", "20000")];
-    let service = Service::start(&environment).await;
+    let service = Service::start(&[("COMMIT_LANES", "1"), ("COMMIT_QUEUE_MAX", "2")]).await;
     let client = service.client();
-    // The lane takes the first one and gets stuck with it; the others wait for the lane.
-    service.slow_down().await;
+    // The lane takes the first one and is held up; the others wait for the lane.
+    let hold = Hold::begin(&service.pool, &of_agent("a")).await;
     let send = || {
         let client = client.clone();
-        tokio::spawn(async move { client.post(USAGE, &usage("slow", "s", 1)).await })
+        tokio::spawn(async move { client.post(USAGE, &usage("a", "s", 1)).await })
     };
     let mut waiting = vec![send()];
-    wait_until(async || service.number(SLEEPING).await == 1).await;
+    hold.has_one().await;
     waiting.extend([send(), send()]);
     service.queued(2).await;
     let refused = client.post(USAGE, &usage("b", "s", 1)).await;
@@ -109,15 +107,12 @@ async fn a_full_queue_refuses_what_it_cannot_take() {
     assert_eq!(refused.error(), (503, "service_unavailable".to_owned(), message.to_owned()));
     assert_eq!(refused.header("retry-after"), "1");
     assert_eq!(client.get("/api/v1/health/deep").await.json()["checks"][2]["status"], "error");
-    service.speed_up().await;
-    let mut statuses = Vec::new();
+    hold.release().await;
     for answer in waiting {
-        statuses.push(answer.await.expect("a task").status);
+        assert_eq!(answer.await.expect("a task").status, 201);
     }
-    // The first one came back from the lane after three seconds, when there was no place left to wait.
-    assert_eq!(statuses, [503, 201, 201]);
     assert_eq!(client.post(USAGE, &usage("b", "s", 1)).await.status, 201);
-    assert_eq!(client.get("/api/v1/usage/slow/s").await.json()["total"], 2);
+    assert_eq!(client.get("/api/v1/usage/a/s").await.json()["total"], 3);
 }
 
 /// Two requests share a batch that is held up past the deadline of the first: that one is told that nothing was
@@ -191,30 +186,32 @@ async fn is_held_up_past_its_deadline(service: &Service, agent: &str) -> bool {
 async fn a_tenant_that_floods_the_queue_gives_way_to_others() {
     let service = Service::start(&[("COMMIT_LANES", "1"), ("COMMIT_QUEUE_MAX", "4")]).await;
     let client = service.client();
-    let key = client.post("/api/v1/api-keys", &json!({ "label": "l" })).await.json();
-    let other = client.with("x-api-key", key["key"].as_str().expect("a key"));
+    let other = service.tenant().await;
     // The lane is busy, and the queue full of one tenant.
-    service.slow_down().await;
+    let hold = Hold::begin(&service.pool, &of_agent("busy")).await;
     let send = |client: &Client, agent: &'static str| {
         let client = client.clone();
         tokio::spawn(async move { client.post(USAGE, &usage(agent, "s", 1)).await })
     };
-    let slow = send(&client, "slow");
-    wait_until(async || service.number(SLEEPING).await == 1).await;
+    let busy = send(&client, "busy");
+    hold.has_one().await;
     let flood: Vec<_> = (0..4).map(|_| send(&client, "flood")).collect();
     service.queued(4).await;
     // Another one gets its share of it, at the cost of those that came last.
     let others = [send(&other, "a"), send(&other, "a")];
-    for request in others {
+    wait_until(async || flood.iter().filter(|request| request.is_finished()).count() == 2).await;
+    hold.release().await;
+    for request in others.into_iter().chain([busy]) {
         let answer = request.await.expect("a client");
         assert_eq!(answer.status, 201, "{answer:?}");
     }
-    service.speed_up().await;
-    let mut recorded = i64::from(slow.await.expect("a client").status == 201);
+    let mut statuses = Vec::new();
     for request in flood {
-        recorded += i64::from(request.await.expect("a client").status == 201);
+        statuses.push(request.await.expect("a client").status);
     }
+    statuses.sort_unstable();
+    assert_eq!(statuses, [201, 201, 503, 503]);
     let lifetime = "SELECT sum(outstanding + settled + reset)::bigint FROM usage_counters";
-    assert_eq!(service.number(lifetime).await, recorded + 2);
+    assert_eq!(service.number(lifetime).await, 5);
     service.verify().await;
 }

@@ -8,7 +8,7 @@ use sqlx::postgres::PgConnectOptions;
 
 use crate::support::Behaviour;
 use crate::support::{
-    Client, Process, Receiver, Service, foreign_clock, new_database, pool, usage, verify, wait_until,
+    Client, Hold, Process, Receiver, Service, foreign_clock, new_database, pool, usage, verify, wait_until,
 };
 
 const USAGE: &str = "/api/v1/usage";
@@ -180,12 +180,8 @@ async fn settlements_and_events_of_a_replica_10_seconds_behind_are_dated_as_all_
 async fn the_documented_poller_sees_what_is_committed_late() {
     let database = new_database().await;
     let (service, other) = (Service::start_on(database.clone(), &[]).await, Service::start_on(database, &[]).await);
-    let rule = "CREATE TABLE held AS SELECT true AS is_held;
-        CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS
-        $$ BEGIN WHILE EXISTS (SELECT FROM held) LOOP PERFORM pg_sleep(0.01); END LOOP; RETURN NEW; END $$;
-        CREATE TRIGGER hold BEFORE INSERT ON settlements
-        FOR EACH ROW WHEN (NEW.agent_id = 'late') EXECUTE FUNCTION hold()";
-    sqlx::raw_sql(rule).execute(&service.pool).await.expect("a trigger");
+    let late = "BEFORE INSERT ON settlements FOR EACH ROW WHEN (NEW.agent_id = 'late')";
+    let hold = Hold::begin(&service.pool, late).await;
     let settle = async |client: Client, agent: &str| {
         client.post(USAGE, &usage(agent, "s", 1)).await;
         client.post("/api/v1/settle", &json!({ "agent": agent, "serviceId": "s" })).await.status
@@ -194,16 +190,14 @@ async fn the_documented_poller_sees_what_is_committed_late() {
         .map(|(list, moment)| Poller::new(service.client(), list, moment, OVERLAP_MS));
     let client = service.client();
     let late = tokio::spawn(async move { settle(client, "late").await });
-    let sleeping =
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
-    wait_until(async || service.number(sleeping).await > 0).await;
+    hold.has_one().await;
     // So that its date is a later one for certain.
     other.clock.advance_ms(1000);
     assert_eq!(settle(other.client(), "early").await, 200);
     for poller in &mut pollers {
         assert!(poller.poll().await > 0);
     }
-    sqlx::raw_sql("DELETE FROM held").execute(&service.pool).await.expect("a deletion");
+    hold.release().await;
     assert_eq!(late.await.expect("a task"), 200);
     for poller in &mut pollers {
         assert_eq!(poller.poll().await, 1, "{}", poller.list);

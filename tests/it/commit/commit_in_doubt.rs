@@ -77,25 +77,25 @@ async fn an_unkeyed_write_in_doubt_is_answered_that_its_outcome_is_unknown() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_cannot_be_settled_by_the_deadline_is_unknown_until_it_can() {
-    let (service, proxy) = behind_proxy(&[("REQUEST_TIMEOUT_MS", "1500")]).await;
+    let (service, proxy) = behind_proxy(&[("REQUEST_TIMEOUT_MS", "3000")]).await;
     proxy.at_next_commit_and_close(Moment::AfterCommit);
     let client = service.client().key("k");
     let answer = client.post(USAGE, &usage("a", "s", 1)).await;
     assert_eq!(answer.error(), (503, "service_unavailable".to_owned(), UNKNOWN.to_owned()));
     proxy.open();
-    let again = client.post(USAGE, &usage("a", "s", 1)).await;
+    let again = service.beside().await.client().key("k").post(USAGE, &usage("a", "s", 1)).await;
     assert_eq!((again.status, again.replayed, requests_of(&service, "a").await), (201, true, 1));
     service.verify().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_to_a_commit_that_never_comes_is_given_up_at_the_deadline() {
-    let (service, proxy) = behind_proxy(&[("REQUEST_TIMEOUT_MS", "1500")]).await;
+    let (service, proxy) = behind_proxy(&[("REQUEST_TIMEOUT_MS", "3000")]).await;
     proxy.at_next_commit(Moment::AfterCommitSilent);
     let client = service.client().key("k");
     let answer = client.post(USAGE, &usage("a", "s", 1)).await;
     assert_eq!(answer.error(), (503, "service_unavailable".to_owned(), UNKNOWN.to_owned()));
-    let again = client.post(USAGE, &usage("a", "s", 1)).await;
+    let again = service.beside().await.client().key("k").post(USAGE, &usage("a", "s", 1)).await;
     assert_eq!((again.status, again.replayed, requests_of(&service, "a").await), (201, true, 1));
 }
 

@@ -26,6 +26,9 @@ async fn a_locked_row_blocks_only_the_requests_that_need_it() {
         let gives_up = client.post(path, &body).await.error();
         assert_eq!((gives_up.0, gives_up.2.as_str()), (503, NOTHING_CHANGED), "{path}");
     }
+    // As long as others need.
+    let patient = service.beside().await;
+    let client = patient.client();
     let blocked = tokio::spawn({
         let client = client.clone();
         async move { client.post(USAGE, &usage("locked", "s", 100)).await }
@@ -43,7 +46,7 @@ async fn a_locked_row_blocks_only_the_requests_that_need_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_waits_for_a_locked_table_until_its_deadline_changed_nothing() {
-    let service = Service::start(&[("REQUEST_TIMEOUT_MS", "2000")]).await;
+    let service = Service::start(&[("REQUEST_TIMEOUT_MS", "3000")]).await;
     let client = service.client();
     client.post(USAGE, &usage("a", "s", 1)).await;
     let mut holder = service.pool.begin().await.expect("transaction");

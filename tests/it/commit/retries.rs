@@ -1,7 +1,7 @@
 //! Requests whose batch was rolled back: those that can still commit do so once, and the others are told that nothing
 //! was changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use agentpay_billing::clock::Clock;
@@ -15,9 +15,10 @@ use agentpay_billing::job_health::JobHealth;
 use agentpay_billing::runtime_config::SharedRuntimeConfig;
 use agentpay_billing::settings::committer::CommitterSettings;
 use serde_json::json;
+use sqlx::{Connection, PgConnection};
 use tokio::task::JoinSet;
 
-use crate::support::{Answer, LIMIT, Moment, Proxy, Service, new_database, pool, usage, wait_until};
+use crate::support::{Answer, Hold, LIMIT, Moment, Proxy, Service, new_database, of_agent, pool, usage, wait_until};
 
 const USAGE: &str = "/api/v1/usage";
 const NOTHING_CHANGED: &str = "the store is unavailable; nothing was changed";
@@ -111,22 +112,23 @@ async fn a_blocked_request_that_finds_the_queue_full_is_refused_and_delays_no_ot
     let service = Service::start(&[("COMMIT_LANES", "1"), ("COMMIT_QUEUE_MAX", "1")]).await;
     let client = service.client();
     client.post(USAGE, &usage("locked", "s", 1)).await;
-    let mut holder = service.pool.begin().await.expect("transaction");
-    let lock = "SELECT FROM usage_counters WHERE agent_id = 'locked' FOR UPDATE";
-    sqlx::query(lock).execute(&mut *holder).await.expect("lock");
+    // The wait for a lock, which fails when the test has come so far, and not after half a second.
+    let lock_timeout = "RAISE EXCEPTION 'locked' USING ERRCODE = 'lock_not_available';";
+    let hold = Hold::begin_then(&service.pool, &of_agent("locked"), lock_timeout).await;
     let post = |agent: &'static str| {
         let client = client.clone();
         tokio::spawn(async move { client.post(USAGE, &usage(agent, "s", 1)).await })
     };
     let blocked = post("locked");
-    service.blocked(1).await;
+    hold.has_one().await;
     // This one takes the only place, in which the other could have waited.
     let free = post("free");
     service.queued(1).await;
+    hold.release().await;
     let refused: Answer = blocked.await.expect("a client");
     assert_eq!(refused.error(), unavailable("the write queue is full; nothing was changed"));
     assert_eq!(free.await.expect("a client").status, 201);
-    holder.rollback().await.expect("rollback");
+    sqlx::raw_sql("DROP TRIGGER hold ON usage_counters").execute(&service.pool).await.expect("no trigger");
     assert_eq!(client.post(USAGE, &usage("locked", "s", 1)).await.json()["total"], 2);
     service.verify().await;
 }
@@ -158,6 +160,44 @@ async fn a_request_that_stays_blocked_does_not_hold_up_one_that_no_longer_is() {
     assert!(!long.is_finished());
     holders.pop().expect("the long one").rollback().await.expect("rollback");
     assert_eq!(long.await.expect("a client").status, 201);
+    service.verify().await;
+}
+
+/// More would delay one that is no longer blocked by more than it takes to try eight.
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_blocked_requests_are_tried_in_turn_and_the_others_wait() {
+    let service = Service::start(&[("COMMIT_LANES", "1"), ("REQUEST_TIMEOUT_MS", "120000")]).await;
+    let client = service.client();
+    let (mut holders, mut blocked) = (Vec::new(), Vec::new());
+    for number in 0..10 {
+        let agent = format!("locked-{number}");
+        client.post(USAGE, &usage(&agent, "s", 1)).await;
+        let mut holder = PgConnection::connect_with(&service.pool.connect_options()).await.expect("a connection");
+        let lock = "BEGIN; SELECT FROM usage_counters WHERE agent_id = 'AGENT' FOR UPDATE".replace("AGENT", &agent);
+        sqlx::raw_sql(sqlx::AssertSqlSafe(lock)).execute(&mut holder).await.expect("a lock");
+        holders.push(holder);
+        let own = client.clone();
+        blocked.push(tokio::spawn(async move { own.post(USAGE, &usage(&agent, "s", 1)).await }));
+        // The lane serves this one after it gave up the other.
+        assert_eq!(client.post(USAGE, &usage("free", "s", 1)).await.status, 201);
+    }
+    // Each row has a holder of its own, which tells the requests that are tried apart.
+    let blocking = "SELECT unnest(pg_blocking_pids(pid)) FROM pg_stat_activity
+                    WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let (mut turns, mut latest, mut tried) = (0, None, BTreeSet::new());
+    let five_rounds = async || {
+        let now: Option<i32> = sqlx::query_scalar(blocking).fetch_optional(&service.pool).await.expect("a holder");
+        turns += i32::from(now.is_some() && now != latest);
+        latest = now.or(latest);
+        tried.extend(now);
+        turns >= 40 && tried.len() >= 8
+    };
+    wait_until(five_rounds).await;
+    assert_eq!((tried.len(), blocked.iter().filter(|request| request.is_finished()).count()), (8, 0));
+    drop(holders);
+    for request in blocked {
+        assert_eq!(request.await.expect("a client").status, 201);
+    }
     service.verify().await;
 }
 

@@ -1,5 +1,8 @@
 //! A statement that does not end: the requests that wait for it are answered in time, and the others go on.
 
+use std::time::Duration;
+
+use agentpay_billing::settings::Settings;
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 
@@ -9,6 +12,12 @@ const USAGE: &str = "/api/v1/usage";
 const NOTHING_CHANGED: &str = "the store is unavailable; nothing was changed";
 const UNKNOWN: &str =
     "the outcome of this write is unknown; repeat it with the same Idempotency-Key, or check before repeating it";
+
+/// A service with one lane, whose statements may take three seconds.
+async fn start() -> Service {
+    let limit = |settings: &mut Settings| settings.committer.statement_limit = Duration::from_secs(3);
+    Service::start_limited(&[("COMMIT_LANES", "1"), ("REQUEST_TIMEOUT_MS", "60000")], limit).await
+}
 
 async fn run(service: &Service, sql: String) {
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&service.pool).await.expect("a statement");
@@ -107,21 +116,21 @@ async fn a_write_on_a_read_only_server_changes_nothing_and_says_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_commits_after_the_deadline_of_its_request() {
-    let service = Service::start(&[("COMMIT_LANES", "1"), ("REQUEST_TIMEOUT_MS", "1000")]).await;
+    let service = Service::start(&[("COMMIT_LANES", "1"), ("REQUEST_TIMEOUT_MS", "2000")]).await;
     service.slow_down().await;
     let refused = post(&service, None, usage("slow", "s", 5)).await.expect("a client").error();
     assert_eq!((refused.0, refused.2.as_str()), (503, NOTHING_CHANGED));
     // No statement is left behind that could still commit.
     wait_until(async || service.number(SLEEPING).await == 0).await;
     service.speed_up().await;
-    let answer = service.client().post(USAGE, &usage("slow", "s", 1)).await;
+    let answer = service.beside().await.client().post(USAGE, &usage("slow", "s", 1)).await;
     assert_eq!(answer.json()["total"], 1, "{answer:?}");
     service.verify().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_statement_that_does_not_end_delays_no_other_request_of_its_lane() {
-    let service = Service::start(&[("COMMIT_LANES", "1"), ("REQUEST_TIMEOUT_MS", "60000")]).await;
+    let service = start().await;
     service.slow_down().await;
     let slow = post(&service, Some("k"), usage("slow", "s", 5));
     wait_until(async || service.number(SLEEPING).await == 1).await;
@@ -138,7 +147,7 @@ async fn a_statement_that_does_not_end_delays_no_other_request_of_its_lane() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lane_whose_server_process_is_stopped_goes_on_over_a_new_connection() {
-    let service = Service::start(&[("COMMIT_LANES", "1"), ("REQUEST_TIMEOUT_MS", "30000")]).await;
+    let service = start().await;
     let client = service.client();
     for _ in 0..2 {
         assert_eq!(client.post(USAGE, &usage("a", "s", 1)).await.status, 201);
@@ -158,7 +167,7 @@ async fn a_lane_whose_server_process_is_stopped_goes_on_over_a_new_connection() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_server_process_blocks_only_the_rows_that_it_locked() {
-    let service = Service::start(&[("COMMIT_LANES", "1"), ("REQUEST_TIMEOUT_MS", "60000")]).await;
+    let service = start().await;
     let client = service.client();
     service.slow_down().await;
     // In the middle of a statement that has locked a row.
@@ -184,7 +193,7 @@ async fn a_stopped_server_process_blocks_only_the_rows_that_it_locked() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_sent_to_a_stopped_server_process_never_commits_once_its_outcome_was_called_unknown() {
-    let service = Service::start(&[("COMMIT_LANES", "1"), ("REQUEST_TIMEOUT_MS", "1000")]).await;
+    let service = Service::start(&[("COMMIT_LANES", "1"), ("REQUEST_TIMEOUT_MS", "3000")]).await;
     let client = service.client();
     // So often that the lane need not read any more: the first that it sends is the statement that commits.
     for _ in 0..70 {

@@ -18,7 +18,7 @@ use agentpay_billing::jobs::webhooks::dispatcher::Dispatcher;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use crate::support::{Behaviour, Client, Received, Receiver, Service, new_database, url, usage};
+use crate::support::{Behaviour, Client, Received, Receiver, Service, free_port, new_database, url, usage};
 
 const WEBHOOKS: &str = "/api/v1/webhooks";
 const USAGE: &str = "/api/v1/usage";
@@ -223,7 +223,7 @@ async fn finished_deliveries_are_listed_for_seven_days_in_pages() {
 async fn a_delivery_whose_service_was_killed_is_sent_again_with_the_same_id() {
     let database = new_database().await;
     let receiver = Receiver::start().await;
-    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address").port();
+    let port = free_port();
     let mut child = Command::new(env!("CARGO_BIN_EXE_agentpay-billing"))
         .env("DATABASE_URL", url(&database))
         .env("PORT", port.to_string())

@@ -10,7 +10,7 @@ use sqlx::{Connection, PgConnection};
 use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinHandle;
 
-use crate::support::{Client, Receiver, SLEEPING, Service, usage, wait_until};
+use crate::support::{Client, Hold, Receiver, Service, usage, wait_until};
 
 const WEBHOOKS: &str = "/api/v1/webhooks";
 const USAGE: &str = "/api/v1/usage";
@@ -57,34 +57,21 @@ async fn check_deliveries(service: &Service, webhooks: i64, events: i64) {
     assert_eq!(service.number("SELECT count(DISTINCT delivery_id) FROM webhook_deliveries").await, webhooks * events);
 }
 
-/// Makes the transaction that expands events sleep before it deletes them, until [`wake`].
-async fn put_to_sleep(service: &Service) {
-    let rule = "CREATE TABLE asleep AS SELECT true AS is_asleep;
-        CREATE FUNCTION fall_asleep() RETURNS trigger LANGUAGE plpgsql AS
-        $$ BEGIN WHILE EXISTS (SELECT FROM asleep) LOOP PERFORM pg_sleep(0.05); END LOOP; RETURN NULL; END $$;
-        CREATE TRIGGER fall_asleep BEFORE DELETE ON outbox FOR EACH STATEMENT EXECUTE FUNCTION fall_asleep()";
-    sqlx::raw_sql(rule).execute(&service.pool).await.expect("a trigger");
-}
-
-/// Starts a run that sleeps in the middle of expanding 20 events for 10 webhooks, until [`wake`].
-async fn sleep_in_expansion(
+/// Starts a run that is held up in the middle of expanding 20 events for 10 webhooks.
+async fn held_in_expansion(
     service: &Service,
     dispatcher: &Dispatcher,
     receiver: &Receiver,
-) -> JoinHandle<Result<Report, StoreError>> {
+) -> (Hold, JoinHandle<Result<Report, StoreError>>) {
     let client = service.client();
     make(&client, receiver, &["*"]).await;
     copy_webhook(service, 9).await;
     client.post("/api/v1/usage/bulk", &bulk(20)).await;
-    put_to_sleep(service).await;
+    let hold = Hold::begin(&service.pool, "BEFORE DELETE ON outbox FOR EACH STATEMENT").await;
     let dispatcher = dispatcher.clone();
     let run = tokio::spawn(async move { dispatcher.run_once().await });
-    wait_until(async || service.number(SLEEPING).await > 0).await;
-    run
-}
-
-async fn wake(service: &Service) {
-    sqlx::raw_sql("DELETE FROM asleep").execute(&service.pool).await.expect("a deletion");
+    hold.has_one().await;
+    (hold, run)
 }
 
 #[tokio::test]
@@ -230,10 +217,10 @@ async fn what_was_pending_for_a_disabled_webhook_is_cancelled_though_it_was_enab
 async fn events_that_one_dispatcher_expands_are_left_alone_by_another() {
     let (service, dispatcher, _turn) = start().await;
     let receiver = Receiver::start().await;
-    let first = sleep_in_expansion(&service, &dispatcher, &receiver).await;
+    let (hold, first) = held_in_expansion(&service, &dispatcher, &receiver).await;
     let second = Dispatcher { turn: Arc::default(), ..dispatcher };
     assert!(second.run_once().await.expect("dispatcher").outcomes.is_empty());
-    wake(&service).await;
+    hold.release().await;
     first.await.expect("a task").expect("dispatcher");
     second.run_once().await.expect("dispatcher");
     check_deliveries(&service, 10, 20).await;
@@ -245,14 +232,19 @@ async fn events_that_one_dispatcher_expands_are_left_alone_by_another() {
 async fn an_expansion_that_was_cut_off_is_done_again_as_a_whole() {
     let (service, dispatcher, _turn) = start().await;
     let receiver = Receiver::start().await;
-    let cut_off = sleep_in_expansion(&service, &dispatcher, &receiver).await;
+    let (hold, cut_off) = held_in_expansion(&service, &dispatcher, &receiver).await;
     let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
         WHERE datname = current_database() AND wait_event = 'PgSleep'";
-    sqlx::query(kill).execute(&service.pool).await.expect("killed");
+    // Between two of its naps it is not found.
+    wait_until(async || {
+        sqlx::query(kill).execute(&service.pool).await.expect("killed");
+        cut_off.is_finished()
+    })
+    .await;
     assert!(cut_off.await.expect("a task").is_err());
     assert_eq!(service.number("SELECT count(*) FROM webhook_deliveries").await, 0);
     assert_eq!(service.number("SELECT count(*) FROM outbox").await, 20);
-    wake(&service).await;
+    hold.release().await;
     dispatcher.run_once().await.expect("dispatcher");
     check_deliveries(&service, 10, 20).await;
     assert_eq!(receiver.received().len(), 200);

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use agentpay_billing::local_postgres::LocalPostgres;
 use sqlx::postgres::PgPool;
@@ -109,9 +108,8 @@ async fn sigterm_finishes_what_was_acknowledged_and_exits_with_0() {
     let load = Load::start(process.address);
     load.reach(200).await;
     process.signal("-TERM");
-    let began = Instant::now();
-    let status = process.exit().await;
-    assert_eq!((status.code(), began.elapsed() < Duration::from_secs(10)), (Some(0), true));
+    // It would be 1 after the ten seconds that the requests in progress have.
+    assert_eq!(process.exit().await.code(), Some(0));
     // The clients go on against the next process.
     let next = Process::start(&database, process.address.port());
     load.reach(20).await;

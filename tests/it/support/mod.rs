@@ -10,6 +10,7 @@ mod data_dir;
 mod failover;
 mod foreign_clock;
 mod forwarder;
+mod hold;
 mod load;
 mod logged;
 mod operation;
@@ -37,7 +38,6 @@ use agentpay_billing::jobs::watch_runtime_config::RuntimeConfigWatcher;
 use agentpay_billing::jobs::webhooks::dispatcher::Dispatcher;
 use agentpay_billing::runtime_config::SharedRuntimeConfig;
 use agentpay_billing::settings::Settings;
-use agentpay_billing::settings::http_limits::HttpLimits;
 use agentpay_billing::store::audit;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tokio_util::sync::CancellationToken;
@@ -51,6 +51,7 @@ pub use data_dir::{DataDir, SlowPrograms, is_alive};
 pub use failover::LossyFailover;
 pub use foreign_clock::foreign_clock;
 pub use forwarder::Forwarder;
+pub use hold::{Hold, of_agent};
 pub use load::{Load, Pace, Tenant};
 pub use logged::Logged;
 pub use pooler::Pooler;
@@ -90,15 +91,21 @@ impl Service {
         Self::start_with(database, environment, |_| {}).await
     }
 
-    /// Starts a service with HTTP limits that a test can reach.
-    pub async fn start_limited(environment: &[(&str, &str)], limit: impl FnOnce(&mut HttpLimits)) -> Self {
+    /// Starts a service with limits that a test can reach, and that are no environment variables.
+    pub async fn start_limited(environment: &[(&str, &str)], limit: impl FnOnce(&mut Settings)) -> Self {
         Self::start_with(new_database().await, environment, limit).await
+    }
+
+    /// Another replica, with the usual limits, for what a test prepares and verifies. The limits of `self` may be too
+    /// short for that on a busy machine.
+    pub async fn beside(&self) -> Self {
+        Self::start_on((*self.pool.connect_options()).clone(), &[]).await
     }
 
     async fn start_with(
         database: PgConnectOptions,
         environment: &[(&str, &str)],
-        limit: impl FnOnce(&mut HttpLimits),
+        limit: impl FnOnce(&mut Settings),
     ) -> Self {
         // Most tests send more than sixty requests per minute, so only tests of the rate limiter switch it on.
         // A background verification would take part in tests of locks.
@@ -109,7 +116,9 @@ impl Service {
         let read = |name: &str| environment.iter().find(|(own, _)| *own == name).map(|(_, value)| (*value).to_owned());
         let mut settings = Settings::read(read, false).expect("settings");
         settings.port = 0;
-        limit(&mut settings.http_limits);
+        // Tests hold commits up, and a busy machine may need a while for the next step.
+        settings.committer.statement_limit = settings.api.request_timeout / 2;
+        limit(&mut settings);
         // Shows errors of the service in the output of the test that fails.
         let _ = tracing_subscriber::fmt().with_max_level(tracing::Level::ERROR).with_writer(std::io::stderr).try_init();
         let clock = Clock::default();
@@ -144,6 +153,12 @@ impl Service {
 
     pub fn client(&self) -> Client {
         Client::new(self.address)
+    }
+
+    /// A client of a new tenant. Only where the operator needs no key.
+    pub async fn tenant(&self) -> Client {
+        let created = self.client().post("/api/v1/api-keys", &serde_json::json!({ "label": "l" })).await.json();
+        self.client().with("x-api-key", created["key"].as_str().expect("a key"))
     }
 
     /// All databases of the service.
@@ -191,6 +206,15 @@ impl Service {
         for jobs in &self.jobs {
             jobs.dispatcher.run_once().await.expect("a run");
         }
+    }
+
+    /// One metric, over a connection that is closed again.
+    pub async fn metric(&self, name: &str) -> i64 {
+        let mut socket = Socket::connect(self.address).await;
+        socket.send("GET /api/v1/metrics HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        let (_, text) = socket.answer().await;
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} "))).expect("the metric");
+        line.parse().expect("a number")
     }
 
     /// Makes all idempotency records older. PostgreSQL's own clock decides what is deleted, and tests cannot move it.
@@ -247,17 +271,16 @@ impl Service {
     }
 
     /// Like [`Self::record_together`], for POST requests to any path. They queue behind another request that is
-    /// blocked.
+    /// held up.
     pub async fn post_together(&self, posts: Vec<(Client, &'static str, serde_json::Value)>) -> Vec<Answer> {
-        let mut table = self.pool.begin().await.expect("begin");
-        sqlx::query("LOCK TABLE usage_counters").execute(&mut *table).await.expect("a lock");
+        let hold = Hold::begin(&self.pool, &of_agent("occupant")).await;
         let send = |client: Client, path, body| tokio::spawn(async move { client.post(path, &body).await });
         let occupant = send(self.client(), "/api/v1/usage", usage("occupant", "s", 1));
-        self.blocked(1).await;
+        hold.has_one().await;
         let count = posts.len();
         let sent: Vec<_> = posts.into_iter().map(|(client, path, body)| send(client, path, body)).collect();
         self.queued(count).await;
-        table.rollback().await.expect("rollback");
+        hold.release().await;
         assert_eq!(occupant.await.expect("a task").status, 201);
         let mut answers = Vec::new();
         for answer in sent {
@@ -331,7 +354,7 @@ pub async fn findings(pool: &PgPool) -> Vec<String> {
 pub const BLOCKED: &str =
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
 
-/// Counts statements that [`Service::slow_down`] delays.
+/// Counts statements that [`Service::slow_down`] or a [`Hold`] delays.
 pub const SLEEPING: &str =
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
 

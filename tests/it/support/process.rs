@@ -4,12 +4,18 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use sqlx::postgres::PgConnectOptions;
 
 use super::{Client, url, wait_until};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_agentpay-billing");
+
+/// Below those that Linux gives to whoever asks for any port.
+const FIRST_PORT: u32 = 20_000;
+const PORTS: u32 = 12_000;
 
 pub struct Process {
     pub child: Child,
@@ -140,7 +146,14 @@ pub async fn run_program(program: &Path, arguments: &[&str], environment: &[(&st
     tokio::task::spawn_blocking(move || command.output().expect("the binary")).await.expect("a thread")
 }
 
+/// A port that nothing uses. It is not one of those that the system gives to others that ask for any: one of them could
+/// have it before the caller.
 pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("its address").port()
+    static NEXT: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new(rand::random_range(0..PORTS)));
+    loop {
+        let port = (FIRST_PORT + NEXT.fetch_add(1, Ordering::Relaxed) % PORTS) as u16;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }

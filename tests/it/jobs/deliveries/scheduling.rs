@@ -12,23 +12,25 @@ use serde_json::{Value, json};
 use super::{DAY_MS, Hook, PRIVATE, USAGE};
 use crate::jobs::outbox::copy_webhook;
 use crate::support::{
-    Behaviour, Client, LIMIT, Received, Receiver, Service, needs_one_cell, new_database, pause, usage, wait_until,
+    Behaviour, LIMIT, Received, Receiver, Service, needs_one_cell, new_database, pause, usage, wait_until,
 };
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_slow_receiver_does_not_keep_the_others_waiting() {
     let service = Service::start(PRIVATE).await;
     let (client, slow, quick) = (service.client(), Receiver::start().await, Receiver::start().await);
     slow.usually(Behaviour::Silence);
     Hook::make(&client, &slow, &["*"]).await;
     Hook::make(&client, &quick, &["*"]).await;
-    for _ in 0..3 {
-        let items: Vec<Value> = (0..100).map(|number| usage(&format!("agent-{number}"), "s", 1)).collect();
-        client.post("/api/v1/usage/bulk", &json!({ "items": items })).await;
-    }
-    // Sooner than the first attempt to the slow one is given up: the wait is bounded below its limit.
-    quick.reach(300).await;
+    let _turn = service.dispatcher.turn.lock().await;
+    // No attempt is given up while this test runs.
+    let dispatcher = Dispatcher { turn: Arc::default(), attempt_limit: 10 * LIMIT, ..service.dispatcher.clone() };
+    let items: Vec<Value> = (0..100).map(|number| usage(&format!("agent-{number}"), "s", 1)).collect();
+    client.post("/api/v1/usage/bulk", &json!({ "items": items })).await;
+    let run = tokio::spawn(async move { dispatcher.run_once().await });
+    quick.reach(100).await;
     assert!(slow.received().len() < 10, "{}", slow.received().len());
+    run.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -73,11 +75,6 @@ async fn two_dispatchers_share_the_work_and_send_nothing_twice() {
     drop(turns);
 }
 
-async fn tenant(service: &Service) -> Client {
-    let key = service.client().post("/api/v1/api-keys", &json!({ "label": "l" })).await.json();
-    service.client().with("x-api-key", key["key"].as_str().expect("a key"))
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn receivers_that_never_answer_do_not_keep_another_tenants_delivery_waiting() {
     if needs_one_cell("a dispatcher serves the tenants of one cell") {
@@ -86,7 +83,7 @@ async fn receivers_that_never_answer_do_not_keep_another_tenants_delivery_waitin
     let service = Service::start(PRIVATE).await;
     let (silent, quick) = (Receiver::start().await, Receiver::start().await);
     silent.usually(Behaviour::Silence);
-    let (first, second) = (tenant(&service).await, tenant(&service).await);
+    let (first, second) = (service.tenant().await, service.tenant().await);
     Hook::make(&first, &silent, &["*"]).await;
     copy_webhook(&service, 511).await;
     Hook::make(&second, &quick, &["*"]).await;
