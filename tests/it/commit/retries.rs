@@ -169,7 +169,7 @@ async fn eight_blocked_requests_are_tried_in_turn_and_the_others_wait() {
     let service = Service::start(&[("COMMIT_LANES", "1"), ("REQUEST_TIMEOUT_MS", "120000")]).await;
     let client = service.client();
     let (mut holders, mut blocked) = (Vec::new(), Vec::new());
-    for number in 0..10 {
+    for number in 0..9 {
         let agent = format!("locked-{number}");
         client.post(USAGE, &usage(&agent, "s", 1)).await;
         let mut holder = PgConnection::connect_with(&service.pool.connect_options()).await.expect("a connection");
@@ -185,14 +185,14 @@ async fn eight_blocked_requests_are_tried_in_turn_and_the_others_wait() {
     let blocking = "SELECT unnest(pg_blocking_pids(pid)) FROM pg_stat_activity
                     WHERE datname = current_database() AND wait_event_type = 'Lock'";
     let (mut turns, mut latest, mut tried) = (0, None, BTreeSet::new());
-    let five_rounds = async || {
+    let three_rounds = async || {
         let now: Option<i32> = sqlx::query_scalar(blocking).fetch_optional(&service.pool).await.expect("a holder");
         turns += i32::from(now.is_some() && now != latest);
         latest = now.or(latest);
         tried.extend(now);
-        turns >= 40 && tried.len() >= 8
+        turns >= 24 && tried.len() >= 8
     };
-    wait_until(five_rounds).await;
+    wait_until(three_rounds).await;
     assert_eq!((tried.len(), blocked.iter().filter(|request| request.is_finished()).count()), (8, 0));
     drop(holders);
     for request in blocked {
