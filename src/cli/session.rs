@@ -61,7 +61,13 @@ impl<'a> Session<'a> {
     /// The session of the cell where a tenant lives.
     pub async fn of_tenant(&self, tenant: &Tenant) -> Result<Self, CliError> {
         if self.settings.cells.len() < 2 {
-            return Ok(Self::new(self.settings, self.address.clone(), self.clock.clone(), self.output.clone(), self.stop));
+            return Ok(Self::new(
+                self.settings,
+                self.address.clone(),
+                self.clock.clone(),
+                self.output.clone(),
+                self.stop,
+            ));
         }
         self.of_cell(scope::cell_of(tenant, &self.settings.cells).await?).await
     }

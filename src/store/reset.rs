@@ -25,7 +25,8 @@ pub const TABLES_OF_TENANTS: [&str; 9] = [
 const OTHER_TABLES: [&str; 7] =
     ["api_keys", "tenant_cells", "tenant_moves", "idempotency_keys", "totals", "caller_totals", "full_callers"];
 
-/// All tables that are emptied. The rows of `runtime_config`, `verification` and `cells` and the tenant `public` stay.
+/// All tables that are emptied. The rows of `runtime_config`, `verification` and `cells` and the tenant `public` stay. A reset is
+/// refused where there are several cells.
 pub fn tables() -> impl Iterator<Item = &'static str> {
     TABLES_OF_TENANTS.into_iter().chain(OTHER_TABLES)
 }

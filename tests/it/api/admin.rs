@@ -91,7 +91,7 @@ async fn every_table_is_in_the_list() {
     .await
     .expect("tables");
     let listed: BTreeSet<String> = reset::tables()
-        .chain(["audit_log", "cell_identity", "cells", "runtime_config", "tenants", "verification"])
+        .chain(["audit_log", "cell_identity", "cells", "citus_positions", "runtime_config", "tenants", "verification"])
         .map(str::to_owned)
         .collect();
     assert_eq!(tables.into_iter().collect::<BTreeSet<_>>(), listed);
