@@ -34,6 +34,27 @@ readOnlyRootFilesystem: true
 capabilities: { drop: [ALL] }
 {{- end }}
 
+{{/* Where the database is. Arguments: the root, the name of the secret. */}}
+{{- define "agentpay-billing.database" -}}
+{{- if (index . 0).Values.cells -}}
+- name: CELLS_FILE
+  value: /etc/agentpay-billing/cells.toml
+{{- else -}}
+{{- include "agentpay-billing.secretVariable" (list "DATABASE_URL" (index . 1)) }}
+{{- end }}
+{{- end }}
+
+{{/* The mount and the volume of CELLS_FILE. */}}
+{{- define "agentpay-billing.cellsMount" -}}
+volumeMounts:
+  - { name: cells, mountPath: /etc/agentpay-billing, readOnly: true }
+{{- end }}
+{{- define "agentpay-billing.cellsVolume" -}}
+volumes:
+  - name: cells
+    secret: { secretName: {{ . | quote }}, items: [{ key: CELLS_FILE, path: cells.toml }] }
+{{- end }}
+
 {{/* An environment variable from a secret. Arguments: its name, the name of the secret. */}}
 {{- define "agentpay-billing.secretVariable" -}}
 - name: {{ index . 0 }}
