@@ -99,8 +99,11 @@ async fn copy_recent_keys(
     stage(source, target, "idempotency_keys", &format!("{expiry} AND created_at >= {since} AND caller = {caller}"))
         .await?;
     let staged = key_sums(target, "arriving_idempotency_keys", "true").await?;
-    let replaced = "(key, caller) IN (SELECT key, caller FROM arriving_idempotency_keys)";
-    let replaced = key_sums(target, "idempotency_keys", replaced).await?;
+    // Statistics from before the copy may say that the table is empty. With LIMIT, each record is found by the primary key.
+    let replaced = "(SELECT replaced.* FROM arriving_idempotency_keys AS arriving CROSS JOIN LATERAL (
+            SELECT * FROM idempotency_keys AS known WHERE known.key = arriving.key AND known.caller = arriving.caller LIMIT 1
+        ) AS replaced) AS replaced";
+    let replaced = key_sums(target, replaced, "true").await?;
     let columns = ["method", "path", "request_hash", "status", "response", "request_id", "attempt_id", "created_at"];
     let columns = assignments(&[columns.as_slice(), &["expires_at"]].concat());
     note(merge(target, "idempotency_keys", &format!("(key, caller) DO UPDATE SET {columns}")).await?);
