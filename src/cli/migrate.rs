@@ -12,7 +12,7 @@ use super::session::Session;
 pub struct Migrate {
     /// Then give the database roles their rights, as the owner of the tables (deploy/postgres/grants.sql).
     #[arg(long)]
-    grants: bool,
+    pub grants: bool,
 }
 
 impl Migrate {

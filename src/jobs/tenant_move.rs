@@ -119,11 +119,7 @@ impl<'a> TenantMove<'a> {
         let setting = |id: &CellId| {
             let cell = cells.iter().find(|cell| cell.id == *id);
             let cell = cell.ok_or_else(|| MoveError::Refused(format!("CELLS_FILE has no cell {id}")))?;
-            match cell.dialect() {
-                Dialect::PostgreSql => Ok(cell),
-                // Their numbers come from other sources, and Citus moves the whole cell.
-                Dialect::Citus => refused(format!("{id} is on Citus: tenants are not moved to or from it")),
-            }
+            check_movable(cell).map(|()| cell)
         };
         let mut connection = connect(&home.database).await?;
         let unfinished = tenant_moves::find(&mut connection, tenant).await?;
@@ -327,6 +323,14 @@ impl<'a> TenantMove<'a> {
         let mut transaction = source.begin().await.map_err(StoreError::from)?;
         tenant_copy::delete(&mut transaction, &self.tenant).await?;
         Ok(transaction.commit().await.map_err(StoreError::from)?)
+    }
+}
+
+/// Fails for a cell on Citus: its numbers come from another source than sequences, and Citus moves the whole cell.
+pub fn check_movable(cell: &CellSettings) -> Result<(), MoveError> {
+    match cell.dialect() {
+        Dialect::PostgreSql => Ok(()),
+        Dialect::Citus => refused(format!("{} is on Citus: tenants are not moved to or from it", cell.id)),
     }
 }
 

@@ -189,7 +189,11 @@ pub async fn contents(connection: &mut PgConnection) -> Result<Contents, StoreEr
                 WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace) AS "bytes!",
                (SELECT coalesce(sum(recorded), 0)::bigint FROM totals WHERE service_id = '') AS "recorded!""#,
     );
-    Ok(contents.fetch_one(connection).await?)
+    let mut contents = contents.fetch_one(&mut *connection).await?;
+    if citus::dialect(connection).await?.is_citus() {
+        contents.bytes = citus::bytes(connection).await?;
+    }
+    Ok(contents)
 }
 
 /// Whether a database has no data of tenants. One without all of these tables was never used: its first migration was

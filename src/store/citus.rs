@@ -91,6 +91,16 @@ pub async fn locate(
     Ok((connection, Address::new(options, Dialect::Citus)))
 }
 
+/// The size of the distributed schema of this connection. The tables that a connection sees are empty: rows are in others.
+pub async fn bytes(connection: &mut PgConnection) -> Result<i64, StoreError> {
+    let bytes = sqlx::query(
+        "-- citus::bytes
+        SELECT coalesce(sum(citus_total_relation_size(logicalrelid)), 0)::bigint FROM pg_dist_partition
+        WHERE logicalrelid IN (SELECT oid FROM pg_class WHERE relnamespace = current_schema()::regnamespace)",
+    );
+    Ok(bytes.fetch_one(connection).await?.try_get(0)?)
+}
+
 /// Creates a schema, unless it exists. Its name is as in CELLS_FILE.
 pub async fn create_schema(connection: &mut PgConnection, schema: &str) -> Result<(), StoreError> {
     sqlx::raw_sql(AssertSqlSafe(format!("CREATE SCHEMA IF NOT EXISTS \"{schema}\""))).execute(connection).await?;

@@ -157,7 +157,11 @@ async fn migrate(session: &Session<'_>, options: &Migrate) -> Result<(), CliErro
         start::check_identity(&mut connection, &cell.id, is_only).await?;
         start::check_dialect(&mut connection, &cell.id, cell.dialect()).await?;
         progress.step("the migrations", start::prepare_schema(&mut connection, true)).await?;
-        options.grant(&mut connection).await?;
+        if cell.dialect().is_citus() && options.grants {
+            session.print(format!("{}: --grants does not apply to a schema on Citus", cell.id)).await?;
+        } else {
+            options.grant(&mut connection).await?;
+        }
         session.print(format!("{}: the schema is up to date", cell.id)).await?;
     }
     Ok(())

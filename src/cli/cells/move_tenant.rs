@@ -12,7 +12,7 @@ use crate::cli::session::Session;
 use crate::cli::table::{FormatOption, Table};
 use crate::domain::caller::Tenant;
 use crate::domain::cell::CellId;
-use crate::jobs::tenant_move::{MoveError, TenantMove};
+use crate::jobs::tenant_move::{MoveError, TenantMove, check_movable};
 use crate::store::{cells, directory, tenant_copy, tenant_moves};
 
 use super::listed;
@@ -94,6 +94,7 @@ impl Drain {
     /// `None`: a signal came first.
     pub async fn run(&self, session: &Session<'_>) -> Result<Option<()>, CliError> {
         let drained = listed::cell(session, &self.cell)?;
+        check_movable(drained)?;
         let mut home = listed::connect(listed::home(session)).await?;
         if !self.dry_run {
             cells::set_accepts(&mut home, &drained.id, false).await?;
