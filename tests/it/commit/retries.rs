@@ -1,7 +1,7 @@
 //! Requests whose batch was rolled back: those that can still commit do so once, and the others are told that nothing
 //! was changed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use agentpay_billing::clock::Clock;
@@ -15,7 +15,6 @@ use agentpay_billing::job_health::JobHealth;
 use agentpay_billing::runtime_config::SharedRuntimeConfig;
 use agentpay_billing::settings::committer::CommitterSettings;
 use serde_json::json;
-use sqlx::{Connection, PgConnection};
 use tokio::task::JoinSet;
 
 use crate::support::{Answer, Hold, LIMIT, Moment, Proxy, Service, new_database, of_agent, pool, usage, wait_until};
@@ -160,48 +159,6 @@ async fn a_request_that_stays_blocked_does_not_hold_up_one_that_no_longer_is() {
     assert!(!long.is_finished());
     holders.pop().expect("the long one").rollback().await.expect("rollback");
     assert_eq!(long.await.expect("a client").status, 201);
-    service.verify().await;
-}
-
-/// More would delay one that is no longer blocked by more than it takes to try eight.
-#[tokio::test(flavor = "multi_thread")]
-async fn eight_blocked_requests_are_tried_in_turn_and_the_others_wait() {
-    let service = Service::start(&[("COMMIT_LANES", "1"), ("REQUEST_TIMEOUT_MS", "120000")]).await;
-    let client = service.client();
-    let (mut holders, mut blocked) = (Vec::new(), Vec::new());
-    for number in 0..9 {
-        let agent = format!("locked-{number}");
-        client.post(USAGE, &usage(&agent, "s", 1)).await;
-        let mut holder = PgConnection::connect_with(&service.pool.connect_options()).await.expect("a connection");
-        let lock = "BEGIN; SELECT FROM usage_counters WHERE agent_id = 'AGENT' FOR UPDATE".replace("AGENT", &agent);
-        sqlx::raw_sql(sqlx::AssertSqlSafe(lock)).execute(&mut holder).await.expect("a lock");
-        holders.push(holder);
-        let own = client.clone();
-        blocked.push(tokio::spawn(async move { own.post(USAGE, &usage(&agent, "s", 1)).await }));
-        // The lane serves this one after it gave up the other.
-        assert_eq!(client.post(USAGE, &usage("free", "s", 1)).await.status, 201);
-    }
-    // Each row has a holder of its own, which tells the requests that a lane tries apart. The first lane may still try the
-    // latest of them.
-    let blocking = "SELECT pid, unnest(pg_blocking_pids(pid)) FROM pg_stat_activity
-                    WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    let (mut turns, mut latest, mut tried) = (0, None, BTreeMap::<i32, BTreeSet<i32>>::new());
-    let three_rounds = async || {
-        let now: Option<(i32, i32)> = sqlx::query_as(blocking).fetch_optional(&service.pool).await.expect("a holder");
-        turns += i32::from(now.is_some() && now != latest);
-        latest = now.or(latest);
-        if let Some((lane, holder)) = now {
-            tried.entry(lane).or_default().insert(holder);
-        }
-        turns >= 24 && tried.values().any(|holders| holders.len() >= 8)
-    };
-    wait_until(three_rounds).await;
-    let most = tried.values().map(BTreeSet::len).max();
-    assert_eq!((most, blocked.iter().filter(|request| request.is_finished()).count()), (Some(8), 0));
-    drop(holders);
-    for request in blocked {
-        assert_eq!(request.await.expect("a client").status, 201);
-    }
     service.verify().await;
 }
 
