@@ -36,7 +36,7 @@ async fn load(pool: &PgPool, first: i64, last: i64) {
                     now() - interval '1 day' + number * interval '1 ms',
                     now() + CASE WHEN number <= $3 THEN '-1 hour' ELSE interval '1 hour' END + number * interval '1 ms'
              FROM generate_series($1, $2) AS number
-             RETURNING caller, idempotency_key_bytes(idempotency_keys) AS bytes
+             RETURNING caller, idempotency_record_bytes(caller, key, path, request_id, response) AS bytes
          )
          INSERT INTO caller_totals AS total (caller, shard, records, bytes)
          SELECT caller, 0, count(*), sum(bytes) FROM loaded GROUP BY caller

@@ -186,9 +186,9 @@ async fn a_step_that_takes_too_long_is_left_out_and_the_run_is_incomplete_until_
     // The check of callers reads the size of each record, which now takes forever.
     execute(
         &service.pool,
-        "ALTER FUNCTION idempotency_key_bytes(idempotency_keys) RENAME TO size;
-         CREATE FUNCTION idempotency_key_bytes(idempotency_keys) RETURNS bigint LANGUAGE sql VOLATILE AS
-             'SELECT size($1)::bigint FROM pg_sleep(3600)'",
+        "ALTER FUNCTION idempotency_record_bytes RENAME TO size;
+         CREATE FUNCTION idempotency_record_bytes(text, text, text, text, text) RETURNS bigint LANGUAGE sql VOLATILE AS
+             'SELECT size($1, $2, $3, $4, $5) FROM pg_sleep(3600)'",
     )
     .await;
     service.verifier.step_limit = Duration::from_secs(5);
@@ -213,8 +213,8 @@ async fn a_step_that_takes_too_long_is_left_out_and_the_run_is_incomplete_until_
 
     execute(
         &service.pool,
-        "DROP FUNCTION idempotency_key_bytes(idempotency_keys);
-         ALTER FUNCTION size(idempotency_keys) RENAME TO idempotency_key_bytes;
+        "DROP FUNCTION idempotency_record_bytes;
+         ALTER FUNCTION size RENAME TO idempotency_record_bytes;
          UPDATE usage_counters SET settled = settled - 1;
          UPDATE totals SET outstanding = outstanding - 7 WHERE service_id = ''
              AND shard = (SELECT min(shard) FROM totals WHERE service_id = '');

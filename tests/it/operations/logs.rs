@@ -92,7 +92,8 @@ async fn records_that_are_evicted_before_they_expire_are_warned_of() {
                  INSERT INTO idempotency_keys
                  SELECT 'ip:192.0.2.1', 'k' || number, 'POST', '/', sha256(''), 201, '{}', 'r', 1, now() - interval '2 hours',
                         now() + interval '1 hour'
-                 FROM generate_series(1, 3) AS number RETURNING caller, idempotency_key_bytes(idempotency_keys) AS bytes
+                 FROM generate_series(1, 3) AS number
+                 RETURNING caller, idempotency_record_bytes(caller, key, path, request_id, response) AS bytes
              )
              INSERT INTO caller_totals (caller, shard, records, bytes)
              SELECT caller, 0, count(*), sum(bytes) FROM old GROUP BY caller";

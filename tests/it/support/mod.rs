@@ -309,7 +309,7 @@ pub async fn store_records(pool: &PgPool, caller: &str, count: i64, age_ms: i64,
                     moment, moment + interval '1 day'
              FROM generate_series(1, $2) AS number,
                   LATERAL (SELECT now() - $3 * interval '1 ms' + number * interval '1 us' AS moment) AS age
-             RETURNING idempotency_key_bytes(record) AS bytes
+             RETURNING idempotency_record_bytes(caller, key, path, request_id, response) AS bytes
          )
          INSERT INTO caller_totals AS total (caller, shard, records, bytes)
          SELECT $1, 0, count(*), sum(bytes) FROM stored
