@@ -232,6 +232,11 @@ impl Refusal {
         }
     }
 
+    /// Whether the request certainly had no effect.
+    pub fn changed_nothing(&self) -> bool {
+        !matches!(self, Self::OutcomeUnknown | Self::Internal)
+    }
+
     /// `Retry-After` in seconds.
     pub fn retry_after(&self) -> Option<u16> {
         match self {

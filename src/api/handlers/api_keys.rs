@@ -96,9 +96,7 @@ pub const ROTATE: Description = Description::of(
 
 pub async fn rotate(State(state): State<ApiState>, write: WriteRequest) -> Result<Response, ApiError> {
     let command = parse_rotation(&write, state.home().clock.now());
-    let response = write.submit(&state, command).await;
-    state.known_keys.invalidate();
-    let mut response = response?;
+    let mut response = change(&state, write, command).await?;
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
 }
@@ -113,9 +111,21 @@ pub const REVOKE: Description = Description::of(
 
 pub async fn revoke(State(state): State<ApiState>, write: WriteRequest) -> Result<Response, ApiError> {
     let command = parse_prefix(&write).map(|prefix| TransactionalCommand::RevokeApiKey { prefix });
-    let response = write.submit(&state, command).await;
-    // Whatever the outcome: looking keys up again is always correct.
-    state.known_keys.invalidate();
+    change(&state, write, command).await
+}
+
+/// Executes a command that may end the validity of the key with the prefix of the path.
+async fn change(
+    state: &ApiState,
+    write: WriteRequest,
+    command: Result<TransactionalCommand, Refusal>,
+) -> Result<Response, ApiError> {
+    let prefix = write.context.parameter("prefix").to_owned();
+    let response = write.submit(state, command).await;
+    let is_unchanged = response.as_ref().is_err_and(|error| error.refusal.changed_nothing());
+    if !is_unchanged {
+        state.known_keys.forget(&prefix);
+    }
     response
 }
 

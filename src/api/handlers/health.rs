@@ -101,8 +101,8 @@ fn find_unavailable(state: &ApiState, of_home: Option<&String>) -> Vec<Unavailab
 
 /// Whether the tenants of other cells can be served although the home cell cannot be used.
 fn serves_without_home(state: &ApiState, unavailable: usize) -> bool {
-    let failing_ms = state.home().health.state(Job::Config).failing_ms.unwrap_or(0);
-    unavailable < state.cells.len() && u128::from(failing_ms) < state.settings.home_outage_max.as_millis()
+    let answers = state.home().health.state(Job::Config).failing_ms.is_none();
+    unavailable < state.cells.len() && (answers || state.known_keys.has_any_without_home())
 }
 
 /// Why the cell cannot serve requests; `None` if it can.

@@ -31,6 +31,8 @@ pub struct Identity {
     pub caller: Caller,
     pub address: ClientAddress,
     pub actor: Actor,
+    /// The hash of its API key, if that is recognised.
+    pub key_hash: Option<[u8; 32]>,
     /// What its API key may be used for. `None`: everything that the tenant may do.
     pub scopes: Option<Scopes>,
     /// The limit of its API key, beside that of the tenant.
@@ -83,6 +85,7 @@ pub async fn identify(
         caller: Caller::Address(address.clone()),
         address,
         actor: Actor::Anonymous,
+        key_hash: None,
         scopes: None,
         rate_limit_per_window: None,
         is_operator: false,
@@ -114,8 +117,8 @@ pub async fn identify(
         Ok(Presented::Recognised(KnownKey { prefix, tenant, cell, scopes, rate_limit_per_window, .. })) => {
             let cell = state.cell_index(cell.as_ref())?;
             let caller = Caller::Tenant(tenant.clone());
-            let actor = Actor::ApiKey(prefix);
-            Ok(Identity { tenant, cell, caller, actor, scopes, rate_limit_per_window, ..anonymous })
+            let (actor, key_hash) = (Actor::ApiKey(prefix), Some(presented));
+            Ok(Identity { tenant, cell, caller, actor, key_hash, scopes, rate_limit_per_window, ..anonymous })
         }
         Ok(Presented::Unknown) => Ok(anonymous),
         Ok(Presented::NotLookedUp) => Ok(Identity { is_unidentified: true, ..anonymous }),

@@ -68,6 +68,14 @@ impl RequestContext {
         self.is_accepted.load(Ordering::Relaxed)
     }
 
+    /// The tenant of the request does not live where the directory of this process says. The retry is to find it in its new
+    /// cell. Only its own key is looked up again: the move may be unfinished for long.
+    pub fn note_departure(&self, state: &ApiState) {
+        if let Some(hash) = &self.identity.key_hash {
+            state.known_keys.expire(hash);
+        }
+    }
+
     /// A path parameter, decoded.
     pub fn parameter(&self, name: &str) -> &str {
         self.parameters.iter().find(|(own, _)| *own == name).map_or("", |(_, value)| value)

@@ -75,24 +75,33 @@ struct Known<T> {
     looked_up: Instant,
     /// [`KEY_MEMORY`], or less for a key that expires sooner.
     valid_for: Duration,
-    /// The number of changes by this process and the revision of all changes, when the key was looked up.
-    version: (u64, i64),
+    /// That of the moment when the key was looked up.
+    version: Version,
     what: T,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Version {
+    /// The number of changes by this process.
+    own: u64,
+    /// The revision of all changes, as this process last read it in the home cell.
+    all: i64,
+}
+
 impl<T> Known<T> {
-    fn is_fresh(&self, now: Instant, version: (u64, i64)) -> bool {
+    fn is_fresh(&self, now: Instant, version: Version) -> bool {
         self.version == version && now - self.looked_up < self.valid_for
     }
 }
 
 impl Known<KnownKey> {
     /// Whether the key may be used although the home cell does not answer: its tenant lives in another cell, and as far as
-    /// this process knows no key was changed since.
-    fn may_be_kept(&self, now: Instant, version: (u64, i64), home_outage_max: Duration) -> bool {
+    /// this process knows no key was changed since. Requests of this process do not count: during the outage, one of them
+    /// would end the use of all keys. What they changed is forgotten key by key.
+    fn may_be_kept(&self, now: Instant, all: i64, home_outage_max: Duration) -> bool {
         let age = now - self.looked_up;
         self.what.cell.is_some()
-            && self.version == version
+            && self.version.all == all
             && age < home_outage_max
             && self.what.lifetime.is_none_or(|lifetime| age < lifetime)
     }
@@ -140,9 +149,34 @@ impl KnownKeys {
         }
     }
 
-    /// Must be called after API keys were created or revoked by this process.
+    /// Must be called after this process may have changed API keys. While the home cell does not answer, keys of other cells
+    /// are still used.
     pub fn invalidate(&self) {
         self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Must be called after this process may have revoked or rotated a key: it is not used until it has been looked up.
+    pub fn forget(&self, prefix: &str) {
+        self.invalidate();
+        let mut recognised = self.recognised.lock();
+        let found = recognised.iter().find(|(_, known)| known.what.prefix.as_str() == prefix);
+        if let Some(hash) = found.map(|(hash, _)| *hash) {
+            recognised.remove(&hash);
+        }
+    }
+
+    /// Looks the key up again when it is next presented, because its tenant has left the cell.
+    pub fn expire(&self, hash: &KeyHash) {
+        if let Some(known) = self.recognised.lock().get_mut(hash) {
+            known.valid_for = Duration::ZERO;
+        }
+    }
+
+    /// Whether a key is known that may be used while the home cell does not answer.
+    pub fn has_any_without_home(&self) -> bool {
+        let (now, all) = (Instant::now(), self.runtime_config.keys_revision());
+        // The keys used last are the likeliest.
+        self.recognised.lock().iter().rev().any(|(_, known)| known.may_be_kept(now, all, self.home_outage_max))
     }
 
     /// Looks up the key with this hash, presented by a client at `address`.
@@ -153,8 +187,8 @@ impl KnownKeys {
         deadline: std::time::Instant,
     ) -> Result<Presented, Refusal> {
         // Taken before the lookup, so that a change during the lookup makes its result stale.
-        let (now, version) =
-            (Instant::now(), (self.changes.load(Ordering::Acquire), self.runtime_config.keys_revision()));
+        let (now, own) = (Instant::now(), self.changes.load(Ordering::Acquire));
+        let version = Version { own, all: self.runtime_config.keys_revision() };
         let recognised = self.recognised.get(&hash);
         let was_recognised = recognised.is_some();
         if let Some(known) = recognised.as_ref().filter(|known| known.is_fresh(now, version)) {
@@ -168,7 +202,7 @@ impl KnownKeys {
         }
         let reads = if was_recognised { &self.refreshes } else { &self.lookups };
         // Boxed, because few requests need a lookup and every request would otherwise have its size.
-        let kept = recognised.filter(|known| known.may_be_kept(now, version, self.home_outage_max));
+        let kept = recognised.filter(|known| known.may_be_kept(now, version.all, self.home_outage_max));
         if let Some(kept) = &kept
             && self.home_health.state(Job::Config).failing_ms.is_some()
         {
@@ -183,7 +217,12 @@ impl KnownKeys {
             Some(key) => {
                 // The database compared the expiry with its own clock.
                 let valid_for = key.lifetime.map_or(KEY_MEMORY, |lifetime| lifetime.min(KEY_MEMORY));
-                self.recognised.lock().insert(hash, Known { looked_up: now, valid_for, version, what: key.clone() });
+                let mut recognised = self.recognised.lock();
+                // After a change in the meantime, it may be a key that was forgotten.
+                if self.changes.load(Ordering::Acquire) == own {
+                    recognised.insert(hash, Known { looked_up: now, valid_for, version, what: key.clone() });
+                }
+                drop(recognised);
                 if key.is_use_due {
                     self.note_use(key.prefix);
                 }

@@ -95,7 +95,7 @@ async fn confirm(state: &ApiState, record: &RequestRecord, response: Response) -
     match tenants::is_complete(&state.cells[*cell].reader, tenant, context.deadline).await {
         Ok(true) => response,
         Ok(false) => {
-            state.known_keys.invalidate();
+            context.note_departure(state);
             ApiError::from(Refusal::TenantElsewhere).into_response()
         }
         Err(refusal) => ApiError::from(refusal).into_response(),

@@ -54,8 +54,8 @@ impl WriteRequest {
         state: &ApiState,
         command: Result<impl Into<Command>, impl Into<Refusal>>,
     ) -> Result<Response, ApiError> {
-        let committer = &self.context.cell(state).committer;
-        match committer.submit(self.into_request(command)?).await {
+        let context = self.context.clone();
+        match context.cell(state).committer.submit(self.into_request(command)?).await {
             Answer::Fresh(reply) => Ok(respond(reply)),
             Answer::Replayed(reply) => {
                 let mut response = respond(reply);
@@ -64,8 +64,7 @@ impl WriteRequest {
             }
             Answer::Refused(refusal) => {
                 if refusal == Refusal::TenantElsewhere {
-                    // The retry is to find the tenant in its new cell.
-                    state.known_keys.invalidate();
+                    context.note_departure(state);
                 }
                 Err(refusal.into())
             }

@@ -146,8 +146,18 @@ async fn without_the_home_cell_known_keys_of_other_cells_go_on() {
     let client = service.client();
     let clients = cells.a_tenant_in_each(&client).await;
     // A key that was looked up before a change of keys was noticed is not used without the home cell.
+    // Of these tenants, one leaves for a cell of which the home cell does not know yet, and one loses its key.
+    let (leaving_id, leaving) = tenant_in(&client, "eu").await;
+    let (_, revoked) = tenant_in(&client, "eu").await;
+    for tenant in [&leaving, &revoked] {
+        assert_eq!(tenant.post("/api/v1/usage", &usage("a", "s", 1)).await.status, 201);
+    }
+    let prefix = &revoked.header("x-api-key").expect("a key")[..12];
+    assert_eq!(client.send("DELETE", &format!("/api/v1/api-keys/{prefix}"), None).await.status, 204);
     service.config_watcher.run_once().await.expect("the configuration");
-    assert_eq!(clients[1].post("/api/v1/usage", &usage("a", "s", 1)).await.status, 201);
+    for tenant in [&clients[1], &leaving] {
+        assert_eq!(tenant.post("/api/v1/usage", &usage("a", "s", 1)).await.status, 201);
+    }
     // Here a key may be revoked at any moment.
     let settings = [("CELLS_FILE", cells.file()), ("HOME_OUTAGE_MAX_MS", "0"), ("REQUEST_TIMEOUT_MS", "5000")];
     let strict = Service::start_on(forwarder.options(), &settings).await;
@@ -159,12 +169,42 @@ async fn without_the_home_cell_known_keys_of_other_cells_go_on() {
     wait_until(async || its_client.get("/api/v1/health/ready").await.status == 503).await;
     assert_eq!(its_client.post("/api/v1/usage", &usage("a", "s", 1)).await.status, 503);
     assert_eq!(client.get("/api/v1/health/ready").await.status, 200);
+    let leave = "UPDATE tenants SET residence = 'elsewhere', terms_revision = 7 WHERE tenant_id = $1";
+    sqlx::query(leave).bind(&leaving_id).execute(&cells.cells[1].pool).await.expect("a tenant that left");
     for number in 0..20 {
         let answer = clients[1].key(&format!("k-{number}")).post("/api/v1/usage", &usage("a", "s", 1)).await;
         assert_eq!(answer.status, 201, "{}", answer.text);
+        // What others do does not end that: a request of a tenant that is being moved, and what the operator tries.
+        match number {
+            0..10 => {
+                assert_eq!(leaving.post("/api/v1/usage", &usage("a", "s", 1)).await.error().1, "tenant_moving");
+            }
+            10 => assert_eq!(client.send("DELETE", "/api/v1/api-keys/apk_nothing0", None).await.status, 503),
+            11 => assert_eq!(client.post("/api/v1/admin/pause", &json!({})).await.status, 503),
+            _ => {}
+        }
     }
+    assert_eq!(client.get("/api/v1/health/ready").await.status, 200);
+    assert_eq!(revoked.post("/api/v1/usage", &usage("a", "s", 1)).await.status, 503);
     assert_eq!(clients[0].post("/api/v1/usage", &usage("a", "s", 1)).await.status, 503);
     assert_eq!(client.post("/api/v1/usage", &usage("a", "s", 1)).await.status, 503);
+}
+
+/// A new tenant in this cell, and its client.
+async fn tenant_in(client: &Client, cell: &str) -> (String, Client) {
+    let created = client.post("/api/v1/api-keys", &json!({ "label": "test", "cell": cell })).await.json();
+    let text = |name: &str| created[name].as_str().expect("a text").to_owned();
+    (text("tenantId"), client.with("x-api-key", &text("key")))
+}
+
+#[tokio::test]
+async fn without_the_home_cell_a_replica_that_knows_no_key_is_not_ready() {
+    let (cells, forwarder) = start_behind(&TWO, 0).await;
+    let service = Service::start_on(forwarder.options(), &[("CELLS_FILE", cells.file())]).await;
+    let client = service.client();
+    wait_until(async || unavailable(&client).await.is_null()).await;
+    forwarder.freeze_for_ever();
+    wait_until(async || client.get("/api/v1/health/ready").await.status == 503).await;
 }
 
 #[tokio::test]
