@@ -128,7 +128,7 @@ impl List {
         let since = self.since.map(|since| since.before(session.clock.now()));
         let filter = Filter { status: self.status.map(Status::as_stored), since, ..self.of.filter() };
         let read = async |connection: &mut PgConnection| deliveries::find_all(connection, &filter, self.limit).await;
-        let lines = session.read(read).await?.into_iter().map(|(queue, delivery)| {
+        let lines = session.read_of(filter.tenant.as_ref(), read).await?.into_iter().map(|(queue, delivery)| {
             let QueueId { tenant: tenant_id, webhook: webhook_id } = queue;
             Line { tenant_id, webhook_id, delivery }
         });
@@ -169,7 +169,7 @@ impl Retry {
         };
         let filter = self.of.filter();
         let read = async |connection: &mut PgConnection| redeliveries::resendable(connection, &filter, &which).await;
-        let found = session.read(read).await?;
+        let found = session.read_of(filter.tenant.as_ref(), read).await?;
         let matching: i64 = found.iter().map(|found| found.matching).sum();
         if matching < ids.len() as i64 {
             let missing = ids.len() as i64 - matching;

@@ -90,7 +90,11 @@ impl Show {
     async fn run(&self, session: &Session<'_>) -> Result<(), CliError> {
         let caller = self.owner.caller();
         let find = async |connection: &mut PgConnection| key_outcome::read(connection, &caller, &self.key).await;
-        let Some(found) = session.read(find).await? else {
+        let tenant = match &caller {
+            Caller::Tenant(tenant) => tenant.clone(),
+            Caller::Address(_) => Tenant::public(),
+        };
+        let Some(found) = session.read_of(Some(&tenant), find).await? else {
             return Err(CliError::Refused(format!(
                 "{caller} has no record of this key: no request with it was executed, or the record has expired"
             )));

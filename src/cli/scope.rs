@@ -63,6 +63,12 @@ pub async fn cell_of<'c>(tenant: &Tenant, cells: &'c [CellSettings]) -> Result<&
     }
 }
 
+/// Fails if data of a tenant were not complete where they were read. What is missing there could look as if a request had not
+/// been executed.
+pub fn check_complete(tenant: &Tenant, is_complete: bool) -> Result<(), CliError> {
+    if is_complete { Ok(()) } else { refused(&format!("no tenant with id {tenant} lives in this database")) }
+}
+
 fn refused<T>(text: &str) -> Result<T, CliError> {
     Err(CliError::Refused(text.to_owned()))
 }

@@ -16,7 +16,7 @@ use crate::shutdown::Stop;
 use crate::start;
 use crate::store::address::Address;
 use crate::store::pool::Pool;
-use crate::store::{StoreError, citus, runtime_config, server};
+use crate::store::{StoreError, citus, runtime_config, server, tenant_moves};
 
 use super::error::CliError;
 use super::output::Output;
@@ -47,6 +47,27 @@ impl<'a> Session<'a> {
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         self.pool.run(Instant::now() + READ_LIMIT, work).await
+    }
+
+    /// Reads data of a tenant, if one is given. Fails unless it lives in this cell also after that.
+    pub async fn read_of<T>(
+        &self,
+        tenant: Option<&Tenant>,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, StoreError>,
+    ) -> Result<T, CliError> {
+        let read = async |connection: &mut PgConnection| {
+            let found = work(connection).await?;
+            let is_complete = match tenant {
+                Some(tenant) => tenant_moves::is_complete(connection, tenant).await?,
+                None => true,
+            };
+            Ok((found, is_complete))
+        };
+        let (found, is_complete) = self.read(read).await?;
+        if let Some(tenant) = tenant {
+            scope::check_complete(tenant, is_complete)?;
+        }
+        Ok(found)
     }
 
     /// The runtime configuration. That of the home cell applies to all cells.

@@ -12,13 +12,13 @@ use crate::domain::settlement::Settlement;
 use crate::domain::timestamp::{StoredMoment, Timestamp};
 use crate::store::pool::Held;
 use crate::store::settlements::{self, Filter, SettlementCursor};
-use crate::store::{StoreError, server, tenants};
+use crate::store::{StoreError, server, tenant_moves, tenants};
 
 use super::error::CliError;
 use super::export_file::{ExportFile, FileFormat};
 use super::moment::{FORMS, Moment};
 use super::progress_bar::ProgressBar;
-use super::scope::Scope;
+use super::scope::{self, Scope};
 use super::session::{READ_LIMIT, Session};
 
 /// Settlements, and tenants, that one statement reads.
@@ -72,6 +72,12 @@ impl Export {
     async fn run(&self, session: &Session<'_>) -> Result<(), CliError> {
         let mut held = session.pool.hold(deadline()).await?;
         held.run(deadline(), server::hold_snapshot).await?;
+        if let Some(id) = &self.tenant {
+            let tenant = Tenant::from_stored(id.clone());
+            let read = async |snapshot: &mut PgConnection| tenant_moves::is_complete(snapshot, &tenant).await;
+            let is_complete = held.run(deadline(), read).await?;
+            scope::check_complete(&tenant, is_complete)?;
+        }
         // On one terminal it would be mixed with the file.
         let progress = (!io::stdout().is_terminal()).then(|| ProgressBar::counting("settlements"));
         let mut file = ExportFile::new(self.format);

@@ -5,7 +5,6 @@ use std::time::Instant;
 use sqlx::PgConnection;
 
 use crate::domain::caller::Tenant;
-use crate::domain::cell::Residence;
 use crate::domain::refusal::Refusal;
 use crate::store::directory::{self, Resident};
 use crate::store::totals::{self, Due, Totals};
@@ -35,12 +34,11 @@ pub async fn totals(reader: &Reader, tenants: &[Tenant], deadline: Instant) -> R
     reader.read(deadline, read).await
 }
 
-/// Whether a cell has, or had until a moment ago, all that is known of a tenant. Read after other data of the tenant, it
-/// tells whether they were complete.
+/// [`tenant_moves::is_complete`] of a cell.
 pub async fn is_complete(reader: &Reader, tenant: &Tenant, deadline: Instant) -> Result<bool, Refusal> {
-    let read = async |connection: &mut PgConnection| tenant_moves::residence(connection, tenant).await;
-    let residence = reader.read(deadline, read).await?;
-    Ok(residence.is_some_and(|residence| residence != Residence::Elsewhere))
+    reader
+        .read(deadline, async |connection: &mut PgConnection| tenant_moves::is_complete(connection, tenant).await)
+        .await
 }
 
 /// Where a tenant lives; `None` if there is no such tenant. Reads only from a writable server, so that a missing tenant is

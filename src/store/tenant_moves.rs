@@ -184,6 +184,12 @@ pub async fn residence(cell: &mut PgConnection, tenant: &Tenant) -> Result<Optio
     residence.map(|text| Residence::parse(&text).ok_or_else(|| corrupt("tenants.residence"))).transpose()
 }
 
+/// Whether a cell has, or had until a moment ago, all that is known of a tenant. Read after other data of the tenant, or in the
+/// same snapshot, it tells whether they were complete.
+pub async fn is_complete(cell: &mut PgConnection, tenant: &Tenant) -> Result<bool, StoreError> {
+    Ok(residence(cell, tenant).await?.is_some_and(|residence| residence != Residence::Elsewhere))
+}
+
 /// The tenants that live in this cell.
 pub async fn residents(cell: &mut PgConnection) -> Result<Vec<Tenant>, StoreError> {
     let ids = sqlx::query_scalar!(

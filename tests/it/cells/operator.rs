@@ -231,10 +231,17 @@ async fn a_command_finds_the_cell_of_its_tenant() {
         let export = printed(&["settlements", "export", "--tenant", &id], file).await;
         assert_eq!(export.lines().count(), 2, "{cell}: {export}");
         printed(&["deliveries", "list", "--tenant", &id], file).await;
-        // What the directory says does not matter if a cell is named.
+        // A cell where the tenant does not live cannot tell what was not executed.
         let elsewhere = if cell == "home" { "eu" } else { "home" };
-        let export = printed(&["settlements", "export", "--tenant", &id, "--cell", elsewhere], file).await;
-        assert_eq!(export.lines().count(), 1, "{cell}: {export}");
+        for arguments in [
+            &["idempotency", "show", "k"][..],
+            &["settlements", "export"],
+            &["deliveries", "list"],
+            &["deliveries", "retry", "--failed-since", "1h"],
+        ] {
+            let reason = refused(&[arguments, &["--tenant", &id, "--cell", elsewhere]].concat(), file).await;
+            assert_eq!(reason, format!("no tenant with id {id} lives in this database\n"), "{arguments:?}");
+        }
         printed(&["import", "--tenant", &id, "--services", path], file).await;
         let imported = cells.numbers("SELECT count(*) FROM services WHERE service_id = 'imported'").await;
         assert_eq!(imported, [1, number as i64]);
