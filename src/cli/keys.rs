@@ -15,6 +15,8 @@ use crate::domain::caller::Tenant;
 use crate::domain::cell::Residence;
 use crate::domain::identifiers;
 use crate::domain::refusal::Refusal;
+use crate::settings::cells::CellSettings;
+use crate::start;
 use crate::store::{api_keys, directory, tenants};
 
 use super::error::CliError;
@@ -27,6 +29,8 @@ use super::writer::{Write, Writer};
 const PAGE: i64 = 1000;
 /// How long a running creation is waited for after a signal.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
+/// How long a cell is waited for that the operator did not name.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Subcommand)]
 pub enum Keys {
@@ -116,16 +120,24 @@ impl KeyStore<'_> {
         let [home, _, ..] = cells.as_slice() else { return Ok(TenantOfKey::New) };
         let read = async |connection: &mut PgConnection| directory::accepting(connection).await;
         let accepting = self.0.read(read).await?;
-        let weights = cells.iter().filter(|cell| named.is_none_or(|named| named.id == cell.id));
-        let Some(id) = placement::least_filled(weights.map(|cell| (&cell.id, cell.weight)), &accepting) else {
-            let text = named.map_or("no cell accepts new tenants".to_owned(), |named| {
-                Refusal::CellClosed(named.id.to_string()).to_string()
-            });
-            return Err(CliError::Refused(text));
+        let mut usable: Vec<&CellSettings> =
+            cells.iter().filter(|cell| named.is_none_or(|named| named.id == cell.id)).collect();
+        let id = loop {
+            let weights = usable.iter().map(|cell| (&cell.id, cell.weight));
+            let Some(id) = placement::least_filled(weights, &accepting) else {
+                let text = named.map_or("no cell that answers accepts new tenants".to_owned(), |named| {
+                    Refusal::CellClosed(named.id.to_string()).to_string()
+                });
+                return Err(CliError::Refused(text));
+            };
+            if *id == home.id {
+                return Ok(TenantOfKey::New);
+            }
+            if named.is_some() || answers(scope::find(cells, id.as_str())?).await {
+                break id;
+            }
+            usable.retain(|cell| cell.id != *id);
         };
-        if *id == home.id {
-            return Ok(TenantOfKey::New);
-        }
         let tenant = Tenant::from_stored(identifiers::draw(&mut rand::make_rng::<StdRng>(), "tnt_", 16));
         let session = self.0.of_cell(scope::find(cells, id.as_str())?).await?;
         let now = session.clock.now();
@@ -206,6 +218,11 @@ impl KeyStore<'_> {
             Answer::Refused(refusal) => Err(CliError::Refused(refusal.to_string())),
         }
     }
+}
+
+/// Whether the database of a cell can be reached.
+async fn answers(cell: &CellSettings) -> bool {
+    matches!(timeout(CONNECT_LIMIT, start::connect(&cell.database)).await, Ok(Ok(_)))
 }
 
 fn to_table(keys: &[ApiKeyInfo]) -> Table {

@@ -163,6 +163,17 @@ async fn the_operator_chooses_the_cell_of_a_new_tenant() {
     cells.verify().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_creates_no_tenant_in_a_cell_that_is_down() {
+    let ids = [("home", 1), ("eu", 100)];
+    let mut cells = Cells::start(&ids).await;
+    cells.databases[1] = cells.databases[1].clone().socket("/nowhere");
+    cells.write_file(&ids);
+    let made = printed(&["keys", "create", "--label", "l"], cells.file()).await;
+    let made: Value = serde_json::from_str(&made).expect("JSON");
+    assert_eq!(cells.cell_of(made["tenantId"].as_str().expect("a tenant")).await, 0);
+}
+
 #[tokio::test]
 async fn a_move_that_is_not_complete_is_in_the_metrics() {
     let cells = Cells::start(&[("home", 1), ("eu", 1)]).await;
