@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use sqlx::PgConnection;
 use tokio::sync::mpsc;
 
 use crate::cli::error::CliError;
@@ -9,7 +10,7 @@ use crate::cli::output::OutputError;
 use crate::cli::progress_bar::ProgressBar;
 use crate::cli::session::Session;
 use crate::domain::caller::Tenant;
-use crate::domain::cell::CellId;
+use crate::domain::cell::{CellId, Residence};
 use crate::settings::cells::CellSettings;
 use crate::start;
 use crate::store::{audit, directory, server, tenant_moves};
@@ -29,9 +30,7 @@ pub async fn run(session: &Session<'_>) -> Result<bool, CliError> {
         }
         progress.add(1);
     }
-    // Read last: a tenant that moved meanwhile may be found twice, so those that move are left out.
     let mut home = listed::connect(listed::home(session)).await?;
-    let moving = tenant_moves::list(&mut home).await?;
     let directory: HashMap<Tenant, CellId> = tenant_moves::directory(&mut home).await?.into_iter().collect();
     drop(progress);
     // A tenant whose first key could not be created is used by nobody, and the home cell does not know it.
@@ -40,28 +39,47 @@ pub async fn run(session: &Session<'_>) -> Result<bool, CliError> {
             residents.remove(&tenant);
         }
     }
-    let mut wrong: Vec<String> = residents
-        .iter()
-        .filter(|(tenant, _)| !moving.iter().any(|unfinished| unfinished.tenant == **tenant))
-        .filter_map(|(tenant, found)| {
-            let named = directory.get(tenant).unwrap_or(&listed::home(session).id);
-            (found.as_slice() != [named.clone()]).then(|| {
-                let found: Vec<&str> = found.iter().map(CellId::as_str).collect();
-                format!("{tenant} lives in {}, but the directory says {named}", found.join(" and "))
-            })
-        })
-        .collect();
-    let lost = directory.iter().filter(|(tenant, _)| !residents.contains_key(tenant));
-    wrong.extend(lost.map(|(tenant, named)| format!("{tenant} lives in no cell, but the directory says {named}")));
-    wrong.sort();
-    findings += wrong.len();
-    for finding in wrong {
-        print(session, finding).await?;
+    let is_wrong = |(tenant, found): &(&Tenant, &Vec<CellId>)| {
+        found.as_slice() != [directory.get(*tenant).unwrap_or(&listed::home(session).id).clone()]
+    };
+    let mut doubtful: Vec<&Tenant> = residents.iter().filter(is_wrong).map(|(tenant, _)| tenant).collect();
+    doubtful.extend(directory.keys().filter(|tenant| !residents.contains_key(tenant)));
+    doubtful.sort_unstable_by_key(|tenant| tenant.as_str());
+    for tenant in doubtful {
+        if let Some(finding) = check_again(session, &mut home, tenant).await? {
+            findings += 1;
+            print(session, finding).await?;
+        }
     }
     if findings == 0 {
         print(session, format!("{} cells and {} tenants add up", cells.len(), residents.len())).await?;
     }
     Ok(findings == 0)
+}
+
+/// What is wrong with where a tenant lives. The cells were read one after the other, and the tenant may have been moved
+/// meanwhile: nothing is wrong if it is being moved, or if the directory has changed.
+async fn check_again(
+    session: &Session<'_>,
+    home: &mut PgConnection,
+    tenant: &Tenant,
+) -> Result<Option<String>, CliError> {
+    let before = (tenant_moves::find(home, tenant).await?, tenant_moves::cell_of(home, tenant).await?);
+    let mut found = Vec::new();
+    for cell in &session.settings.cells {
+        let residence = tenant_moves::residence(&mut listed::connect(cell).await?, tenant).await?;
+        if residence.is_some_and(|residence| residence != Residence::Elsewhere) {
+            found.push(&cell.id);
+        }
+    }
+    let after = (tenant_moves::find(home, tenant).await?, tenant_moves::cell_of(home, tenant).await?);
+    let named = after.1.as_ref().unwrap_or(&listed::home(session).id);
+    if before != after || after.0.is_some() || found == [named] {
+        return Ok(None);
+    }
+    let found: Vec<&str> = found.into_iter().map(CellId::as_str).collect();
+    let lives_in = if found.is_empty() { "no cell".to_owned() } else { found.join(" and ") };
+    Ok(Some(format!("{tenant} lives in {lives_in}, but the directory says {named}")))
 }
 
 /// Prints what is wrong in a cell. Returns the number of findings.
