@@ -37,10 +37,6 @@ pub async fn place<'a, R>(
         Ok((api_keys::count(connection).await?, directory::accepting(connection).await?))
     };
     let (keys, accepting) = home.reader.read(deadline, read).await?;
-    // The creation of the key checks it again. Nothing deletes a tenant that gets no key.
-    if keys >= keys_max {
-        return Err(Refusal::ApiKeyCapacity);
-    }
     let cell = match named {
         Some(cell) if accepting.iter().all(|accepting| accepting.cell != cell.id) => {
             return Err(Refusal::CellClosed(cell.id.to_string()));
@@ -57,6 +53,10 @@ pub async fn place<'a, R>(
         return Ok(None);
     }
     cell.availability.check()?;
+    // The creation of the key checks it again. Nothing deletes a tenant that gets no key.
+    if keys >= keys_max {
+        return Err(Refusal::ApiKeyCapacity);
+    }
     let tenant = Tenant::from_stored(identifiers::draw(rng, "tnt_", 16));
     let now = cell.clock.now();
     let insert = async |connection: &mut PgConnection| tenants::insert(connection, &tenant, Residence::Here, now).await;

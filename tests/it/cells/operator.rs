@@ -129,6 +129,12 @@ async fn the_operator_chooses_the_cell_of_a_new_tenant() {
         let refused = operator.post("/api/v1/api-keys", &body).await.error();
         assert_eq!(refused, (400, "invalid_request".to_owned(), message.to_owned()), "{body}");
     }
+    // Also when there is no room for a key.
+    assert_eq!(operator.send("PATCH", "/api/v1/config", Some(r#"{"apiKeyStoreMaxKeys":1}"#)).await.status, 200);
+    for (cell, status) in [("eu", 400), ("us", 429), ("home", 429)] {
+        assert_eq!(operator.post("/api/v1/api-keys", &json!({ "label": "l", "cell": cell })).await.status, status);
+    }
+    assert_eq!(operator.send("PATCH", "/api/v1/config", Some(r#"{"apiKeyStoreMaxKeys":10000}"#)).await.status, 200);
     let unknown = operator.post("/api/v1/api-keys", &json!({ "label": "l", "tenantId": "x", "cell": "us" })).await;
     assert_eq!(unknown.error().0, 404);
     // A tenant that lives there gets further keys.
