@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rand::RngExt;
-use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -71,6 +70,8 @@ impl Step {
 pub enum MoveError {
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("the database of {0} cannot be reached: {1}")]
+    Unreachable(CellId, StoreError),
     #[error("{0}")]
     Refused(String),
     /// The target has committed the copy, so the move can only be completed.
@@ -121,7 +122,7 @@ impl<'a> TenantMove<'a> {
             let cell = cell.ok_or_else(|| MoveError::Refused(format!("CELLS_FILE has no cell {id}")))?;
             check_movable(cell).map(|()| cell)
         };
-        let mut connection = connect(&home.database).await?;
+        let mut connection = connect(home).await?;
         let unfinished = tenant_moves::find(&mut connection, tenant).await?;
         if let Some(unfinished) = unfinished {
             let (from, begun) = (setting(&unfinished.from)?, setting(&unfinished.to)?);
@@ -206,8 +207,8 @@ impl<'a> TenantMove<'a> {
     ) -> Result<(u64, Instant), MoveError> {
         let tenant = &self.tenant;
         // What the janitor deleted meanwhile would be in the copy.
-        let mut reader = connect(&self.from.database).await?;
-        let mut guard = connect(&self.from.database).await?;
+        let mut reader = connect(self.from).await?;
+        let mut guard = connect(self.from).await?;
         let mut guard = guard.begin().await.map_err(StoreError::from)?;
         server::lock_out_janitors(&mut guard, self.from.dialect()).await?;
         // An earlier run may have fenced it. It is written again during the long first copy.
@@ -277,7 +278,7 @@ impl<'a> TenantMove<'a> {
             return Err(MoveError::Arrived(self.to.id.clone()));
         }
         self.open_source(&mut source).await?;
-        tenant_moves::end(&mut connect(&self.home.database).await?, &self.tenant).await?;
+        tenant_moves::end(&mut connect(self.home).await?, &self.tenant).await?;
         Ok(())
     }
 
@@ -336,7 +337,7 @@ pub fn check_movable(cell: &CellSettings) -> Result<(), MoveError> {
 
 /// Fails if the database is not the cell that CELLS_FILE names.
 async fn connect_cell(cell: &CellSettings) -> Result<PgConnection, MoveError> {
-    let mut connection = connect(&cell.database).await?;
+    let mut connection = connect(cell).await?;
     match cells::identity(&mut connection).await? {
         Some(own) if own == cell.id => Ok(connection),
         Some(own) => refused(format!("the database of {} is the cell {own}: check its url", cell.id)),
@@ -349,6 +350,7 @@ fn revision() -> i64 {
     rand::rng().random()
 }
 
-async fn connect(database: &PgConnectOptions) -> Result<PgConnection, StoreError> {
-    server::connect_for_move(database, WAIT_LIMIT).await
+async fn connect(cell: &CellSettings) -> Result<PgConnection, MoveError> {
+    let unreachable = |error| MoveError::Unreachable(cell.id.clone(), error);
+    server::connect_for_move(&cell.database, WAIT_LIMIT).await.map_err(unreachable)
 }

@@ -177,7 +177,10 @@ async fn a_command_creates_no_tenant_in_a_cell_that_is_down() {
     cells.write_file(&ids);
     let made = printed(&["keys", "create", "--label", "l"], cells.file()).await;
     let made: Value = serde_json::from_str(&made).expect("JSON");
-    assert_eq!(cells.cell_of(made["tenantId"].as_str().expect("a tenant")).await, 0);
+    let tenant = made["tenantId"].as_str().expect("a tenant");
+    assert_eq!(cells.cell_of(tenant).await, 0);
+    let reason = refused(&["cells", "move", tenant, "--to", "eu"], cells.file()).await;
+    assert!(reason.starts_with("the database of eu cannot be reached: "), "{reason}");
 }
 
 #[tokio::test]
