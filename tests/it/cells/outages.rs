@@ -165,6 +165,13 @@ async fn without_the_home_cell_known_keys_of_other_cells_go_on() {
     assert_eq!(its_client.post("/api/v1/usage", &usage("a", "s", 1)).await.status, 201);
 
     forwarder.freeze_for_ever();
+    // Before the service knows that the cell is down.
+    let pause = json!({});
+    let (deleted, paused) = tokio::join!(
+        client.send("DELETE", "/api/v1/api-keys/apk_nothing0", None),
+        client.post("/api/v1/admin/pause", &pause)
+    );
+    assert_eq!((deleted.status, paused.status), (503, 503), "{} {}", deleted.text, paused.text);
     wait_until(async || unavailable(&client).await[0]["cell"] == "home").await;
     wait_until(async || its_client.get("/api/v1/health/ready").await.status == 503).await;
     assert_eq!(its_client.post("/api/v1/usage", &usage("a", "s", 1)).await.status, 503);
