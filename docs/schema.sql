@@ -358,14 +358,17 @@ COMMENT ON COLUMN public.caller_totals.bytes IS 'Sum of idempotency_key_bytes ov
 CREATE TABLE public.cell_identity (
     only_row boolean DEFAULT true NOT NULL,
     cell_id character varying(32) NOT NULL COLLATE pg_catalog."C",
+    deployment_id character varying(36) NOT NULL COLLATE pg_catalog."C",
     CONSTRAINT cell_identity_only_row CHECK (only_row)
 );
 
-COMMENT ON TABLE public.cell_identity IS 'One row: which cell this is. A service whose CELLS_FILE has another id for this database does not use it. Empty while there is one cell.';
+COMMENT ON TABLE public.cell_identity IS 'One row: which cell this is. A service whose CELLS_FILE has another id for this database does not use it, nor does one whose home cell has another deployment_id. Empty while there is one cell.';
 
 COMMENT ON COLUMN public.cell_identity.only_row IS 'Always true. The primary key allows no second row.';
 
 COMMENT ON COLUMN public.cell_identity.cell_id IS 'Id of the cell: cells.cell_id in the home cell.';
+
+COMMENT ON COLUMN public.cell_identity.deployment_id IS 'Random id, drawn when the home cell is founded. All cells of a home cell have it, so that a cell of another home cell with the same cell_id is not used.';
 
 CREATE TABLE public.cells (
     cell_id character varying(32) NOT NULL COLLATE pg_catalog."C",

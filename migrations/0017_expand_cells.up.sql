@@ -32,16 +32,20 @@ COMMENT ON INDEX cells_pkey IS 'Finds a cell by its id.';
 COMMENT ON INDEX cells_number_key IS 'No two cells have the same number.';
 
 CREATE TABLE cell_identity (
-    only_row boolean NOT NULL DEFAULT true,
-    cell_id  varchar(32) COLLATE "C" NOT NULL,
+    only_row      boolean NOT NULL DEFAULT true,
+    cell_id       varchar(32) COLLATE "C" NOT NULL,
+    deployment_id varchar(36) COLLATE "C" NOT NULL,
     CONSTRAINT cell_identity_pkey PRIMARY KEY (only_row),
     CONSTRAINT cell_identity_only_row CHECK (only_row)
 );
 COMMENT ON TABLE cell_identity IS
-    'One row: which cell this is. A service whose CELLS_FILE has another id for this database does not use it. Empty '
-    'while there is one cell.';
+    'One row: which cell this is. A service whose CELLS_FILE has another id for this database does not use it, nor does '
+    'one whose home cell has another deployment_id. Empty while there is one cell.';
 COMMENT ON COLUMN cell_identity.only_row IS 'Always true. The primary key allows no second row.';
 COMMENT ON COLUMN cell_identity.cell_id IS 'Id of the cell: cells.cell_id in the home cell.';
+COMMENT ON COLUMN cell_identity.deployment_id IS
+    'Random id, drawn when the home cell is founded. All cells of a home cell have it, so that a cell of another home cell '
+    'with the same cell_id is not used.';
 COMMENT ON INDEX cell_identity_pkey IS 'Allows one row.';
 
 CREATE TABLE tenant_cells (

@@ -110,10 +110,13 @@ impl App {
         let Entrance { address, router: current_router, admission, progress, stop_serving, serving } = entrance;
         let mut connection = progress.step("the database", reach(&options, &progress)).await?;
         let home = settings.cells.first().map_or(CellId::from_stored("home".to_owned()), |home| home.id.clone());
-        if let [home, others @ ..] = settings.cells.as_slice() {
-            let checked = check_identity(&mut connection, &home.id, others.is_empty());
-            progress.step("the home cell", checked).await?;
-        }
+        let deployment = match settings.cells.as_slice() {
+            [home, others @ ..] => {
+                let checked = check_identity(&mut connection, &home.id, others.is_empty());
+                progress.step("the home cell", checked).await?
+            }
+            [] => None,
+        };
         let migrated = prepare_schema(&mut connection, settings.migrate_on_start);
         progress.step("the migrations", migrated).await?;
         check_dialect(&mut connection, &home, Dialect::PostgreSql).await?;
@@ -134,7 +137,7 @@ impl App {
         let mut jobs = JoinSet::new();
         let mut cells = Vec::new();
         for database in databases(settings, &options, clock) {
-            let watcher = Watcher::of(&database, settings.migrate_on_start);
+            let watcher = Watcher::of(&database, deployment.clone(), settings.migrate_on_start);
             let cell = Cell::start(database, settings, config.clone(), sender.clone(), &mut lanes);
             if settings.cells.len() > 1 {
                 jobs.spawn(watcher.run(stop_jobs.clone(), cell.jobs.clone()));

@@ -13,6 +13,7 @@ use crate::domain::cell::{CellId, Dialect};
 use crate::local_postgres::{LocalPostgres, LocalPostgresError};
 use crate::progress::Progress;
 use crate::settings::Settings;
+use crate::settings::cells::CellSettings;
 use crate::shutdown::Stop;
 use crate::store::cells::{self, State};
 use crate::store::{StoreError, citus, migrations, server};
@@ -51,6 +52,8 @@ pub enum StartError {
     NoPrivateDatabase { data_dir: PathBuf },
     #[error("the database of the cell {cell} in CELLS_FILE is that of the cell {found}")]
     OtherCell { cell: CellId, found: CellId },
+    #[error("the database of the cell {0} in CELLS_FILE belongs to another home cell")]
+    OtherDeployment(CellId),
     #[error("the database of the cell {0} in CELLS_FILE is no cell: run `agentpay-billing cells add {0}`")]
     NoCell(CellId),
     #[error(
@@ -241,14 +244,36 @@ pub async fn prepare_schema(connection: &mut PgConnection, migrate: bool) -> Res
 }
 
 /// Fails if the database is not that of `cell`. Must succeed before anything is changed in the database. The only cell may
-/// have any database that is not another cell.
-pub async fn check_identity(connection: &mut PgConnection, cell: &CellId, is_only: bool) -> Result<(), StartError> {
+/// have any database that is not another cell. Returns the deployment, which must be that of the home cell.
+pub async fn check_identity(
+    connection: &mut PgConnection,
+    cell: &CellId,
+    is_only: bool,
+) -> Result<Option<String>, StartError> {
     match look(cells::state(connection)).await? {
-        State::Cell(found) if found == *cell => Ok(()),
-        State::Cell(found) => Err(StartError::OtherCell { cell: cell.clone(), found }),
-        State::Empty | State::Unassigned if is_only => Ok(()),
+        State::Cell(found) if found.cell == *cell => Ok(Some(found.deployment)),
+        State::Cell(found) => Err(StartError::OtherCell { cell: cell.clone(), found: found.cell }),
+        State::Empty | State::Unassigned if is_only => Ok(None),
         State::Empty | State::Unassigned => Err(StartError::NoCell(cell.clone())),
     }
+}
+
+/// Fails if the database is not that of `cell` in this deployment. Another home cell may have a cell with the same id.
+pub async fn check_cell(
+    connection: &mut PgConnection,
+    cell: &CellId,
+    deployment: Option<&str>,
+) -> Result<(), StartError> {
+    match check_identity(connection, cell, false).await? {
+        found if found.as_deref() == deployment => Ok(()),
+        _ => Err(StartError::OtherDeployment(cell.clone())),
+    }
+}
+
+/// The deployment of the cells, as their home cell says. Commands that work with another cell read it first.
+pub async fn deployment(home: &CellSettings) -> Result<Option<String>, StartError> {
+    let mut connection = reach(&home.database, &Progress::default()).await?;
+    check_identity(&mut connection, &home.id, false).await
 }
 
 /// Fails if Citus distributes the schema and the cell does not expect it, or the other way round.

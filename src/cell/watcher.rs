@@ -31,6 +31,8 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct Watcher {
     cell: CellId,
+    /// Of the home cell.
+    deployment: Option<String>,
     /// Of the coordinator, if the cell is on Citus.
     options: PgConnectOptions,
     /// A separate pool of one connection: reads that use up the other pool must not make the cell unavailable.
@@ -44,7 +46,7 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    pub fn of(database: &CellDatabase, migrate_on_start: bool) -> Self {
+    pub fn of(database: &CellDatabase, deployment: Option<String>, migrate_on_start: bool) -> Self {
         let CellDatabase { address, clock, availability, .. } = database;
         let pool = Pool::new(address.clone(), 1, CHECK_LIMIT);
         let cell = availability.cell().clone();
@@ -52,6 +54,7 @@ impl Watcher {
         let (clock, availability) = (clock.clone(), availability.clone());
         Self {
             cell: availability.cell().clone(),
+            deployment,
             options: address.target().options.clone(),
             pool,
             clock,
@@ -93,7 +96,7 @@ impl Watcher {
     async fn try_to_open(&self) -> Result<(), StartError> {
         let connecting = timeout(CHECK_LIMIT, start::connect(&self.options)).await;
         let mut connection = connecting.unwrap_or(Err(StoreError::TimedOut.into()))?;
-        start::check_identity(&mut connection, &self.cell, false).await?;
+        start::check_cell(&mut connection, &self.cell, self.deployment.as_deref()).await?;
         start::check_dialect(&mut connection, &self.cell, self.dialect).await?;
         start::prepare_schema(&mut connection, self.migrate_on_start).await?;
         // The clock must be set before any request is served.
@@ -118,7 +121,9 @@ impl Watcher {
                 cells::identity(connection).await
             };
             let failure = match self.pool.run(began + CHECK_LIMIT, check).await {
-                Ok(found) if found.as_ref() == Some(&self.cell) => None,
+                Ok(Some(found)) if found.cell == self.cell && Some(&found.deployment) == self.deployment.as_ref() => {
+                    None
+                }
                 Ok(_) => Some("its database is that of another cell".to_owned()),
                 Err(error) => Some(reason(&error)),
             };

@@ -324,7 +324,14 @@ async fn prepare(
     }
     let lists_cells = matches!(action, Action::Cells(Cells::List { .. }));
     if let Some(cell) = cell.filter(|_| !lists_cells) {
-        let checked = start::check_identity(&mut connection, cell, settings.cells.len() == 1);
+        let home = &settings.cells[0];
+        let checked = async {
+            start::check_identity(&mut connection, cell, settings.cells.len() == 1).await?;
+            if *cell == home.id {
+                return Ok(());
+            }
+            start::check_cell(&mut connection, cell, start::deployment(home).await?.as_deref()).await
+        };
         progress.step("the cell", checked).await?;
     }
     let migrates = match action {

@@ -96,7 +96,8 @@ impl<'a> Session<'a> {
     /// The session of one of several cells.
     pub async fn of_cell(&self, cell: &'a CellSettings) -> Result<Self, CliError> {
         let mut connection = start::reach(&cell.database, &Progress::default()).await?;
-        start::check_identity(&mut connection, &cell.id, false).await?;
+        let deployment = start::deployment(&self.settings.cells[0]).await?;
+        start::check_cell(&mut connection, &cell.id, deployment.as_deref()).await?;
         start::prepare_schema(&mut connection, false).await?;
         let (mut connection, address) = start::look(citus::locate(connection, &cell.database, READ_LIMIT)).await?;
         let clock = Clock::default();

@@ -146,8 +146,8 @@ impl<'a> TenantMove<'a> {
     /// Begins or continues the move. `note` is called with the numbers of rows, and `watch` after each step.
     pub async fn run(&self, note: Note<'_>, mut watch: impl AsyncFnMut(Step)) -> Result<Moved, MoveError> {
         let (mut moved, mut fenced) = (Moved::default(), Instant::now());
-        let mut home = connect_cell(self.home).await?;
-        let (mut source, mut target) = self.claim().await?;
+        let mut home = connect(self.home).await?;
+        let (mut source, mut target) = self.claim(&mut home).await?;
         let lives_in = tenant_moves::cell_of(&mut home, &self.tenant).await?.unwrap_or_else(|| self.home.id.clone());
         if lives_in != self.from.id && lives_in != self.to.id {
             return refused(format!("{} lives in {lives_in} now", self.tenant));
@@ -273,20 +273,23 @@ impl<'a> TenantMove<'a> {
 
     /// Undoes a move before its COMMIT. The copied rows are already rolled back.
     pub async fn undo(&self) -> Result<(), MoveError> {
-        let (mut source, mut target) = self.claim().await?;
+        let mut home = connect(self.home).await?;
+        let (mut source, mut target) = self.claim(&mut home).await?;
         if tenant_moves::residence(&mut target, &self.tenant).await?.is_some_and(Residence::executes) {
             return Err(MoveError::Arrived(self.to.id.clone()));
         }
         self.open_source(&mut source).await?;
-        tenant_moves::end(&mut connect(self.home).await?, &self.tenant).await?;
-        Ok(())
+        Ok(tenant_moves::end(&mut home, &self.tenant).await?)
     }
 
     /// Connects to both cells and claims the tenant in them. The residence changes only on these connections, so a command
     /// that lost one, or was suspended, changes nothing after another command has taken over. The COMMIT of an interrupted
     /// move may still be running: waits for it.
-    async fn claim(&self) -> Result<(PgConnection, PgConnection), MoveError> {
-        let (mut source, mut target) = (connect_cell(self.from).await?, connect_cell(self.to).await?);
+    async fn claim(&self, home: &mut PgConnection) -> Result<(PgConnection, PgConnection), MoveError> {
+        let deployment = check_cell(home, self.home, None).await?;
+        let (mut source, mut target) = (connect(self.from).await?, connect(self.to).await?);
+        check_cell(&mut source, self.from, Some(&deployment)).await?;
+        check_cell(&mut target, self.to, Some(&deployment)).await?;
         for cell in [&mut source, &mut target] {
             if !tenant_moves::claim(cell, &self.tenant).await? {
                 return refused(format!("another command moves {}", self.tenant));
@@ -335,12 +338,20 @@ pub fn check_movable(cell: &CellSettings) -> Result<(), MoveError> {
     }
 }
 
-/// Fails if the database is not the cell that CELLS_FILE names.
-async fn connect_cell(cell: &CellSettings) -> Result<PgConnection, MoveError> {
-    let mut connection = connect(cell).await?;
-    match cells::identity(&mut connection).await? {
-        Some(own) if own == cell.id => Ok(connection),
-        Some(own) => refused(format!("the database of {} is the cell {own}: check its url", cell.id)),
+/// Fails if the database is not the cell that CELLS_FILE names, or if it has another deployment. Returns its deployment.
+async fn check_cell(
+    connection: &mut PgConnection,
+    cell: &CellSettings,
+    deployment: Option<&String>,
+) -> Result<String, MoveError> {
+    match cells::identity(connection).await? {
+        Some(own) if own.cell != cell.id => {
+            refused(format!("the database of {} is the cell {}: check its url", cell.id, own.cell))
+        }
+        Some(own) if deployment.is_some_and(|deployment| *deployment != own.deployment) => {
+            refused(format!("the database of {} belongs to another home cell: check its url", cell.id))
+        }
+        Some(own) => Ok(own.deployment),
         None => refused(format!("{} is not a cell yet: run `cells add {}`", cell.id, cell.id)),
     }
 }

@@ -1,11 +1,12 @@
 //! The tables `cells` and `cell_identity`: which cells there are, and which one a database is.
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use uuid::Uuid;
 
 use crate::domain::caller::Tenant;
 use crate::domain::cell::CellId;
 
-use super::{StoreError, citus, runtime_config};
+use super::{StoreError, citus, corrupt, runtime_config};
 
 /// Each cell draws the numbers of pairs with one remainder of this, the number of the cell, so that a tenant keeps its
 /// numbers when it moves.
@@ -30,10 +31,19 @@ pub async fn list(connection: &mut PgConnection) -> Result<Vec<Cell>, StoreError
     Ok(rows.into_iter().map(|row| cell(row.cell_id, row.number, row.accepts_tenants)).collect())
 }
 
-/// Which cell a database is. `None`: it was not added to any.
-pub async fn identity(connection: &mut PgConnection) -> Result<Option<CellId>, StoreError> {
-    let id = sqlx::query_scalar!("-- cells::identity\nSELECT cell_id FROM cell_identity").fetch_optional(connection);
-    Ok(id.await?.map(CellId::from_stored))
+/// Which cell a database is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub cell: CellId,
+    /// The same in all cells of a home cell. Other home cells may have cells with the same ids.
+    pub deployment: String,
+}
+
+/// `None`: the database was not added to any cells.
+pub async fn identity(connection: &mut PgConnection) -> Result<Option<Identity>, StoreError> {
+    let row = sqlx::query!("-- cells::identity\nSELECT cell_id, deployment_id FROM cell_identity");
+    let row = row.fetch_optional(connection).await?;
+    Ok(row.map(|row| Identity { cell: CellId::from_stored(row.cell_id), deployment: row.deployment_id }))
 }
 
 /// What a database is, also while its schema is older than this program's.
@@ -43,7 +53,7 @@ pub enum State {
     Empty,
     /// It has tables of the service, and was not added to any cells.
     Unassigned,
-    Cell(CellId),
+    Cell(Identity),
 }
 
 pub async fn state(connection: &mut PgConnection) -> Result<State, StoreError> {
@@ -56,7 +66,7 @@ pub async fn state(connection: &mut PgConnection) -> Result<State, StoreError> {
     .await?;
     let identity = if tables.identity { identity(connection).await? } else { None };
     Ok(match identity {
-        Some(id) => State::Cell(id),
+        Some(identity) => State::Cell(identity),
         None if tables.any => State::Unassigned,
         None => State::Empty,
     })
@@ -74,13 +84,14 @@ pub async fn set_accepts(connection: &mut PgConnection, id: &CellId, accepts: bo
     Ok(())
 }
 
-/// Makes a database the home cell, number 0. Does nothing if it is.
+/// Makes a database the home cell, number 0, of a new deployment. Does nothing if it is a cell.
 pub async fn found(home: &mut PgConnection, id: &CellId) -> Result<(), StoreError> {
     let mut transaction = home.begin().await?;
     runtime_config::lock(&mut transaction).await?;
     if identity(&mut transaction).await?.is_none() {
         insert(&mut transaction, id, 0, true).await?;
-        identify(&mut transaction, id, 0, 0).await?;
+        let own = Identity { cell: id.clone(), deployment: Uuid::new_v4().to_string() };
+        identify(&mut transaction, &own, 0, 0).await?;
     }
     Ok(transaction.commit().await?)
 }
@@ -105,10 +116,12 @@ pub async fn add(
         }
     };
     let floor = last_pair_id(&mut transaction).await?;
+    let own = identity(&mut transaction).await?.ok_or_else(|| corrupt("cell_identity"))?;
     transaction.commit().await?;
+    let own = Identity { cell: id.clone(), ..own };
     let mut transaction = member.begin().await?;
     if identity(&mut transaction).await?.is_none() {
-        identify(&mut transaction, id, number, floor).await?;
+        identify(&mut transaction, &own, number, floor).await?;
         // Requests without a key belong to the home cell.
         sqlx::query!(
             "-- cells::add
@@ -140,10 +153,14 @@ async fn insert(connection: &mut PgConnection, id: &CellId, number: i16, accepts
 
 /// Writes the identity of a cell, and gives it its remainder of pair numbers, above `floor`. The lock of the sequence, which
 /// ALTER takes, keeps commits from drawing numbers until the transaction ends.
-async fn identify(connection: &mut PgConnection, id: &CellId, number: i16, floor: i64) -> Result<(), StoreError> {
-    sqlx::query!("-- cells::identify\nINSERT INTO cell_identity (cell_id) VALUES ($1)", id.as_str())
-        .execute(&mut *connection)
-        .await?;
+async fn identify(connection: &mut PgConnection, own: &Identity, number: i16, floor: i64) -> Result<(), StoreError> {
+    sqlx::query!(
+        "-- cells::identify\nINSERT INTO cell_identity (cell_id, deployment_id) VALUES ($1, $2)",
+        own.cell.as_str(),
+        own.deployment,
+    )
+    .execute(&mut *connection)
+    .await?;
     let sequence = pair_id_sequence(connection).await?;
     let step = format!("ALTER SEQUENCE {sequence} INCREMENT BY {PAIR_ID_STEP}");
     sqlx::raw_sql(AssertSqlSafe(step)).execute(&mut *connection).await?;

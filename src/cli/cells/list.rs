@@ -53,8 +53,9 @@ struct MoveRow {
 pub async fn run(session: &Session<'_>, format: FormatOption) -> Result<(), CliError> {
     let mut home = listed::connect(listed::home(session)).await?;
     let added = cells::list(&mut home).await?;
+    let deployment = cells::identity(&mut home).await?.map(|own| own.deployment);
     let unfinished = tenant_moves::list(&mut home).await?;
-    let rows = session.settings.cells.iter().map(|cell| row(cell, &added));
+    let rows = session.settings.cells.iter().map(|cell| row(cell, &added, deployment.as_deref()));
     let moves = unfinished.into_iter().map(|unfinished| MoveRow {
         tenant_id: unfinished.tenant.to_string(),
         from: unfinished.from.to_string(),
@@ -65,10 +66,10 @@ pub async fn run(session: &Session<'_>, format: FormatOption) -> Result<(), CliE
     format.print(session, &listed, Listed::to_table).await
 }
 
-async fn row(settings: &CellSettings, added: &[Cell]) -> Row {
+async fn row(settings: &CellSettings, added: &[Cell], deployment: Option<&str>) -> Row {
     let known = added.iter().find(|cell| cell.id == settings.id);
     let accepts_tenants = known.is_some_and(|cell| cell.accepts_tenants);
-    let read = timeout(READ_LIMIT, measure(settings)).await;
+    let read = timeout(READ_LIMIT, measure(settings, deployment)).await;
     let (state, found) = match read.unwrap_or(Err(CliError::Store(StoreError::TimedOut))) {
         Ok(found) if accepts_tenants => ("ok".to_owned(), Some(found)),
         Ok(found) => ("draining".to_owned(), Some(found)),
@@ -89,9 +90,9 @@ async fn row(settings: &CellSettings, added: &[Cell]) -> Row {
 }
 
 /// What the cell holds, and the requests that it records per second.
-async fn measure(settings: &CellSettings) -> Result<(Contents, f64), CliError> {
+async fn measure(settings: &CellSettings, deployment: Option<&str>) -> Result<(Contents, f64), CliError> {
     let mut connection = listed::connect(settings).await?;
-    start::check_identity(&mut connection, &settings.id, false).await?;
+    start::check_cell(&mut connection, &settings.id, deployment).await?;
     let (before, began) = (cells::contents(&mut connection).await?, Instant::now());
     sleep(MEASURED).await;
     let after = cells::contents(&mut connection).await?;

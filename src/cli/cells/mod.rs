@@ -102,7 +102,15 @@ async fn add(session: &Session<'_>, id: &str, citus: bool) -> Result<(), CliErro
         State::Unassigned if !cells::is_empty(&mut connection).await? => {
             return Err(CliError::Refused(format!("the database of {id} has data: a cell begins empty")));
         }
-        State::Cell(_) => start::check_identity(&mut connection, &added.id, false).await?,
+        State::Cell(_) => {
+            let deployment = start::check_identity(&mut home_connection, &home.id, false).await?;
+            start::check_cell(&mut connection, &added.id, deployment.as_deref()).await?;
+            // The home cell may be restored from before, and give the number of the cell to another one.
+            if !cells::list(&mut home_connection).await?.iter().any(|cell| cell.id == added.id) {
+                let text = format!("the database of {id} is a cell that the home cell does not know");
+                return Err(CliError::Refused(text));
+            }
+        }
         State::Empty | State::Unassigned => {}
     }
     if let Some(schema) = schema {
@@ -137,7 +145,7 @@ async fn check_no_home(other: &CellSettings, home: &CellId) -> Result<(), CliErr
         connected => connected?,
     };
     let found = match cells::state(&mut connection).await? {
-        State::Cell(own) => format!("is the cell {own}"),
+        State::Cell(own) => format!("is the cell {}", own.cell),
         State::Unassigned if !cells::is_empty(&mut connection).await? => "has data".to_owned(),
         State::Empty | State::Unassigned => return Ok(()),
     };
@@ -150,11 +158,16 @@ async fn check_no_home(other: &CellSettings, home: &CellId) -> Result<(), CliErr
 
 async fn migrate(session: &Session<'_>, options: &Migrate) -> Result<(), CliError> {
     let is_only = session.settings.cells.len() == 1;
+    let mut deployment = None;
     // The home cell is the first.
-    for cell in &session.settings.cells {
+    for (index, cell) in session.settings.cells.iter().enumerate() {
         let progress = Progress::default();
         let mut connection = start::reach(&cell.database, &progress).await?;
-        start::check_identity(&mut connection, &cell.id, is_only).await?;
+        if index == 0 {
+            deployment = start::check_identity(&mut connection, &cell.id, is_only).await?;
+        } else {
+            start::check_cell(&mut connection, &cell.id, deployment.as_deref()).await?;
+        }
         start::check_dialect(&mut connection, &cell.id, cell.dialect()).await?;
         progress.step("the migrations", start::prepare_schema(&mut connection, true)).await?;
         if cell.dialect().is_citus() && options.grants {

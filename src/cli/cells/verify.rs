@@ -20,11 +20,12 @@ use super::listed;
 /// Returns whether everything adds up.
 pub async fn run(session: &Session<'_>) -> Result<bool, CliError> {
     let cells = &session.settings.cells;
+    let deployment = start::deployment(listed::home(session)).await?;
     let progress = ProgressBar::of(cells.len() as u64, "cells");
     let mut findings = 0;
     let mut residents: HashMap<Tenant, Vec<CellId>> = HashMap::new();
     for cell in cells {
-        findings += audit_cell(session, cell).await?;
+        findings += audit_cell(session, cell, deployment.as_deref()).await?;
         for tenant in tenant_moves::residents(&mut listed::connect(cell).await?).await? {
             residents.entry(tenant).or_default().push(cell.id.clone());
         }
@@ -83,9 +84,9 @@ async fn check_again(
 }
 
 /// Prints what is wrong in a cell. Returns the number of findings.
-async fn audit_cell(session: &Session<'_>, cell: &CellSettings) -> Result<usize, CliError> {
+async fn audit_cell(session: &Session<'_>, cell: &CellSettings, deployment: Option<&str>) -> Result<usize, CliError> {
     let mut connection = listed::connect(cell).await?;
-    start::check_identity(&mut connection, &cell.id, false).await?;
+    start::check_cell(&mut connection, &cell.id, deployment).await?;
     // The checks of large tables take long.
     server::unbound_statements(&mut connection).await?;
     let mut snapshot = server::begin_snapshot(&mut connection).await?;

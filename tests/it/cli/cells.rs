@@ -8,7 +8,9 @@ use rand::RngExt;
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnectOptions;
 
-use crate::support::{DataDir, Service, binary, empty_database, new_database, pool, run, signal, url, usage};
+use crate::support::{
+    DataDir, Service, binary, empty_database, new_database, pool, run, signal, url, usage, wait_until,
+};
 
 /// Two databases, of which the second has no schema, and the file that lists them.
 struct Operator {
@@ -125,6 +127,24 @@ async fn a_cell_is_added_gets_a_tenant_and_is_emptied() {
             "{arguments:?}: {text}"
         );
     }
+    // A home cell does not get a cell of another one, not even after an interruption that left a row of the same id.
+    let mut other = Operator::start().await;
+    assert_eq!(other.run(&["add", "home"]).await.0, 0);
+    other.databases[1] = operator.databases[1].clone();
+    other.write_file(["home", "eu"]);
+    let foreign = "the database of the cell eu in CELLS_FILE belongs to another home cell\n".to_owned();
+    assert_eq!(other.run(&["add", "eu"]).await, (1, foreign.clone()));
+    let home = pool(&other.databases[0]);
+    assert_eq!(sqlx::query_scalar::<_, i64>("SELECT count(*) FROM cells").fetch_one(&home).await.expect("a count"), 1);
+    sqlx::query("INSERT INTO cells (cell_id, number) VALUES ('eu', 1)").execute(&home).await.expect("a row");
+    for arguments in [&["add", "eu"][..], &["verify"], &["migrate"]] {
+        let (code, text) = other.run(arguments).await;
+        assert!(code == 1 && text.ends_with(&foreign), "{arguments:?}: {text}");
+    }
+    let service = Service::start_on(other.databases[0].clone(), &[("CELLS_FILE", &other.file())]).await;
+    let unavailable = json!([{ "cell": "eu", "reason": foreign.trim_end() }]);
+    let ready = async || service.client().get("/api/v1/health/ready").await.json()["unavailableCells"].clone();
+    wait_until(async || ready().await == unavailable).await;
     // Without the file there are no cells.
     let output = run(&["cells", "list"], &[("DATABASE_URL", &url(&operator.databases[0]))]).await;
     assert_eq!(output.stderr, b"CELLS_FILE is unset: it lists the cells\n");

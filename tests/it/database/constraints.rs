@@ -36,7 +36,7 @@ const GOOD: &str = "
     INSERT INTO caller_totals VALUES ('ip:192.0.2.1', 0, 1, 1);
     INSERT INTO full_callers VALUES ('ip:192.0.2.1');
     INSERT INTO cells (cell_id, number) VALUES ('home', 0), ('eu', 1);
-    INSERT INTO cell_identity (cell_id) VALUES ('home');
+    INSERT INTO cell_identity (cell_id, deployment_id) VALUES ('home', 'd');
     INSERT INTO citus_positions (cell_number, last_position) VALUES (1, 0);
     INSERT INTO tenant_cells VALUES ('tnt_1', 'eu');
     INSERT INTO tenant_moves VALUES ('tnt_1', 'eu', 'home', 'copying');
@@ -57,7 +57,7 @@ const CASES: &[(&str, &[&str])] = &[
         "cells_cell_id_form",
         &["INSERT INTO cells (cell_id, number) VALUES ('', 2)", "INSERT INTO cells (cell_id, number) VALUES ('-a', 2)"],
     ),
-    ("cell_identity_pkey", &["INSERT INTO cell_identity (cell_id) VALUES ('eu')"]),
+    ("cell_identity_pkey", &["INSERT INTO cell_identity (cell_id, deployment_id) VALUES ('eu', 'd')"]),
     ("cell_identity_only_row", &["UPDATE cell_identity SET only_row = false"]),
     ("citus_positions_pkey", &["INSERT INTO citus_positions (cell_number, last_position) VALUES (2, 0)"]),
     ("citus_positions_only_row", &["UPDATE citus_positions SET only_row = false"]),

@@ -82,9 +82,10 @@ impl Cells {
     /// Of databases with the schema and without data.
     pub async fn of(cells: &[(&'static str, u32)], databases: Vec<PgConnectOptions>) -> Self {
         let pools: Vec<PgPool> = databases.iter().map(pool).collect();
+        let deployment = uuid::Uuid::new_v4();
         for (number, (id, _)) in cells.iter().enumerate() {
             let join = format!(
-                "INSERT INTO cell_identity (cell_id) VALUES ('{id}');
+                "INSERT INTO cell_identity (cell_id, deployment_id) VALUES ('{id}', '{deployment}');
                  ALTER TABLE usage_counters ALTER COLUMN pair_id SET INCREMENT BY 1024 RESTART WITH {}",
                 1024 + number
             );
