@@ -187,7 +187,7 @@ impl<'a> TenantMove<'a> {
     /// claim in the source keeps other commands away. Returns the error of the move.
     async fn give_up(&self, home: &mut PgConnection, source: &mut PgConnection, error: MoveError) -> MoveError {
         let undoing = async {
-            self.open_source(source).await?;
+            self.open_source(home, source).await?;
             Ok::<_, MoveError>(tenant_moves::end(home, &self.tenant).await?)
         };
         match timeout(WAIT_LIMIT, undoing).await {
@@ -212,7 +212,7 @@ impl<'a> TenantMove<'a> {
         let mut guard = guard.begin().await.map_err(StoreError::from)?;
         server::lock_out_janitors(&mut guard, self.from.dialect()).await?;
         // An earlier run may have fenced it. It is written again during the long first copy.
-        self.open_source(source).await?;
+        self.open_source(home, source).await?;
         tenant_moves::note_step(home, tenant, "copying").await?;
         let rows = AtomicU64::default();
         let note = &|count| {
@@ -278,7 +278,7 @@ impl<'a> TenantMove<'a> {
         if tenant_moves::residence(&mut target, &self.tenant).await?.is_some_and(Residence::executes) {
             return Err(MoveError::Arrived(self.to.id.clone()));
         }
-        self.open_source(&mut source).await?;
+        self.open_source(&mut home, &mut source).await?;
         Ok(tenant_moves::end(&mut home, &self.tenant).await?)
     }
 
@@ -299,16 +299,28 @@ impl<'a> TenantMove<'a> {
     }
 
     /// Makes the source execute the tenant's writes. The caller has claimed the tenant in the target, which does not.
-    async fn open_source(&self, source: &mut PgConnection) -> Result<(), MoveError> {
-        match tenant_moves::residence(source, &self.tenant).await? {
-            Some(Residence::Here) => Ok(()),
-            Some(Residence::Departing | Residence::Leaving) => {
-                Ok(tenant_moves::set_residence(source, &self.tenant, Residence::Here, revision()).await?)
-            }
-            Some(Residence::Elsewhere) | None => {
-                refused(format!("{} does not live in {}, as the directory says", self.tenant, self.from.id))
-            }
+    async fn open_source(&self, home: &mut PgConnection, source: &mut PgConnection) -> Result<(), MoveError> {
+        let has_rows = match tenant_moves::residence(source, &self.tenant).await? {
+            Some(Residence::Here) => return Ok(()),
+            Some(Residence::Departing | Residence::Leaving) => true,
+            Some(Residence::Elsewhere) => self.has_lost_the_target(home).await?,
+            None => false,
+        };
+        if !has_rows {
+            return refused(format!("{} does not live in {}, as the directory says", self.tenant, self.from.id));
         }
+        Ok(tenant_moves::set_residence(source, &self.tenant, Residence::Here, revision()).await?)
+    }
+
+    /// Whether this move has come as far as its COMMIT, and not to the switch, after which the source deletes its rows. If the
+    /// target does not have the tenant, it was restored from before the COMMIT.
+    async fn has_lost_the_target(&self, home: &mut PgConnection) -> Result<bool, MoveError> {
+        let named = tenant_moves::cell_of(home, &self.tenant).await?.unwrap_or_else(|| self.home.id.clone());
+        let unfinished = tenant_moves::find(home, &self.tenant).await?;
+        Ok(named == self.from.id
+            && unfinished.is_some_and(|own| {
+                (&own.from, &own.to) == (&self.from.id, &self.to.id) && matches!(own.step.as_str(), "fenced" | "copied")
+            }))
     }
 
     /// Fails if the source executes the tenant's writes although the target has the tenant. No move leads to this state.

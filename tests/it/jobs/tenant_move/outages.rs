@@ -1,7 +1,9 @@
 //! A move while keys expire and are retried, and a target that fails.
 
+use agentpay_billing::domain::cell::Residence;
 use agentpay_billing::jobs::tenant_move::{MoveError, Step};
-use agentpay_billing::store::tenant_moves;
+use agentpay_billing::store::{tenant_copy, tenant_moves};
+use sqlx::{Connection, PgConnection};
 
 use crate::support::{Forwarder, Service, usage};
 
@@ -82,4 +84,45 @@ async fn a_target_that_fails_before_the_commit_leaves_the_tenant_where_it_was() 
     assert_eq!(client.post(USAGE, &usage("a", "s", 1)).await.status, 201);
     cells.move_to(1).await;
     cells.verify(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_is_restored_from_before_the_commit_leaves_the_tenant_in_the_source() {
+    let cells = Cells::start().await;
+    let client = cells.client(0);
+    let client = client.key("k");
+    assert_eq!(client.post(USAGE, &usage("a", "s", 1)).await.status, 201);
+    let mut source = cells.home().await;
+    let mut target = PgConnection::connect_with(&cells.settings[1].database).await.expect("the target");
+    let leave = async |cell: &mut PgConnection| {
+        tenant_moves::set_residence(cell, &cells.tenant, Residence::Elsewhere, 1).await.expect("a residence");
+    };
+    let restore_target = async |target: &mut PgConnection| {
+        let mut transaction = target.begin().await.expect("a transaction");
+        tenant_copy::delete(&mut transaction, &cells.tenant).await.expect("a deletion");
+        leave(&mut transaction).await;
+        transaction.commit().await.expect("a commit");
+    };
+    for undoes in [true, false] {
+        // The next step was to change the directory.
+        cells.move_until(1, Step::Committed).await;
+        leave(&mut source).await;
+        let has_arrived = cells.find(1).await.undo().await;
+        assert!(matches!(has_arrived, Err(MoveError::Arrived(_))), "{has_arrived:?}");
+        restore_target(&mut target).await;
+        if undoes {
+            cells.find(1).await.undo().await.expect("undone");
+            let again = client.post(USAGE, &usage("a", "s", 1)).await;
+            assert!(again.status == 201 && again.replayed, "{again:?}");
+            cells.verify(0).await;
+        }
+    }
+    cells.move_to(1).await;
+    cells.verify(1).await;
+    // After the switch nothing says that the source still has the rows.
+    cells.move_until(0, Step::Switched).await;
+    for cell in [&mut source, &mut target] {
+        leave(cell).await;
+    }
+    assert!(cells.find(0).await.undo().await.is_err());
 }
