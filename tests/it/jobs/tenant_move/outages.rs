@@ -3,7 +3,7 @@
 use agentpay_billing::domain::cell::Residence;
 use agentpay_billing::jobs::tenant_move::{MoveError, Step};
 use agentpay_billing::store::{tenant_copy, tenant_moves};
-use sqlx::{Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::support::{Forwarder, Service, usage};
 
@@ -43,6 +43,61 @@ async fn expired_keys_that_are_retried_during_the_copy_do_not_fail_the_move() {
         let again = cells.client(1).key(key).post(USAGE, &usage("a", "s", requests)).await;
         assert!(again.status == 201 && again.replayed, "{key}: {again:?}");
     }
+}
+
+/// SQL that stores so many records of the tenant, like the one under `k`, and counts them. $1 is the time since their expiry.
+fn store_many(prefix: &str, count: u32) -> String {
+    format!(
+        "WITH stored AS (
+            INSERT INTO idempotency_keys
+            SELECT caller, '{prefix}-' || number, method, path, request_hash, status, response, request_id, attempt_id,
+                   now() - $1::interval - interval '1 day', now() - $1::interval
+            FROM idempotency_keys, generate_series(1, {count}) AS number WHERE key = 'k'
+            RETURNING *
+        )
+        UPDATE caller_totals AS total SET records = total.records + added.records, bytes = total.bytes + added.bytes
+        FROM (
+            SELECT caller, count(*) AS records, sum(idempotency_record_bytes(caller, key, path, request_id, response)) AS bytes
+            FROM stored GROUP BY caller
+        ) AS added
+        WHERE total.caller = added.caller
+            AND total.shard = (SELECT min(shard) FROM caller_totals AS other WHERE other.caller = added.caller)"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_expired_and_recent_records_are_compared_although_the_target_seems_empty() {
+    let cells = Cells::start().await;
+    assert_eq!(cells.client(0).key("k").post(USAGE, &usage("a", "s", 1)).await.status, 201);
+    let source = &cells.services[0].pool;
+    // The statistics of the target are those of a cell that all tenants have left.
+    cells.move_to(1).await;
+    let target = &cells.services[1].pool;
+    sqlx::query(AssertSqlSafe(store_many("left", 1000))).bind("-1 hour").execute(target).await.expect("records");
+    cells.move_to(0).await;
+    sqlx::query("ANALYZE idempotency_keys").execute(target).await.expect("statistics");
+    sqlx::query(AssertSqlSafe(store_many("old", 30_000))).bind("1 hour").execute(source).await.expect("records");
+    let watch = async |step| {
+        if step != Step::CopiedFirst {
+            return;
+        }
+        sqlx::query(AssertSqlSafe(store_many("new", 5000))).bind("-1 day").execute(source).await.expect("records");
+        // A retry deletes a record, and another record of the same size, which expires early, takes its place in the sums.
+        let replace = "
+            INSERT INTO idempotency_keys
+            SELECT caller, 'few-1', method, path, request_hash, status, response, request_id, attempt_id, now(),
+                   now() + interval '5 minutes'
+            FROM idempotency_keys WHERE key = 'k';
+            DELETE FROM idempotency_keys WHERE key = 'old-1'";
+        sqlx::raw_sql(replace).execute(source).await.expect("another record");
+    };
+    let moved = cells.find(1).await.run(&|_| {}, watch).await.expect("a move");
+    println!("moved {moved:?}");
+    let found =
+        "SELECT count(*) FILTER (WHERE key = 'few-1') - count(*) FILTER (WHERE key = 'old-1') FROM idempotency_keys";
+    assert_eq!(cells.services[1].number(found).await, 1);
+    assert_eq!(cells.services[1].number("SELECT count(*) FROM idempotency_keys").await, 36_001);
+    cells.verify(1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
