@@ -184,20 +184,34 @@ async fn a_command_grants_the_rights_in_all_cells() {
     deployment.superuser.execute("CREATE DATABASE eu").await.expect("a database");
     let eu = |role: &str| deployment.options(role).database("eu");
     pool(&deployment.postgres.connect_options("eu")).execute(ROLES).await.expect("roles.sql");
+    // Another cell is in a schema of the same database.
+    let roles = format!("CREATE SCHEMA us; {}", ROLES.replace("SCHEMA public", "SCHEMA us"));
+    pool(&deployment.postgres.connect_options("eu")).execute(AssertSqlSafe(roles)).await.expect("roles.sql");
     let dir = DataDir::new();
     std::fs::create_dir_all(dir.path()).expect("a directory");
     let file = dir.path().join("cells.toml");
-    let cells = [("home", deployment.options("agentpay_owner")), ("eu", eu("agentpay_owner"))];
-    let cells = cells.map(|(id, database)| format!("[[cell]]\nid = \"{id}\"\nurl = \"{}\"\n", url(&database)));
+    let owner = eu("agentpay_owner");
+    let cells = [
+        ("home", deployment.options("agentpay_owner"), "public"),
+        ("eu", owner.clone(), "public"),
+        ("us", owner, "us"),
+    ];
+    let cells = cells.map(|(id, database, schema)| {
+        format!("[[cell]]\nid = \"{id}\"\nschema = \"{schema}\"\nurl = \"{}\"\n", url(&database))
+    });
     std::fs::write(&file, cells.concat()).expect("CELLS_FILE");
     let file = [("CELLS_FILE", file.to_str().expect("UTF-8"))];
-    for arguments in [&["cells", "add", "eu"][..], &["cells", "migrate", "--grants"]] {
+    for arguments in [&["cells", "add", "eu"][..], &["cells", "add", "us"], &["cells", "migrate", "--grants"]] {
         let done = run(arguments, &file).await;
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }
     let application = pool(&eu("agentpay_app"));
-    application.execute("SELECT FROM usage_counters").await.expect("the rights of the service");
+    for schema in ["public", "us"] {
+        let read = format!("SELECT FROM {schema}.usage_counters");
+        application.execute(AssertSqlSafe(read)).await.expect("the rights of the service");
+    }
     is_refused(&application, "DELETE FROM settlements").await;
+    is_refused(&application, "DELETE FROM us.settlements").await;
     application.close().await;
     deployment.stop().await;
 }
