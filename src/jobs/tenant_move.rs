@@ -14,7 +14,7 @@ use crate::domain::caller::Tenant;
 use crate::domain::cell::{CellId, Dialect, Residence};
 use crate::settings::cells::CellSettings;
 use crate::store::tenant_copy::Note;
-use crate::store::{StoreError, cells, server, tenant_copy, tenant_moves};
+use crate::store::{StoreError, cells, citus, server, tenant_copy, tenant_moves};
 
 /// How long the fence waits for running commits, during which others queue behind it, and the pause before it tries again.
 const FENCE_WAIT: Duration = Duration::from_millis(200);
@@ -120,7 +120,7 @@ impl<'a> TenantMove<'a> {
         let setting = |id: &CellId| {
             let cell = cells.iter().find(|cell| cell.id == *id);
             let cell = cell.ok_or_else(|| MoveError::Refused(format!("CELLS_FILE has no cell {id}")))?;
-            check_movable(cell).map(|()| cell)
+            check_movable(cell, cell.dialect()).map(|()| cell)
         };
         let mut connection = connect(home).await?;
         let unfinished = tenant_moves::find(&mut connection, tenant).await?;
@@ -342,20 +342,23 @@ impl<'a> TenantMove<'a> {
     }
 }
 
-/// Fails for a cell on Citus: its numbers come from another source than sequences, and Citus moves the whole cell.
-pub fn check_movable(cell: &CellSettings) -> Result<(), MoveError> {
-    match cell.dialect() {
+/// Fails for a cell on Citus: its numbers come from another source than sequences, its commits are not fenced, and Citus
+/// moves the whole cell. `dialect` is that of CELLS_FILE, and then that of the database, which the file may not agree with.
+pub fn check_movable(cell: &CellSettings, dialect: Dialect) -> Result<(), MoveError> {
+    match dialect {
         Dialect::PostgreSql => Ok(()),
         Dialect::Citus => refused(format!("{} is on Citus: tenants are not moved to or from it", cell.id)),
     }
 }
 
-/// Fails if the database is not the cell that CELLS_FILE names, or if it has another deployment. Returns its deployment.
+/// Fails if the database is not the cell that CELLS_FILE names, if it has another deployment, or if Citus distributes it. Returns
+/// its deployment.
 async fn check_cell(
     connection: &mut PgConnection,
     cell: &CellSettings,
     deployment: Option<&String>,
 ) -> Result<String, MoveError> {
+    check_movable(cell, citus::dialect(connection).await?)?;
     match cells::identity(connection).await? {
         Some(own) if own.cell != cell.id => {
             refused(format!("the database of {} is the cell {}: check its url", cell.id, own.cell))

@@ -13,7 +13,7 @@ use crate::cli::table::{FormatOption, Table};
 use crate::domain::caller::Tenant;
 use crate::domain::cell::CellId;
 use crate::jobs::tenant_move::{MoveError, TenantMove, check_movable};
-use crate::store::{cells, directory, tenant_copy, tenant_moves};
+use crate::store::{cells, citus, directory, tenant_copy, tenant_moves};
 
 use super::listed;
 
@@ -94,12 +94,14 @@ impl Drain {
     /// `None`: a signal came first.
     pub async fn run(&self, session: &Session<'_>) -> Result<Option<()>, CliError> {
         let drained = listed::cell(session, &self.cell)?;
-        check_movable(drained)?;
+        check_movable(drained, drained.dialect())?;
+        let mut source = listed::connect(drained).await?;
+        check_movable(drained, citus::dialect(&mut source).await?)?;
         let mut home = listed::connect(listed::home(session)).await?;
         if !self.dry_run {
             cells::set_accepts(&mut home, &drained.id, false).await?;
         }
-        let tenants = tenant_moves::residents(&mut listed::connect(drained).await?).await?;
+        let tenants = tenant_moves::residents(&mut source).await?;
         let tenants: Vec<Tenant> = tenants.into_iter().filter(|tenant| *tenant != Tenant::public()).collect();
         let mut loads = loads(session, &drained.id).await?;
         let mut moves = Vec::new();

@@ -81,12 +81,17 @@ async fn what_a_cell_on_citus_cannot_do_is_refused_with_a_reason() {
     deployment.is_refused(&["cells", "move", &id, "--to", "home"], reason).await;
     deployment.is_refused(&["cells", "drain", "eu"], reason).await;
     let unchanged = "SELECT NOT EXISTS (SELECT FROM tenant_moves) AND bool_and(accepts_tenants) FROM cells";
-    assert!(sqlx::query_scalar::<_, bool>(unchanged).fetch_one(&deployment.home).await.expect("an answer"));
+    let is_unchanged =
+        async || sqlx::query_scalar::<_, bool>(unchanged).fetch_one(&deployment.home).await.expect("an answer");
+    assert!(is_unchanged().await);
     assert_eq!(client.key("second").post("/api/v1/usage", &usage("a", "s", 1)).await.status, 201);
 
     // The file says otherwise: the statements for PostgreSQL are never sent to a distributed schema.
     deployment.write_file("");
     deployment.is_refused(&["cells", "migrate"], "is distributed by Citus").await;
+    deployment.is_refused(&["cells", "move", &id, "--to", "home"], reason).await;
+    deployment.is_refused(&["cells", "drain", "eu"], reason).await;
+    assert!(is_unchanged().await);
     let other = deployment.replica(&[]);
     let unavailable = async || other.client().get("/api/v1/health/ready").await.text;
     wait_until(async || unavailable().await.contains("is distributed by Citus")).await;
