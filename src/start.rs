@@ -57,7 +57,8 @@ pub enum StartError {
     #[error("the database of the cell {0} in CELLS_FILE is no cell: run `agentpay-billing cells add {0}`")]
     NoCell(CellId),
     #[error(
-        "the database of the cell {0} in CELLS_FILE is not distributed by Citus: run `agentpay-billing cells add --citus {0}`"
+        "the database of the cell {0} in CELLS_FILE is not distributed by Citus: run `agentpay-billing cells add --citus {0}` if the \
+         cell is empty, or remove citus = true"
     )]
     NotDistributed(CellId),
     #[error(
@@ -278,7 +279,11 @@ pub async fn deployment(home: &CellSettings) -> Result<Option<String>, StartErro
 
 /// Fails if Citus distributes the schema and the cell does not expect it, or the other way round.
 pub async fn check_dialect(connection: &mut PgConnection, cell: &CellId, expected: Dialect) -> Result<(), StartError> {
-    match look(citus::dialect(connection)).await? {
+    compare_dialects(cell, look(citus::dialect(connection)).await?, expected)
+}
+
+pub fn compare_dialects(cell: &CellId, found: Dialect, expected: Dialect) -> Result<(), StartError> {
+    match found {
         found if found == expected => Ok(()),
         Dialect::Citus => Err(StartError::Distributed(cell.clone())),
         Dialect::PostgreSql => Err(StartError::NotDistributed(cell.clone())),

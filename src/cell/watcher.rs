@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::domain::cell::{CellId, Dialect};
 use crate::start::{self, StartError};
 use crate::store::pool::Pool;
-use crate::store::{FaultKind, StoreError, cells, server};
+use crate::store::{FaultKind, StoreError, cells, citus, server};
 
 use super::availability::Availability;
 use super::follower::Follower;
@@ -118,11 +118,15 @@ impl Watcher {
                 server::check_writer(connection).await?;
                 server::measure_clock(connection, &self.clock).await?;
                 // The URL may lead to another server after a failover or a restore.
-                cells::identity(connection).await
+                let identity = cells::identity(connection).await?;
+                // `cells add --citus` distributes an empty cell that may be in use.
+                Ok((identity, citus::dialect(connection).await?))
             };
             let failure = match self.pool.run(began + CHECK_LIMIT, check).await {
-                Ok(Some(found)) if found.cell == self.cell && Some(&found.deployment) == self.deployment.as_ref() => {
-                    None
+                Ok((Some(found), dialect))
+                    if found.cell == self.cell && Some(&found.deployment) == self.deployment.as_ref() =>
+                {
+                    start::compare_dialects(&self.cell, dialect, self.dialect).err().as_ref().map(describe)
                 }
                 Ok(_) => Some("its database is that of another cell".to_owned()),
                 Err(error) => Some(reason(&error)),

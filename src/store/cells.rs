@@ -133,10 +133,25 @@ pub async fn add(
     }
     transaction.commit().await?;
     if let Some(schema) = citus_schema {
-        citus::distribute(member, schema, number).await?;
+        distribute(member, schema, number).await?;
     }
     set_accepts(home, id, true).await?;
     Ok(Cell { id: id.clone(), number, accepts_tenants: true })
+}
+
+/// Distributes the schema, unless that is done. Fails if the cell has data, whose numbers would be drawn again.
+async fn distribute(member: &mut PgConnection, schema: &str, number: i16) -> Result<(), StoreError> {
+    if citus::dialect(member).await?.is_citus() {
+        return Ok(());
+    }
+    let mut transaction = member.begin().await?;
+    // A replica, or a move to this cell, may write until now.
+    sqlx::raw_sql("LOCK TABLE tenants IN SHARE MODE").execute(&mut *transaction).await?;
+    if !is_empty(&mut transaction).await? {
+        return Err(corrupt("the cell has data, so Citus cannot distribute its schema"));
+    }
+    citus::distribute(&mut transaction, schema, number).await?;
+    Ok(transaction.commit().await?)
 }
 
 async fn insert(connection: &mut PgConnection, id: &CellId, number: i16, accepts: bool) -> Result<(), StoreError> {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use crate::domain::cell::Dialect;
 
@@ -107,19 +107,15 @@ pub async fn create_schema(connection: &mut PgConnection, schema: &str) -> Resul
     Ok(())
 }
 
-/// Distributes the schema, unless that is done, and lets Citus draw the numbers of the cell from a row.
+/// Distributes the schema of an empty cell. The numbers of the cell, which now come from a row, begin at 1.
 pub async fn distribute(connection: &mut PgConnection, schema: &str, cell_number: i16) -> Result<(), StoreError> {
-    if dialect(connection).await?.is_citus() {
-        return Ok(());
-    }
-    let mut transaction = connection.begin().await?;
     let row = format!(
         "INSERT INTO citus_positions (cell_number, last_position) VALUES ({cell_number}, 0) ON CONFLICT DO NOTHING"
     );
-    sqlx::raw_sql(AssertSqlSafe(row)).execute(&mut *transaction).await?;
+    sqlx::raw_sql(AssertSqlSafe(row)).execute(&mut *connection).await?;
     let distribute = format!("SELECT citus_schema_distribute('{schema}')");
-    sqlx::raw_sql(AssertSqlSafe(distribute)).execute(&mut *transaction).await?;
-    Ok(transaction.commit().await?)
+    sqlx::raw_sql(AssertSqlSafe(distribute)).execute(connection).await?;
+    Ok(())
 }
 
 /// The commands of an SQL text, without those that are empty. Citus runs one at a time.

@@ -115,6 +115,9 @@ async fn add(session: &Session<'_>, id: &str, citus: bool) -> Result<(), CliErro
     }
     if let Some(schema) = schema {
         check_citus(&mut connection).await?;
+        if !citus::dialect(&mut connection).await?.is_citus() && !cells::is_empty(&mut connection).await? {
+            return Err(CliError::Refused(format!("{id} has data: only an empty cell can be distributed by Citus")));
+        }
         citus::create_schema(&mut connection, schema).await?;
     }
     progress.step("the migrations", start::prepare_schema(&mut connection, true)).await?;

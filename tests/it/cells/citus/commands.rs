@@ -1,6 +1,7 @@
 //! What commands do with a cell on Citus, and what they and the service refuse.
 
 use serde_json::json;
+use sqlx::AssertSqlSafe;
 
 use super::{Deployment, deployment};
 use crate::support::{Behaviour, Receiver, usage, wait_until};
@@ -108,4 +109,31 @@ async fn what_a_cell_on_citus_cannot_do_is_refused_with_a_reason() {
     std::fs::write(&file, &text).expect("a file");
     drop((replica, other));
     deployment.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_an_empty_cell_becomes_distributed_and_replicas_that_used_it_stop() {
+    for has_data in [true, false] {
+        let Some(deployment) = deployment().await else { return };
+        let schema = format!("CREATE SCHEMA \"{}\"", deployment.schema);
+        sqlx::raw_sql(AssertSqlSafe(schema)).execute(&deployment.cell).await.expect("a schema");
+        deployment.write_file("");
+        assert_eq!(deployment.command(&["cells", "add", "eu"]).await.0, 0);
+        let replica = deployment.replica(&[]);
+        let ready = async || replica.client().get("/api/v1/health/ready").await.text;
+        wait_until(async || !ready().await.contains("unavailableCells")).await;
+        if has_data {
+            deployment.tenant(&replica.client()).await;
+        }
+        deployment.write_file("citus = true");
+        if has_data {
+            deployment.is_refused(&["cells", "add", "eu", "--citus"], "only an empty cell").await;
+            deployment.write_file("");
+        } else {
+            deployment.add().await;
+            wait_until(async || ready().await.contains("is distributed by Citus")).await;
+        }
+        drop(replica);
+        deployment.end().await;
+    }
 }
