@@ -281,7 +281,7 @@ impl Janitor {
             transaction.commit().await?;
             return Ok(true);
         }
-        let removed = retention::evict(&mut transaction, &places, age_ms).await?;
+        let removed = retention::evict(&mut transaction, &places, callers, age_ms).await?;
         note(&mut transaction, &removed).await?;
         transaction.commit().await?;
         for Removed { caller, records, .. } in removed {

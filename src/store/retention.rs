@@ -97,10 +97,15 @@ pub async fn walk(
     Ok(Walked { end, candidates: candidates.collect() })
 }
 
-/// Deletes the records at these places, which [`walk`] found in the same transaction. Checks the age again, because
-/// another record may be at a place by now. Skips records that a writer has locked. IS TRUE prevents the planner from
-/// using an index.
-pub async fn evict(connection: &mut PgConnection, places: &[String], age_ms: i64) -> Result<Vec<Removed>, StoreError> {
+/// Deletes the records at these places, which [`walk`] found in the same transaction. Checks the callers and the age again,
+/// because another record may be at a place by now. Skips records that a writer has locked. IS TRUE prevents the planner
+/// from using an index.
+pub async fn evict(
+    connection: &mut PgConnection,
+    places: &[String],
+    callers: &[String],
+    age_ms: i64,
+) -> Result<Vec<Removed>, StoreError> {
     let removed = sqlx::query_as!(
         Removed,
         r#"-- retention::evict
@@ -108,12 +113,14 @@ pub async fn evict(connection: &mut PgConnection, places: &[String], age_ms: i64
             DELETE FROM idempotency_keys
             WHERE ctid = ANY (ARRAY(
                 SELECT ctid FROM idempotency_keys
-                WHERE ctid = ANY ($1::text[]::tid[]) AND (created_at <= now() - $2 * interval '1 ms') IS TRUE
+                WHERE ctid = ANY ($1::text[]::tid[]) AND (caller = ANY ($2)) IS TRUE
+                  AND (created_at <= now() - $3 * interval '1 ms') IS TRUE
                 FOR UPDATE SKIP LOCKED))
             RETURNING caller, idempotency_record_bytes(caller, key, path, request_id, response) AS bytes
         )
         SELECT caller, count(*) AS "records!", sum(bytes)::bigint AS "bytes!" FROM removed GROUP BY caller"#,
         places,
+        callers,
         age_ms as f64,
     )
     .fetch_all(connection)
