@@ -138,36 +138,68 @@ pub async fn apply_from(migrator: &Migrator, connection: &mut PgConnection) -> R
 /// Applies a migration to a schema that Citus distributes, command by command: sqlx sends all in one message, which Citus
 /// runs only if none of them changes a distributed table.
 async fn apply_to_distributed(migration: &Migration, connection: &mut PgConnection) -> Result<(), MigrateError> {
+    if migration.no_tx {
+        return apply_without_transaction(migration, connection).await;
+    }
     let mut transaction = connection.begin().await?;
     // Only one process migrates at a time, on the coordinator.
     sqlx::query!("-- migrations::apply_to_distributed\nSELECT pg_advisory_xact_lock($1)", DISTRIBUTED_LOCK)
         .execute(&mut *transaction)
         .await?;
-    let is_applied = sqlx::query_scalar!(
-        r#"-- migrations::apply_to_distributed
-        SELECT EXISTS (SELECT FROM _sqlx_migrations WHERE version = $1) AS "is_applied!""#,
-        migration.version,
-    );
-    if is_applied.fetch_one(&mut *transaction).await? {
-        return Ok(());
-    }
     let began = Instant::now();
+    if note_begun(migration, &mut transaction).await? {
+        run_commands(migration, &mut transaction).await?;
+        note_success(migration, began, &mut transaction).await?;
+    }
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// The same for a migration that cannot run in a transaction. It stays noted as unfinished if it fails, as sqlx does it.
+/// Another process does not wait, because an index that is created concurrently waits for all transactions.
+async fn apply_without_transaction(migration: &Migration, connection: &mut PgConnection) -> Result<(), MigrateError> {
+    let began = Instant::now();
+    if !note_begun(migration, connection).await? {
+        return Err(MigrateError::Dirty(migration.version));
+    }
+    run_commands(migration, connection).await?;
+    note_success(migration, began, connection).await
+}
+
+async fn run_commands(migration: &Migration, connection: &mut PgConnection) -> Result<(), MigrateError> {
     let failed = |error| MigrateError::ExecuteMigration(error, migration.version);
     for command in citus::commands(migration.sql.as_str()) {
-        sqlx::raw_sql(AssertSqlSafe(command)).execute(&mut *transaction).await.map_err(failed)?;
+        sqlx::raw_sql(AssertSqlSafe(command)).execute(&mut *connection).await.map_err(failed)?;
     }
-    sqlx::query!(
-        "-- migrations::apply_to_distributed
+    Ok(())
+}
+
+/// Notes that a migration has begun. False if that is noted already.
+async fn note_begun(migration: &Migration, connection: &mut PgConnection) -> Result<bool, MigrateError> {
+    let noted = sqlx::query!(
+        "-- migrations::note_begun
         INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
-        VALUES ($1, $2, true, $3, $4)",
+        VALUES ($1, $2, false, $3, -1) ON CONFLICT (version) DO NOTHING",
         migration.version,
         &*migration.description,
         &*migration.checksum,
+    );
+    Ok(noted.execute(connection).await?.rows_affected() == 1)
+}
+
+async fn note_success(
+    migration: &Migration,
+    began: Instant,
+    connection: &mut PgConnection,
+) -> Result<(), MigrateError> {
+    sqlx::query!(
+        "-- migrations::note_success
+        UPDATE _sqlx_migrations SET success = true, execution_time = $2 WHERE version = $1",
+        migration.version,
         began.elapsed().as_nanos() as i64,
     )
-    .execute(&mut *transaction)
+    .execute(connection)
     .await?;
-    transaction.commit().await?;
     Ok(())
 }
 

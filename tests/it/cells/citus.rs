@@ -298,13 +298,17 @@ async fn migrations_run_on_a_distributed_schema() {
                 CREATE FUNCTION later() RETURNS bigint LANGUAGE sql AS $$ SELECT 1; SELECT 2; $$;\n";
     let text = AssertSqlSafe(text).into_sql_str();
     let later = Migration::new(9999, "expand later".into(), MigrationType::ReversibleUp, text, false);
-    let migrator = Migrator::with_migrations(MIGRATOR.iter().cloned().chain([later]).collect());
+    let text = "-- no-transaction\nCREATE INDEX CONCURRENTLY services_later ON services (later);\n\
+                COMMENT ON INDEX services_later IS 'a';\n";
+    let text = AssertSqlSafe(text).into_sql_str();
+    let index = Migration::new(10_000, "expand index".into(), MigrationType::ReversibleUp, text, true);
+    let migrator = Migrator::with_migrations(MIGRATOR.iter().cloned().chain([later, index]).collect());
     let mut connection = PgConnection::connect_with(&deployment.options).await.expect("the coordinator");
     for _ in 0..2 {
         migrations::apply_from(&migrator, &mut connection).await.expect("a migration");
     }
     let difference = migrations::compare(&mut connection).await.expect("a comparison");
-    assert_eq!((difference.pending.len(), difference.expansions), (0, vec![9999]));
+    assert_eq!((difference.pending.len(), difference.expansions), (0, vec![9999, 10_000]));
     let same_shard = "SELECT count(DISTINCT nodeport) FROM citus_shards
         WHERE table_name IN ('later'::regclass, 'services'::regclass)";
     assert_eq!(sqlx::query_scalar::<_, i64>(same_shard).fetch_one(&deployment.cell).await.expect("a count"), 1);
