@@ -17,7 +17,7 @@ use crate::domain::settlement::Settlement;
 use crate::store::agents as store_agents;
 use crate::store::commit::{self, Changes, Known};
 use crate::store::idempotency::CallerKey;
-use crate::store::positions::{self, Numbered};
+use crate::store::positions::{self, CommitNumbers, Numbered};
 use crate::store::server::CommitTransaction;
 use crate::store::usage::{self, CounterId};
 use crate::telemetry::traces::{self, RequestTrace};
@@ -106,17 +106,19 @@ impl BatchAttempt<'_> {
         // 5. Write: one transaction. Requests can be withdrawn until it commits.
         let attempt_id = draw_attempt_id(self.rng);
         let mut events = StoredEvents::of(&decided.effects.events, &decided.causes);
-        // The statement that writes everything draws what is not drawn here. Citus cannot run it.
-        let dialect = self.settings.dialect;
-        if events.runs() > 0 && (dialect.is_citus() || events.is_of_any(&listening)) {
-            let (is_open, connection) = (transaction.is_open(), transaction.connection());
-            events.set_positions(&if is_open {
-                positions::draw(connection, dialect, Numbered::EventRuns, events.runs()).await?
-            } else {
-                positions::draw_ahead(connection, dialect, Numbered::EventRuns, events.runs()).await?
-            });
+        // The statements that write draw what is not drawn here. On Citus they draw nothing.
+        let (dialect, connection) = (self.settings.dialect, transaction.connection());
+        let mut numbers = CommitNumbers::default();
+        if dialect.is_citus() {
+            let pairs = decided.counters.new_pairs();
+            let agents = pairs.iter().filter_map(|pair| pair.agent_arrival).max().unwrap_or_default();
+            numbers = positions::draw_for_commit(connection, events.runs(), agents as usize, pairs.len()).await?;
+            events.set_positions(&numbers.event_runs);
+        } else if events.runs() > 0 && events.is_of_any(&listening) {
+            events.set_positions(&positions::draw(connection, dialect, Numbered::EventRuns, events.runs()).await?);
         }
-        let changes = self.changes(jobs, &dedup, &decided, &events, &listening, attempt_id, terms);
+        let changes =
+            Changes { numbers, ..self.changes(jobs, &dedup, &decided, &events, &listening, attempt_id, terms) };
         let executed =
             Executed { attempt_id, expires_at: changes.expires_at, jobs: dedup.iter().map(Dedup::executes).collect() };
         if !transaction.is_open() && !dialect.is_citus() && changes.is_one_statement() {
@@ -279,6 +281,7 @@ impl BatchAttempt<'_> {
             shard,
             counters: decided.counters.changes(),
             new_pairs,
+            numbers: CommitNumbers::default(),
             totals,
             rare_totals,
             callers: effects::callers(&keys),

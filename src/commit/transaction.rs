@@ -13,7 +13,7 @@ use crate::domain::keyring::Keyring;
 use crate::store::audit_log;
 use crate::store::commit::{self, Changes, Wanted};
 use crate::store::delivery_queue::{self, Test};
-use crate::store::positions::{self, Numbered};
+use crate::store::positions::{self, CommitNumbers, Numbered};
 use crate::store::server::CommitTransaction;
 use crate::store::tenants;
 
@@ -116,6 +116,7 @@ impl TransactionAttempt<'_> {
             shard,
             counters: Vec::new(),
             new_pairs: Vec::new(),
+            numbers: CommitNumbers::default(),
             totals,
             rare_totals,
             callers: effects::callers(&keys),

@@ -1,8 +1,10 @@
 //! Numbers that ascend: positions of events and in lists, and the ids of pairs. They come from sequences. Each node of Citus
 //! has its own sequences, which are not in order with each other, so there they come from the row of `citus_positions`,
 //! which moves with the schema.
+//! A transaction that draws from the row holds it until it ends. It draws after it has locked the rows that it reads, and
+//! before it writes. An optimistic commit draws before its transaction begins.
 
-use sqlx::{AssertSqlSafe, PgConnection, Row};
+use sqlx::PgConnection;
 
 use crate::domain::cell::Dialect;
 
@@ -24,6 +26,14 @@ pub enum Numbered {
     Pairs,
 }
 
+/// The numbers of one commit on Citus.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CommitNumbers {
+    pub event_runs: Vec<i64>,
+    pub agents: Vec<i64>,
+    pub pairs: Vec<i64>,
+}
+
 /// Draws numbers in ascending order.
 pub async fn draw(
     connection: &mut PgConnection,
@@ -33,30 +43,30 @@ pub async fn draw(
 ) -> Result<Vec<i64>, StoreError> {
     match dialect {
         Dialect::PostgreSql => draw_from_sequence(connection, numbered, count).await,
-        Dialect::Citus => draw_from_row(connection, numbered, count, "", "").await,
+        Dialect::Citus => {
+            Ok(draw_from_row(connection, count).await?.map(|position| position.number(numbered)).collect())
+        }
     }
 }
 
-/// The same outside of a transaction. The row of Citus is released at once, and not written to disk: the commit that uses
-/// the numbers comes later in the write-ahead log, so a crash that loses the draw loses that commit too.
-pub async fn draw_ahead(
+/// Draws all numbers of a commit on Citus at once.
+pub async fn draw_for_commit(
     connection: &mut PgConnection,
-    dialect: Dialect,
-    numbered: Numbered,
-    count: usize,
-) -> Result<Vec<i64>, StoreError> {
-    match dialect {
-        Dialect::PostgreSql => draw_from_sequence(connection, numbered, count).await,
-        Dialect::Citus => {
-            let begin = "BEGIN; SET LOCAL synchronous_commit = off; ";
-            let drawn = draw_from_row(connection, numbered, count, begin, "; COMMIT").await;
-            if drawn.is_err() {
-                // BEGIN may have succeeded.
-                let _ = sqlx::raw_sql("ROLLBACK").execute(connection).await;
-            }
-            drawn
-        }
+    event_runs: usize,
+    agents: usize,
+    pairs: usize,
+) -> Result<CommitNumbers, StoreError> {
+    let count = event_runs + agents + pairs;
+    if count == 0 {
+        return Ok(CommitNumbers::default());
     }
+    let mut positions = draw_from_row(connection, count).await?;
+    let mut take = |numbered, count| positions.by_ref().take(count).map(|position| position.number(numbered)).collect();
+    Ok(CommitNumbers {
+        event_runs: take(Numbered::EventRuns, event_runs),
+        agents: take(Numbered::Agents, agents),
+        pairs: take(Numbered::Pairs, pairs),
+    })
 }
 
 async fn draw_from_sequence(
@@ -95,26 +105,36 @@ async fn draw_event_positions(connection: &mut PgConnection, count: usize) -> Re
     Ok(positions)
 }
 
-/// `before` and `after` are commands of the same message.
+/// A number of `citus_positions`. What is numbered uses it in different ways.
+struct Position {
+    position: i64,
+    cell_number: i16,
+}
+
+impl Position {
+    fn number(&self, numbered: Numbered) -> i64 {
+        match numbered {
+            Numbered::EventRuns => self.position * EVENTS_PER_RUN_MAX as i64,
+            Numbered::Agents | Numbered::Services => self.position,
+            Numbered::Pairs => self.position * PAIR_ID_STEP + i64::from(self.cell_number),
+        }
+    }
+}
+
+/// Outside of a transaction, the row is released at once. The draw is flushed to disk even then: a move of the schema copies
+/// only what is in the write-ahead log, and a draw that it missed would be made again on the other node.
 async fn draw_from_row(
     connection: &mut PgConnection,
-    numbered: Numbered,
     count: usize,
-    before: &str,
-    after: &str,
-) -> Result<Vec<i64>, StoreError> {
-    // One message of several commands cannot be prepared and has no parameters.
-    let text = format!(
-        "{before}UPDATE citus_positions SET last_position = last_position + {count} \
-         RETURNING last_position, cell_number{after}"
-    );
-    let rows = sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(connection).await?;
-    let row = rows.first().ok_or_else(|| corrupt("citus_positions has no row"))?;
-    let (last, cell_number): (i64, i16) = (row.try_get(0)?, row.try_get(1)?);
-    let number = |position: i64| match numbered {
-        Numbered::EventRuns => position * EVENTS_PER_RUN_MAX as i64,
-        Numbered::Agents | Numbered::Services => position,
-        Numbered::Pairs => position * PAIR_ID_STEP + i64::from(cell_number),
-    };
-    Ok((last - count as i64 + 1..=last).map(number).collect())
+) -> Result<impl Iterator<Item = Position>, StoreError> {
+    let row = sqlx::query!(
+        "-- positions::draw_from_row
+        UPDATE citus_positions SET last_position = last_position + $1 RETURNING last_position, cell_number",
+        count as i64,
+    )
+    .fetch_optional(connection)
+    .await?
+    .ok_or_else(|| corrupt("citus_positions has no row"))?;
+    let (last, cell_number) = (row.last_position, row.cell_number);
+    Ok((last - count as i64 + 1..=last).map(move |position| Position { position, cell_number }))
 }

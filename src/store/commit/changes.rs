@@ -6,6 +6,7 @@ use crate::domain::settlement::Settlement;
 use crate::domain::timestamp::Timestamp;
 use crate::store::idempotency::CallerKey;
 use crate::store::outbox;
+use crate::store::positions::CommitNumbers;
 use crate::store::usage::CounterId;
 
 use super::rows::{CallerChange, CounterChange, NewEventRun, NewIdempotencyKey, TotalsChange};
@@ -52,6 +53,8 @@ pub struct Changes<'a> {
     pub counters: Vec<CounterChange>,
     /// Sorted by name.
     pub new_pairs: Vec<NewPair<'a>>,
+    /// Of the new agents and pairs, in the order of their arrival, on Citus. Elsewhere the statements draw them.
+    pub numbers: CommitNumbers,
     pub totals: Vec<TotalsChange<'a>>,
     pub rare_totals: Vec<RareTotals<'a>>,
     pub callers: Vec<CallerChange<'a>>,

@@ -1,13 +1,11 @@
-//! The changes of most commits, and the inserts that draw numbers, as one plain statement for each table, for a schema that
+//! The changes of most commits, and the inserts that need numbers, as one plain statement for each table, for a schema that
 //! Citus distributes: it runs no INSERT inside WITH. `cell_identity` has one row. An INSERT … SELECT that reads a table of
 //! the schema is sent to its node as it is; without a table its rows would be collected first.
 
 use sqlx::PgConnection;
 
 use crate::domain::caller::Tenant;
-use crate::domain::cell::Dialect;
 use crate::store::error::Conflict;
-use crate::store::positions::{self, Numbered};
 use crate::store::usage::Columns;
 use crate::store::{StoreError, corrupt};
 
@@ -186,8 +184,8 @@ async fn add_caller_totals(connection: &mut PgConnection, changes: &Changes<'_>)
 pub async fn insert_numbered_agents(
     connection: &mut PgConnection,
     agents: &[(&str, &str, i64)],
+    positions: &[i64],
 ) -> Result<u64, StoreError> {
-    let positions = positions::draw(connection, Dialect::Citus, Numbered::Agents, agents.len()).await?;
     let inserted = sqlx::query!(
         "-- commit::insert_numbered_agents
         INSERT INTO agents (tenant_id, agent_id, list_position)
@@ -209,7 +207,6 @@ pub async fn insert_numbered_agents(
 pub async fn insert_numbered_pairs(connection: &mut PgConnection, changes: &Changes<'_>) -> Result<u64, StoreError> {
     let pairs = &changes.new_pairs;
     let columns = Columns::of(pairs.iter().map(|pair| pair.id));
-    let pair_ids = positions::draw(connection, Dialect::Citus, Numbered::Pairs, pairs.len()).await?;
     let inserted = sqlx::query!(
         "-- commit::insert_numbered_pairs
         INSERT INTO usage_counters (tenant_id, agent_id, service_id, pair_id, outstanding, settled, reset, version)
@@ -223,7 +220,7 @@ pub async fn insert_numbered_pairs(connection: &mut PgConnection, changes: &Chan
         columns.tenants as _,
         columns.agents as _,
         columns.services as _,
-        &pairs.iter().map(|pair| pair_ids[pair.arrival as usize - 1]).collect::<Vec<_>>(),
+        &pairs.iter().map(|pair| changes.numbers.pairs[pair.arrival as usize - 1]).collect::<Vec<_>>(),
         &pairs.iter().map(|pair| pair.outstanding).collect::<Vec<_>>(),
         &pairs.iter().map(|pair| pair.settled).collect::<Vec<_>>(),
         &pairs.iter().map(|pair| pair.reset).collect::<Vec<_>>(),

@@ -110,7 +110,10 @@ async fn insert_agents(
         return Ok(());
     }
     if dialect.is_citus() {
-        return all_or_conflict(citus::insert_numbered_agents(connection, &agents).await?, agents.len());
+        return all_or_conflict(
+            citus::insert_numbered_agents(connection, &agents, &changes.numbers.agents).await?,
+            agents.len(),
+        );
     }
     let inserted = sqlx::query!(
         "-- commit::insert_agents

@@ -6,6 +6,7 @@ use agentpay_billing::domain::names::{AgentId, ServiceId};
 use agentpay_billing::domain::timestamp::Timestamp;
 use agentpay_billing::domain::usage::Pair;
 use agentpay_billing::store::commit::{self, Changes, CounterChange, NewIdempotencyKey, NewPair, TotalsChange};
+use agentpay_billing::store::positions::CommitNumbers;
 use agentpay_billing::store::usage::CounterId;
 use agentpay_billing::store::{Conflict, FaultKind, StoreError};
 use serde_json::json;
@@ -30,6 +31,7 @@ fn changes<'a>() -> Changes<'a> {
         shard: 3,
         counters: Vec::new(),
         new_pairs: Vec::new(),
+        numbers: CommitNumbers::default(),
         totals: vec![total],
         rare_totals: Vec::new(),
         callers: Vec::new(),

@@ -4,6 +4,7 @@ use agentpay_billing::domain::caller::Tenant as TenantId;
 use agentpay_billing::domain::cell::Dialect;
 use agentpay_billing::domain::timestamp::Timestamp;
 use agentpay_billing::store::commit::{self, Changes, TotalsChange};
+use agentpay_billing::store::positions::CommitNumbers;
 use agentpay_billing::store::{Conflict, FaultKind, StoreError};
 use sqlx::Row;
 use sqlx::postgres::PgPool;
@@ -97,6 +98,7 @@ fn changes<'a>(tenant: &'a TenantId, revision: i64) -> Changes<'a> {
         shard: 3,
         counters: Vec::new(),
         new_pairs: Vec::new(),
+        numbers: CommitNumbers::default(),
         totals: vec![TotalsChange {
             tenant_id: tenant.as_str(),
             service_id: "",
