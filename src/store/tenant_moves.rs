@@ -278,7 +278,6 @@ pub async fn fence(
         Err(error) if error.kind() == FaultKind::LockTimeout => return Ok(false),
         locked => locked.map(drop)?,
     }
-    // On Citus it waits here: commits lock the rows of their tenants.
     match set_residence(&mut transaction, tenant, Residence::Leaving, revision).await {
         Err(error) if error.kind() == FaultKind::LockTimeout => return Ok(false),
         set => set?,

@@ -11,17 +11,15 @@ use crate::store::{StoreError, corrupt};
 
 use super::changes::Changes;
 
-/// Locks the rows of the tenants until the transaction ends, and fails with a conflict if their terms have changed or if one
-/// does not live here. A change of the terms or of the residence waits for the lock, so that both hold until the commit. An
-/// advisory lock would be on the node that the connection leads to, not on the one that has the schema.
-pub async fn lock_terms(connection: &mut PgConnection, changes: &Changes<'_>) -> Result<(), StoreError> {
+/// Fails with a conflict if the terms of a tenant have changed or if one does not live here. A lock of the tenants' rows would
+/// starve changes of the terms: later commits of a busy tenant would share it while a change waits.
+pub async fn compare_terms(connection: &mut PgConnection, changes: &Changes<'_>) -> Result<(), StoreError> {
     if changes.terms.is_empty() {
         return Ok(());
     }
     let rows = sqlx::query!(
-        "-- commit::lock_terms
-        SELECT tenant_id, terms_revision FROM tenants
-        WHERE tenant_id = ANY ($1) AND residence IN ('here', 'departing') ORDER BY tenant_id FOR SHARE",
+        "-- commit::compare_terms
+        SELECT tenant_id, terms_revision FROM tenants WHERE tenant_id = ANY ($1) AND residence IN ('here', 'departing')",
         changes.terms.iter().map(|(tenant, _)| tenant.as_str()).collect::<Vec<_>>() as _,
     )
     .fetch_all(connection)

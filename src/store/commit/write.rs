@@ -14,15 +14,17 @@ use super::{citus, rare};
 /// key is already stored, or the terms of a tenant have changed (SQLSTATE `OC001` to `OC003`). Needs a transaction,
 /// unless the changes are [one statement](Changes::is_one_statement), and always on Citus.
 pub async fn write(connection: &mut PgConnection, dialect: Dialect, changes: &Changes<'_>) -> Result<(), StoreError> {
-    if dialect.is_citus() {
-        citus::lock_terms(connection, changes).await?;
-    }
     let removed = rare::write_before(connection, dialect, changes).await?;
     match dialect {
         Dialect::PostgreSql => write_common(connection, changes).await?,
         Dialect::Citus => citus::write_common(connection, changes).await?,
     }
-    rare::write_after(connection, changes, &removed).await
+    rare::write_after(connection, changes, &removed).await?;
+    match dialect {
+        Dialect::PostgreSql => Ok(()),
+        // Last, so that the least time passes between the comparison and the COMMIT.
+        Dialect::Citus => citus::compare_terms(connection, changes).await,
+    }
 }
 
 async fn write_common(connection: &mut PgConnection, changes: &Changes<'_>) -> Result<(), StoreError> {
