@@ -177,6 +177,8 @@ impl Load {
                     };
                     acknowledged.fetch_add(1, Ordering::AcqRel);
                     answers.lock().await.insert(key, (path, body, answer));
+                    // Without it, a move on a busy machine has ever more rows to copy.
+                    pause().await;
                 }
             })
         });
