@@ -89,7 +89,6 @@ async fn start<'a>(bench: &Bench, name: &'static str, databases: Vec<Database<'a
         ("CELLS_FILE", path.to_string_lossy().into_owned())
     };
     if databases.len() > 1 {
-        Service::command(bench, source.0, &source.1, &["migrate"]).await?;
         Service::command(bench, source.0, &source.1, &["cells", "add", "member"]).await?;
     }
     let service = Service::start_on(bench, source.0, &source.1, &[]).await?;
