@@ -6,6 +6,8 @@ pub mod caller;
 pub mod cell;
 pub mod csv_field;
 pub mod delivery;
+mod echo;
+mod error_body;
 pub mod event;
 pub mod fingerprint;
 pub mod identifiers;

@@ -2,9 +2,8 @@
 
 use std::fmt;
 
-use serde::Serialize;
-
 use super::api_key::{Scope, Scopes};
+use super::echo::Echo;
 use super::names::ServiceId;
 use super::usage::Pair;
 
@@ -391,59 +390,5 @@ impl fmt::Display for Refusal {
             Internal => "Unexpected server error",
         };
         text.write_str(message)
-    }
-}
-
-/// A message repeats at most this many characters of what the client sent. Valid ids are repeated in full.
-const ECHO_MAX: usize = 64;
-
-/// Text that the client sent, truncated: a refusal may be stored, so its size must not depend on the request.
-struct Echo<'a>(&'a str);
-
-impl fmt::Display for Echo<'_> {
-    fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.char_indices().nth(ECHO_MAX) {
-            Some((end, _)) => write!(text, "{}…", &self.0[..end]),
-            None => text.write_str(self.0),
-        }
-    }
-}
-
-/// A refusal lists at most this many unknown configuration keys.
-const UNKNOWN_KEYS_MAX: usize = 16;
-
-/// The error body (HTTP contract, section 5.1).
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Envelope<'a> {
-    error: &'static str,
-    message: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    unknown_keys: Option<Vec<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    method: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path: Option<&'a str>,
-    request_id: &'a str,
-}
-
-impl Refusal {
-    /// The body of the response. An internal error also names the method and the path.
-    pub fn to_body(&self, method: &str, path: &str, request_id: &str) -> Vec<u8> {
-        let is_fault = *self == Self::Internal;
-        let envelope = Envelope {
-            error: self.status_and_code().1,
-            message: self.to_string(),
-            unknown_keys: match self {
-                Self::ConfigKeys(keys) => {
-                    Some(keys.iter().take(UNKNOWN_KEYS_MAX).map(|key| Echo(key).to_string()).collect())
-                }
-                _ => None,
-            },
-            method: is_fault.then_some(method),
-            path: is_fault.then_some(path),
-            request_id,
-        };
-        serde_json::to_vec(&envelope).expect("an envelope is plain text")
     }
 }

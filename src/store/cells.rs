@@ -6,11 +6,8 @@ use uuid::Uuid;
 use crate::domain::caller::Tenant;
 use crate::domain::cell::CellId;
 
+use super::positions::PAIR_ID_STEP;
 use super::{StoreError, citus, corrupt, runtime_config};
-
-/// Each cell draws the numbers of pairs with one remainder of this, the number of the cell, so that a tenant keeps its
-/// numbers when it moves.
-const PAIR_ID_STEP: i64 = 1024;
 
 /// A cell that was added.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,8 +13,9 @@ use super::{StoreError, corrupt};
 /// Maximum number of events in one run: the increment of the sequence `event_positions`.
 pub const EVENTS_PER_RUN_MAX: usize = 256;
 
-/// A `pair_id` on Citus is a position times this, plus the number of the cell.
-const PAIR_ID_STEP: i64 = 1024;
+/// Each cell draws the numbers of pairs with one remainder of this, the number of the cell, so that a tenant keeps its
+/// numbers when it moves. On Citus, a `pair_id` is a position times this, plus the number of the cell.
+pub const PAIR_ID_STEP: i64 = 1024;
 
 /// What is numbered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

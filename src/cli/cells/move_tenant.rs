@@ -6,6 +6,7 @@ use clap::Args;
 use serde::Serialize;
 use tokio::time::timeout;
 
+use crate::cell::placement;
 use crate::cli::error::CliError;
 use crate::cli::progress_bar::ProgressBar;
 use crate::cli::session::Session;
@@ -13,6 +14,7 @@ use crate::cli::table::{FormatOption, Table};
 use crate::domain::caller::Tenant;
 use crate::domain::cell::CellId;
 use crate::jobs::tenant_move::{MoveError, TenantMove, check_movable};
+use crate::store::directory::CellTenants;
 use crate::store::{cells, citus, directory, tenant_copy, tenant_moves};
 
 use super::listed;
@@ -103,7 +105,9 @@ impl Drain {
         }
         let tenants = tenant_moves::residents(&mut source).await?;
         let tenants: Vec<Tenant> = tenants.into_iter().filter(|tenant| *tenant != Tenant::public()).collect();
-        let mut loads = loads(session, &drained.id).await?;
+        let mut accepting = directory::accepting(&mut home).await?;
+        let others = session.settings.cells.iter().filter(|cell| cell.id != drained.id && !cell.dialect().is_citus());
+        let others = others.map(|cell| (&cell.id, cell.weight));
         let mut moves = Vec::new();
         for tenant in tenants {
             // A tenant whose first key could not be created is used by nobody.
@@ -113,7 +117,7 @@ impl Drain {
             let unfinished = tenant_moves::find(&mut home, &tenant).await?;
             let to = match unfinished {
                 Some(unfinished) => unfinished.to,
-                None => next(&mut loads)?,
+                None => next(others.clone(), &mut accepting)?.clone(),
             };
             // It arrived and was not deleted yet, or moves here.
             let Some(found) = TenantMove::find(&session.settings.cells, &tenant, Some(&to)).await? else { continue };
@@ -125,39 +129,15 @@ impl Drain {
     }
 }
 
-/// The tenants and the weight of a cell.
-struct Load {
-    id: CellId,
-    tenants: i64,
-    weight: i64,
-}
-
-/// Of all cells that accept tenants, but one, and those on Citus.
-async fn loads(session: &Session<'_>, without: &CellId) -> Result<Vec<Load>, CliError> {
-    let added = cells::list(&mut listed::connect(listed::home(session)).await?).await?;
-    let mut loads = Vec::new();
-    for cell in &session.settings.cells {
-        if cell.id != *without
-            && !cell.dialect().is_citus()
-            && added.iter().any(|added| added.id == cell.id && added.accepts_tenants)
-        {
-            let tenants = cells::contents(&mut listed::connect(cell).await?).await?.tenants;
-            loads.push(Load { id: cell.id.clone(), tenants, weight: i64::from(cell.weight) });
-        }
-    }
-    Ok(loads)
-}
-
 /// The cell with the fewest tenants for its weight, which gets one more.
-fn next(loads: &mut [Load]) -> Result<CellId, CliError> {
-    // Compared as fractions.
-    let least = loads.iter_mut().min_by(|one, other| {
-        let (left, right) = ((one.tenants + 1) * other.weight, (other.tenants + 1) * one.weight);
-        left.cmp(&right)
-    });
-    let Some(least) = least else { return Err(CliError::Refused("no other cell accepts tenants".to_owned())) };
-    least.tenants += 1;
-    Ok(least.id.clone())
+fn next<'a>(
+    cells: impl Iterator<Item = (&'a CellId, u32)>,
+    accepting: &mut [CellTenants],
+) -> Result<&'a CellId, CliError> {
+    let least = placement::least_filled(cells, accepting);
+    let id = least.ok_or_else(|| CliError::Refused("no other cell accepts tenants".to_owned()))?;
+    accepting.iter_mut().filter(|cell| cell.cell == *id).for_each(|cell| cell.tenants += 1);
+    Ok(id)
 }
 
 /// Makes a move, or counts what it would move. `None`: a signal came first, and the move is undone.

@@ -91,9 +91,7 @@ pub(super) async fn key_sums(
     table: &str,
     condition: &str,
 ) -> Result<KeySums, StoreError> {
-    // The same as idempotency_key_bytes, for a temporary table as well.
-    let bytes = "200 + octet_length(caller) + octet_length(key) + octet_length(path) + octet_length(request_id)
-        + coalesce(octet_length(response), 0)";
+    let bytes = "idempotency_record_bytes(caller, key, path, request_id, response)";
     let sql = format!(
         "SELECT count(*)::text AS name, coalesce(sum({bytes}), 0)::text AS sums FROM {table} WHERE {condition}"
     );
