@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Cells, Client, Service, run, usage};
+use crate::support::{Cells, Client, Service, run, usage, wait_until};
 
 #[tokio::test]
 async fn statistics_and_the_audit_log_are_of_all_cells() {
@@ -89,6 +89,7 @@ async fn the_operator_chooses_the_cell_of_a_new_tenant() {
     let cells = Cells::start(&[("home", 1), ("eu", 1), ("us", 1)]).await;
     let service = Service::start_on(cells.home(), &[("CELLS_FILE", cells.file())]).await;
     let operator = service.client();
+    wait_until(async || operator.get("/api/v1/health/ready").await.json()["unavailableCells"].is_null()).await;
     let mut tenants = Vec::new();
     for (number, id) in ["home", "eu", "us"].into_iter().enumerate() {
         for _ in 0..2 {

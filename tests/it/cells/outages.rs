@@ -162,7 +162,8 @@ async fn without_the_home_cell_known_keys_of_other_cells_go_on() {
     let settings = [("CELLS_FILE", cells.file()), ("HOME_OUTAGE_MAX_MS", "0"), ("REQUEST_TIMEOUT_MS", "5000")];
     let strict = Service::start_on(forwarder.options(), &settings).await;
     let its_client = strict.client().with("x-api-key", &clients[1].header("x-api-key").expect("a key"));
-    assert_eq!(its_client.post("/api/v1/usage", &usage("a", "s", 1)).await.status, 201);
+    // It opens the other cell after it has started.
+    wait_until(async || its_client.post("/api/v1/usage", &usage("a", "s", 1)).await.status == 201).await;
 
     forwarder.freeze_for_ever();
     // Before the service knows that the cell is down.
